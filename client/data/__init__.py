@@ -1,0 +1,1 @@
+"""From a region's stores to the data set that training may see."""

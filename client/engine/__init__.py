@@ -1,0 +1,1 @@
+"""The privacy engine: the only code that holds data, keys, ledger and noise."""

@@ -1,0 +1,1 @@
+"""Customer-level DP training of the preference model inside a region."""

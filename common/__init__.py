@@ -1,0 +1,1 @@
+"""What regions, coordinator and compliance must agree on, byte for byte."""

@@ -1,0 +1,1 @@
+"""The tamper-evident audit log: its entries, trees, checkpoints, bundles and offline verifier."""

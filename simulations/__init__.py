@@ -1,0 +1,1 @@
+"""Scenarios on one machine: the same apps and engines as a deployment."""
