@@ -1,0 +1,1 @@
+"""Where customers' choices become signed, logged consent records."""

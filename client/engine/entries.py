@@ -1,0 +1,144 @@
+"""The log entries of one round, as records: charge, round and release."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from client.engine.ledger import Charge, Spending
+from client.engine.permit import Permit
+from client.engine.policy import RegionPolicy
+from client.engine.preparation import ConsentSnapshot
+from common.canonical_json import JsonValue
+from common.parameters import array_specs, arrays_digest
+from common.plan import Mechanism
+from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT
+from common.timestamps import format_time
+
+if TYPE_CHECKING:
+    from client.engine.service import TrainRequest
+
+ACCOUNTANT = "dp-accounting PLD"
+
+
+@dataclass(frozen=True)
+class RoundContext:
+    """All that a round's entries state."""
+
+    request: TrainRequest
+    permit: Permit
+    mechanism: Mechanism
+    charge: Charge
+    spending: Spending
+    snapshot: ConsentSnapshot
+    origin: str
+    region: str
+    prev_round: str | None
+    model_in: str
+    update: Mapping[str, np.ndarray]
+    start_ms: int
+    end_ms: int
+
+
+def format_epsilon(value: float) -> str:
+    """ε as the log writes it: rounded up to six decimals, so that it never understates."""
+    return f"{value + 0.5e-6:.6f}"
+
+
+def charge_record(
+    charge: Charge, spending: Spending, region: str, policy: RegionPolicy
+) -> dict[str, JsonValue]:
+    """A ``fedpref-charge/1`` record."""
+    request = charge.request
+    return {
+        "v": "fedpref-charge/1",
+        "charge_id": request.charge_id,
+        "run": request.run,
+        "region": region,
+        "round": request.server_round,
+        "attempt": request.attempt,
+        "mechanism": request.mechanism,
+        "noise_multiplier": request.noise_multiplier,
+        "clipping_norm": request.clipping_norm,
+        "sampling_probability": request.sampling_probability,
+        "steps": request.steps,
+        "neighboring_relation": NEIGHBORING_RELATION,
+        "privacy_unit": PRIVACY_UNIT,
+        "delta": policy.delta_max,
+        "epsilon_run": format_epsilon(spending.run),
+        "epsilon_total": format_epsilon(spending.year),
+        "epsilon_cap": policy.epsilon_cap_per_year,
+        "ledger_seq": charge.seq,
+        "ledger_head": charge.head,
+        "permit_id": request.permit_id,
+        "time": request.time,
+    }
+
+
+def round_record(context: RoundContext) -> dict[str, JsonValue]:
+    """A ``fedpref-round/1`` record."""
+    request, mechanism, code = context.request, context.mechanism, context.permit.code
+    return {
+        "v": "fedpref-round/1",
+        "run": request.run,
+        "round": request.server_round,
+        "attempt": request.attempt,
+        "region": context.region,
+        "mechanism": mechanism.name,
+        "prev_round": context.prev_round,
+        "consent": {
+            "origin": context.origin,
+            "size": context.snapshot.consent_size,
+            "root": context.snapshot.consent_root,
+        },
+        "train": {
+            "root": context.snapshot.train_root,
+            "nonce": context.snapshot.nonce,
+            "n_bucket": context.snapshot.size_bucket,
+            "at": format_time(context.snapshot.at_ms),
+        },
+        "model_in": context.model_in,
+        "update": arrays_digest(context.update),
+        "app": code.app,
+        "engine": code.engine,
+        "deps": code.deps,
+        "plan": request.plan,
+        "permit_id": context.permit.permit_id,
+        "charge_id": context.charge.request.charge_id,
+        "dp": {
+            "noise_multiplier": mechanism.noise_multiplier,
+            "clipping_norm": mechanism.clipping_norm,
+            "sampling_probability": mechanism.sampling_probability,
+            "steps": context.charge.request.steps,
+            "accountant": ACCOUNTANT,
+            "epsilon_total": format_epsilon(context.spending.year),
+            "delta": context.permit.plan.delta,
+            "mode": context.permit.plan.mode,
+        },
+        "start": format_time(context.start_ms),
+        "end": format_time(context.end_ms),
+        "attestation": None,
+    }
+
+
+def release_record(context: RoundContext) -> dict[str, JsonValue]:
+    """A ``fedpref-release/1`` record: what leaves, to the byte."""
+    return {
+        "v": "fedpref-release/1",
+        "run": context.request.run,
+        "round": context.request.server_round,
+        "attempt": context.request.attempt,
+        "region": context.region,
+        "charge_id": context.charge.request.charge_id,
+        "update": arrays_digest(context.update),
+        "arrays": [
+            {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+            for spec in array_specs(context.update)
+        ],
+        "bytes": sum(array.nbytes for array in context.update.values()),
+        "grid_exponent": context.permit.plan.grid_exponent,
+        "time": format_time(context.end_ms),
+    }

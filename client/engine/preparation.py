@@ -1,0 +1,150 @@
+"""From the region's store and consent log to the data set of one round."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from client.data.consent_filter import EligibleCustomers, filter_consented
+from client.data.dataset import PreferenceDataset
+from client.data.quality import QualityReport, quality_gate
+from client.data.sources import load_source_config, open_source
+from client.data.transactions import CheckedTransactions
+from client.engine.home import RegionHome
+from client.engine.log_state import LogState
+from client.engine.policy import RegionPolicy
+from common.audit.sparse_merkle import SparseMerkleTree, position
+from common.catalogue import Catalogue
+from common.errors import ConsentError, InputError, PolicyError
+from common.plan import RunPlan
+from common.timestamps import parse_time
+
+NONCE_BYTES = 32
+
+
+@dataclass(frozen=True)
+class ConsentSnapshot:
+    """Who may be trained on, at one size of the log.
+
+    Attributes:
+        eligible: The customers; only the consent filter can use it.
+        consent_size: The log's size it was taken at.
+        consent_root: The log's root hash at that size, in hex.
+        train_root: Root of the compressed sparse Merkle tree over the eligible customers, in hex.
+        nonce: The round's random nonce that separates its positions from other rounds', in hex.
+        size_bucket: The number of eligible customers as a power-of-two interval.
+        at_ms: When it was taken, in milliseconds since the epoch.
+    """
+
+    eligible: EligibleCustomers
+    consent_size: int
+    consent_root: str
+    train_root: str
+    nonce: str
+    size_bucket: str
+    at_ms: int
+
+    @classmethod
+    def take(
+        cls,
+        state: LogState,
+        policy: RegionPolicy,
+        pseudonyms: Mapping[str, str],
+        *,
+        at_ms: int,
+        plan: RunPlan,
+        log_root: bytes,
+    ) -> ConsentSnapshot:
+        """Takes a snapshot of a log state that was just refreshed.
+
+        Raises:
+            ConsentError: No customer's consent is in force.
+        """
+        eligible = EligibleCustomers.from_replay(
+            state.consents,
+            purpose=plan.purpose,
+            at_ms=at_ms,
+            consent_size=state.size,
+            subject_ids=pseudonyms,
+        )
+        if not eligible.sids:
+            raise ConsentError(
+                f"{policy.region}: no customer's consent for {plan.purpose} is in force; there is "
+                "nothing to train on.",
+                remedy="Training starts once customers have consented.",
+            )
+        nonce = os.urandom(NONCE_BYTES)
+        tree = SparseMerkleTree([position(nonce, bytes.fromhex(sid)) for sid in eligible.sids])
+        return cls(
+            eligible=eligible,
+            consent_size=state.size,
+            consent_root=log_root.hex(),
+            train_root=tree.root.hex(),
+            nonce=nonce.hex(),
+            size_bucket=_power_of_two_interval(len(eligible.sids)),
+            at_ms=at_ms,
+        )
+
+
+def _power_of_two_interval(count: int) -> str:
+    low = 1 << (count.bit_length() - 1)
+    return f"{low}-{2 * low - 1}"
+
+
+class RegionData:
+    """The region's store behind its quality gate, read once and kept."""
+
+    def __init__(self, home: RegionHome, policy: RegionPolicy) -> None:
+        self._home = home
+        self._policy = policy
+        self._checked: CheckedTransactions | None = None
+        self._catalogue: Catalogue | None = None
+        self._dataset: tuple[tuple[str, frozenset[str]], PreferenceDataset] | None = None
+
+    def quality_report(self, plan: RunPlan) -> QualityReport:
+        """The quality gate's report on the store.
+
+        Raises:
+            QualityGateError: The store is below the policy's threshold.
+            InputError: The store or the catalogue cannot be read, or is not the plan's.
+        """
+        return self._checked_transactions(plan).report
+
+    def dataset(self, plan: RunPlan, eligible: EligibleCustomers) -> PreferenceDataset:
+        """The eligible customers' data in the plan's training window."""
+        key = (plan.digest, eligible.sids)
+        if self._dataset is None or self._dataset[0] != key:
+            consented = filter_consented(self._checked_transactions(plan), eligible)
+            dataset = PreferenceDataset.from_consented(
+                consented,
+                self._read_catalogue(plan),
+                start_ms=parse_time(plan.train_from),
+                end_ms=parse_time(plan.train_until),
+            )
+            self._dataset = (key, dataset)
+        return self._dataset[1]
+
+    def _checked_transactions(self, plan: RunPlan) -> CheckedTransactions:
+        if self._checked is None:
+            source = open_source(load_source_config(self._home.source))
+            self._checked = quality_gate(
+                source.read(),
+                self._read_catalogue(plan),
+                region=self._home.region,
+                threshold=float(self._policy.quality_threshold),
+            )
+        return self._checked
+
+    def _read_catalogue(self, plan: RunPlan) -> Catalogue:
+        if self._catalogue is None:
+            self._catalogue = Catalogue.load(self._home.catalogue)
+        if self._catalogue.digest != plan.catalogue:
+            raise PolicyError(
+                f"{self._policy.region}: the run's catalogue ({plan.catalogue[:12]}…) is not the "
+                f"region's ({self._catalogue.digest[:12]}…).",
+                remedy="Give both sides the same public catalogue.",
+            )
+        if len(self._catalogue.items) != plan.n_items:
+            raise InputError("The plan's n_items is not the number of items of its catalogue.")
+        return self._catalogue

@@ -1,0 +1,123 @@
+"""Sealed updates: what a region is about to send, fixed on disk before anything is sent.
+
+A retry of the same round sends the same bytes; noise is never drawn twice for one charge. The seal
+also holds the signed round and release entries, so that a crash between sealing and logging is
+mended by logging exactly those.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common import canonical_json
+from common.durable_file import write_durably
+from common.errors import FedprefError, StorageError
+from common.parameters import load_arrays, save_arrays
+
+MAX_SEAL_BYTES = 1 << 30
+_MAX_HEADER_BYTES = 1 << 20
+_VERSION = "fedpref-seal/1"
+
+
+@dataclass(frozen=True)
+class Seal:
+    """One sealed update.
+
+    Attributes:
+        model_in: Digest of the model it was trained from.
+        round_entry: The signed ``fedpref-round/1`` envelope.
+        release_entry: The signed ``fedpref-release/1`` envelope.
+        log_size: The log's size when it was sealed: both entries are at or after this index.
+        arrays: What leaves the region.
+    """
+
+    model_in: str
+    round_entry: bytes
+    release_entry: bytes
+    log_size: int
+    arrays: Mapping[str, np.ndarray]
+
+
+class SealStore:
+    """The folder of a region's seals."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, run: str, server_round: int, seal: Seal) -> None:
+        """Writes a seal durably, or not at all.
+
+        Raises:
+            StorageError: The disk is full or refuses; there is no seal then.
+        """
+        arrays = save_arrays(seal.arrays)
+        header = canonical_json.encode(
+            {
+                "arrays_sha256": hashlib.sha256(arrays).hexdigest(),
+                "log_size": seal.log_size,
+                "model_in": seal.model_in,
+                "release_entry": base64.b64encode(seal.release_entry).decode(),
+                "round_entry": base64.b64encode(seal.round_entry).decode(),
+                "v": _VERSION,
+            }
+        )
+        path = self._path(run, server_round)
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_durably(path, len(header).to_bytes(4, "big") + header + arrays)
+        except OSError as error:
+            raise StorageError(
+                f"The update of round {server_round} cannot be sealed at {path}: "
+                f"{error.strerror}.",
+                remedy="Free disk space; the round can then be asked for again.",
+            ) from error
+
+    def read(self, run: str, server_round: int) -> Seal | None:
+        """Reads a seal back, or None if the round was never sealed.
+
+        Raises:
+            StorageError: The seal was altered; it is never replaced by a new draw of noise.
+        """
+        path = self._path(run, server_round)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StorageError(f"The seal {path} cannot be read: {error.strerror}.") from error
+        try:
+            return _decode(data)
+        except (FedprefError, KeyError, TypeError, ValueError, binascii.Error) as error:
+            raise StorageError(
+                f"The seal {path} is damaged: {error}",
+                remedy="Restore it from a backup; the round cannot be trained a second time.",
+            ) from error
+
+    def _path(self, run: str, server_round: int) -> Path:
+        return self._folder / f"{run}-{server_round:04d}.seal"
+
+
+def _decode(data: bytes) -> Seal:
+    length = int.from_bytes(data[:4], "big")
+    if not 0 < length <= _MAX_HEADER_BYTES:
+        raise ValueError("its header's length is out of range")
+    header = canonical_json.decode(data[4 : 4 + length], max_bytes=_MAX_HEADER_BYTES)
+    if not isinstance(header, dict) or header["v"] != _VERSION:
+        raise ValueError("its version is unknown")
+    arrays = data[4 + length :]
+    if hashlib.sha256(arrays).hexdigest() != header["arrays_sha256"]:
+        raise ValueError("its arrays do not have the digest its header states")
+    return Seal(
+        model_in=str(header["model_in"]),
+        round_entry=base64.b64decode(str(header["round_entry"]), validate=True),
+        release_entry=base64.b64decode(str(header["release_entry"]), validate=True),
+        log_size=int(str(header["log_size"])),
+        arrays=load_arrays(arrays, max_bytes=MAX_SEAL_BYTES),
+    )

@@ -1,0 +1,410 @@
+"""The privacy engine: takes a round's request, gives back a sealed, charged, logged update.
+
+One round, in this order: check the permit → take the consent snapshot → charge the ledger (durable)
+→ train → noise → seal (durable) → log the round and the release → answer. A repeated request gets
+the same sealed bytes. Whatever fails, fails before anything leaves.
+"""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from client.engine.entries import RoundContext, charge_record, release_record, round_record
+from client.engine.home import RegionHome
+from client.engine.ledger import Charge, ChargeRequest, Ledger, open_ledger
+from client.engine.log_state import LogState
+from client.engine.permit import CodeIdentity, Permit, open_permit
+from client.engine.policy import RegionPolicy, read_policy
+from client.engine.preparation import ConsentSnapshot, RegionData
+from client.engine.provenance import dependencies_digest, engine_digest
+from client.engine.seal import Seal, SealStore
+from client.engine.subjects import SubjectKeys, open_subject_keys
+from client.training.dp_sgd import factor_release, popularity_release
+from client.training.noise import NoiseSource, SystemNoise
+from common import canonical_json
+from common.audit.entry import make_entry
+from common.audit.log import AuditLog
+from common.audit.merkle import leaf_hash
+from common.canonical_json import JsonValue
+from common.consent import new_ulid
+from common.errors import (
+    BudgetError,
+    ConsentError,
+    FedprefError,
+    FormatError,
+    InputError,
+    PolicyError,
+    QualityGateError,
+    StorageError,
+    VerificationError,
+)
+from common.keys import Registry, Signer
+from common.parameters import arrays_digest, check_arrays
+from common.plan import Mechanism, RunPlan
+from common.timestamps import format_time, now_ms
+
+PROTOCOL_VERSION = 1
+
+_REASONS: tuple[tuple[type[FedprefError], str], ...] = (
+    (BudgetError, "budget-exhausted"),
+    (ConsentError, "no-consent"),
+    (QualityGateError, "data-quality"),
+    (PolicyError, "not-permitted"),
+    (VerificationError, "own-records-do-not-verify"),
+    (StorageError, "storage-failure"),
+    (FormatError, "malformed-request"),
+    (InputError, "configuration"),
+)
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """A round's request as the coordinator states it."""
+
+    run: str
+    server_round: int
+    attempt: int
+    mechanism: str
+    plan: str
+
+    @classmethod
+    def parse(cls, header: Mapping[str, JsonValue]) -> TrainRequest:
+        """Reads a request's header strictly.
+
+        Raises:
+            FormatError: A field is missing, unknown, or of the wrong type.
+        """
+        expected = {"run": str, "round": int, "attempt": int, "mechanism": str, "plan": str}
+        if set(header) != set(expected):
+            raise FormatError("A train request has exactly run, round, attempt, mechanism, plan.")
+        for name, kind in expected.items():
+            if type(header[name]) is not kind:
+                raise FormatError(f"The train request's {name} is not of type {kind.__name__}.")
+        return cls(
+            run=str(header["run"]),
+            server_round=int(str(header["round"])),
+            attempt=int(str(header["attempt"])),
+            mechanism=str(header["mechanism"]),
+            plan=str(header["plan"]),
+        )
+
+
+class PrivacyEngine:
+    """One region's engine. Use `open_engine`; calls are serialised."""
+
+    def __init__(
+        self,
+        home: RegionHome,
+        *,
+        log: AuditLog,
+        ledger: Ledger,
+        subjects: SubjectKeys,
+        noise: NoiseSource,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self.home = home
+        self.log = log
+        self.ledger = ledger
+        self.subjects = subjects
+        self.policy: RegionPolicy = read_policy(home.policy)
+        self.registry: Registry = home.read_registry()
+        self.state = LogState(log, self.registry, home.region)
+        self.last_refusal: FedprefError | None = None
+        self._trainer: Signer = home.signer("trainer")
+        self._noise = noise
+        self._clock_ms = clock_ms
+        self._seals = SealStore(home.seals)
+        self._data = RegionData(home, self.policy)
+        self._lock = threading.RLock()
+        self.state.refresh()
+        self._match_ledger_and_log()
+
+    def call(
+        self, method: str, header: Mapping[str, JsonValue], arrays: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
+        """Answers one request of the relay (`common.engine_channel.EngineChannel`).
+
+        A refusal is an answer, not an exception: it names the region and a reason code and nothing
+        else. The whole story stays in `last_refusal` and, as an incident, in the region's log.
+        """
+        with self._lock:
+            try:
+                if method == "describe":
+                    return self.describe(), {}
+                if method == "train":
+                    return self.train(TrainRequest.parse(header), arrays)
+                raise FormatError(f"The engine has no method {method!r}.")
+            except FedprefError as error:
+                self.last_refusal = error
+                return self._refuse(error, header), {}
+
+    def describe(self) -> dict[str, JsonValue]:
+        """Who answers here: the region, the protocol, the engine's digest and its key."""
+        return {
+            "region": self.home.region,
+            "protocol": PROTOCOL_VERSION,
+            "engine": engine_digest(),
+            "trainer_key": self._trainer.key_id,
+        }
+
+    def preflight(self, plan: RunPlan) -> dict[str, JsonValue]:
+        """Checks all that a run needs, before it starts and without spending anything.
+
+        Returns:
+            The quality report of the region's store.
+
+        Raises:
+            PolicyError, QualityGateError, ConsentError, BudgetError, InputError: As the case is.
+        """
+        with self._lock:
+            permit = self._open_permit(plan.run_id)
+            if permit.plan.digest != plan.digest:
+                raise PolicyError(f"{self.home.region}: its permit is for another plan.")
+            self.ledger.admit(plan.run_id, self._year(), plan.privacy_events())
+            quality = self._data.quality_report(plan)
+            self._snapshot(plan)
+            return quality.to_record()
+
+    def train(
+        self, request: TrainRequest, arrays: Mapping[str, np.ndarray]
+    ) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
+        """One region's part of one round; see the module's docstring for the order.
+
+        Raises:
+            FedprefError: Nothing was released.
+        """
+        permit = self._open_permit(request.run)
+        if request.plan != permit.plan.digest:
+            raise PolicyError("The request is for another plan than the permit's.")
+        mechanism = permit.mechanism_of(request.server_round, request.mechanism)
+        check_arrays(arrays, permit.plan.model_arrays(request.server_round), grid_exponent=None)
+        model_in = arrays_digest(arrays)
+        seal = self._seals.read(request.run, request.server_round)
+        if seal is None:
+            seal = self._train_and_seal(request, permit, mechanism, dict(arrays), model_in)
+        elif seal.model_in != model_in:
+            raise PolicyError(
+                f"Round {request.server_round} was sealed for another model; it is not trained "
+                "a second time."
+            )
+        index = self._log_sealed(seal)
+        return self._reply(request, seal, index)
+
+    def _train_and_seal(
+        self,
+        request: TrainRequest,
+        permit: Permit,
+        mechanism: Mechanism,
+        model: dict[str, np.ndarray],
+        model_in: str,
+    ) -> Seal:
+        plan = permit.plan
+        start_ms = self._clock_ms()
+        snapshot = self._snapshot(plan)
+        charge = self._charge(request, permit, mechanism)
+        dataset = self._data.dataset(plan, snapshot.eligible)
+        if mechanism.name == "popularity":
+            update = popularity_release(
+                dataset, mechanism, grid_exponent=plan.grid_exponent, noise=self._noise
+            )
+        else:
+            update = factor_release(dataset, mechanism, model, plan=plan, noise=self._noise)
+        released = plan.released_arrays(mechanism.name)
+        update_arrays = {released[0].name: update}
+        check_arrays(update_arrays, released, grid_exponent=plan.grid_exponent)
+        context = RoundContext(
+            request=request,
+            permit=permit,
+            mechanism=mechanism,
+            charge=charge,
+            spending=self.ledger.spending(request.run, charge.request.year, upto_seq=charge.seq),
+            snapshot=snapshot,
+            origin=self.home.origin,
+            region=self.home.region,
+            prev_round=self.state.last_round(request.run),
+            model_in=model_in,
+            update=update_arrays,
+            start_ms=start_ms,
+            end_ms=self._clock_ms(),
+        )
+        seal = Seal(
+            model_in=model_in,
+            round_entry=make_entry(round_record(context), self._trainer),
+            release_entry=make_entry(release_record(context), self._trainer),
+            log_size=self.log.size,
+            arrays=update_arrays,
+        )
+        self._seals.write(request.run, request.server_round, seal)
+        return seal
+
+    def _charge(self, request: TrainRequest, permit: Permit, mechanism: Mechanism) -> Charge:
+        # A charge without a seal released nothing, so a repeated request may still use it.
+        charge = self.ledger.find(request.run, request.server_round)
+        if charge is None:
+            self.ledger.admit(request.run, self._year(), permit.plan.privacy_events())
+            charge = self.ledger.charge(
+                ChargeRequest(
+                    charge_id=new_ulid(),
+                    run=request.run,
+                    server_round=request.server_round,
+                    attempt=request.attempt,
+                    mechanism=mechanism.name,
+                    noise_multiplier=mechanism.noise_multiplier,
+                    clipping_norm=mechanism.clipping_norm,
+                    sampling_probability=mechanism.sampling_probability,
+                    steps=1,
+                    permit_id=permit.permit_id,
+                    time=format_time(self._clock_ms()),
+                )
+            )
+            self._log_charge(charge)
+        return charge
+
+    def _log_charge(self, charge: Charge) -> None:
+        spending = self.ledger.spending(
+            charge.request.run, charge.request.year, upto_seq=charge.seq
+        )
+        record = charge_record(charge, spending, self.home.region, self.policy)
+        self.log.append([make_entry(record, self._trainer)])
+        self.state.refresh()
+
+    def _log_sealed(self, seal: Seal) -> int:
+        """Logs a seal's two entries once; returns the round entry's index."""
+        wanted = leaf_hash(seal.round_entry)
+        for index in range(seal.log_size, self.log.size):
+            if self.log.leaf_hash(index) == wanted:
+                return index
+        indices = self.log.append([seal.round_entry, seal.release_entry])
+        self.state.refresh()
+        return indices[0]
+
+    def _reply(
+        self, request: TrainRequest, seal: Seal, index: int
+    ) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
+        size = self.log.size
+        header: dict[str, JsonValue] = {
+            "status": "ok",
+            "run": request.run,
+            "round": request.server_round,
+            "attempt": request.attempt,
+            "region": self.home.region,
+            "mechanism": request.mechanism,
+            "update": arrays_digest(seal.arrays),
+            "round_entry": base64.b64encode(seal.round_entry).decode(),
+            "leaf_index": index,
+            "checkpoint": self.log.checkpoint_at(size).decode(),
+            "inclusion_proof": [node.hex() for node in self.log.inclusion_proof(index, size)],
+        }
+        return header, dict(seal.arrays)
+
+    def _snapshot(self, plan: RunPlan) -> ConsentSnapshot:
+        self.state.refresh()
+        return ConsentSnapshot.take(
+            self.state, self.policy, self.subjects.pseudonyms(), at_ms=self._clock_ms(), plan=plan
+        )
+
+    def _open_permit(self, run: str) -> Permit:
+        permit_path = self.home.permits / f"{run}.json"
+        plan_path = self.home.permits / f"{run}.plan.json"
+        if not (run.replace("-", "").isalnum() and permit_path.is_file() and plan_path.is_file()):
+            raise PolicyError(
+                f"{self.home.region}: there is no permit for this run.",
+                remedy="The region's operator signs one with `fedpref-region permit`.",
+            )
+        plan = RunPlan.from_record(canonical_json.decode(plan_path.read_bytes(), max_bytes=1 << 20))
+        code = CodeIdentity(app="", engine=engine_digest(), deps=dependencies_digest())
+        return open_permit(
+            permit_path.read_bytes(),
+            plan,
+            self.policy,
+            code,
+            self.registry,
+            now_ms=self._clock_ms(),
+        )
+
+    def _match_ledger_and_log(self) -> None:
+        """Logs charges that a crash left unlogged; refuses a ledger older than the log."""
+        in_ledger = {charge.request.charge_id: charge for charge in self.ledger.charges}
+        for logged in self.state.charges.values():
+            charge = in_ledger.get(logged.charge_id)
+            if charge is None or (charge.seq, charge.head) != (
+                logged.ledger_seq,
+                logged.ledger_head,
+            ):
+                raise StorageError(
+                    f"The budget ledger {self.home.ledger} lacks charge {logged.charge_id}, which "
+                    "the log has: it is an old or foreign copy.",
+                    remedy="Restore the newest ledger; nothing is trained till then.",
+                )
+        for charge in self.ledger.charges:
+            if charge.request.charge_id not in self.state.charges:
+                self._log_charge(charge)
+
+    def _refuse(
+        self, error: FedprefError, header: Mapping[str, JsonValue]
+    ) -> dict[str, JsonValue]:
+        reason = next((code for kind, code in _REASONS if isinstance(error, kind)), "refused")
+        run, server_round = header.get("run"), header.get("round")
+        record: dict[str, JsonValue] = {
+            "v": "fedpref-incident/1",
+            "run": run if isinstance(run, str) and len(run) <= 64 else None,
+            "round": server_round if type(server_round) is int else None,
+            "region": self.home.region,
+            "party": self.home.region,
+            "reason": reason,
+            "detail": error.message[:2000],
+            "time": format_time(self._clock_ms()),
+        }
+        if not isinstance(error, StorageError):
+            self.log.append([make_entry(record, self._trainer)])
+        return {"status": "refused", "region": self.home.region, "reason": reason}
+
+    def _year(self) -> int:
+        return int(format_time(self._clock_ms())[:4])
+
+
+@contextmanager
+def open_engine(
+    home: RegionHome,
+    *,
+    noise: NoiseSource | None = None,
+    clock_ms: Callable[[], int] = now_ms,
+) -> Iterator[PrivacyEngine]:
+    """Opens a region's engine and everything it holds; closes all of it on exit.
+
+    Args:
+        home: The region's home folder.
+        noise: A test's own noise; by default the system's cryptographic generator.
+        clock_ms: A test's own clock, in milliseconds since the epoch.
+
+    Raises:
+        StorageError: Another engine of this region is running, or a store is damaged.
+        VerificationError: The region's own log does not verify.
+    """
+    policy = read_policy(home.policy)
+    with ExitStack() as stack:
+        log = stack.enter_context(
+            AuditLog.open(home.log, origin=home.origin, signer=home.signer("log"))
+        )
+        ledger = stack.enter_context(
+            open_ledger(
+                home.ledger,
+                cap=float(policy.epsilon_cap_per_year),
+                delta=float(policy.delta_max),
+            )
+        )
+        subjects = stack.enter_context(open_subject_keys(home.subjects, home.stored_key))
+        yield PrivacyEngine(
+            home,
+            log=log,
+            ledger=ledger,
+            subjects=subjects,
+            noise=noise if noise is not None else SystemNoise(),
+            clock_ms=clock_ms,
+        )
