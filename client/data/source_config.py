@@ -1,0 +1,238 @@
+"""The declaration of a region's store: where its transactions are and what its columns mean."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+import zoneinfo
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from client.data.transactions import DeclaredScope
+from common.errors import InputError
+
+MAX_DECLARATION_BYTES = 1 << 20
+ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _zone(name: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"{name!r} is not a time zone such as Europe/Berlin") from error
+    return name
+
+
+class ColumnMapping(BaseModel):
+    """The store's names for the columns; columns that are not named here are never read.
+
+    Attributes:
+        customer: The customer's reference (loyalty card or account).
+        item: The product's reference, as the public catalogue spells it.
+        time: When it was bought.
+        quantity: How many; taken as 1 where there is no such column.
+        amount: What was paid for the row.
+        basket: The trip or order.
+        store: The store.
+        home_store: The store that the customer belongs to; needed with `home_stores`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    customer: ColumnName
+    item: ColumnName
+    time: ColumnName
+    quantity: ColumnName | None = None
+    amount: ColumnName | None = None
+    basket: ColumnName | None = None
+    store: ColumnName | None = None
+    home_store: ColumnName | None = None
+
+    @property
+    def by_canonical_name(self) -> dict[str, str]:
+        """Canonical column name → the store's column name, for what is mapped."""
+        names = {
+            "customer_ref": self.customer,
+            "item_ref": self.item,
+            "time": self.time,
+            "quantity": self.quantity,
+            "amount": self.amount,
+            "basket_ref": self.basket,
+            "store_ref": self.store,
+            "home_store_ref": self.home_store,
+        }
+        return {name: column for name, column in names.items() if column is not None}
+
+    @model_validator(mode="after")
+    def _distinct(self) -> ColumnMapping:
+        used = list(self.by_canonical_name.values())
+        repeated = {name for name in used if used.count(name) > 1}
+        if repeated:
+            raise ValueError(f"the column {min(repeated)!r} is mapped twice")
+        return self
+
+
+class _Declaration(BaseModel):
+    """What the declarations of all kinds of stores have in common.
+
+    Attributes:
+        columns: The column mapping.
+        time_format: How text or numbers in the time column are read: ``iso`` (ISO 8601),
+            ``epoch_s``, ``epoch_ms``, or a `strptime` format. Real timestamps need none.
+        time_zone: The zone of times that state none.
+        period_from: Begin of the period the data are about, with its UTC offset, inclusive.
+        period_until: End of the period, exclusive.
+        home_stores: The region's stores (see `DeclaredScope`).
+        base: The folder that relative paths start from; that of the declaration's file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    columns: ColumnMapping
+    time_format: str = Field(default="iso", min_length=1, max_length=64)
+    time_zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    period_from: AwareDatetime | None = None
+    period_until: AwareDatetime | None = None
+    home_stores: tuple[str, ...] = ()
+    base: Path = Field(default=Path(), exclude=True)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> _Declaration:
+        if self.period_from and self.period_until and self.period_from >= self.period_until:
+            raise ValueError("period_from must be before period_until")
+        if self.home_stores and self.columns.home_store is None:
+            raise ValueError("home_stores needs columns.home_store")
+        return self
+
+    @property
+    def scope(self) -> DeclaredScope:
+        """Period and home stores."""
+        bounds = [
+            None if moment is None else round(moment.timestamp() * 1000)
+            for moment in (self.period_from, self.period_until)
+        ]
+        return DeclaredScope(bounds[0], bounds[1], frozenset(self.home_stores))
+
+
+class FileSourceConfig(_Declaration):
+    """Transactions in Parquet or CSV files.
+
+    Attributes:
+        path: One file, a glob, or a folder of files of one format.
+        format: Told by the file's ending where it is not stated.
+        delimiter: The CSV column separator.
+        encoding: The CSV text encoding.
+    """
+
+    kind: Literal["files"]
+    path: str = Field(min_length=1)
+    format: Literal["parquet", "csv"] | None = None
+    delimiter: str = Field(default=",", min_length=1, max_length=1)
+    encoding: Literal["utf-8", "latin-1", "utf-16"] = "utf-8"
+
+
+class SqlSourceConfig(_Declaration):
+    """Transactions in a table or view of a SQL database.
+
+    Attributes:
+        url: A SQLAlchemy URL (``postgresql://…`` or ``sqlite:///…``). Never shown.
+        url_env: The environment variable that holds the URL, so that no password is in the file.
+        table: The table or view.
+        db_schema: The database schema it is in.
+    """
+
+    kind: Literal["sql"]
+    url: SecretStr | None = None
+    url_env: str | None = Field(default=None, min_length=1)
+    table: ColumnName
+    db_schema: ColumnName | None = None
+
+    @model_validator(mode="after")
+    def _one_url(self) -> SqlSourceConfig:
+        if (self.url is None) == (self.url_env is None):
+            raise ValueError("give exactly one of url and url_env")
+        return self
+
+    def resolve_url(self) -> str:
+        """The database's URL.
+
+        Raises:
+            InputError: The environment variable is not set.
+        """
+        if self.url is not None:
+            return self.url.get_secret_value()
+        value = os.environ.get(self.url_env or "", "")
+        if not value:
+            raise InputError(
+                f"The store's database URL is expected in the environment variable "
+                f"{self.url_env}, which is not set.",
+                remedy=f"Set {self.url_env}, or give url in the declaration.",
+            )
+        return value
+
+    @property
+    def server(self) -> str:
+        """The database for messages: without user, password or parameters."""
+        parts = urlsplit(self.resolve_url())
+        return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+
+
+SourceConfig = Annotated[FileSourceConfig | SqlSourceConfig, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[FileSourceConfig | SqlSourceConfig] = TypeAdapter(SourceConfig)
+
+
+def load_source_config(path: Path) -> FileSourceConfig | SqlSourceConfig:
+    """Reads a store's declaration (TOML).
+
+    Raises:
+        InputError: The file is missing, too long, not TOML, or a field is wrong: names the file,
+            the field and what to do.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_DECLARATION_BYTES + 1)
+    except OSError as error:
+        raise InputError(
+            f"The declaration of the store, {path}, cannot be read: {error.strerror}.",
+            remedy="Write one: kind, path or url, and [columns].",
+        ) from error
+    if len(data) > MAX_DECLARATION_BYTES:
+        raise InputError(
+            f"The declaration of the store, {path}, is longer than {MAX_DECLARATION_BYTES} bytes.",
+            remedy="Give the path of the declaration, not of the data.",
+        )
+    try:
+        values = tomllib.loads(data.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"The declaration of the store, {path}, is not valid TOML: {error}.",
+            remedy="Correct the line it names.",
+        ) from error
+    if "base" in values:
+        raise _wrong_field(path, "base", "Extra inputs are not permitted")
+    try:
+        return _ADAPTER.validate_python(values | {"base": path.parent})
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        place = [str(part) for part in first["loc"] if part not in ("files", "sql")]
+        raise _wrong_field(path, ".".join(place) or "(whole file)", first["msg"]) from error
+
+
+def _wrong_field(path: Path, name: str, problem: str) -> InputError:
+    return InputError(
+        f"The declaration of the store, {path}: {name}: {problem}.",
+        remedy="Correct the field; unknown fields are refused.",
+    )

@@ -1,0 +1,259 @@
+"""The public catalogue: which items exist, in which order, and in which category they are.
+
+The catalogue is public knowledge, agreed before a run. An item's position in it is the item's
+number in every exchanged array, so its digest is part of the run plan. It is never derived from
+purchases.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from common.durable_file import write_durably
+from common.errors import InputError
+
+MAX_REF_BYTES = 256
+UNLABELLED = "UNLABELLED"
+LEVELS = ("category", "product_type", "department")
+_DIGEST_DOMAIN = b"fedpref-catalogue/1\n"
+_COLUMNS = ("item", *LEVELS)
+_EXCLUDED_KEY = b"fedpref.excluded"
+
+IntArray = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """One label for each item, as codes into a sorted list of names.
+
+    Attributes:
+        codes: int32[n_items], each in [0, len(names)).
+        names: The distinct labels, strictly ascending, each used at least once.
+    """
+
+    codes: IntArray
+    names: tuple[str, ...]
+
+    @classmethod
+    def of(cls, labels: Iterable[str | None]) -> Labels:
+        """Encodes labels; a missing or empty one becomes `UNLABELLED`."""
+        texts = [label if label else UNLABELLED for label in labels]
+        names = tuple(sorted(set(texts)))
+        code = {name: index for index, name in enumerate(names)}
+        codes = np.fromiter((code[text] for text in texts), dtype=np.int32, count=len(texts))
+        codes.flags.writeable = False
+        return cls(codes, names)
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue:
+    """The items of all regions' stores with their public hierarchy.
+
+    Build it with `of`; that checks everything and makes the encoding unique.
+
+    Attributes:
+        items: Item references in the order of their numbers, distinct.
+        category: The category of each item.
+        product_type: The finer type of each item.
+        department: The department of each item.
+        excluded: References of products known to be no preference (fuel, coupons, postage …): a
+            purchase of one is out of scope, not an unknown item.
+    """
+
+    items: tuple[str, ...]
+    category: Labels
+    product_type: Labels
+    department: Labels
+    excluded: frozenset[str] = field(default_factory=frozenset)
+
+    @classmethod
+    def of(
+        cls,
+        items: Sequence[str],
+        *,
+        category: Sequence[str | None] | None = None,
+        product_type: Sequence[str | None] | None = None,
+        department: Sequence[str | None] | None = None,
+        excluded: Collection[str] = (),
+    ) -> Catalogue:
+        """Makes a catalogue of plain lists.
+
+        Args:
+            items: Item references in the order of their numbers.
+            category: A label for each item, or None for no labels; likewise the next two.
+            product_type: The finer type.
+            department: The department.
+            excluded: References that are out of scope.
+
+        Raises:
+            InputError: If there is no item, a reference is empty, too long, repeated or has a
+                control character, a list of labels has another length, or an excluded reference
+                is an item too.
+        """
+        references, left_out = tuple(items), frozenset(excluded)
+        _check_references(references, left_out)
+        labels: dict[str, Labels] = {}
+        given = {"category": category, "product_type": product_type, "department": department}
+        for level, values in given.items():
+            labels[level] = Labels.of(values if values is not None else [None] * len(references))
+            if len(labels[level]) != len(references):
+                raise InputError(
+                    f"The catalogue has {len(references)} items but {len(labels[level])} labels "
+                    f"in {level}.",
+                    remedy="Give each item one label; leave it empty where there is none.",
+                )
+        return cls(references, excluded=left_out, **labels)
+
+    @property
+    def n_items(self) -> int:
+        """The number of items."""
+        return len(self.items)
+
+    @cached_property
+    def index_of(self) -> Mapping[str, int]:
+        """The number of each item."""
+        return MappingProxyType({item: index for index, item in enumerate(self.items)})
+
+    def positions(self, references: Iterable[str]) -> IntArray:
+        """The numbers of items, int32; −1 for what is not in the catalogue."""
+        find = self.index_of.get
+        return np.array([find(reference, -1) for reference in references], dtype=np.int32)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over the content, in hex; the same whatever file it was read from.
+
+        Hashed are, after the domain line, for each list (items, then per level its names and
+        codes, then the sorted excluded references) its name, its length, the byte lengths of its
+        strings as little-endian uint32 and their UTF-8 bytes; codes as little-endian int32.
+        """
+        digest = hashlib.sha256(_DIGEST_DOMAIN)
+        _hash_strings(digest, "items", self.items)
+        for level in LEVELS:
+            labels = self.labels(level)
+            _hash_strings(digest, f"{level}.names", labels.names)
+            digest.update(f"{level}.codes {len(labels)}\n".encode("ascii"))
+            digest.update(np.ascontiguousarray(labels.codes, dtype="<i4").tobytes())
+        _hash_strings(digest, "excluded", sorted(self.excluded))
+        return digest.hexdigest()
+
+    def labels(self, level: str) -> Labels:
+        """The labels of one of `LEVELS`."""
+        found: Labels = {
+            "category": self.category,
+            "product_type": self.product_type,
+            "department": self.department,
+        }[level]
+        return found
+
+    def save(self, path: Path) -> None:
+        """Writes the catalogue as a Parquet file, atomically."""
+        columns: dict[str, pa.Array] = {"item": pa.array(self.items, pa.string())}
+        for level in LEVELS:
+            labels = self.labels(level)
+            columns[level] = pa.DictionaryArray.from_arrays(
+                pa.array(labels.codes), pa.array(labels.names, pa.string())
+            )
+        excluded = "\n".join(sorted(self.excluded)).encode("utf-8")
+        table = pa.table(columns).replace_schema_metadata({_EXCLUDED_KEY: excluded})
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd")
+        write_durably(path, buffer.getvalue(), mode=0o644)
+
+    @classmethod
+    def load(cls, path: Path) -> Catalogue:
+        """Reads a catalogue that `save` wrote, or any Parquet file with its columns.
+
+        Raises:
+            InputError: The file is missing, unreadable, or lacks a column.
+        """
+        try:
+            table = pq.read_table(path)
+        except FileNotFoundError as error:
+            raise InputError(
+                f"The public catalogue {path} is missing.",
+                remedy="Copy the catalogue.parquet of the federation there.",
+            ) from error
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(
+                f"The public catalogue {path} cannot be read: {error}",
+                remedy="Copy the catalogue.parquet of the federation there again.",
+            ) from error
+        missing = [name for name in _COLUMNS if name not in table.column_names]
+        if missing:
+            raise InputError(
+                f"The public catalogue {path} lacks the column {missing[0]}; it has "
+                f"{', '.join(table.column_names)}.",
+                remedy=f"A catalogue has the columns {', '.join(_COLUMNS)}.",
+            )
+        excluded = (table.schema.metadata or {}).get(_EXCLUDED_KEY, b"").decode("utf-8")
+        items, *labels = (_strings(table, name, path) for name in _COLUMNS)
+        return cls.of(
+            items,
+            category=labels[0],
+            product_type=labels[1],
+            department=labels[2],
+            excluded=[reference for reference in excluded.split("\n") if reference],
+        )
+
+
+def _strings(table: pa.Table, name: str, path: Path) -> list[str]:
+    column = table.column(name)
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise InputError(
+            f"The public catalogue {path}: column {name} holds {kind}, not text.",
+            remedy="Write references and labels as strings.",
+        )
+    return [value if value is not None else "" for value in column.to_pylist()]
+
+
+def _check_references(items: tuple[str, ...], excluded: frozenset[str]) -> None:
+    if not items:
+        raise InputError("The catalogue has no items.", remedy="List at least one item.")
+    for reference in (*items, *excluded):
+        if not reference or not reference.isprintable():
+            raise InputError(
+                f"The catalogue has an empty or unprintable item reference ({reference!r}).",
+                remedy="Give each item a printable reference.",
+            )
+        if len(reference.encode("utf-8")) > MAX_REF_BYTES:
+            raise InputError(
+                f"The catalogue's item reference {reference[:32]!r}… is longer than "
+                f"{MAX_REF_BYTES} bytes.",
+                remedy="Use the store's short product number.",
+            )
+    known = set(items)
+    if len(known) != len(items):
+        repeated = Counter(items).most_common(1)[0][0]
+        raise InputError(
+            f"The catalogue has the item {repeated!r} more than once.",
+            remedy="List each item once.",
+        )
+    if known & excluded:
+        raise InputError(
+            f"The catalogue both has and excludes the item {min(known & excluded)!r}.",
+            remedy="List each reference either as an item or as excluded.",
+        )
+
+
+def _hash_strings(digest: hashlib._Hash, name: str, strings: Sequence[str]) -> None:
+    encoded = [text.encode("utf-8") for text in strings]
+    digest.update(f"{name} {len(encoded)}\n".encode("ascii"))
+    digest.update(np.array([len(text) for text in encoded], dtype="<u4").tobytes())
+    digest.update(b"".join(encoded))

