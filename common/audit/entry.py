@@ -1,0 +1,73 @@
+"""Entries of an audit log: which kinds there are, who may sign each, and how one is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from common.canonical_json import JsonValue
+from common.envelope import sign_record
+from common.errors import FormatError
+from common.keys import Signer
+
+#: The C2SP entry bundle prefixes each entry with its length in two bytes.
+MAX_ENTRY_BYTES = 65_535
+
+#: The roles (see ``common/keys.py``) of the keys that may sign a record of each kind.
+SIGNING_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "aggregate": frozenset({"aggregator"}),
+        "charge": frozenset({"trainer"}),
+        "consent": frozenset({"consent"}),
+        "incident": frozenset({"aggregator", "trainer"}),
+        "keys": frozenset({"root"}),
+        "ledger": frozenset({"trainer"}),
+        "manifest": frozenset({"aggregator"}),
+        "model": frozenset({"aggregator"}),
+        "notice": frozenset({"controller"}),
+        "permit": frozenset({"permit"}),
+        "policy": frozenset({"controller"}),
+        "release": frozenset({"trainer"}),
+        "round": frozenset({"trainer"}),
+    }
+)
+
+# A manifest describes a bundle from outside; it is signed alike but stands in no log.
+LOGGED_KINDS = frozenset(SIGNING_ROLES) - {"manifest"}
+
+
+def entry_kind(record: Mapping[str, JsonValue]) -> str:
+    """The kind of a record that may stand in a log, from its field ``v``.
+
+    Raises:
+        FormatError: If ``v`` does not name a kind of entry in its version 1.
+    """
+    version = record.get("v")
+    for kind in LOGGED_KINDS:
+        if version == f"fedpref-{kind}/1":
+            return kind
+    raise FormatError(f"No log entry has the version {version!r}.")
+
+
+def make_entry(record: dict[str, JsonValue], signer: Signer) -> bytes:
+    """Signs a record and gives the bytes of its log entry.
+
+    Args:
+        record: The record, with its kind and version in ``v``.
+        signer: A key of a role that may sign this kind (the verifier checks the role).
+
+    Returns:
+        The canonical DSSE envelope, at most ``MAX_ENTRY_BYTES`` long.
+
+    Raises:
+        FormatError: If the kind is unknown, or the entry would be too long.
+    """
+    kind = entry_kind(record)
+    entry = sign_record(record, signer)
+    if len(entry) > MAX_ENTRY_BYTES:
+        raise FormatError(
+            f"A {kind} entry would have {len(entry)} bytes; a log entry has at most"
+            f" {MAX_ENTRY_BYTES}.",
+            remedy="Shorten the record, or log the digest of its long part.",
+        )
+    return entry
