@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from common.errors import UsageError
-from simulations.regions import PreparedScenario, prepare_retail5
-from simulations.synthetic import prepare_synthetic3
+from simulations.regions import EvaluationWindows, PreparedScenario, prepare_retail5, windows
+from simulations.synthetic import WINDOWS, prepare_synthetic3
 
 
 class PrepareData(Protocol):
@@ -33,6 +33,7 @@ class Scenario:
         withdrawal_share: Share of customers who consent and withdraw during the run.
         quorum: The fewest regions an aggregate may be made of.
         planned_customers: The public planning size that hyper-parameters are derived from.
+        windows: The temporal split.
         prepare: Makes the data.
     """
 
@@ -44,6 +45,7 @@ class Scenario:
     withdrawal_share: float
     quorum: int
     planned_customers: int
+    windows: EvaluationWindows
     prepare: PrepareData
 
 
@@ -65,6 +67,7 @@ SCENARIOS = {
             withdrawal_share=0.03,
             quorum=3,
             planned_customers=2500,
+            windows=windows(),
             prepare=_retail5,
         ),
         Scenario(
@@ -76,6 +79,7 @@ SCENARIOS = {
             withdrawal_share=0.03,
             quorum=2,
             planned_customers=600,
+            windows=WINDOWS,
             prepare=prepare_synthetic3,
         ),
     )

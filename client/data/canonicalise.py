@@ -122,7 +122,7 @@ def _text(value: str | float | Decimal | None, where: str) -> str | None:
     # Stores with missing references often hold whole numbers as 17850.0.
     if value in (float("inf"), float("-inf")) or value != int(value):
         raise InputError(
-            f"{where} holds numbers that are not whole, such as {value}.",
+            f"{where} holds numbers that are not whole.",
             remedy="Map a column of text or whole numbers.",
         )
     return str(int(value))

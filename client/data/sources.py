@@ -10,6 +10,7 @@ import csv
 import difflib
 import glob
 import gzip
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -76,7 +77,7 @@ class FileSource:
         if self._format(files) == "csv":
             return self._csv_header(files[0])
         with self._unreadable_is_input_error():
-            relation = _run("SELECT * FROM read_parquet(?)", [files[:1]])
+            relation = _run("SELECT * FROM read_parquet(?)", [_literal(files[:1])])
             return [str(name) for name in relation.columns]
 
     def read(self) -> Transactions:
@@ -93,7 +94,7 @@ class FileSource:
             if self._format(files) == "csv":
                 scan, values = self._csv_scan(files)
             else:
-                scan, values = "read_parquet(?)", [files]
+                scan, values = "read_parquet(?)", [_literal(files)]
             table = _run(f"SELECT {selected} FROM {scan}", values).to_arrow_table()  # noqa: S608 # names are quoted, values are bound
         return canonicalise(table, self._config, str(self._location))
 
@@ -158,7 +159,7 @@ class FileSource:
             "delim=?, encoding=?, columns=?"
         )
         values = [
-            files,
+            _literal(files),
             self._config.delimiter,
             self._config.encoding,
             dict.fromkeys(header, "VARCHAR"),
@@ -170,15 +171,34 @@ class FileSource:
         try:
             yield
         except (duckdb.Error, pa.ArrowException) as error:
-            first_lines = " ".join(str(error).split("\n")[:3])
             raise InputError(
-                f"The file at {self._location} cannot be read: {first_lines}",
-                remedy="Check that the file is whole and of the declared format.",
-            ) from error
+                f"The file at {self._location} cannot be read: {_reason(str(error))}.",
+                remedy="Check that the file is whole and of the declared format and encoding.",
+            ) from None  # the original repeats whole rows, columns that are not mapped too
+
+
+def _reason(message: str) -> str:
+    """What a reader's error says, without the customers' rows that it quotes."""
+    line = re.search(r"CSV Error on Line: \d+", message)
+    if line is None:
+        return message.split("\n")[0].rstrip(". ")
+    known = (
+        r"Expected Number of Columns: \d+ Found: \d+",
+        r"Value with unterminated quote found",
+        r"Invalid unicode \(byte sequence mismatch\) detected",
+        r"file = .+",
+    )
+    found = (re.search(pattern, message) for pattern in known)
+    return "; ".join(match.group() for match in (line, *found) if match is not None)
 
 
 def _format_of(name: str) -> str | None:
     return next((kind for end, kind in _SUFFIXES.items() if name.lower().endswith(end)), None)
+
+
+def _literal(files: list[str]) -> list[str]:
+    """Names of files that exist, for a reader that would take them for patterns."""
+    return [glob.escape(name) for name in files]
 
 
 def _quote(name: str) -> str:
@@ -264,12 +284,12 @@ class SqlSource:
     def _engine(self) -> sa.Engine:
         try:
             url = sa.make_url(self._config.resolve_url())
-        except SQLAlchemyError as error:
-            # The text of the error would repeat the URL, and with it the password.
+        except SQLAlchemyError:
+            # The original repeats the URL, and with it the password.
             raise InputError(
                 "The url of the store's declaration is not a database URL.",
                 remedy="Write it as postgresql://user@host/database or sqlite:///file.",
-            ) from error
+            ) from None
         backend = url.get_backend_name()
         if backend == "postgresql":
             return sa.create_engine(

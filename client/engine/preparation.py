@@ -16,7 +16,7 @@ from client.engine.log_state import LogState
 from client.engine.policy import RegionPolicy
 from common.audit.sparse_merkle import SparseMerkleTree, position
 from common.catalogue import Catalogue
-from common.errors import ConsentError, InputError, PolicyError
+from common.errors import ConsentError, PolicyError
 from common.plan import RunPlan
 from common.timestamps import parse_time
 
@@ -109,42 +109,50 @@ class RegionData:
             QualityGateError: The store is below the policy's threshold.
             InputError: The store or the catalogue cannot be read, or is not the plan's.
         """
-        return self._checked_transactions(plan).report
+        self._require_catalogue_of(plan)
+        return self._checked_transactions().report
 
     def dataset(self, plan: RunPlan, eligible: EligibleCustomers) -> PreferenceDataset:
         """The eligible customers' data in the plan's training window."""
         key = (plan.digest, eligible.sids)
         if self._dataset is None or self._dataset[0] != key:
-            consented = filter_consented(self._checked_transactions(plan), eligible)
+            self._require_catalogue_of(plan)
+            consented = filter_consented(self._checked_transactions(), eligible)
             dataset = PreferenceDataset.from_consented(
                 consented,
-                self._read_catalogue(plan),
+                self._read_catalogue(),
                 start_ms=parse_time(plan.train_from),
                 end_ms=parse_time(plan.train_until),
             )
             self._dataset = (key, dataset)
         return self._dataset[1]
 
-    def _checked_transactions(self, plan: RunPlan) -> CheckedTransactions:
+    def customer_refs(self) -> list[str]:
+        """The region's own customers, as its store refers to them, sorted."""
+        refs = self._checked_transactions().frame["customer_ref"].unique()
+        return sorted(str(ref) for ref in refs)
+
+    def _checked_transactions(self) -> CheckedTransactions:
         if self._checked is None:
             source = open_source(load_source_config(self._home.source))
             self._checked = quality_gate(
                 source.read(),
-                self._read_catalogue(plan),
+                self._read_catalogue(),
                 region=self._home.region,
                 threshold=float(self._policy.quality_threshold),
             )
         return self._checked
 
-    def _read_catalogue(self, plan: RunPlan) -> Catalogue:
+    def _read_catalogue(self) -> Catalogue:
         if self._catalogue is None:
             self._catalogue = Catalogue.load(self._home.catalogue)
-        if self._catalogue.digest != plan.catalogue:
+        return self._catalogue
+
+    def _require_catalogue_of(self, plan: RunPlan) -> None:
+        catalogue = self._read_catalogue()
+        if (catalogue.digest, catalogue.n_items) != (plan.catalogue, plan.n_items):
             raise PolicyError(
                 f"{self._policy.region}: the run's catalogue ({plan.catalogue[:12]}…) is not the "
-                f"region's ({self._catalogue.digest[:12]}…).",
+                f"region's ({catalogue.digest[:12]}…).",
                 remedy="Give both sides the same public catalogue.",
             )
-        if len(self._catalogue.items) != plan.n_items:
-            raise InputError("The plan's n_items is not the number of items of its catalogue.")
-        return self._catalogue

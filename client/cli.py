@@ -1,0 +1,147 @@
+"""``fedpref-region``: what a region's operator runs."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from common.terminal import EXIT_CODES, run_command
+
+app = typer.Typer(
+    help="A region's own commands: check its data, sign permits, watch the privacy budget.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+HomeArgument = Annotated[Path, typer.Argument(help="The region's home folder.")]
+
+
+@app.command()
+def budget(home: HomeArgument) -> None:
+    """Show what the region's privacy budget has spent, what is left, and on what."""
+    from client.engine.home import RegionHome
+    from client.engine.ledger import open_ledger
+    from client.engine.policy import read_policy
+    from common.timestamps import format_time, now_ms
+
+    region = RegionHome.read(home)
+    policy = read_policy(region.policy)
+    cap, delta = float(policy.epsilon_cap_per_year), float(policy.delta_max)
+    year = int(format_time(now_ms())[:4])
+    with open_ledger(region.ledger, cap=cap, delta=delta) as ledger:
+        charges = ledger.charges
+        spending = ledger.spending("", year)
+        table = Table(box=None, header_style="dim")
+        for title in ("charge", "run", "round", "mechanism", "noise σ/C", "ε of the run", "time"):
+            table.add_column(title)
+        for charge in charges:
+            request = charge.request
+            of_run = ledger.spending(request.run, year, upto_seq=charge.seq).run
+            table.add_row(
+                str(charge.seq),
+                request.run,
+                str(request.server_round),
+                request.mechanism,
+                request.noise_multiplier,
+                f"{of_run:.4f}",
+                request.time,
+            )
+    console = Console()
+    console.print(
+        f"[bold]{region.region}[/bold]: ε = {spending.year:.4f} of {cap:g} spent in {year}, "
+        f"{max(cap - spending.year, 0):.4f} left; {spending.lifetime:.4f} in its lifetime "
+        f"(δ = {delta:g}; unit: one customer, added or removed)."
+    )
+    if charges:
+        console.print(table)
+
+
+@app.command("check-data")
+def check_data(
+    source: Annotated[Path, typer.Argument(help="The source.toml that declares store and columns.")],
+    catalogue: Annotated[Path, typer.Option(help="The public catalogue (Parquet).")],
+    threshold: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Least share of rows that must pass.")
+    ] = 0.98,
+) -> None:
+    """Read a store through its mapping and run the quality gate on it."""
+    from client.data.quality import quality_gate
+    from client.data.sources import load_source_config, open_source
+    from common.catalogue import Catalogue
+
+    checked = quality_gate(
+        open_source(load_source_config(source)).read(),
+        Catalogue.load(catalogue),
+        region=source.parent.parent.name or str(source),
+        threshold=threshold,
+    )
+    console = Console()
+    report = checked.report
+    console.print(
+        f"[bold green]{report.score:.4%}[/bold green] of {report.examined:,} rows pass "
+        f"(threshold {threshold:.0%}); {report.accepted:,} are used. {report.out_of_home:,} rows of "
+        f"other regions' customers and {report.out_of_scope:,} of excluded products are left out."
+    )
+    table = Table(box=None, header_style="dim")
+    table.add_column("left out because")
+    table.add_column("rows", justify="right")
+    for reason, count in report.failures.items():
+        table.add_row(reason, f"{count:,}")
+    console.print(table)
+
+
+@app.command()
+def permit(
+    home: HomeArgument,
+    plan: Annotated[Path, typer.Argument(help="The run plan (plan.json) that the server sent.")],
+    app_sha256: Annotated[str, typer.Option("--app", help="SHA-256 of the permitted app bundle.")],
+    valid_for_hours: Annotated[int, typer.Option(min=1, max=24 * 31)] = 72,
+) -> None:
+    """Sign and log a permit for one run, if the region's policy allows the plan."""
+    from client.engine.permit_desk import read_plan, sign_permit
+    from client.engine.service import open_engine
+    from client.engine.home import RegionHome
+
+    region = RegionHome.read(home)
+    with open_engine(region) as engine:
+        permit_id = sign_permit(
+            engine, read_plan(plan), app=app_sha256, valid_for_s=valid_for_hours * 3600
+        )
+    Console().print(f"[bold]{region.region}[/bold] permits the run: permit {permit_id}, logged.")
+
+
+@app.command()
+def engine(
+    home: HomeArgument,
+    socket: Annotated[Path, typer.Option(help="The Unix socket that the relay calls.")],
+) -> None:
+    """Run the region's privacy engine until interrupted."""
+    import signal
+
+    from client.engine.home import RegionHome
+    from client.engine.service import open_engine
+    from common.engine_channel import serve_channel
+
+    region = RegionHome.read(home)
+    with open_engine(region) as opened, serve_channel(opened, socket):
+        Console().print(f"{region.region}: engine ready on {socket}. Ctrl-C stops it.")
+        signal.pause()
+
+
+def main() -> None:
+    """Runs the command line."""
+    run_command(app)
+
+
+if __name__ == "__main__":
+    main()

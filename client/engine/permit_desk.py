@@ -1,0 +1,70 @@
+"""Where a region signs permits, and keeps them with the plans they are for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from client.engine.permit import CodeIdentity, make_permit
+from client.engine.provenance import dependencies_digest, engine_digest
+from client.engine.service import PrivacyEngine
+from common import canonical_json
+from common.audit.entry import make_entry
+from common.durable_file import write_durably
+from common.errors import FormatError, InputError
+from common.plan import RunPlan
+from common.timestamps import now_ms
+
+_MAX_PLAN_BYTES = 1 << 20
+
+
+def read_plan(path: Path) -> RunPlan:
+    """Reads a run plan.
+
+    Raises:
+        InputError: The file is missing or not a plan.
+    """
+    try:
+        return RunPlan.from_record(
+            canonical_json.decode(path.read_bytes(), max_bytes=_MAX_PLAN_BYTES)
+        )
+    except OSError as error:
+        raise InputError(
+            f"The run plan {path} cannot be read: {error.strerror}.",
+            remedy="Name the plan.json that the server's operator sent.",
+        ) from error
+    except FormatError as error:
+        raise InputError(f"{path} is not a run plan: {error.message}") from error
+
+
+def sign_permit(engine: PrivacyEngine, plan: RunPlan, *, app: str, valid_for_s: int) -> str:
+    """Signs, stores and logs a permit for one run.
+
+    Args:
+        engine: The region's open engine; its log takes the permit.
+        plan: The run's public constants.
+        app: SHA-256 of the app bundle that may run, in hex.
+        valid_for_s: For how long the permit holds, in seconds.
+
+    Returns:
+        The permit's id.
+
+    Raises:
+        PolicyError: The policy does not allow the plan.
+        BudgetError: The year's budget cannot pay for it.
+    """
+    if len(app) != 64 or set(app) - set("0123456789abcdef"):
+        raise InputError("The app bundle's digest is not 64 lower-case hex digits.")
+    home = engine.home
+    code = CodeIdentity(app=app, engine=engine_digest(), deps=dependencies_digest())
+    record = make_permit(
+        plan, engine.policy, code, issued_at_ms=now_ms(), valid_for_s=valid_for_s
+    )
+    envelope = make_entry(record, home.signer("permit"))
+    home.permits.mkdir(mode=0o700, exist_ok=True)
+    # The plan lies there before the permit that names it; the permit is logged before it works.
+    write_durably(
+        home.permits / f"{plan.run_id}.plan.json", canonical_json.encode(plan.to_record())
+    )
+    engine.log.append([envelope])
+    write_durably(home.permits / f"{plan.run_id}.json", envelope)
+    return str(record["permit_id"])

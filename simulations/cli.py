@@ -1,0 +1,109 @@
+"""``fedpref-sim``: federations on one machine, for laptops and CI."""
+
+from __future__ import annotations
+
+import os
+
+# Nothing here talks to the network: calls home are off before Flower or Ray is imported.
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
+os.environ["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] = "1"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from common.terminal import EXIT_CODES, run_command
+
+
+class EngineName(str, Enum):
+    """What carries the messages between server and regions."""
+
+    inprocess = "inprocess"
+    ray = "ray"
+    flower = "flower"
+
+
+app = typer.Typer(
+    help="Run a federation on this machine: the same apps and engines as a deployment.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def scenarios() -> None:
+    """List the scenarios."""
+    from simulations.scenarios import SCENARIOS
+
+    table = Table(box=None, header_style="dim")
+    for title in ("scenario", "regions", "what it is"):
+        table.add_column(title)
+    for scenario in SCENARIOS.values():
+        table.add_row(scenario.name, str(len(scenario.jurisdictions)), scenario.title)
+    Console().print(table)
+
+
+@app.command()
+def run(
+    scenario: Annotated[str, typer.Option(help="See `fedpref-sim scenarios`.")],
+    out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run there goes on.")],
+    epsilon: Annotated[float, typer.Option(help="ε of the run, per customer.")] = 8.0,
+    delta: Annotated[float, typer.Option(help="δ of the run, a public constant.")] = 1e-6,
+    epsilon_cap: Annotated[
+        float | None, typer.Option(help="Each region's cap of ε per year; by default ε.")
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of initialisation and customers' choices, never of noise.")
+    ] = 1,
+    engine: Annotated[EngineName, typer.Option(help="What carries the messages.")] = (
+        EngineName.inprocess
+    ),
+    refusal_share: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Share of customers who refuse.")
+    ] = None,
+    withdrawal_share: Annotated[
+        float | None, typer.Option(min=0.0, max=1.0, help="Share who withdraw during the run.")
+    ] = None,
+    quality_seeds: Annotated[
+        int, typer.Option(min=1, max=50, help="Over how many seeds quality is measured.")
+    ] = 5,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Remove a finished run, or one with other settings.")
+    ] = False,
+) -> None:
+    """Train one model across regions, verify the logs, measure quality, write the report."""
+    from simulations.run import RunRequest, run_scenario
+
+    run_scenario(
+        RunRequest(
+            scenario=scenario,
+            out=out,
+            epsilon=epsilon,
+            delta=delta,
+            epsilon_cap=epsilon_cap,
+            seed=seed,
+            engine=engine.value,
+            refusal_share=refusal_share,
+            withdrawal_share=withdrawal_share,
+            quality_seeds=quality_seeds,
+            replace=replace,
+        ),
+        Console(highlight=False),
+    )
+
+
+def main() -> None:
+    """Runs the command line."""
+    run_command(app, on_interrupt="Nothing is lost: the same command goes on from here.")
+
+
+if __name__ == "__main__":
+    main()

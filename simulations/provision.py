@@ -1,0 +1,289 @@
+"""Sets a simulated federation up: keys, registry, homes, policies, notices, consents, permits.
+
+A deployment does the same with its own commands and keeps the root keys offline. Every key,
+signature and log entry here is real.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from client.consent_service.registrar import ConsentRegistrar, ConsentTerms
+from client.engine.home import KEY_ROLES, RegionHome
+from client.engine.permit_desk import sign_permit
+from client.engine.policy import RegionPolicy
+from client.engine.preparation import RegionData
+from client.engine.service import PrivacyEngine, open_engine
+from client.engine.subjects import make_storage_key, open_subject_keys
+from common import canonical_json
+from common.audit.entry import make_entry
+from common.audit.log import AuditLog
+from common.canonical_json import JsonValue
+from common.consent import FEDERATED_ANALYTICS, FEDERATED_TRAINING, RECOMMENDATIONS
+from common.durable_file import write_durably
+from common.envelope import sign_record
+from common.keys import Signer, build_registry, generate_key
+from common.plan import RunPlan
+from common.timestamps import format_time, now_ms
+from simulations.customers import CustomerChoices, CustomersActing, opening_choices
+from simulations.run_folder import RunFolder
+from simulations.scenarios import Scenario
+
+SERVER_PARTY = "server"
+SERVER_ROLES = ("log", "aggregator")
+ROOT_KEYS = 3
+ROOT_THRESHOLD = 2
+_KEYS_VALID_S = 366 * 24 * 3600
+_PERMIT_VALID_S = 7 * 24 * 3600
+
+_NOTICE_TEXT = (
+    "We would like to learn what our customers prefer from the purchases you make with us. Your "
+    "purchases stay in this data centre. Only sums to which noise was added leave it, such that "
+    "no one can tell from them whether you took part. You may withdraw at any time; from the next "
+    "training round on, your purchases are no longer used."
+)
+
+
+@dataclass(frozen=True)
+class RegionSetUp:
+    """What one region is provisioned with.
+
+    Attributes:
+        region: Its party name.
+        jurisdiction: Its country code.
+        choose: Draws how its customers choose.
+        epsilon_cap: The region's cap of ε per year, as a decimal string.
+        delta_max: The largest δ, as a decimal string.
+    """
+
+    region: str
+    jurisdiction: str
+    choose: Callable[[Sequence[str]], CustomerChoices]
+    epsilon_cap: str
+    delta_max: str
+
+
+def provision(
+    folder: RunFolder, scenario: Scenario, plan: RunPlan, set_ups: Sequence[RegionSetUp], app: str
+) -> None:
+    """Makes everything a federation needs before its first round.
+
+    Args:
+        folder: The run's folder.
+        scenario: The scenario.
+        plan: The run's public constants.
+        set_ups: One for each region of the plan.
+        app: SHA-256 of the app bundle, in hex.
+
+    Raises:
+        PolicyError: A region's policy does not allow the plan.
+    """
+    signers = _make_keys(folder, [set_up.region for set_up in set_ups])
+    registry = _sign_registry(folder, scenario, signers)
+    _make_server_home(folder, plan, registry)
+    for set_up in set_ups:
+        home = RegionHome(
+            root=folder.region_home(set_up.region),
+            region=set_up.region,
+            federation=scenario.federation,
+        )
+        _make_region_home(home, folder, plan, set_up, registry)
+        with open_region(home, set_up) as region:
+            region.registrar.record(opening_choices(region.customers, region.choices))
+            sign_permit(region.engine, plan, app=app, valid_for_s=_PERMIT_VALID_S)
+
+
+@dataclass(frozen=True)
+class OpenRegion:
+    """A region whose engine is open and whose customers act."""
+
+    engine: PrivacyEngine
+    registrar: ConsentRegistrar
+    customers: tuple[str, ...]
+    choices: CustomerChoices
+    channel: CustomersActing
+
+
+@contextmanager
+def open_region(home: RegionHome, set_up: RegionSetUp) -> Iterator[OpenRegion]:
+    """Opens a region's engine, with its consent registrar and its customers beside it."""
+    with open_engine(home) as engine:
+        registrar = ConsentRegistrar(
+            log=engine.log,
+            state=engine.state,
+            subjects=engine.subjects,
+            signer=home.signer("consent"),
+            terms=_terms(home, set_up.jurisdiction),
+        )
+        customers = tuple(sorted(engine.subjects.pseudonyms()))
+        choices = set_up.choose(customers)
+        yield OpenRegion(
+            engine, registrar, customers, choices, CustomersActing(engine, registrar, choices)
+        )
+
+
+@contextmanager
+def open_regions(
+    folder: RunFolder, set_ups: Sequence[RegionSetUp]
+) -> Iterator[dict[str, OpenRegion]]:
+    """Opens every region of a run; closes all of them on exit."""
+    with ExitStack() as stack:
+        yield {
+            set_up.region: stack.enter_context(
+                open_region(RegionHome.read(folder.region_home(set_up.region)), set_up)
+            )
+            for set_up in set_ups
+        }
+
+
+def _make_keys(folder: RunFolder, regions: Sequence[str]) -> dict[tuple[str, str], Signer]:
+    places = {(SERVER_PARTY, role): folder.server / "keys" for role in SERVER_ROLES}
+    for region in regions:
+        places.update({(region, role): folder.region_home(region) / "keys" for role in KEY_ROLES})
+    signers: dict[tuple[str, str], Signer] = {}
+    for (party, role), keys in places.items():
+        signers[party, role] = generate_key(keys / f"{role}.pem", _passphrase(keys))
+    for number in range(1, ROOT_KEYS + 1):
+        keys = folder.offline_root
+        signers["root", str(number)] = generate_key(keys / f"root-{number}.pem", _passphrase(keys))
+    return signers
+
+
+def _passphrase(keys: Path) -> bytes:
+    path = keys / "passphrase"
+    if not path.exists():
+        keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_durably(path, secrets.token_hex(16).encode() + b"\n")
+    return path.read_bytes().strip()
+
+
+def _sign_registry(
+    folder: RunFolder, scenario: Scenario, signers: Mapping[tuple[str, str], Signer]
+) -> bytes:
+    issued = now_ms()
+    roots = [signer for (party, _), signer in signers.items() if party == "root"]
+    record = build_registry(
+        federation=scenario.federation,
+        registry_version=1,
+        issued_at=format_time(issued),
+        prev=None,
+        threshold=ROOT_THRESHOLD,
+        root_public_keys=[signer.public_key for signer in roots],
+        keys=[
+            {
+                "key_id": signer.key_id,
+                "public_key": signer.public_key.hex(),
+                "party": party,
+                "role": role,
+                "not_before": format_time(issued),
+                "not_after": format_time(issued + _KEYS_VALID_S * 1000),
+                "revoked_at": None,
+            }
+            for (party, role), signer in sorted(signers.items())
+            if party != "root"
+        ],
+    )
+    return sign_record(record, *roots[:ROOT_THRESHOLD])
+
+
+def _make_server_home(folder: RunFolder, plan: RunPlan, registry: bytes) -> None:
+    _store_registry(folder.server, registry)
+    write_durably(folder.server / "plan.json", canonical_json.encode(plan.to_record()))
+
+
+def _store_registry(home: Path, registry: bytes) -> None:
+    (home / "registry").mkdir(parents=True, exist_ok=True)
+    write_durably(home / "registry" / "1.json", registry, mode=0o644)
+
+
+def _make_region_home(
+    home: RegionHome, folder: RunFolder, plan: RunPlan, set_up: RegionSetUp, registry: bytes
+) -> None:
+    home.write_identity()
+    _store_registry(home.root, registry)
+    make_storage_key(home.stored_key)
+    # The store and the public catalogue lie where the scenario was prepared.
+    os.symlink(os.path.relpath(folder.data / home.region / "data", home.root), home.root / "data")
+    os.symlink(os.path.relpath(folder.catalogue, home.root), home.catalogue)
+    policy = _policy(set_up, plan)
+    write_durably(home.policy, canonical_json.encode(policy.to_record()))
+    controller = home.signer("controller")
+    notice = make_entry(_notice(home, set_up.jurisdiction), controller)
+    in_force = make_entry(_policy_record(policy), controller)
+    write_durably(home.root / "notice.json", notice)
+    with AuditLog.open(
+        home.log, origin=home.origin, signer=home.signer("log"), create=True
+    ) as log:
+        log.append([registry, notice, in_force])
+    with open_subject_keys(home.subjects, home.stored_key) as subjects:
+        subjects.enrol(_customers(home, policy))
+
+
+def _customers(home: RegionHome, policy: RegionPolicy) -> list[str]:
+    """The customers at home in the region, as its store knows them."""
+    return RegionData(home, policy).customer_refs()
+
+
+def _policy(set_up: RegionSetUp, plan: RunPlan) -> RegionPolicy:
+    return RegionPolicy(
+        region=set_up.region,
+        purpose=FEDERATED_TRAINING,
+        epsilon_cap_per_year=set_up.epsilon_cap,
+        delta_max=set_up.delta_max,
+        noise_multiplier_min="0.1",
+        clipping_norm_max="1",
+        rounds_max=64,
+        quorum_min=plan.quorum,
+        quality_threshold="0.98",
+        consent_age_max_s=600,
+        withdrawal_in_round="finish",
+        modes=["local"],
+    )
+
+
+def _policy_record(policy: RegionPolicy) -> dict[str, JsonValue]:
+    return {
+        "v": "fedpref-policy/1",
+        "region": policy.region,
+        "policy_sha256": policy.digest,
+        "policy": policy.to_record(),
+        "in_force_from": format_time(now_ms()),
+    }
+
+
+def _notice(home: RegionHome, jurisdiction: str) -> dict[str, JsonValue]:
+    return {
+        "v": "fedpref-notice/1",
+        "notice_id": f"pn-1-{jurisdiction.lower()}",
+        "lang": "en",
+        "controller": _controller(home),
+        "purposes": [FEDERATED_TRAINING, RECOMMENDATIONS, FEDERATED_ANALYTICS],
+        "recipients": f"the regions and the coordinator of {home.federation}: noised sums only",
+        "retention": "purchases: 24 months; consent records: 10 years",
+        "storage": f"the data centre {home.region}",
+        "contact": f"privacy@{home.federation}",
+        "text": _NOTICE_TEXT,
+    }
+
+
+def _controller(home: RegionHome) -> str:
+    return f"{home.region}.{home.federation}"
+
+
+def _terms(home: RegionHome, jurisdiction: str) -> ConsentTerms:
+    return ConsentTerms(
+        controller=_controller(home),
+        jurisdiction=jurisdiction,
+        lang="en",
+        legal_basis="eu-gdpr:A6-1-a",
+        notice_id=f"pn-1-{jurisdiction.lower()}",
+        notice_sha256=hashlib.sha256((home.root / "notice.json").read_bytes()).hexdigest(),
+        method="web-form",
+        withdrawal=f"https://{home.federation}/consent",
+    )

@@ -1,0 +1,227 @@
+"""One whole run: data, consents, permits, rounds, quality, bundle, verdict, report.
+
+Each stage is recorded when it is complete; after an interruption the same command goes on from the
+last one. The training stage resumes by itself: the server from its checkpoint, each region from its
+ledger and seals.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from client.engine.permit_desk import read_plan
+from common.errors import FederationError, FedprefError, UsageError
+from common.plan import RunPlan
+from simulations.customers import CustomerChoices, draw_choices
+from simulations.federate import app_bundle_digest, federate
+from simulations.outcome import finish_run, measure_quality, plan_run
+from simulations.progress import live_rounds
+from simulations.provision import OpenRegion, RegionSetUp, open_regions, provision
+from simulations.run_folder import RunFolder, RunSettings, RunState, open_run_folder
+from simulations.scenarios import Scenario, find_scenario
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What the command line asks for; None means the scenario's own value."""
+
+    scenario: str
+    out: Path
+    epsilon: float
+    delta: float
+    epsilon_cap: float | None
+    seed: int
+    engine: str
+    refusal_share: float | None
+    withdrawal_share: float | None
+    quality_seeds: int
+    replace: bool
+
+    def settings(self, scenario: Scenario) -> RunSettings:
+        """The request with the scenario's values filled in.
+
+        Raises:
+            UsageError: A number is out of its range.
+        """
+        _require_within("--epsilon", self.epsilon, 0.0, 100.0)
+        _require_within("--delta", self.delta, 0.0, 0.01)
+        cap = self.epsilon if self.epsilon_cap is None else self.epsilon_cap
+        _require_within("--epsilon-cap", cap, 0.0, 1000.0)
+        refusing = _either(self.refusal_share, scenario.refusal_share)
+        withdrawing = _either(self.withdrawal_share, scenario.withdrawal_share)
+        if refusing + withdrawing > 1 and self.withdrawal_share is not None:
+            raise UsageError("--refusal-share and --withdrawal-share come to more than 1.")
+        return RunSettings(
+            scenario=scenario.name,
+            epsilon=_decimal(self.epsilon),
+            delta=_decimal(self.delta),
+            epsilon_cap=_decimal(cap),
+            seed=self.seed,
+            engine=self.engine,
+            refusal_share=_decimal(refusing),
+            withdrawal_share=_decimal(min(withdrawing, 1 - refusing)),
+            quality_seeds=self.quality_seeds,
+        )
+
+
+def run_scenario(request: RunRequest, console: Console) -> RunFolder:
+    """Runs a scenario from start to report, or goes on with an interrupted one.
+
+    Args:
+        request: What to run and where.
+        console: Where progress is shown.
+
+    Raises:
+        FedprefError: What stopped it; everything done so far stays and is picked up again.
+    """
+    scenario = find_scenario(request.scenario)
+    settings = request.settings(scenario)
+    with open_run_folder(request.out) as folder:
+        run_id = f"{scenario.name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        state = folder.begin(run_id, settings, replace=request.replace)
+        if state.stage == "finished":
+            console.print(
+                f"{folder.root} holds this very run, finished. Report: {folder.report}. "
+                "--replace runs it anew."
+            )
+            return folder
+        _Run(folder, scenario, state, console).carry_on()
+    return folder
+
+
+class _Run:
+    """The stages of one run, each recorded when complete."""
+
+    def __init__(
+        self, folder: RunFolder, scenario: Scenario, state: RunState, console: Console
+    ) -> None:
+        self._folder = folder
+        self._scenario = scenario
+        self._state = state
+        self._console = console
+
+    def carry_on(self) -> None:
+        """Carries out the stages that are not complete."""
+        resumed = self._state.stage != "new"
+        self._console.print(
+            f"[bold]{'Going on with' if resumed else 'Running'} {self._state.run_id}[/bold]: "
+            f"{self._scenario.title}; ε = {self._state.settings.epsilon}, "
+            f"δ = {self._state.settings.delta} per customer."
+        )
+        stages = {"new": self._provision, "provisioned": self._train, "trained": self._measure}
+        stages["evaluated"] = self._finish
+        while self._state.stage != "finished":
+            stages[self._state.stage]()
+
+    def _provision(self) -> None:
+        with self._stage("Preparing data, keys, consents and permits", "provisioned"):
+            self._folder.clear()
+            prepared = self._scenario.prepare(
+                self._folder.data, seed=self._state.settings.seed
+            )
+            plan = plan_run(self._state, self._scenario, prepared)
+            provision(
+                self._folder,
+                self._scenario,
+                plan,
+                self._set_ups(plan),
+                app_bundle_digest(),
+            )
+
+    def _train(self) -> None:
+        plan = read_plan(self._folder.server / "plan.json")
+        with (
+            self._stage("Training", "trained"),
+            open_regions(self._folder, self._set_ups(plan)) as regions,
+        ):
+            for region in regions.values():
+                region.engine.preflight(plan)
+            try:
+                with live_rounds(
+                    self._console, self._folder.server / "events.jsonl", plan.regions
+                ):
+                    federate(self._state.settings.engine, self._folder, plan, regions)
+            except FederationError as error:
+                raise _own_words(error, regions) from error
+
+    def _measure(self) -> None:
+        with self._stage("Measuring quality beside the baselines", "evaluated"):
+            measure_quality(self._folder, self._scenario, self._state, self._console)
+
+    def _finish(self) -> None:
+        with self._stage("Bundling the logs, verifying them, writing the report", "finished"):
+            finish_run(self._folder, self._scenario, self._state, self._console)
+
+    def _set_ups(self, plan: RunPlan) -> list[RegionSetUp]:
+        settings = self._state.settings
+        return [
+            RegionSetUp(
+                region=region,
+                jurisdiction=jurisdiction,
+                choose=partial(choose, settings=settings, region_number=number),
+                epsilon_cap=settings.epsilon_cap,
+                delta_max=settings.delta,
+            )
+            for number, (region, jurisdiction) in enumerate(
+                zip(plan.regions, self._scenario.jurisdictions, strict=True)
+            )
+        ]
+
+    @contextmanager
+    def _stage(self, title: str, complete: str) -> Iterator[None]:
+        self._console.print(f"[bold]▸ {title}[/bold]")
+        started = time.monotonic()
+        yield
+        self._state = self._state.model_copy(update={"stage": complete})
+        self._folder.write_state(self._state)
+        self._console.print(f"  done in {time.monotonic() - started:.1f} s", style="dim")
+
+
+def choose(
+    customers: Sequence[str], *, settings: RunSettings, region_number: int
+) -> CustomerChoices:
+    """How one region's customers choose, from the run's seed."""
+    return draw_choices(
+        customers,
+        refusal_share=float(settings.refusal_share),
+        withdrawal_share=float(settings.withdrawal_share),
+        rounds=LAST_WITHDRAWAL_ROUND,
+        seed=(settings.seed, region_number),
+    )
+
+
+# Withdrawals are spread over the first rounds, so that every plan of two rounds or more sees some.
+LAST_WITHDRAWAL_ROUND = 4
+
+
+def _own_words(error: FederationError, regions: dict[str, OpenRegion]) -> FedprefError:
+    """If a region refused, its own reason, which only this machine may know."""
+    for region in regions.values():
+        refusal = region.engine.last_refusal
+        if refusal is not None:
+            return refusal
+    return error
+
+
+def _require_within(option: str, value: float, low: float, high: float) -> None:
+    # Written so that a NaN is refused too.
+    if not low < value <= high:
+        raise UsageError(f"{option} is {value}; it must be above {low:g} and at most {high:g}.")
+
+
+def _either(asked: float | None, default: float) -> float:
+    return default if asked is None else asked
+
+
+def _decimal(value: float) -> str:
+    return format(Decimal(repr(value)).normalize(), "f")
