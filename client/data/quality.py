@@ -51,33 +51,33 @@ class QualityReport:
         region: The region.
         origin: The store.
         rows_read: All rows of the store.
-        out_of_home: Rows of customers whose home store is another region's; dropped.
-        out_of_scope: Rows of products that the public catalogue excludes; dropped.
-        examined: The rows that remain; the contract was checked on them.
-        accepted: Those that passed.
-        failures: Reason → examined rows that failed for it, most frequent first.
+        rows_out_of_home: Rows of customers whose home store is another region's; dropped.
+        rows_out_of_scope: Rows of products that the public catalogue excludes; dropped.
+        rows_in_scope: The rows that remain; the contract was checked on them.
+        rows_accepted: Those that passed.
+        reasons: Reason → rows in scope that failed for it, most frequent first.
         threshold: The least score that the region trains with.
     """
 
     region: str
     origin: str
     rows_read: int
-    out_of_home: int
-    out_of_scope: int
-    examined: int
-    accepted: int
-    failures: Mapping[str, int]
+    rows_out_of_home: int
+    rows_out_of_scope: int
+    rows_in_scope: int
+    rows_accepted: int
+    reasons: Mapping[str, int]
     threshold: float
 
     @property
     def score(self) -> float:
-        """Accepted / examined rows; 0 when there are none."""
-        return self.accepted / self.examined if self.examined else 0.0
+        """Accepted rows / rows in scope; 0 when there are none."""
+        return self.rows_accepted / self.rows_in_scope if self.rows_in_scope else 0.0
 
     @property
     def passed(self) -> bool:
         """Whether the score reaches the threshold."""
-        return self.examined > 0 and self.score >= self.threshold
+        return self.rows_in_scope > 0 and self.score >= self.threshold
 
     def to_record(self) -> dict[str, JsonValue]:
         """The report as canonical JSON values."""
@@ -85,11 +85,11 @@ class QualityReport:
             "region": self.region,
             "origin": self.origin,
             "rows_read": self.rows_read,
-            "out_of_home": self.out_of_home,
-            "out_of_scope": self.out_of_scope,
-            "examined": self.examined,
-            "accepted": self.accepted,
-            "failures": dict(self.failures),
+            "rows_out_of_home": self.rows_out_of_home,
+            "rows_out_of_scope": self.rows_out_of_scope,
+            "rows_in_scope": self.rows_in_scope,
+            "rows_accepted": self.rows_accepted,
+            "reasons": dict(self.reasons),
             "score": f"{self.score:.6f}",
             "threshold": f"{self.threshold:g}",
         }
@@ -108,7 +108,7 @@ def quality_gate(
         transactions: The store's rows.
         catalogue: The public catalogue.
         region: The region's name, for the report and messages.
-        threshold: The least share of examined rows that must pass, in (0, 1].
+        threshold: The least share of rows in scope that must pass, in (0, 1].
 
     Raises:
         QualityGateError: The share is below the threshold: names region, score, threshold and the
@@ -157,18 +157,18 @@ def _assess(
         "home_ambiguous": ambiguous[examined],
         "item_known": _by_category(rows["item_ref"], lambda ref: ref in catalogue.index_of),
     }
-    passed, failures = _check(rows.assign(**facts), transactions)
+    passed, reasons = _check(rows.assign(**facts), transactions)
     accepted = examined.copy()
     accepted[examined] = passed
     report = QualityReport(
         region=region,
         origin=transactions.origin,
         rows_read=len(frame),
-        out_of_home=int(elsewhere.sum()),
-        out_of_scope=int((excluded & ~elsewhere).sum()),
-        examined=int(examined.sum()),
-        accepted=int(passed.sum()),
-        failures=MappingProxyType(failures),
+        rows_out_of_home=int(elsewhere.sum()),
+        rows_out_of_scope=int((excluded & ~elsewhere).sum()),
+        rows_in_scope=int(examined.sum()),
+        rows_accepted=int(passed.sum()),
+        reasons=MappingProxyType(reasons),
         threshold=threshold,
     )
     return report, accepted
@@ -274,19 +274,20 @@ def _check(rows: pd.DataFrame, transactions: Transactions) -> tuple[BoolArray, d
 
 def _refusal(report: QualityReport) -> str:
     """Says why a region does not train."""
-    if not report.examined:
+    if not report.rows_in_scope:
         return (
             f"{report.region}: none of the {report.rows_read} rows of {report.origin} is of a "
-            f"home customer and a product in scope ({report.out_of_home} out of home, "
-            f"{report.out_of_scope} out of scope)."
+            f"home customer and a product in scope ({report.rows_out_of_home} out of home, "
+            f"{report.rows_out_of_scope} out of scope)."
         )
     # Rounded down, so that a score below the threshold never reads as if it reached it.
     percent = math.floor(report.score * 10_000) / 100
-    reasons = list(report.failures.items())
+    reasons = list(report.reasons.items())
     shown = ", ".join(f"{reason} {count}" for reason, count in reasons[:_REASONS_SHOWN])
     more = f" and {len(reasons) - _REASONS_SHOWN} more" if len(reasons) > _REASONS_SHOWN else ""
+    failed = report.rows_in_scope - report.rows_accepted
     return (
         f"{report.region}: data quality {percent:.2f} % is below the threshold "
-        f"{report.threshold:.2%}: {report.examined - report.accepted} of {report.examined} rows "
-        f"fail ({shown}{more}); the region does not train."
+        f"{report.threshold:.2%}: {failed} of {report.rows_in_scope} rows fail ({shown}{more}); "
+        "the region does not train."
     )
