@@ -111,14 +111,12 @@ class PreparedScenario:
         catalogue: The public catalogue.
         catalogue_digest: Its digest.
         n_items: Its number of items.
-        windows: The temporal split that results are stated on.
         regions: The regions, in order.
     """
 
     catalogue: Path
     catalogue_digest: str
     n_items: int
-    windows: EvaluationWindows
     regions: tuple[PreparedRegion, ...]
 
     @property
@@ -147,6 +145,10 @@ def evaluation_windows(cut_week: int = TRAIN_CUT_WEEK) -> EvaluationWindows:
         )
     bounds = [week_start(week) for week in (1, cut_week + 1, cut_week + 1 + TEST_WEEKS)]
     return EvaluationWindows(*(round(moment.timestamp() * 1000) for moment in bounds))
+
+
+WINDOWS = evaluation_windows(TRAIN_CUT_WEEK)
+TUNING_WINDOWS = evaluation_windows(TUNING_CUT_WEEK)
 
 
 def prepare_retail5(out: Path) -> PreparedScenario:
@@ -195,7 +197,6 @@ def prepare_retail5(out: Path) -> PreparedScenario:
         catalogue=out / "catalogue.parquet",
         catalogue_digest=catalogue.digest,
         n_items=catalogue.n_items,
-        windows=evaluation_windows(),
         regions=tuple(regions),
     )
 
