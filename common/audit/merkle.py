@@ -231,9 +231,7 @@ def verify_consistency(
     if steps:
         raise VerificationError("The consistency proof is too long.")
     if old != root_m:
-        raise VerificationError(
-            f"The consistency proof does not lead to the root of size {size_m}."
-        )
+        raise VerificationError(f"The consistency proof is not of the root of size {size_m}.")
     if new != root_n:
         raise VerificationError(f"The tree of size {size_n} does not extend that of size {size_m}.")
 

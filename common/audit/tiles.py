@@ -205,14 +205,27 @@ class TiledTree:
     Args:
         edge: The right edge, kept current by the log.
         load: Gives the stored bytes of a full tile.
+        damaged: Makes the error that says what of the store is damaged.
     """
 
     _CACHED_TILES = 1024
 
-    def __init__(self, edge: TileEdge, load: Callable[[int, int], bytes]) -> None:
+    def __init__(
+        self,
+        edge: TileEdge,
+        load: Callable[[int, int], bytes],
+        damaged: Callable[[str], StorageError],
+    ) -> None:
         self.edge = edge
         self._load = load
+        self._damaged = damaged
         self._cache: dict[tuple[int, int], Tile] = {}
+
+    def extended(self, edge: TileEdge) -> TiledTree:
+        """The tree with a later edge; what was read already stays valid in it."""
+        tree = TiledTree(edge, self._load, self._damaged)
+        tree._cache = self._cache
+        return tree
 
     def subtree(self, level: int, index: int) -> bytes:
         """The hash of the complete subtree over leaves [index << level, (index + 1) << level)."""
@@ -241,12 +254,13 @@ class TiledTree:
         return tile
 
     def _checked(self, level: int, number: int) -> Tile:
-        what = f"Hash tile {number} of level {level}"
         try:
             tile = Tile.decode(self._load(level, number))
         except FormatError as error:
-            raise StorageError(f"{what} is damaged: {error.message}") from error
+            raise self._damaged(f"hash tile {number} of level {level}: {error.message}") from error
         above, place = divmod(number, TILE_WIDTH)
         if tile.root is None or tile.root != self.tile(level + 1, above).rows[0][place]:
-            raise StorageError(f"{what} does not hash to its place in the tile above.")
+            raise self._damaged(
+                f"hash tile {number} of level {level} does not hash to its place in the tile above"
+            )
         return tile

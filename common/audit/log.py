@@ -1,0 +1,390 @@
+"""An append-only audit log: RFC 6962 over a SQLite file, with a signed checkpoint per batch.
+
+A batch of entries, the tiles of their hashes and the checkpoint over them are committed in one
+transaction before ``append`` returns, so a crash leaves a log that is whole and signed. Opening is
+the same path after a crash as after a clean end: the stored size, tiles, tail and checkpoint must
+agree, and what is merely unfinished is finished.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from common.audit.checkpoint import Checkpoint, NoteKey, open_checkpoint, sign_note
+from common.audit.entry import MAX_ENTRY_BYTES
+from common.audit.log_store import LogStore, StoredCheckpoint
+from common.audit.merkle import leaf_hash, prove_consistency, prove_inclusion
+from common.audit.tiles import (
+    TILE_HEIGHT,
+    TILE_WIDTH,
+    Tile,
+    TiledTree,
+    TileEdge,
+    encode_bundle,
+    entries_path,
+    partial_widths,
+)
+from common.errors import FedprefError, FormatError, InputError, StorageError
+from common.keys import Signer
+
+
+class AuditLog:
+    """One open log; a context manager, safe to use from several threads of one process.
+
+    Entries are bytes of at most 65,535; an entry's index is its place from 0. Make one with
+    ``open`` or ``open_read_only``.
+    """
+
+    def __init__(self, store: LogStore, signer: Signer | None) -> None:
+        self._store = store
+        self._signer = signer
+        self._mutex = threading.RLock()
+        self._closed = False
+        self._pid = os.getpid()
+        # Set while memory may differ from the file: before the first load, after a failed write.
+        self._unsure = True
+        self.origin = store.origin
+        #: Entries without a checkpoint at opening; a writer has signed them then. Report them: a
+        #: batch and its checkpoint are committed together, so our own crash leaves none.
+        self.recovered = range(0)
+        self._tree = TiledTree(TileEdge(0, []), store.tile, store.damaged)
+        self._load()
+
+    @classmethod
+    def open(
+        cls, path: Path | str, *, origin: str, signer: Signer, create: bool = False
+    ) -> AuditLog:
+        """Opens a log for writing; there is one writer at a time.
+
+        Args:
+            path: Its file.
+            origin: Its identity, for example ``retail-5.example/region-1``.
+            signer: The log's key, which signs its checkpoints.
+            create: Make the log if it is not there.
+
+        Raises:
+            InputError: If there is no such log and ``create`` is False.
+            StorageError: If another process writes to it, or it is full, read-only or damaged.
+        """
+        NoteKey(origin, signer.public_key)
+        return cls._opened(LogStore.open(Path(path), origin=origin, create=create), signer)
+
+    @classmethod
+    def open_read_only(cls, path: Path | str) -> AuditLog:
+        """Opens a log to read it as it is now; what its writer appends later is not seen.
+
+        Raises:
+            InputError: If there is no such log.
+            StorageError: If it cannot be read or is damaged.
+        """
+        return cls._opened(LogStore.open_read_only(Path(path)), None)
+
+    @classmethod
+    def _opened(cls, store: LogStore, signer: Signer | None) -> AuditLog:
+        try:
+            return cls(store, signer)
+        except BaseException:
+            store.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file and lets the next writer in; closing twice does nothing."""
+        with self._mutex:
+            if not self._closed:
+                self._closed = True
+                self._store.close()
+
+    @property
+    def size(self) -> int:
+        """How many entries the log has."""
+        return self._tree.edge.size
+
+    @property
+    def root(self) -> bytes:
+        """The root of the tree over all entries."""
+        return self.root_at(self.size)
+
+    def root_at(self, size: int) -> bytes:
+        """The root of the tree over the first ``size`` entries."""
+        with self._mutex:
+            self._check_size(size)
+            return self._tree.root(size)
+
+    def leaf_hash(self, index: int) -> bytes:
+        """The leaf hash of an entry."""
+        with self._mutex:
+            self._check_open()
+            if not 0 <= index < self.size:
+                raise InputError(f"The log {self.origin} has no entry {index}.")
+            return self._tree.subtree(0, index)
+
+    def inclusion_proof(self, index: int, size: int) -> list[bytes]:
+        """Proves that entry ``index`` is in the tree of the first ``size`` entries."""
+        with self._mutex:
+            self._check_size(size)
+            return prove_inclusion(self._tree.subtree, index, size)
+
+    def consistency_proof(self, size_m: int, size_n: int) -> list[bytes]:
+        """Proves that the tree of ``size_n`` entries only appends to that of ``size_m`` ≥ 1."""
+        with self._mutex:
+            self._check_size(size_n)
+            return prove_consistency(self._tree.subtree, size_m, size_n)
+
+    def entries(self, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, bytes]]:
+        """Reads entries, each checked against its leaf hash in the tree.
+
+        Args:
+            start: First index.
+            stop: One past the last index; the log's size now if None.
+
+        Yields:
+            Each index and its entry.
+
+        Raises:
+            InputError: If the range is not in the log.
+            StorageError: If an entry is not the one that was logged.
+        """
+        stop = self.size if stop is None else stop
+        with self._mutex:
+            self._check_size(stop)
+            if not 0 <= start <= stop:
+                raise InputError(f"The log {self.origin} has no entries {start} to {stop - 1}.")
+        return self._entries(start, stop)
+
+    def _entries(self, start: int, stop: int) -> Iterator[tuple[int, bytes]]:
+        while start < stop:
+            number, place = divmod(start, TILE_WIDTH)
+            end = min(stop, (number + 1) * TILE_WIDTH)
+            with self._mutex:
+                self._check_open()
+                hashes = self._tree.tile(0, number).rows[0][place : place + end - start]
+                data = self._store.entries(start, end)
+            self._check_entries(start, data, hashes)
+            yield from enumerate(data, start)
+            start = end
+
+    def append(self, entries: Sequence[bytes]) -> range:
+        """Appends a batch; when this returns, it is on the disk and under a signed checkpoint.
+
+        Args:
+            entries: The entries, in order; all of them are appended, or none.
+
+        Returns:
+            Their indices.
+
+        Raises:
+            FormatError: If an entry is not bytes, or longer than 65,535.
+            StorageError: If they could not be stored; the log is then as it was, unless the message
+                says that it is damaged.
+        """
+        for entry in entries:
+            if not isinstance(entry, bytes) or len(entry) > MAX_ENTRY_BYTES:
+                raise FormatError(f"A log entry is at most {MAX_ENTRY_BYTES} bytes.")
+        with self._mutex:
+            self._check_writable()
+            start = self.size
+            if entries:
+                edge = self._tree.edge.copy()
+                for entry in entries:
+                    edge.append(leaf_hash(entry))
+                self._write(edge, lambda: self._store.add_entries(start, entries))
+            return range(start, start + len(entries))
+
+    def checkpoint(self) -> bytes:
+        """The signed checkpoint of the log's size."""
+        with self._mutex:
+            return self.checkpoint_at(self.size)
+
+    def checkpoint_at(self, size: int) -> bytes:
+        """The signed checkpoint of a size: the stored one, or one signed and stored now.
+
+        Raises:
+            InputError: If the log has fewer entries.
+            StorageError: If there is none and the log is open for reading only.
+        """
+        with self._mutex:
+            self._check_size(size)
+            key_id = None if self._signer is None else self._signer.key_id
+            stored = self._store.checkpoint(size, key_id)
+            if stored is None:
+                if self._signer is None:
+                    raise StorageError(
+                        f"The log {self.origin} has no stored checkpoint of size {size}.",
+                        remedy="Open it for writing, with its key, to sign one.",
+                    )
+                self._check_writable()
+                stored = self._signed(self._signer, size, self._tree.root(size))
+                with self._store.transaction():
+                    self._store.add_checkpoint(stored)
+            return bytes(stored.note)
+
+    def export(self, folder: Path | str, *, sizes: Collection[int] = ()) -> None:
+        """Writes the log as static files in the C2SP tlog-tiles layout.
+
+        ``checkpoint``, ``checkpoints/<size>`` for each of ``sizes``, and ``tile/entries/…``; no
+        hash tiles, as a reader of all entries computes them.
+
+        Args:
+            folder: Where to; it must be empty or not there.
+            sizes: Sizes of which to write the checkpoint too.
+
+        Raises:
+            InputError: If the folder has files already, or the log has fewer entries.
+            StorageError: If a file could not be written, or an entry is damaged.
+        """
+        folder = Path(folder)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"The export folder {folder} is not empty.")
+        with self._mutex:
+            size = self.size
+            notes = {f"checkpoints/{each}": self.checkpoint_at(each) for each in sorted(sizes)}
+            notes["checkpoint"] = self.checkpoint_at(size)
+        for name, note in notes.items():
+            _write_file(folder / name, note)
+        for start in range(0, size, TILE_WIDTH):
+            stop = min(size, start + TILE_WIDTH)
+            bundle = encode_bundle(entry for _, entry in self._entries(start, stop))
+            _write_file(folder / entries_path(start // TILE_WIDTH, stop - start), bundle)
+
+    def _load(self) -> None:
+        """Reads the state of the file, checks that its parts agree, finishes what is unfinished."""
+        with self._store.transaction():
+            count, tiled = self._store.entry_count(), self._store.tiled_size()
+            if tiled > count:
+                raise self._store.damaged(f"it has {count} entries of {tiled} that were logged")
+            tree = TiledTree(self._load_edge(tiled), self._store.tile, self._store.damaged)
+            self._check_tail(tree, tiled)
+            signed = self._check_signed(tree, count)
+            edge = tree.edge.copy()
+            for start in range(tiled, count, TILE_WIDTH):
+                for entry in self._store.entries(start, min(count, start + TILE_WIDTH)):
+                    edge.append(leaf_hash(entry))
+        self._tree, self._unsure = tree, False
+        self.recovered = range(signed.size if signed else 0, count)
+        own = self._signer is not None and signed and signed.key_id == self._signer.key_id
+        if self._signer is not None and not (own and not self.recovered):
+            self._write(edge, lambda: None)
+        elif edge.size > tiled:
+            self._tree = tree.extended(edge)
+
+    def _load_edge(self, size: int) -> TileEdge:
+        partial: list[Tile] = []
+        for level, width in enumerate(partial_widths(size)):
+            number = size >> TILE_HEIGHT * (level + 1)
+            what = f"hash tile {number} of level {level}"
+            try:
+                tile = Tile.decode(self._store.tile(level, number)) if width else Tile.empty()
+            except FormatError as error:
+                raise self._store.damaged(f"{what}: {error.message}") from error
+            if tile.width != width:
+                raise self._store.damaged(f"{what} has {tile.width} hashes, not {width}")
+            partial.append(tile)
+        return TileEdge(size, partial)
+
+    def _check_tail(self, tree: TiledTree, size: int) -> None:
+        """Checks the entries of the last tile, which a crash could have torn."""
+        if size:
+            start = (size - 1) // TILE_WIDTH * TILE_WIDTH
+            hashes = tree.tile(0, start // TILE_WIDTH).rows[0]
+            self._check_entries(start, self._store.entries(start, size), hashes)
+
+    def _check_entries(self, start: int, data: Sequence[bytes], hashes: Sequence[bytes]) -> None:
+        for index, (entry, expected) in enumerate(zip(data, hashes, strict=True), start):
+            if leaf_hash(entry) != expected:
+                raise self._store.damaged(f"entry {index} is not the one that was logged")
+
+    def _check_signed(self, tree: TiledTree, count: int) -> StoredCheckpoint | None:
+        """Checks the newest checkpoint, this signer's if it has one of that size."""
+        newest = self._store.newest_checkpoint_size()
+        if newest is None:
+            return None
+        if newest > count:
+            raise self._store.damaged(
+                f"its last entries are missing: it has {count}, and signed {newest}"
+            )
+        own = self._signer and self._store.checkpoint(newest, self._signer.key_id)
+        stored = own or self._store.checkpoint(newest, None)
+        if stored is None or newest > tree.edge.size or tree.root(newest) != stored.root:
+            raise self._store.damaged(f"its entries do not give the root signed at size {newest}")
+        if own is not None and self._signer is not None:
+            self._check_note(own, self._signer)
+        return stored
+
+    def _check_note(self, stored: StoredCheckpoint, signer: Signer) -> None:
+        key = NoteKey(self.origin, signer.public_key)
+        try:
+            checkpoint = open_checkpoint(stored.note, key).checkpoint
+        except FedprefError as error:
+            raise self._store.damaged(f"checkpoint {stored.size}: {error.message}") from error
+        if checkpoint != Checkpoint(self.origin, stored.size, stored.root):
+            raise self._store.damaged(f"checkpoint {stored.size} states another size or root")
+
+    def _write(self, edge: TileEdge, add_entries: Callable[[], None]) -> None:
+        """Commits entries, their tiles and the checkpoint over them; then memory follows."""
+        if self._signer is None:
+            raise self._not_writable()
+        before, self._unsure = self._tree.edge.size, True
+        with self._store.transaction():
+            add_entries()
+            for (level, number), tile in edge.completed.items():
+                self._store.put_tile(level, number, tile.encode())
+            for level, tile in enumerate(edge.partial):
+                shift = TILE_HEIGHT * level
+                # Its count of hashes tells whether this level has grown since the last batch.
+                if tile.width and before >> shift != edge.size >> shift:
+                    self._store.put_tile(level, edge.partial_number(level), tile.encode())
+            tree = self._tree.extended(edge)
+            root = tree.root(edge.size)
+            self._store.add_checkpoint(self._signed(self._signer, edge.size, root))
+        self._tree = tree
+        self._unsure = False
+
+    def _signed(self, signer: Signer, size: int, root: bytes) -> StoredCheckpoint:
+        note = sign_note(Checkpoint(self.origin, size, root).body(), self.origin, signer)
+        return StoredCheckpoint(size, signer.key_id, root, note.encode())
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StorageError(f"The log {self.origin} is closed.")
+        if os.getpid() != self._pid:
+            # SQLite's connections and the lock must not be shared with a forked child.
+            raise StorageError(f"The log {self.origin} was opened by another process.")
+
+    def _check_size(self, size: int) -> None:
+        self._check_open()
+        if not 0 <= size <= self.size:
+            raise InputError(f"The log {self.origin} has {self.size} entries, not {size}.")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self._signer is None:
+            raise self._not_writable()
+        if self._unsure:
+            self._load()
+
+    def _not_writable(self) -> StorageError:
+        return StorageError(f"The log {self.origin} is open for reading only.")
+
+
+def _write_file(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}.") from error
