@@ -172,7 +172,7 @@ class Catalogue:
                 f"{', '.join(table.column_names)}.",
                 remedy=f"A catalogue has the columns {', '.join(_COLUMNS)}.",
             )
-        excluded = (table.schema.metadata or {}).get(_EXCLUDED_KEY, b"").decode("utf-8")
+        excluded = (table.schema.metadata or {}).get(_EXCLUDED_KEY, b"").decode("utf-8", "replace")
         items, *labels = (_strings(table, name, path) for name in _COLUMNS)
         return cls.of(
             items,

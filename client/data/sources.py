@@ -134,7 +134,8 @@ class FileSource:
         opener: Callable[..., TextIO] = gzip.open if path.suffix == ".gz" else open
         encoding = "utf-8-sig" if self._config.encoding == "utf-8" else self._config.encoding
         try:
-            with opener(path, "rt", encoding=encoding, newline="") as file:
+            # Bytes of another encoding are the reader's to report, with their line.
+            with opener(path, "rt", encoding=encoding, errors="replace", newline="") as file:
                 header = next(csv.reader(file, delimiter=self._config.delimiter, strict=True), [])
         except (OSError, UnicodeError, csv.Error) as error:
             raise InputError(
@@ -143,6 +144,12 @@ class FileSource:
             ) from error
         if not header:
             raise InputError(f"The file {path} is empty.", remedy="Give it a header line and rows.")
+        repeated = {column for column in header if header.count(column) > 1}
+        if repeated:
+            raise InputError(
+                f"The header of {path} has the column {min(repeated)!r} more than once.",
+                remedy="Give each column its own name.",
+            )
         return header
 
     def _csv_scan(self, files: list[str]) -> tuple[str, list[object]]:
@@ -326,7 +333,7 @@ def _arrow(values: tuple[Any, ...]) -> pa.Array:
         values = tuple(_number(value) if isinstance(value, Decimal) else value for value in values)
     try:
         return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         return pa.array([None if value is None else str(value) for value in values])
 
 
