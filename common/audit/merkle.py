@@ -214,8 +214,10 @@ def verify_consistency(
     if not 0 < size_m <= size_n:
         raise VerificationError(f"No consistency proof leads from size {size_m} to size {size_n}.")
     steps = list(reversed(proof))
-    old = new = root_m if size_m & (size_m - 1) == 0 else _take(steps)
-    position, last = size_m - 1, size_n - 1
+    # Where the old tree is a subtree of the new one, its root is known and not in the proof.
+    known = size_m == size_n or size_m & (size_m - 1) == 0
+    old = new = root_m if known else _take(steps)
+    position, last = (size_m - 1, size_n - 1) if size_m < size_n else (0, 0)
     # The largest complete subtree on the right edge of the old tree is where both paths begin.
     while position & 1:
         position >>= 1
