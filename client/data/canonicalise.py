@@ -132,12 +132,8 @@ def _times(
     array: pa.Array, config: FileSourceConfig | SqlSourceConfig, where: str
 ) -> pd.Series[Any]:
     kind, style = array.type, config.time_format
-    if pa.types.is_timestamp(kind):
-        if kind.tz is not None:
-            return pd.Series(array.cast(pa.timestamp("us", "UTC"), safe=False).to_pandas())
-        return _localise(pd.Series(array.to_pandas()), config.time_zone)
-    if pa.types.is_date(kind):
-        return _localise(pd.Series(array.cast(pa.timestamp("s")).to_pandas()), config.time_zone)
+    if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
+        return _real_times(array, config.time_zone, where)
     if style in _EPOCH_UNITS and (_is_number(kind) or _is_text(kind)):
         numbers = pd.to_numeric(pd.Series(array.to_pandas()), errors="coerce").astype("float64")
         return _utc(pd.to_datetime(numbers, errors="coerce", utc=True, unit=_EPOCH_UNITS[style]))
@@ -149,6 +145,21 @@ def _times(
         f"{where} holds {kind}, which is no time.",
         remedy="Map a timestamp, or set time_format (epoch_s, epoch_ms or a strptime format).",
     )
+
+
+def _real_times(array: pa.Array, zone: str, where: str) -> pd.Series[Any]:
+    stated_zone = getattr(array.type, "tz", None)
+    nanoseconds = getattr(array.type, "unit", None) == "ns"
+    try:
+        # Unsafe only drops the nanoseconds' last digits; a coarser unit must not overflow.
+        moments = array.cast(pa.timestamp("us", stated_zone and "UTC"), safe=not nanoseconds)
+        times = pd.Series(moments.to_pandas())
+        return times if stated_zone else _localise(times, zone)
+    except (pa.ArrowInvalid, pd.errors.OutOfBoundsDatetime, OverflowError) as error:
+        raise InputError(
+            f"{where} holds times beyond what a calendar has.",
+            remedy="Check that the column's unit is what its type says.",
+        ) from error
 
 
 def _parse_times(texts: pd.Series[Any], style: str, zone: str) -> pd.Series[Any]:

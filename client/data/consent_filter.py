@@ -12,13 +12,13 @@ from dataclasses import InitVar, dataclass, field
 
 import numpy as np
 import pandas as pd
-from common.consent import ConsentReplay
 
 from client.data.transactions import (
     _CONSENT_SEAL,
     CheckedTransactions,
     ConsentedTransactions,
 )
+from common.consent import ConsentReplay
 from common.errors import ConsentError
 
 _SID = re.compile(r"[0-9a-f]{64}")

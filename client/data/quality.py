@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pandera
-from common.canonical_json import JsonValue
 from pandera.errors import SchemaErrors
 
 from client.data.transactions import (
@@ -30,6 +29,7 @@ from client.data.transactions import (
     DeclaredScope,
     Transactions,
 )
+from common.canonical_json import JsonValue
 from common.catalogue import Catalogue
 from common.errors import InputError, QualityGateError
 
@@ -155,7 +155,8 @@ def _assess(
     facts = {
         "duplicate": _duplicates(transactions, examined),
         "home_ambiguous": ambiguous[examined],
-        "item_known": _by_category(rows["item_ref"], lambda ref: ref in catalogue.index_of),
+        "item_known": rows["item_ref"].isna().to_numpy()
+        | _by_category(rows["item_ref"], lambda ref: ref in catalogue.index_of),
     }
     passed, reasons = _check(rows.assign(**facts), transactions)
     accepted = examined.copy()
