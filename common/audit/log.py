@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from common.audit.checkpoint import Checkpoint, NoteKey, open_checkpoint, sign_note
+from common.audit.checkpoint import Checkpoint, NoteKey, open_checkpoint, parse_note, sign_note
 from common.audit.entry import MAX_ENTRY_BYTES
 from common.audit.log_store import LogStore, StoredCheckpoint
 from common.audit.merkle import leaf_hash, prove_consistency, prove_inclusion
@@ -220,18 +220,12 @@ class AuditLog:
         """
         with self._mutex:
             self._check_size(size)
-            key_id = None if self._signer is None else self._signer.key_id
-            stored = self._store.checkpoint(size, key_id)
+            root = self._tree.root(size)
+            stored = self._stored_checkpoint(size)
             if stored is None:
-                if self._signer is None:
-                    raise StorageError(
-                        f"The log {self.origin} has no stored checkpoint of size {size}.",
-                        remedy="Open it for writing, with its key, to sign one.",
-                    )
-                self._check_writable()
-                stored = self._signed(self._signer, size, self._tree.root(size))
-                with self._store.transaction():
-                    self._store.add_checkpoint(stored)
+                stored = self._sign_stored(size, root)
+            else:
+                self._check_note(stored, root)
             return bytes(stored.note)
 
     def export(self, folder: Path | str, *, sizes: Collection[int] = ()) -> None:
@@ -318,22 +312,29 @@ class AuditLog:
             raise self._store.damaged(
                 f"its last entries are missing: it has {count}, and signed {newest}"
             )
-        own = self._signer and self._store.checkpoint(newest, self._signer.key_id)
-        stored = own or self._store.checkpoint(newest, None)
-        if stored is None or newest > tree.edge.size or tree.root(newest) != stored.root:
-            raise self._store.damaged(f"its entries do not give the root signed at size {newest}")
-        if own is not None and self._signer is not None:
-            self._check_note(own, self._signer)
+        stored = self._stored_checkpoint(newest) or self._store.checkpoint(newest, None)
+        if stored is None or newest > tree.edge.size:
+            raise self._store.damaged(f"its hash tiles do not reach the size {newest} signed")
+        self._check_note(stored, tree.root(newest))
         return stored
 
-    def _check_note(self, stored: StoredCheckpoint, signer: Signer) -> None:
-        key = NoteKey(self.origin, signer.public_key)
+    def _stored_checkpoint(self, size: int) -> StoredCheckpoint | None:
+        """This signer's checkpoint of a size; a reader takes the one signed last."""
+        return self._store.checkpoint(size, None if self._signer is None else self._signer.key_id)
+
+    def _check_note(self, stored: StoredCheckpoint, root: bytes) -> None:
+        """Checks what a stored checkpoint states, and its signature if the key is at hand."""
+        expected = Checkpoint(self.origin, stored.size, root)
         try:
-            checkpoint = open_checkpoint(stored.note, key).checkpoint
+            if self._signer is not None and stored.key_id == self._signer.key_id:
+                key = NoteKey(self.origin, self._signer.public_key)
+                stated = open_checkpoint(stored.note, key).checkpoint
+            else:
+                stated = Checkpoint.parse(parse_note(stored.note).text)
         except FedprefError as error:
             raise self._store.damaged(f"checkpoint {stored.size}: {error.message}") from error
-        if checkpoint != Checkpoint(self.origin, stored.size, stored.root):
-            raise self._store.damaged(f"checkpoint {stored.size} states another size or root")
+        if stated != expected or stored.root != root:
+            raise self._store.damaged(f"its entries do not give the root signed at {stored.size}")
 
     def _write(self, edge: TileEdge, add_entries: Callable[[], None]) -> None:
         """Commits entries, their tiles and the checkpoint over them; then memory follows."""
@@ -354,6 +355,18 @@ class AuditLog:
             self._store.add_checkpoint(self._signed(self._signer, edge.size, root))
         self._tree = tree
         self._unsure = False
+
+    def _sign_stored(self, size: int, root: bytes) -> StoredCheckpoint:
+        """Signs and stores the checkpoint of a size that has none."""
+        if self._signer is None:
+            raise StorageError(
+                f"The log {self.origin} has no stored checkpoint of size {size}.",
+                remedy="Open it for writing, with its key, to sign one.",
+            )
+        signed = self._signed(self._signer, size, root)
+        with self._store.transaction():
+            self._store.add_checkpoint(signed)
+        return signed
 
     def _signed(self, signer: Signer, size: int, root: bytes) -> StoredCheckpoint:
         note = sign_note(Checkpoint(self.origin, size, root).body(), self.origin, signer)
