@@ -1,0 +1,206 @@
+"""Names, shapes, digests and file form of the arrays that are exchanged.
+
+Whatever arrives is judged by `check_arrays` against what the run plan says it must be: exact names,
+element types and shapes, finite values, values on the public grid, a bounded norm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+
+from common import canonical_json
+from common.errors import FormatError, InputError
+
+# Little-endian floats and integers; nothing else is ever exchanged.
+DTYPES = ("<f4", "<f8", "<i4", "<i8")
+# Of an array that left a region at most this share may be exactly zero: noise is drawn everywhere,
+# and on the public grid hardly any of it is rounded to zero.
+MAX_ZERO_SHARE = 0.01
+
+Arrays = Mapping[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """What one exchanged array must be.
+
+    Attributes:
+        name: Its name.
+        dtype: One of `DTYPES`.
+        shape: The length of each axis.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def array_specs(arrays: Arrays) -> tuple[ArraySpec, ...]:
+    """What arrays are, by sorted name.
+
+    Raises:
+        FormatError: An element type that is not exchanged (big-endian, complex, text, object …).
+    """
+    specs = []
+    for name in sorted(arrays):
+        array = arrays[name]
+        if array.dtype.str not in DTYPES:
+            raise FormatError(
+                f"The array {name[:64]!r} has elements of type {array.dtype}; exchanged are only "
+                f"{', '.join(DTYPES)}."
+            )
+        specs.append(ArraySpec(name, array.dtype.str, tuple(array.shape)))
+    return tuple(specs)
+
+
+def arrays_digest(arrays: Arrays) -> str:
+    """SHA-256 of named arrays, in hex.
+
+    Hashed are, for each array by sorted name: canonical JSON of ``{"dtype", "name", "shape"}``, a
+    line feed, and the elements as little-endian bytes in C order.
+
+    Raises:
+        FormatError: An element type that is not exchanged.
+    """
+    digest = hashlib.sha256()
+    for spec in array_specs(arrays):
+        head: dict[str, canonical_json.JsonValue] = {
+            "dtype": spec.dtype,
+            "name": spec.name,
+            "shape": list(spec.shape),
+        }
+        digest.update(canonical_json.encode(head) + b"\n")
+        digest.update(arrays[spec.name].tobytes(order="C"))
+    return digest.hexdigest()
+
+
+def check_arrays(
+    arrays: Arrays,
+    specs: Sequence[ArraySpec],
+    *,
+    grid_exponent: int | None,
+    max_norm: float | None = None,
+) -> None:
+    """Checks arrays from outside against what they must be.
+
+    Args:
+        arrays: The arrays, from a parsed body, never from its own description.
+        specs: Exactly the arrays that are expected.
+        grid_exponent: For what a region released: every float must be a multiple of
+            2**grid_exponent, and noise must be everywhere (no row of a matrix wholly zero, hardly
+            any zeros in a vector). None for a model, which is computed from releases.
+        max_norm: The greatest L2 norm of any one array.
+
+    Raises:
+        FormatError: Says which array is wrong, and how.
+    """
+    expected = {spec.name: spec for spec in specs}
+    if set(arrays) != set(expected):
+        raise FormatError(f"The arrays are {_names(arrays)}; expected were {_names(expected)}.")
+    for spec in array_specs(arrays):
+        if spec != expected[spec.name]:
+            wanted = expected[spec.name]
+            raise FormatError(
+                f"The array {spec.name} is {spec.dtype}{list(spec.shape)}; expected was "
+                f"{wanted.dtype}{list(wanted.shape)}."
+            )
+        if spec.dtype.startswith("<f"):
+            _check_floats(spec.name, arrays[spec.name], grid_exponent, max_norm)
+
+
+def _check_floats(
+    name: str,
+    array: npt.NDArray[np.generic],
+    grid_exponent: int | None,
+    max_norm: float | None,
+) -> None:
+    values = array.astype(np.float64)
+    if not np.isfinite(values).all():
+        raise FormatError(f"The array {name} has values that are not finite.")
+    if max_norm is not None and not np.linalg.norm(values) <= max_norm:
+        raise FormatError(f"The norm of the array {name} is above {max_norm:.6g}.")
+    if grid_exponent is None:
+        return
+    steps = np.ldexp(values, -grid_exponent)
+    if not (steps == np.rint(steps)).all():
+        raise FormatError(f"The array {name} has values off the grid of 2^{grid_exponent}.")
+    rows = values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1)
+    zero_rows = int((~rows.any(axis=1)).sum())
+    # A row of one or two noisy values may round to zero by chance; a longer one does not.
+    allowed = int(MAX_ZERO_SHARE * len(rows)) if rows.shape[1] <= 2 else 0
+    if zero_rows > allowed:
+        raise FormatError(
+            f"The array {name} has {zero_rows} rows without noise; a release has noise everywhere."
+        )
+
+
+def snap_to_grid(values: npt.NDArray[np.float64], exponent: int) -> npt.NDArray[np.float32]:
+    """Rounds noisy values to multiples of 2**exponent, as float32.
+
+    Formal guarantees:
+        Post-processing: costs no ε. It removes what the low bits of a float would tell about the
+        sum before noise (Mironov, "On Significance of the Least Significant Bits for Differential
+        Privacy", 2012), because the result depends on the noisy value's grid cell alone. Beyond
+        2**(24 + exponent) float32 itself has a coarser grid, which is part of this one.
+
+    Raises:
+        InputError: A value is not finite, or too large for float32.
+    """
+    if not np.isfinite(values).all():
+        raise InputError("Values to be released are not finite; nothing is released.")
+    with np.errstate(over="ignore"):
+        snapped = np.ldexp(np.rint(np.ldexp(values, -exponent)), exponent).astype(np.float32)
+    if not np.isfinite(snapped).all():
+        raise InputError("Values to be released are too large; nothing is released.")
+    # Minus zero would be a second zero.
+    result: npt.NDArray[np.float32] = snapped + np.float32(0.0)
+    return result
+
+
+def save_arrays(arrays: Arrays) -> bytes:
+    """Arrays as the bytes of a safetensors file.
+
+    Raises:
+        FormatError: An element type that is not exchanged.
+    """
+    array_specs(arrays)
+    # safetensors writes the memory as it lies, which for a view is not the view.
+    return safetensors.numpy.save(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    )
+
+
+def load_arrays(data: bytes, max_bytes: int) -> dict[str, npt.NDArray[np.generic]]:
+    """Arrays from the bytes of a safetensors file that `save_arrays` wrote.
+
+    The format has neither code nor compression: reading needs about twice the bytes in memory.
+
+    Args:
+        data: The file.
+        max_bytes: The most bytes that are accepted.
+
+    Raises:
+        FormatError: Too long, malformed, an element type that is not exchanged, or not the bytes
+            that `save_arrays` writes for its content.
+    """
+    if len(data) > max_bytes:
+        raise FormatError(f"The arrays take {len(data)} bytes; at most {max_bytes} are accepted.")
+    try:
+        arrays = dict(safetensors.numpy.load(data))
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise FormatError(f"The bytes are not a safetensors file: {error}") from error
+    if save_arrays(arrays) != data:
+        raise FormatError("The safetensors file is not in its canonical form.")
+    return arrays
+
+
+def _names(names: Mapping[str, object]) -> str:
+    shown = [repr(name[:64]) for name in sorted(names)[:10]]
+    return ", ".join(shown) if shown else "none"
