@@ -1,0 +1,177 @@
+"""Writes an audit bundle: everything that an offline verifier needs, and nothing else.
+
+A bundle is a folder of plain files. A signed manifest names every file with its size and digest,
+and the run's results beside the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from common.canonical_json import JsonValue
+from common.envelope import sign_record
+from common.errors import InputError, StorageError
+from common.keys import Signer
+from common.timestamps import format_time
+
+BUNDLE_FOLDER = "bundle"
+MANIFEST_NAME = "manifest.json"
+SCOPE_REGIONAL = "regional"
+
+_PARTY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+
+class ExportableLog(Protocol):
+    """What the bundle needs of a log (`common.audit.log.AuditLog`)."""
+
+    def export(self, folder: Path) -> None:
+        """Writes the log's checkpoints and entry tiles into ``folder``."""
+
+
+def write_bundle(
+    run_folder: Path,
+    *,
+    federation: str,
+    run: str,
+    registry: Sequence[bytes],
+    plan: bytes,
+    logs: Mapping[str, ExportableLog],
+    artifacts: Iterable[str],
+    signer: Signer,
+    created_at_ms: int,
+) -> Path:
+    """Writes ``run_folder/bundle``, whole or not at all; an earlier bundle is replaced.
+
+    Args:
+        run_folder: The run's folder, which holds the artifacts.
+        federation: The federation's name.
+        run: The run's id.
+        registry: The key registry's envelopes, oldest first, from version 1.
+        plan: The run plan as canonical JSON.
+        logs: Every party's log, by party name.
+        artifacts: Names of the run's result files in ``run_folder`` that the manifest covers.
+        signer: The server's ``aggregator`` key.
+        created_at_ms: Now, in milliseconds since the epoch.
+
+    Returns:
+        The bundle folder.
+
+    Raises:
+        InputError: A party's name is no plain name, or an artifact is missing.
+        StorageError: The disk is full or refuses; an earlier bundle is left as it was.
+    """
+    for party in logs:
+        if _PARTY.fullmatch(party) is None:
+            raise InputError(f"The party name {party!r} cannot name a folder of a bundle.")
+    with _storage_errors(run_folder):
+        covered = {name: _state(_artifact(run_folder, name)) for name in sorted(artifacts)}
+        with _temporary_folder(run_folder) as folder:
+            for number, envelope in enumerate(registry, start=1):
+                _write(folder / "registry" / f"{number}.json", envelope)
+            _write(folder / "plan.json", plan)
+            for party, log in logs.items():
+                party_folder = folder / "logs" / party
+                party_folder.mkdir(parents=True)
+                log.export(party_folder)
+            manifest: dict[str, JsonValue] = {
+                "v": "fedpref-manifest/1",
+                "federation": federation,
+                "run": run,
+                "scope": SCOPE_REGIONAL,
+                "created_at": format_time(created_at_ms),
+                "files": {
+                    path.relative_to(folder).as_posix(): _state(path) for path in _files(folder)
+                },
+                "artifacts": covered,
+            }
+            _write(folder / MANIFEST_NAME, sign_record(manifest, signer))
+            _sync(folder)
+            return _replace(run_folder / BUNDLE_FOLDER, folder)
+
+
+def _artifact(run_folder: Path, name: str) -> Path:
+    path = run_folder / name
+    if path.parent != run_folder or not path.is_file():
+        raise InputError(
+            f"The run's result {name} is not in {run_folder}.",
+            remedy="Finish the run before its bundle is written.",
+        )
+    return path
+
+
+def _state(path: Path) -> JsonValue:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"sha256": digest, "bytes": path.stat().st_size}
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _sync(folder: Path) -> None:
+    """Makes a folder's whole content durable."""
+    for path in [*folder.rglob("*"), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _replace(target: Path, folder: Path) -> Path:
+    previous = folder.with_suffix(".old")
+    if target.exists():
+        # A folder cannot be renamed onto one that has files: the old one steps aside first.
+        target.rename(previous)
+    try:
+        folder.rename(target)
+    except OSError:
+        if previous.exists():
+            previous.rename(target)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+    _sync_folder(target.parent)
+    return target
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _temporary_folder(run_folder: Path) -> Iterator[Path]:
+    folder = run_folder / f".{BUNDLE_FOLDER}-{os.getpid()}.tmp"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _storage_errors(run_folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"The audit bundle cannot be written in {run_folder}: {error.strerror}.",
+            remedy="Free disk space or correct the folder's mode; then write the bundle again.",
+        ) from error

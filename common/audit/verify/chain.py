@@ -1,0 +1,180 @@
+"""Step 7: one unbroken chain of models, made of exactly what the regions released."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+
+from common.audit.verify.arrays_file import file_arrays_digest
+from common.audit.verify.files import BundleFolder
+from common.audit.verify.replay import SERVER, Entry, Evidence
+from common.audit.verify.verdict import CHAIN
+from common.errors import InputError
+
+MODEL_FILE = "model.safetensors"
+# The digest of no arrays at all: the model before the first round.
+EMPTY_MODEL = hashlib.sha256(b"").hexdigest()
+
+
+def verify_chain(evidence: Evidence, folder: BundleFolder) -> None:
+    """Checks the server's aggregates and published model against the regions' rounds."""
+    evidence.findings.begin(CHAIN)
+    chain = _Chain(evidence)
+    chain.check_aggregates()
+    chain.check_regions_rounds()
+    chain.check_model(folder)
+
+
+class _Chain:
+    """The bundle's run as the server's log tells it, beside what the regions' logs tell."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self._evidence = evidence
+        server = evidence.replays.get(SERVER)
+        self._server = [] if server is None else server.entries
+        self._rounds = {
+            entry.leaf: entry
+            for replay in evidence.regions()
+            for entry in replay.of_kind("round")
+            if entry.record["run"] == evidence.run
+        }
+        self._used: set[str] = set()
+        self._aggregates: dict[int, Entry] = {}
+        self._last: Entry | None = None
+
+    def _fail(self, code: str, entry: Entry, message: str) -> None:
+        self._evidence.fail(CHAIN, code, entry, message)
+
+    def check_aggregates(self) -> None:
+        for entry in self._server:
+            if entry.kind != "aggregate":
+                continue
+            if entry.record["run"] != self._evidence.run:
+                continue
+            self._evidence.findings.count(CHAIN, "aggregates")
+            self._check_link(entry)
+            self._check_regions(entry)
+            self._aggregates[entry.number("round")] = entry
+            self._last = entry
+
+    def _check_link(self, entry: Entry) -> None:
+        if self._last is None:
+            if entry.record["model_in"] != EMPTY_MODEL:
+                self._fail("first-model", entry, "The first round does not begin from no model.")
+            return
+        if entry.number("round") != self._last.number("round") + 1:
+            self._fail(
+                "aggregate-order",
+                entry,
+                f"Round {entry.number('round')} follows round {self._last.number('round')}.",
+            )
+        if entry.record["model_in"] != self._last.record["model_out"]:
+            self._fail("model-chain", entry, "Its model in is not the last round's model out.")
+
+    def _check_regions(self, entry: Entry) -> None:
+        parts = entry.parts("regions")
+        names = [part["region"] for part in parts]
+        refused = [part["region"] for part in entry.parts("refused")]
+        if len({*names, *refused}) != len(names) + len(refused):
+            self._fail("region-twice", entry, "A region is named twice.")
+        if len(names) < entry.number("quorum"):
+            self._fail(
+                "quorum",
+                entry,
+                f"It is made of {len(names)} regions, its quorum is {entry.number('quorum')}.",
+            )
+        for part in parts:
+            leaf, region = str(part["round_entry"]), str(part["region"])
+            paired = self._rounds.get(leaf)
+            if paired is None or paired.party != region:
+                self._fail(
+                    "round-entry-missing",
+                    entry,
+                    f"The log of {region} has no round entry {leaf[:12]}… of this run.",
+                )
+                continue
+            if leaf in self._used:
+                self._fail("round-entry-reused", entry, f"{region}'s round was used before.")
+            self._used.add(leaf)
+            self._check_pair(entry, paired, str(part["update"]), str(part["origin"]))
+
+    def _check_pair(self, entry: Entry, paired: Entry, update: str, origin: str) -> None:
+        self._evidence.findings.count(CHAIN, "updates")
+        differing = [
+            name
+            for name in ("round", "mechanism", "model_in")
+            if entry.record[name] != paired.record[name]
+        ]
+        if update != paired.record["update"]:
+            differing.append("update")
+        if origin != f"{self._evidence.federation}/{paired.party}":
+            differing.append("origin")
+        # A retry sends the same sealed bytes, so the entry may be of an earlier attempt.
+        if paired.number("attempt") > entry.number("attempt"):
+            differing.append("attempt")
+        if differing:
+            self._fail(
+                "aggregate-mismatch",
+                entry,
+                f"Its {', '.join(differing)} is not that of {paired.party}'s round entry "
+                f"{paired.index}.",
+            )
+
+    def check_regions_rounds(self) -> None:
+        """Every round a region logged is in an aggregate, or the server logged why not."""
+        excused: dict[int, set[str]] = defaultdict(set)
+        for entry in self._server:
+            if entry.record.get("run") != self._evidence.run:
+                continue
+            if entry.kind == "aggregate":
+                names = {str(part["region"]) for part in entry.parts("refused")}
+                excused[entry.number("round")] |= names
+            elif entry.kind == "incident" and entry.record["round"] is not None:
+                region = entry.record["region"]
+                excused[entry.number("round")].add("*" if region is None else str(region))
+        for leaf, entry in self._rounds.items():
+            if leaf not in self._used and not {entry.party, "*"} & excused[entry.number("round")]:
+                self._fail(
+                    "round-not-aggregated",
+                    entry,
+                    "The server's log neither uses this round entry nor says why not.",
+                )
+
+    def check_model(self, folder: BundleFolder) -> None:
+        models = [
+            entry
+            for entry in self._server
+            if entry.kind == "model" and entry.record["run"] == self._evidence.run
+        ]
+        for entry in models:
+            self._check_model_entry(entry)
+        if not models or folder.run_folder is None:
+            return
+        try:
+            digest = file_arrays_digest(folder.run_folder / MODEL_FILE)
+        except InputError as error:
+            self._evidence.findings.fail(
+                CHAIN, "model-file", f"{MODEL_FILE}: {error.message}", file=MODEL_FILE
+            )
+            return
+        self._evidence.findings.count(CHAIN, "model files")
+        if digest != models[-1].record["model"]:
+            self._evidence.findings.fail(
+                CHAIN,
+                "model-file",
+                f"{MODEL_FILE} is not the model that was published (entry {models[-1].index} of "
+                "the server's log).",
+                file=MODEL_FILE,
+            )
+
+    def _check_model_entry(self, entry: Entry) -> None:
+        before = [a for a in self._aggregates.values() if a.index < entry.index]
+        if not before or before[-1] is not self._last:
+            self._fail("model-early", entry, "It is published before the last round.")
+            return
+        if entry.record["model"] != before[-1].record["model_out"]:
+            self._fail("model-chain", entry, "It is not the last round's model out.")
+        if entry.number("rounds") != before[-1].number("round"):
+            self._fail("model-rounds", entry, "Its number of rounds is not the server's.")
+        if entry.record["plan"] != self._evidence.plan_sha256:
+            self._fail("plan-mismatch", entry, "It is for another plan than plan.json.")

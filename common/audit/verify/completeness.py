@@ -1,0 +1,125 @@
+"""Step 8: what should be there and is not, reported apart from what was altered."""
+
+from __future__ import annotations
+
+from common.audit.verify.chain import MODEL_FILE
+from common.audit.verify.files import BundleFolder, Manifest
+from common.audit.verify.replay import SERVER, Entry, Evidence, LogReplay
+from common.audit.verify.verdict import COMPLETENESS
+
+
+def verify_completeness(evidence: Evidence, folder: BundleFolder, manifest: Manifest) -> None:
+    """Checks that no log, round, permit, charge, release or model is missing."""
+    evidence.findings.begin(COMPLETENESS)
+    _check_parties(evidence)
+    for replay in evidence.regions():
+        _check_region(evidence, replay)
+    _check_releases(evidence)
+    _check_server(evidence)
+    _check_model(evidence, folder, manifest)
+
+
+def _check_parties(evidence: Evidence) -> None:
+    if SERVER not in evidence.parties or len(evidence.parties) < 2:
+        evidence.findings.fail(
+            COMPLETENESS, "parties", "The registry does not name a server and a region."
+        )
+    for party in sorted(evidence.parties - evidence.replays.keys()):
+        evidence.findings.fail(
+            COMPLETENESS, "log-missing", f"The log of {party} is not in the bundle.", party=party
+        )
+    evidence.findings.count(COMPLETENESS, "parties", len(evidence.parties))
+
+
+def _check_region(evidence: Evidence, replay: LogReplay) -> None:
+    permits: set[str] = set()
+    charges = {entry.text("charge_id") for entry in replay.of_kind("charge")}
+    last_seq = 0
+    for entry in replay.entries:
+        if entry.kind == "permit":
+            permits.add(entry.text("permit_id"))
+        elif entry.kind in ("charge", "round") and entry.text("permit_id") not in permits:
+            evidence.fail(
+                COMPLETENESS, "no-permit", entry, "No permit that it names was logged before it."
+            )
+        if entry.kind == "charge":
+            if entry.number("ledger_seq") > last_seq + 1:
+                evidence.fail(
+                    COMPLETENESS,
+                    "ledger-gap",
+                    entry,
+                    f"Ledger rows {last_seq + 1} to {entry.number('ledger_seq') - 1} are missing.",
+                )
+            last_seq = max(last_seq, entry.number("ledger_seq"))
+        elif entry.kind in ("round", "release") and entry.text("charge_id") not in charges:
+            evidence.fail(
+                COMPLETENESS, "no-charge", entry, f"A {entry.kind} without a logged charge."
+            )
+
+
+def _check_releases(evidence: Evidence) -> None:
+    """Every round entry that the server used has its release in the region's log."""
+    released = {
+        (replay.party, entry.text("charge_id"))
+        for replay in evidence.regions()
+        for entry in replay.of_kind("release")
+    }
+    rounds = {
+        entry.leaf: entry for replay in evidence.regions() for entry in replay.of_kind("round")
+    }
+    for aggregate in _of_run(evidence, "aggregate"):
+        for part in aggregate.parts("regions"):
+            entry = rounds.get(str(part["round_entry"]))
+            if entry is not None and (entry.party, entry.text("charge_id")) not in released:
+                evidence.fail(
+                    COMPLETENESS,
+                    "no-release",
+                    entry,
+                    "The server used its update, but no release of it is logged.",
+                )
+
+
+def _check_server(evidence: Evidence) -> None:
+    regions = evidence.parties - {SERVER}
+    seen: set[int] = set()
+    for entry in _of_run(evidence, "aggregate"):
+        seen.add(entry.number("round"))
+        named = {str(p["region"]) for p in [*entry.parts("regions"), *entry.parts("refused")]}
+        for region in sorted(regions - named):
+            evidence.fail(
+                COMPLETENESS,
+                "region-unmentioned",
+                entry,
+                f"It neither uses an update of {region} nor says why not.",
+            )
+    last = max(seen, default=0)
+    evidence.findings.count(COMPLETENESS, "rounds", len(seen))
+    for number in sorted(set(range(1, last)) - seen):
+        evidence.findings.fail(
+            COMPLETENESS, "round-gap", f"The aggregate of round {number} is missing.", party=SERVER
+        )
+    if not _of_run(evidence, "model"):
+        evidence.findings.fail(
+            COMPLETENESS,
+            "run-unfinished",
+            f"The server's log publishes no model of run {evidence.run}.",
+            party=SERVER,
+        )
+
+
+def _check_model(evidence: Evidence, folder: BundleFolder, manifest: Manifest) -> None:
+    if MODEL_FILE in manifest.artifacts or not _of_run(evidence, "model"):
+        return
+    evidence.findings.fail(
+        COMPLETENESS,
+        "model-not-covered",
+        f"The manifest does not cover {MODEL_FILE}.",
+        file="manifest.json" if folder.run_folder is None else MODEL_FILE,
+    )
+
+
+def _of_run(evidence: Evidence, kind: str) -> list[Entry]:
+    server = evidence.replays.get(SERVER)
+    if server is None:
+        return []
+    return [entry for entry in server.of_kind(kind) if entry.record["run"] == evidence.run]

@@ -1,0 +1,219 @@
+"""Steps 2 to 4, in one pass over a log: its tree, its entries, its consent chains."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+from common import canonical_json
+from common.audit.merkle import MerkleAccumulator, leaf_hash
+from common.audit.verify.checkpoints import CheckpointReader, SignedCheckpoint
+from common.audit.verify.fields import Record
+from common.audit.verify.files import BundleFolder
+from common.audit.verify.records import OWN_TIME, check_record
+from common.audit.verify.registry import KeyRing
+from common.audit.verify.replay import SERVER, Entry, LogReplay
+from common.audit.verify.tiles import read_tiles
+from common.audit.verify.verdict import LOGS, RECORDS, SUBJECTS, Findings
+from common.envelope import Envelope
+from common.errors import FedprefError, FormatError, InputError, VerificationError
+from common.timestamps import parse_time
+
+# Which kinds stand in whose log, and the role of the key that signs each there.
+REGION_ROLES: Mapping[str, str] = {
+    "notice": "controller",
+    "policy": "controller",
+    "consent": "consent",
+    "permit": "permit",
+    "charge": "trainer",
+    "round": "trainer",
+    "release": "trainer",
+    "incident": "trainer",
+}
+SERVER_ROLES: Mapping[str, str] = {
+    "aggregate": "aggregator",
+    "model": "aggregator",
+    "incident": "aggregator",
+}
+
+# The field that says whose record it is, where it must be the log's party.
+_OWNER = {"incident": "party"} | dict.fromkeys(
+    ("policy", "permit", "charge", "round", "release"), "region"
+)
+_UNIQUE_IDS = {"charge": "charge_id", "permit": "permit_id"}
+
+
+def replay_log(
+    folder: BundleFolder,
+    party: str,
+    federation: str,
+    ring: KeyRing,
+    created_ms: int,
+    findings: Findings,
+) -> LogReplay:
+    """Verifies one party's log; faults are recorded, and entries that do not hold left out.
+
+    Args:
+        folder: The bundle.
+        party: Whose log.
+        federation: The federation's name; it begins the log's origin.
+        ring: The verified registry.
+        created_ms: When the bundle was written, in milliseconds since the epoch.
+        findings: Where failures go.
+    """
+    log = LogReplay(party, f"{federation}/{party}")
+    reader = CheckpointReader(folder, party, log.origin, ring, findings)
+    newest = reader.newest()
+    if newest is None:
+        return log
+    log.size = newest.checkpoint.size
+    _Replayer(log, reader.all(newest), ring, created_ms, findings).replay(folder)
+    return log
+
+
+class _Replayer:
+    """One pass over the entries of a log."""
+
+    def __init__(
+        self,
+        log: LogReplay,
+        checkpoints: Mapping[int, list[SignedCheckpoint]],
+        ring: KeyRing,
+        created_ms: int,
+        findings: Findings,
+    ) -> None:
+        self._log = log
+        self._checkpoints = checkpoints
+        self._ring = ring
+        self._created_ms = created_ms
+        self._findings = findings
+        self._roles = SERVER_ROLES if log.party == SERVER else REGION_ROLES
+        self._tree = MerkleAccumulator()
+        self._notices: dict[str, str] = {}
+        self._ids: set[tuple[str, str]] = set()
+        self._latest_ms: int | None = None
+
+    def replay(self, folder: BundleFolder) -> None:
+        self._compare_roots()
+        file = None
+        try:
+            for file, first, entries in read_tiles(folder, self._log.party, self._log.size):
+                for index, data in enumerate(entries, start=first):
+                    leaf = leaf_hash(data)
+                    self._tree.append(leaf)
+                    self._read_entry(index, data, leaf, file)
+                    self._compare_roots()
+        except InputError as error:
+            self._fail(LOGS, "entries-unreadable", error.message, index=self._tree.size, file=file)
+        for index in self._log.consents.duplicate_ids():
+            self._fail(RECORDS, "record-id", "Its record id is an earlier one's.", index=index)
+        self._findings.count(LOGS, "entries", self._tree.size)
+        self._findings.count(SUBJECTS, "consents", self._log.consents.records)
+        self._findings.count(SUBJECTS, "subjects", self._log.consents.subjects)
+
+    def _fail(
+        self, step: int, code: str, message: str, *, index: int | None, file: str | None = None
+    ) -> None:
+        self._findings.fail(step, code, message, party=self._log.party, index=index, file=file)
+
+    def _compare_roots(self) -> None:
+        """Compares the tree so far with every checkpoint of its size."""
+        size = self._tree.size
+        for signed in self._checkpoints.get(size, ()):
+            if self._tree.root() != signed.checkpoint.root:
+                held = max(self._log.roots, default=0)
+                self._fail(
+                    LOGS,
+                    "tree-root",
+                    f"{signed.file} is signed for another history: from entry {held} to entry "
+                    f"{size - 1}, at least one was changed, inserted, removed or reordered.",
+                    index=None,
+                    file=signed.file,
+                )
+            elif not signed.signed_in_time(self._latest_ms, self._created_ms):
+                self._fail(
+                    LOGS,
+                    "checkpoint-key",
+                    f"{signed.file} is signed with a key that was not valid after its last entry.",
+                    index=None,
+                    file=signed.file,
+                )
+            else:
+                self._log.roots[size] = signed.checkpoint.root.hex()
+
+    def _read_entry(self, index: int, data: bytes, leaf: bytes, file: str) -> None:
+        """Admits an entry, or records why not."""
+        try:
+            kind, record = self._verified_record(data)
+            self._check_unique(kind, record)
+        except FedprefError as error:
+            self._fail(RECORDS, "record", error.message, index=index, file=file)
+            return
+        self._findings.count(RECORDS, "records")
+        if kind == "consent":
+            self._apply_consent(index, record, data, file)
+            return
+        if kind == "notice":
+            self._notices[hashlib.sha256(data).hexdigest()] = str(record["notice_id"])
+        elif kind in OWN_TIME and kind != "keys":
+            own_ms = parse_time(str(record[OWN_TIME[kind]]))
+            self._latest_ms = max(own_ms, self._latest_ms or own_ms)
+        self._log.entries.append(Entry(self._log.party, index, leaf.hex(), kind, record))
+
+    def _verified_record(self, data: bytes) -> tuple[str, Record]:
+        envelope = Envelope.decode(data)
+        kind = envelope.kind
+        if kind == "keys":
+            # The registry's own step has verified its versions; here the same bytes must stand.
+            if hashlib.sha256(data).digest() not in self._ring.versions:
+                raise VerificationError("It is a key registry that is not in the bundle.")
+            return kind, envelope.record()
+        role = self._roles.get(kind)
+        if role is None:
+            raise FormatError(f"A {kind} record does not belong in the log of {self._log.party}.")
+        record = envelope.record()
+        check_record(kind, record)
+        own = OWN_TIME.get(kind)
+        self._ring.check_signatures(
+            envelope,
+            party=self._log.party,
+            role=role,
+            own_ms=parse_time(str(record[own])) if own else None,
+            order_ms=self._latest_ms,
+        )
+        self._check_owner(kind, record)
+        return kind, record
+
+    def _check_owner(self, kind: str, record: Record) -> None:
+        owner = _OWNER.get(kind)
+        if owner is not None and record[owner] != self._log.party:
+            raise VerificationError(f"It is a record of {record[owner]}.")
+        if kind == "policy":
+            digest = hashlib.sha256(canonical_json.encode(record["policy"])).hexdigest()
+            if digest != record["policy_sha256"]:
+                raise VerificationError("Its policy has another digest than it states.")
+
+    def _check_unique(self, kind: str, record: Record) -> None:
+        name = _UNIQUE_IDS.get(kind)
+        if name is None:
+            return
+        identity = (kind, str(record[name]))
+        if identity in self._ids:
+            raise VerificationError(f"Its {name} is an earlier entry's.")
+        self._ids.add(identity)
+
+    def _apply_consent(self, index: int, record: Record, data: bytes, file: str) -> None:
+        notice = record["notice"]
+        shown = self._notices.get(str(notice["sha256"])) if isinstance(notice, dict) else None
+        if not isinstance(notice, dict) or shown != notice["id"]:
+            self._fail(
+                SUBJECTS,
+                "notice-unknown",
+                "The notice it names was not logged before it.",
+                index=index,
+                file=file,
+            )
+        try:
+            self._log.consents.apply(index, record, hashlib.sha256(data).digest())
+        except VerificationError as error:
+            self._fail(SUBJECTS, "consent-chain", error.message, index=index, file=file)

@@ -1,0 +1,257 @@
+"""Which fields each kind of record has, checked strictly: none missing, none unknown.
+
+This is the verifier's own reading of the formats; the writers have theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from common.audit.verify import fields as f
+from common.audit.verify.fields import Check, Record
+from common.errors import FormatError
+
+FEDERATED_TRAINING = "fedpref:FederatedTraining"
+CONSENT_GIVEN = "dpv:ConsentGiven"
+CONSENT_STATES = (CONSENT_GIVEN, "dpv:ConsentWithdrawn", "dpv:ConsentRefused")
+LOCAL_MODE = "local"
+
+
+def _record(kind: str, **fields: Check) -> Check:
+    return f.object_of(v=f.one_of(f"fedpref-{kind}/1"), **fields)
+
+
+SCHEMAS: Mapping[str, Check] = {
+    "keys": f.any_object,  # The registry's own step reads it; a log only repeats its bytes.
+    "notice": _record(
+        "notice",
+        notice_id=f.text,
+        lang=f.text,
+        controller=f.text,
+        purposes=f.list_of(f.text),
+        recipients=f.text,
+        retention=f.text,
+        storage=f.text,
+        contact=f.text,
+        text=f.text,
+    ),
+    "consent": _record(
+        "consent",
+        record_id=f.ulid,
+        sid=f.digest,
+        seq=f.positive,
+        prev=f.nullable(f.digest),
+        state=f.one_of(*CONSENT_STATES),
+        type=f.text,
+        purposes=f.purposes,
+        legal_basis=f.text,
+        data=f.texts,
+        controller=f.text,
+        jurisdiction=f.text,
+        lang=f.text,
+        notice=f.object_of(id=f.text, sha256=f.digest),
+        method=f.text,
+        evidence=f.nullable(f.digest),
+        event_time=f.time,
+        expires=f.nullable(f.time),
+        withdrawal=f.text,
+    ),
+    "policy": _record(
+        "policy",
+        region=f.text,
+        policy_sha256=f.digest,
+        policy=f.any_object,
+        in_force_from=f.time,
+    ),
+    "permit": _record(
+        "permit",
+        permit_id=f.ulid,
+        run=f.text,
+        region=f.text,
+        purpose=f.text,
+        app=f.digest,
+        engine=f.digest,
+        deps=f.digest,
+        plan=f.digest,
+        mechanisms=f.list_of(
+            f.object_of(
+                name=f.text,
+                rounds=f.list_of(f.positive),
+                noise_multiplier=f.decimal,
+                clipping_norm=f.decimal,
+                sampling_probability=f.decimal,
+            )
+        ),
+        epsilon_cap=f.decimal,
+        delta=f.decimal,
+        arrays=f.list_of(
+            f.object_of(mechanism=f.text, name=f.text, dtype=f.dtype, shape=f.list_of(f.natural))
+        ),
+        issued_at=f.time,
+        expires=f.time,
+    ),
+    "charge": _record(
+        "charge",
+        charge_id=f.ulid,
+        run=f.text,
+        region=f.text,
+        round=f.positive,
+        attempt=f.positive,
+        mechanism=f.text,
+        noise_multiplier=f.decimal,
+        clipping_norm=f.decimal,
+        sampling_probability=f.decimal,
+        steps=f.integer(1, 10**6),
+        neighboring_relation=f.one_of("add-or-remove-one-customer"),
+        privacy_unit=f.one_of("customer"),
+        delta=f.decimal,
+        epsilon_run=f.decimal,
+        epsilon_total=f.decimal,
+        epsilon_cap=f.decimal,
+        ledger_seq=f.positive,
+        ledger_head=f.digest,
+        permit_id=f.ulid,
+        time=f.time,
+    ),
+    "round": _record(
+        "round",
+        run=f.text,
+        round=f.positive,
+        attempt=f.positive,
+        region=f.text,
+        mechanism=f.text,
+        prev_round=f.nullable(f.digest),
+        consent=f.object_of(origin=f.text, size=f.natural, root=f.digest),
+        train=f.object_of(root=f.digest, nonce=f.digest, n_bucket=f.text, at=f.time),
+        model_in=f.digest,
+        update=f.digest,
+        app=f.digest,
+        engine=f.digest,
+        deps=f.digest,
+        plan=f.digest,
+        permit_id=f.ulid,
+        charge_id=f.ulid,
+        dp=f.object_of(
+            noise_multiplier=f.decimal,
+            clipping_norm=f.decimal,
+            sampling_probability=f.decimal,
+            steps=f.integer(1, 10**6),
+            accountant=f.text,
+            epsilon_total=f.decimal,
+            delta=f.decimal,
+            mode=f.one_of(LOCAL_MODE),
+        ),
+        start=f.time,
+        end=f.time,
+        attestation=f.one_of(None),
+    ),
+    "release": _record(
+        "release",
+        run=f.text,
+        round=f.positive,
+        attempt=f.positive,
+        region=f.text,
+        charge_id=f.ulid,
+        update=f.digest,
+        arrays=f.list_of(f.object_of(name=f.text, dtype=f.dtype, shape=f.list_of(f.natural))),
+        bytes=f.positive,
+        grid_exponent=f.integer(-1074, 1023),
+        time=f.time,
+    ),
+    "aggregate": _record(
+        "aggregate",
+        run=f.text,
+        round=f.positive,
+        attempt=f.positive,
+        mechanism=f.text,
+        rule=f.one_of("sum"),
+        mode=f.one_of(LOCAL_MODE),
+        regions=f.list_of(
+            f.object_of(region=f.text, origin=f.text, round_entry=f.digest, update=f.digest)
+        ),
+        refused=f.list_of(f.object_of(region=f.text, reason=f.code)),
+        quorum=f.positive,
+        model_in=f.digest,
+        model_out=f.digest,
+        start=f.time,
+        end=f.time,
+    ),
+    "model": _record(
+        "model",
+        run=f.text,
+        model=f.digest,
+        rounds=f.positive,
+        plan=f.digest,
+        catalogue=f.digest,
+        time=f.time,
+    ),
+    "incident": _record(
+        "incident",
+        run=f.nullable(f.text),
+        round=f.nullable(f.positive),
+        region=f.nullable(f.text),
+        party=f.text,
+        reason=f.code,
+        detail=f.text,
+        time=f.time,
+    ),
+}
+
+MANIFEST_SCHEMA = _record(
+    "manifest",
+    federation=f.text,
+    run=f.text,
+    scope=f.one_of("regional"),
+    created_at=f.time,
+    files=f.any_object,
+    artifacts=f.any_object,
+)
+
+REGISTRY_SCHEMA = _record(
+    "keys",
+    federation=f.text,
+    registry_version=f.positive,
+    issued_at=f.time,
+    prev=f.nullable(f.digest),
+    root=f.object_of(
+        threshold=f.positive, keys=f.list_of(f.object_of(key_id=f.digest, public_key=f.digest))
+    ),
+    keys=f.list_of(
+        f.object_of(
+            key_id=f.digest,
+            public_key=f.digest,  # 32 bytes in hex, as a digest has.
+            party=f.text,
+            role=f.text,
+            not_before=f.time,
+            not_after=f.time,
+            revoked_at=f.nullable(f.time),
+        )
+    ),
+)
+
+FILE_SCHEMA = f.object_of(sha256=f.digest, bytes=f.natural)
+
+# The field that says when a record was made; notices and policies carry no such time.
+OWN_TIME: Mapping[str, str] = {
+    "keys": "issued_at",
+    "consent": "event_time",
+    "permit": "issued_at",
+    "charge": "time",
+    "round": "end",
+    "release": "time",
+    "aggregate": "end",
+    "model": "time",
+    "incident": "time",
+}
+
+
+def check_record(kind: str, record: Record) -> None:
+    """Checks a record against its kind's fields.
+
+    Raises:
+        FormatError: The kind is unknown, or names the field that is wrong.
+    """
+    schema = SCHEMAS.get(kind)
+    if schema is None:
+        raise FormatError(f"Records of kind {kind!r} are not known to this version.")
+    schema(record, "")

@@ -1,0 +1,207 @@
+"""Step 5: every round is bound to the consents in force, under the region's permit."""
+
+from __future__ import annotations
+
+from common.audit.sparse_merkle import SparseMerkleTree, position
+from common.audit.verify.fields import Record
+from common.audit.verify.records import FEDERATED_TRAINING
+from common.audit.verify.replay import CLOCK_TOLERANCE_MS, Entry, Evidence, LogReplay
+from common.audit.verify.verdict import ROUNDS
+from common.errors import FedprefError
+from common.timestamps import parse_time
+
+# The greatest age of a consent snapshot when its round starts; a region's policy may ask for less.
+MAX_CONSENT_AGE_MS = 600_000
+
+
+def verify_rounds(evidence: Evidence) -> None:
+    """Checks every round entry of every region's log."""
+    evidence.findings.begin(ROUNDS)
+    for replay in evidence.regions():
+        _RegionRounds(evidence, replay).verify()
+
+
+class _RegionRounds:
+    """The rounds of one region's log, in its order."""
+
+    def __init__(self, evidence: Evidence, replay: LogReplay) -> None:
+        self._evidence = evidence
+        self._replay = replay
+        self._permits: dict[str, Entry] = {}
+        self._max_age_ms = MAX_CONSENT_AGE_MS
+        self._last: dict[str, Entry] = {}
+        self._seen: set[tuple[str, int, int]] = set()
+        self._nonces: set[str] = set()
+        # The log's times so far, as (index, latest time of any entry up to it).
+        self._clock: list[tuple[int, int]] = []
+
+    def verify(self) -> None:
+        for entry in self._replay.entries:
+            if entry.kind == "permit":
+                self._permits.setdefault(entry.text("permit_id"), entry)
+                self._check_permit(entry)
+            elif entry.kind == "policy":
+                self._read_policy(entry)
+            elif entry.kind == "round":
+                self._check_round(entry)
+            time = {"round": "end", "charge": "time", "release": "time"}.get(entry.kind)
+            if time is not None:
+                latest = self._clock[-1][1] if self._clock else 0
+                self._clock.append((entry.index, max(latest, entry.time_ms(time))))
+
+    def _fail(self, code: str, entry: Entry, message: str) -> None:
+        self._evidence.fail(ROUNDS, code, entry, message)
+
+    def _check_permit(self, entry: Entry) -> None:
+        self._evidence.findings.count(ROUNDS, "permits")
+        if entry.text("purpose") != FEDERATED_TRAINING:
+            self._fail(
+                "permit-purpose", entry, f"The permit is for {entry.text('purpose')}, not training."
+            )
+        of_this_run = entry.text("run") == self._evidence.run
+        if of_this_run and entry.text("plan") != self._evidence.plan_sha256:
+            self._fail("plan-mismatch", entry, "The permit is for another plan than plan.json.")
+
+    def _read_policy(self, entry: Entry) -> None:
+        age_s = entry.part("policy").get("consent_age_max_s")
+        if type(age_s) is int and age_s >= 0:
+            self._max_age_ms = min(MAX_CONSENT_AGE_MS, age_s * 1000)
+
+    def _check_round(self, entry: Entry) -> None:
+        self._evidence.findings.count(ROUNDS, "rounds")
+        self._check_order(entry)
+        self._check_permitted(entry)
+        if self._check_snapshot(entry):
+            self._check_eligible(entry)
+        self._check_freshness(entry)
+        self._last[entry.text("run")] = entry
+
+    def _check_order(self, entry: Entry) -> None:
+        last = self._last.get(entry.text("run"))
+        if entry.record["prev_round"] != (last.leaf if last else None):
+            self._fail(
+                "round-chain", entry, "It does not name the region's previous round of the run."
+            )
+        name = (entry.text("run"), entry.number("round"), entry.number("attempt"))
+        if name in self._seen:
+            self._fail("round-repeated", entry, "The same round and attempt is logged twice.")
+        self._seen.add(name)
+        if last and entry.number("round") < last.number("round"):
+            self._fail("round-order", entry, "An earlier round is logged after a later one.")
+
+    def _check_permitted(self, entry: Entry) -> None:
+        permit = self._permits.get(entry.text("permit_id"))
+        if permit is None:
+            return  # Completeness reports it.
+        differing = [
+            name
+            for name in ("run", "app", "engine", "deps", "plan")
+            if entry.record[name] != permit.record[name]
+        ]
+        if differing:
+            self._fail(
+                "permit-mismatch", entry, f"Its {', '.join(differing)} is not what was permitted."
+            )
+        if mechanism_of(permit, entry) is None:
+            self._fail(
+                "round-not-permitted", entry, "The permit lacks this mechanism in this round."
+            )
+        issued, expires = permit.time_ms("issued_at"), permit.time_ms("expires")
+        if not issued <= entry.time_ms("start") + CLOCK_TOLERANCE_MS:
+            self._fail("permit-not-yet-valid", entry, "The round began before its permit.")
+        if not entry.time_ms("end") <= expires + CLOCK_TOLERANCE_MS:
+            self._fail("permit-expired", entry, "The round ended after its permit had expired.")
+
+    def _check_snapshot(self, entry: Entry) -> bool:
+        consent = entry.part("consent")
+        if consent["origin"] != self._replay.origin:
+            self._fail("consent-origin", entry, "It names the consents of another log.")
+            return False
+        size = _size(consent)
+        if size > entry.index:
+            self._fail(
+                "consent-size", entry, f"It names {size} entries of a log that had {entry.index}."
+            )
+            return False
+        root = self._replay.roots.get(size)
+        if root is None:
+            self._fail(
+                "consent-checkpoint", entry, f"There is no valid signed checkpoint of size {size}."
+            )
+            return False
+        if root != consent["root"]:
+            self._fail("consent-root", entry, f"The log's root at size {size} is another.")
+            return False
+        return True
+
+    def _check_eligible(self, entry: Entry) -> None:
+        train, size = entry.part("train"), _size(entry.part("consent"))
+        nonce = bytes.fromhex(str(train["nonce"]))
+        if nonce.hex() in self._nonces:
+            self._fail("nonce-reused", entry, "Its nonce is an earlier round's: customers link.")
+        self._nonces.add(nonce.hex())
+        at_ms = parse_time(str(train["at"]))
+        positions = [position(nonce, sid) for sid in self._replay.consents.eligible(size, at_ms)]
+        self._evidence.findings.count(ROUNDS, "eligible customers", len(positions))
+        if not positions:
+            self._fail("no-consent", entry, "Nobody's consent was in force.")
+            return
+        try:
+            root = SparseMerkleTree(positions).root.hex()
+        except FedprefError as error:
+            self._fail("eligible-set", entry, f"The eligible set has no root: {error.message}")
+            return
+        if root != train["root"]:
+            self._fail(
+                "eligible-set",
+                entry,
+                f"It was trained on another set of customers than the {len(positions)} whose "
+                f"consent was in force at size {size}.",
+            )
+        low = 1 << (len(positions).bit_length() - 1)
+        if train["n_bucket"] != f"{low}-{2 * low - 1}":
+            self._fail("size-bucket", entry, "Its stated number of customers is wrong.")
+
+    def _check_freshness(self, entry: Entry) -> None:
+        size = _size(entry.part("consent"))
+        at_ms = parse_time(str(entry.part("train")["at"]))
+        start_ms, end_ms = entry.time_ms("start"), entry.time_ms("end")
+        last = self._last.get(entry.text("run"))
+        if last and size <= last.index:
+            self._fail(
+                "consent-stale",
+                entry,
+                f"Its consents end at size {size}, before the previous round (entry {last.index}).",
+            )
+        if not start_ms - self._max_age_ms <= at_ms <= end_ms or start_ms > end_ms:
+            self._fail(
+                "consent-age",
+                entry,
+                f"Its consent snapshot was not taken within {self._max_age_ms // 1000} s before "
+                "its start and its end.",
+            )
+        logged = max((time for index, time in self._clock if index < size), default=0)
+        if at_ms + CLOCK_TOLERANCE_MS < logged:
+            self._fail(
+                "clock-rollback",
+                entry,
+                "Its clock is behind the times of entries that its own consents include.",
+            )
+
+
+def mechanism_of(permit: Entry, entry: Entry) -> Record | None:
+    """What a permit says of the mechanism and round of a charge or round entry, if anything."""
+    for mechanism in permit.parts("mechanisms"):
+        rounds = mechanism["rounds"]
+        if (
+            mechanism["name"] == entry.text("mechanism")
+            and isinstance(rounds, list)
+            and entry.number("round") in rounds
+        ):
+            return mechanism
+    return None
+
+
+def _size(consent: Record) -> int:
+    size = consent["size"]
+    return size if isinstance(size, int) else 0

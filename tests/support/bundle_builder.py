@@ -1,0 +1,552 @@
+"""Builds small, honest audit bundles with real keys, and lets a test play the dishonest operator.
+
+`Federation` acts out a run of two regions and a server: every record is made and signed as in
+production. A test's ``alter`` may change any record just before it is signed, so that all that
+follows is consistent with the lie; afterwards it may also change the logs themselves. `write` then
+signs checkpoints and manifest anew, as an operator with all non-root keys could.
+"""
+
+from __future__ import annotations
+
+import base64
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from common import canonical_json
+from common.audit.checkpoint import Checkpoint, sign_note
+from common.audit.merkle import leaf_hash, root_hash
+from common.audit.sparse_merkle import SparseMerkleTree, position
+from common.envelope import Envelope, Signature, pae, sign_record
+from common.keys import key_id
+from common.parameters import arrays_digest, save_arrays
+from common.timestamps import format_time
+
+FEDERATION = "test.example"
+RUN = "run-1"
+REGIONS = ("region-1", "region-2")
+SERVER = "server"
+REGION_ROLES = ("log", "consent", "trainer", "permit", "controller")
+SERVER_ROLES = ("log", "aggregator")
+ROLE_OF_KIND = {
+    "notice": "controller",
+    "policy": "controller",
+    "consent": "consent",
+    "permit": "permit",
+    "charge": "trainer",
+    "round": "trainer",
+    "release": "trainer",
+    "aggregate": "aggregator",
+    "model": "aggregator",
+    "manifest": "aggregator",
+}
+EPOCH_MS = 1_767_225_600_000  # 2026-01-01
+DAY_MS = 86_400_000
+NOISE, DELTA, CAP = "2.5", "1e-6", "8"
+N_ITEMS = 3
+CHARGE_ROW = (
+    "attempt",
+    "charge_id",
+    "clipping_norm",
+    "mechanism",
+    "noise_multiplier",
+    "permit_id",
+    "round",
+    "run",
+    "sampling_probability",
+    "steps",
+    "time",
+)
+
+JsonRecord = dict[str, Any]
+Alter = Callable[[str, JsonRecord], None]
+
+
+class MemorySigner:
+    """A signing key made from a label: the same label gives the same key."""
+
+    def __init__(self, label: str) -> None:
+        self._key = Ed25519PrivateKey.from_private_bytes(hashlib.sha256(label.encode()).digest())
+        self.public_key = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.key_id = key_id(self.public_key)
+
+    def sign(self, message: bytes) -> bytes:
+        return self._key.sign(message)
+
+
+def ulid(label: str) -> str:
+    """A ULID made from a label."""
+    alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+    value = int.from_bytes(hashlib.sha256(label.encode()).digest()[:16], "big")
+    return "".join(alphabet[value >> 5 * place & 31] for place in reversed(range(26)))[:26]
+
+
+def digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def record_of(entry: bytes) -> JsonRecord:
+    """The record of an envelope, read without any of the code under test."""
+    return json.loads(base64.b64decode(json.loads(entry)["payload"]))
+
+
+def envelope_of(payload: bytes, kind: str, *signers: MemorySigner) -> bytes:
+    """An envelope over any payload, canonical or not."""
+    payload_type = f"application/vnd.fedpref.{kind}+json"
+    message = pae(payload_type, payload)
+    signatures = tuple(Signature(signer.key_id, signer.sign(message)) for signer in signers)
+    return Envelope(payload_type, payload, signatures).encode()
+
+
+@dataclass
+class Federation:
+    """A federation, its keys and logs, and the run it acts out.
+
+    Attributes:
+        customers: Customers per region; of each four, one withdraws after round 1 and one refuses.
+        rounds: Rounds of the run.
+        alter: May change a record in place before it is signed; gets the party and the record.
+    """
+
+    customers: int = 4
+    rounds: int = 2
+    alter: Alter | None = None
+    clock_ms: int = EPOCH_MS
+    logs: dict[str, list[bytes]] = field(default_factory=dict)
+    checkpoints: dict[str, set[int]] = field(default_factory=dict)
+    keys: dict[tuple[str, str], MemorySigner] = field(default_factory=dict)
+    registry: list[bytes] = field(default_factory=list)
+    plan: bytes = b""
+    model: dict[str, np.ndarray] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    artifacts: dict[str, bytes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.roots = [MemorySigner(f"root {number}") for number in range(3)]
+        for party in (*REGIONS, SERVER):
+            self.logs[party] = []
+            self.checkpoints[party] = set()
+            for role in SERVER_ROLES if party == SERVER else REGION_ROLES:
+                self.keys[party, role] = MemorySigner(f"{party} {role}")
+        self._chains: dict[str, tuple[int, str]] = {}
+        self._granted: dict[str, dict[str, bool]] = {region: {} for region in REGIONS}
+        self._ledger = dict.fromkeys(REGIONS, (0, "0" * 64))
+        self._last_round: dict[str, str | None] = dict.fromkeys(REGIONS)
+        self._permits: dict[str, JsonRecord] = {}
+        self._notices: dict[str, str] = {}
+
+    def tick(self, ms: int = 1000) -> str:
+        """The next moment, as a timestamp."""
+        self.clock_ms += ms
+        return format_time(self.clock_ms)
+
+    def signer(self, party: str, kind: str) -> MemorySigner:
+        return self.keys[party, ROLE_OF_KIND[kind]]
+
+    def log(self, party: str, record: JsonRecord) -> bytes:
+        """Signs a record with its kind's key and appends it to the party's log."""
+        if self.alter is not None:
+            self.alter(party, record)
+        kind = record["v"].removeprefix("fedpref-").removesuffix("/1")
+        entry = sign_record(record, self.signer(party, kind))
+        self.logs[party].append(entry)
+        return entry
+
+    # -- the registry ------------------------------------------------------------------------
+
+    def key_entries(self) -> list[JsonRecord]:
+        return [
+            {
+                "key_id": signer.key_id,
+                "public_key": signer.public_key.hex(),
+                "party": party,
+                "role": role,
+                "not_before": format_time(EPOCH_MS - DAY_MS),
+                "not_after": format_time(EPOCH_MS + 365 * DAY_MS),
+                "revoked_at": None,
+            }
+            for (party, role), signer in sorted(self.keys.items())
+        ]
+
+    def publish_registry(self, keys: list[JsonRecord] | None = None) -> None:
+        """Adds a registry version, signed by two of three root keys."""
+        previous = hashlib.sha256(self.registry[-1]).hexdigest() if self.registry else None
+        record = {
+            "v": "fedpref-keys/1",
+            "federation": FEDERATION,
+            "registry_version": len(self.registry) + 1,
+            "issued_at": format_time(EPOCH_MS - DAY_MS),
+            "prev": previous,
+            "root": {
+                "threshold": 2,
+                "keys": [
+                    {"key_id": root.key_id, "public_key": root.public_key.hex()}
+                    for root in self.roots
+                ],
+            },
+            "keys": self.key_entries() if keys is None else keys,
+        }
+        self.registry.append(sign_record(record, *self.roots[:2]))
+
+    # -- the run -----------------------------------------------------------------------------
+
+    def run(self) -> Federation:
+        """Acts the whole run out."""
+        self.publish_registry()
+        self.plan = canonical_json.encode({"v": "fedpref-plan/1", "run_id": RUN})
+        for region in REGIONS:
+            self._prepare(region)
+        for number in range(1, self.rounds + 1):
+            self._round(number)
+            if number == 1:
+                for region in REGIONS:
+                    for customer in range(2, self.customers, 4):
+                        self.consent(region, customer, "dpv:ConsentWithdrawn")
+        self.log(
+            SERVER,
+            {
+                "v": "fedpref-model/1",
+                "run": RUN,
+                "model": arrays_digest(self.model),
+                "rounds": self.rounds,
+                "plan": hashlib.sha256(self.plan).hexdigest(),
+                "catalogue": digest("catalogue"),
+                "time": self.tick(),
+            },
+        )
+        self.artifacts = {
+            "model.safetensors": save_arrays(self.model),
+            "metrics.json": b'{"ndcg":"0.1"}',
+            "history.json": b"[]",
+        }
+        return self
+
+    def _prepare(self, region: str) -> None:
+        notice = {
+            "v": "fedpref-notice/1",
+            "notice_id": "pn-1",
+            "lang": "en",
+            "controller": region,
+            "purposes": ["fedpref:FederatedTraining"],
+            "recipients": "none",
+            "retention": "P1Y",
+            "storage": "here",
+            "contact": "a@b.example",
+            "text": "We ask.",
+        }
+        self._notices[region] = hashlib.sha256(self.log(region, notice)).hexdigest()
+        policy = {"region": region, "consent_age_max_s": 600}
+        self.log(
+            region,
+            {
+                "v": "fedpref-policy/1",
+                "region": region,
+                "policy": policy,
+                "policy_sha256": hashlib.sha256(canonical_json.encode(policy)).hexdigest(),
+                "in_force_from": self.tick(),
+            },
+        )
+        for customer in range(self.customers):
+            refuses = customer % 4 == 3
+            self.consent(region, customer, "dpv:ConsentRefused" if refuses else "dpv:ConsentGiven")
+        self._permit(region)
+
+    def sid(self, region: str, customer: int) -> str:
+        return digest(f"sid {region} {customer}")
+
+    def consent_record(self, region: str, customer: int, state: str) -> JsonRecord:
+        """The next consent record of a customer."""
+        sid = self.sid(region, customer)
+        seq, prev = self._chains.get(sid, (0, None))
+        return {
+            "v": "fedpref-consent/1",
+            "record_id": ulid(f"{sid} {seq + 1}"),
+            "sid": sid,
+            "seq": seq + 1,
+            "prev": prev,
+            "state": state,
+            "type": "explicit",
+            "purposes": {"fedpref:FederatedTraining": state == "dpv:ConsentGiven"},
+            "legal_basis": "eu-gdpr:A6-1-a",
+            "data": ["pd:PurchasesAndSpendingHabit"],
+            "controller": region,
+            "jurisdiction": "DE",
+            "lang": "en",
+            "notice": {"id": "pn-1", "sha256": self._notices[region]},
+            "method": "web-form",
+            "evidence": None,
+            "event_time": self.tick(1),
+            "expires": format_time(EPOCH_MS + 90 * DAY_MS) if customer % 4 == 1 else None,
+            "withdrawal": "mailto:a@b.example",
+        }
+
+    def consent(self, region: str, customer: int, state: str) -> None:
+        """Logs a customer's choice."""
+        record = self.consent_record(region, customer, state)
+        entry = self.log(region, record)
+        sid = self.sid(region, customer)
+        self._chains[sid] = (record["seq"], hashlib.sha256(entry).hexdigest())
+        self._granted[region][sid] = state == "dpv:ConsentGiven"
+
+    def _permit(self, region: str) -> None:
+        mechanisms = [
+            {"name": name, "rounds": rounds, **parameters()}
+            for name, rounds in (("popularity", [1]), ("factors", [*range(2, self.rounds + 1)]))
+        ]
+        self._permits[region] = {
+            "v": "fedpref-permit/1",
+            "permit_id": ulid(f"permit {region}"),
+            "run": RUN,
+            "region": region,
+            "purpose": "fedpref:FederatedTraining",
+            "app": digest("app"),
+            "engine": digest("engine"),
+            "deps": digest("deps"),
+            "plan": hashlib.sha256(self.plan).hexdigest(),
+            "mechanisms": mechanisms,
+            "epsilon_cap": CAP,
+            "delta": DELTA,
+            "arrays": [
+                {"mechanism": "popularity", "name": "popularity", "dtype": "<f4", "shape": [3]},
+                {"mechanism": "factors", "name": "gradient", "dtype": "<f4", "shape": [3, 2]},
+            ],
+            "issued_at": self.tick(),
+            "expires": format_time(EPOCH_MS + DAY_MS),
+        }
+        self.log(region, self._permits[region])
+
+    def _round(self, number: int) -> None:
+        mechanism = "popularity" if number == 1 else "factors"
+        start, model_in = self.tick(), arrays_digest(self.model)
+        parts = [self._region_round(region, number, mechanism) for region in REGIONS]
+        name = "popularity" if number == 1 else "item_factors"
+        shape = (3,) if number == 1 else (3, 2)
+        self.model = self.model | {name: np.full(shape, number, dtype="<f4")}
+        self.log(
+            SERVER,
+            {
+                "v": "fedpref-aggregate/1",
+                "run": RUN,
+                "round": number,
+                "attempt": 1,
+                "mechanism": mechanism,
+                "rule": "sum",
+                "mode": "local",
+                "regions": parts,
+                "refused": [],
+                "quorum": 2,
+                "model_in": model_in,
+                "model_out": arrays_digest(self.model),
+                "start": start,
+                "end": self.tick(),
+            },
+        )
+
+    def _region_round(self, region: str, number: int, mechanism: str) -> JsonRecord:
+        start, at = self.tick(), self.tick()
+        size = len(self.logs[region])
+        self.checkpoints[region].add(size)
+        charge = self._charge(region, number, mechanism)
+        nonce = digest(f"nonce {region} {number}")
+        sids = [sid for sid, granted in self._granted[region].items() if granted]
+        permit = self._permits[region]
+        shape = (3,) if number == 1 else (3, 2)
+        update = {"popularity" if number == 1 else "gradient": np.ones(shape, dtype="<f4")}
+        record = {
+            "v": "fedpref-round/1",
+            "run": RUN,
+            "round": number,
+            "attempt": 1,
+            "region": region,
+            "mechanism": mechanism,
+            "prev_round": self._last_round[region],
+            "consent": {
+                "origin": f"{FEDERATION}/{region}",
+                "size": size,
+                "root": tree_root(self.logs[region][:size]).hex(),
+            },
+            "train": {
+                "root": eligible_root(nonce, sids),
+                "nonce": nonce,
+                "n_bucket": bucket(len(sids)),
+                "at": at,
+            },
+            "model_in": arrays_digest(self.model),
+            "update": arrays_digest(update),
+            **{name: permit[name] for name in ("app", "engine", "deps", "plan", "permit_id")},
+            "charge_id": charge["charge_id"],
+            "dp": {
+                **parameters(),
+                "steps": 1,
+                "accountant": "dp-accounting PLD",
+                "epsilon_total": charge["epsilon_total"],
+                "delta": DELTA,
+                "mode": "local",
+            },
+            "start": start,
+            "end": self.tick(),
+            "attestation": None,
+        }
+        entry = self.log(region, record)
+        self._last_round[region] = leaf_hash(entry).hex()
+        release = {
+            "v": "fedpref-release/1",
+            "run": RUN,
+            "round": number,
+            "attempt": 1,
+            "region": region,
+            "charge_id": charge["charge_id"],
+            "update": record["update"],
+            "arrays": [
+                {"name": name, "dtype": "<f4", "shape": [*array.shape]}
+                for name, array in update.items()
+            ],
+            "bytes": sum(array.nbytes for array in update.values()),
+            "grid_exponent": -12,
+            "time": record["end"],
+        }
+        self.log(region, release)
+        return {
+            "region": region,
+            "origin": f"{FEDERATION}/{region}",
+            "round_entry": leaf_hash(entry).hex(),
+            "update": record["update"],
+        }
+
+    def _charge(self, region: str, number: int, mechanism: str) -> JsonRecord:
+        seq, head = self._ledger[region]
+        epsilon = {1: "2.2", 2: "3.2", 3: "4.0"}[number]  # Rounded up, for NOISE and DELTA.
+        record = {
+            "v": "fedpref-charge/1",
+            "charge_id": ulid(f"charge {region} {number}"),
+            "run": RUN,
+            "region": region,
+            "round": number,
+            "attempt": 1,
+            "mechanism": mechanism,
+            **parameters(),
+            "steps": 1,
+            "neighboring_relation": "add-or-remove-one-customer",
+            "privacy_unit": "customer",
+            "delta": DELTA,
+            "epsilon_run": epsilon,
+            "epsilon_total": epsilon,
+            "epsilon_cap": "10",
+            "ledger_seq": seq + 1,
+            "permit_id": self._permits[region]["permit_id"],
+            "time": self.tick(),
+        }
+        record["ledger_head"] = ledger_head(record, head)
+        self.log(region, record)
+        self._ledger[region] = (record["ledger_seq"], record["ledger_head"])
+        return record
+
+    # -- what an operator can do afterwards ----------------------------------------------------
+
+    def copy(self) -> Federation:
+        """A copy whose logs and files can be changed."""
+        return copy.deepcopy(self)
+
+    def find(self, party: str, kind: str, number: int = 0) -> int:
+        """The index of the n-th entry of a kind."""
+        version = f"fedpref-{kind}/1"
+        found = [i for i, entry in enumerate(self.logs[party]) if record_of(entry)["v"] == version]
+        return found[number]
+
+    def resign(self, party: str, index: int, change: Callable[[JsonRecord], None]) -> None:
+        """Changes one logged record and signs it anew with the key it should have."""
+        record = record_of(self.logs[party][index])
+        change(record)
+        kind = record["v"].removeprefix("fedpref-").removesuffix("/1")
+        self.logs[party][index] = sign_record(record, self.signer(party, kind))
+
+    def checkpoint(self, party: str, size: int) -> bytes:
+        origin = f"{FEDERATION}/{party}"
+        body = Checkpoint(origin, size, tree_root(self.logs[party][:size])).body()
+        return sign_note(body, origin, self.keys[party, "log"]).encode()
+
+    def log_files(self) -> dict[str, bytes]:
+        """The logs' files as their bundle has them, with checkpoints signed now."""
+        files: dict[str, bytes] = {}
+        for party, entries in self.logs.items():
+            folder = f"logs/{party}"
+            files[f"{folder}/checkpoint"] = self.checkpoint(party, len(entries))
+            for size in self.checkpoints[party]:
+                if size <= len(entries):
+                    files[f"{folder}/checkpoints/{size}"] = self.checkpoint(party, size)
+            for start in range(0, len(entries), 256):
+                tile = entries[start : start + 256]
+                name = f"{start // 256:03d}" + ("" if len(tile) == 256 else f".p/{len(tile)}")
+                files[f"{folder}/tile/entries/{name}"] = b"".join(
+                    len(entry).to_bytes(2, "big") + entry for entry in tile
+                )
+        return files
+
+    def bundle_files(self) -> dict[str, bytes]:
+        """Every file of the bundle but the manifest."""
+        registry = {f"registry/{n}.json": data for n, data in enumerate(self.registry, start=1)}
+        return {**registry, "plan.json": self.plan, **self.log_files(), **self.files}
+
+    def manifest(self, files: dict[str, bytes]) -> bytes:
+        record: JsonRecord = {
+            "v": "fedpref-manifest/1",
+            "federation": FEDERATION,
+            "run": RUN,
+            "scope": "regional",
+            "created_at": format_time(self.clock_ms + 1000),
+            "files": file_states(files),
+            "artifacts": file_states(self.artifacts),
+        }
+        if self.alter is not None:
+            self.alter("manifest", record)
+        return sign_record(record, self.keys[SERVER, "aggregator"])
+
+    def write(self, run_folder: Path, files: dict[str, bytes] | None = None) -> Path:
+        """Writes a run folder with its bundle; the manifest is signed for what is written."""
+        files = self.bundle_files() if files is None else files
+        content = {f"bundle/{name}": data for name, data in files.items()}
+        content["bundle/manifest.json"] = self.manifest(files)
+        for name, data in (content | self.artifacts).items():
+            path = run_folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return run_folder
+
+
+def parameters() -> JsonRecord:
+    return {"noise_multiplier": NOISE, "clipping_norm": "1.0", "sampling_probability": "1"}
+
+
+def ledger_head(record: JsonRecord, previous: str) -> str:
+    row = {name: record[name] for name in CHARGE_ROW}
+    row |= {"seq": record["ledger_seq"], "previous_head": previous}
+    return hashlib.sha256(canonical_json.encode(row)).hexdigest()
+
+
+def bucket(count: int) -> str:
+    low = 1 << (count.bit_length() - 1)
+    return f"{low}-{2 * low - 1}"
+
+
+def eligible_root(nonce: str, sids: Iterable[str]) -> str:
+    positions = [position(bytes.fromhex(nonce), bytes.fromhex(sid)) for sid in sids]
+    return SparseMerkleTree(positions).root.hex()
+
+
+def tree_root(entries: list[bytes]) -> bytes:
+    return root_hash([leaf_hash(entry) for entry in entries])
+
+
+def file_states(files: dict[str, bytes]) -> JsonRecord:
+    return {
+        name: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        for name, data in files.items()
+    }
