@@ -201,7 +201,7 @@ class Federation:
     def run(self) -> Federation:
         """Acts the whole run out."""
         self.publish_registry()
-        self.plan = canonical_json.encode({"v": "fedpref-plan/1", "run_id": RUN})
+        self.plan = canonical_json.encode(self.plan_record())
         for region in REGIONS:
             self._prepare(region)
         for number in range(1, self.rounds + 1):
@@ -228,6 +228,27 @@ class Federation:
             "history.json": b"[]",
         }
         return self
+
+    def mechanisms(self) -> list[JsonRecord]:
+        return [
+            {"name": name, "rounds": rounds, **parameters()}
+            for name, rounds in (("popularity", [1]), ("factors", [*range(2, self.rounds + 1)]))
+        ]
+
+    def plan_record(self) -> JsonRecord:
+        return {
+            "v": "fedpref-plan/1",
+            "run_id": RUN,
+            "federation": FEDERATION,
+            "regions": [*REGIONS],
+            "quorum": 2,
+            "purpose": "fedpref:FederatedTraining",
+            "catalogue": digest("catalogue"),
+            "epsilon": CAP,
+            "delta": DELTA,
+            "mechanisms": self.mechanisms(),
+            "grid_exponent": -12,
+        }
 
     def _prepare(self, region: str) -> None:
         notice = {
@@ -297,10 +318,6 @@ class Federation:
         self._granted[region][sid] = state == "dpv:ConsentGiven"
 
     def _permit(self, region: str) -> None:
-        mechanisms = [
-            {"name": name, "rounds": rounds, **parameters()}
-            for name, rounds in (("popularity", [1]), ("factors", [*range(2, self.rounds + 1)]))
-        ]
         self._permits[region] = {
             "v": "fedpref-permit/1",
             "permit_id": ulid(f"permit {region}"),
@@ -311,7 +328,7 @@ class Federation:
             "engine": digest("engine"),
             "deps": digest("deps"),
             "plan": hashlib.sha256(self.plan).hexdigest(),
-            "mechanisms": mechanisms,
+            "mechanisms": self.mechanisms(),
             "epsilon_cap": CAP,
             "delta": DELTA,
             "arrays": [

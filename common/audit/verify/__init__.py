@@ -6,12 +6,10 @@ signed notes are shared with the writers. Its steps carry the specification's nu
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection
 from pathlib import Path
 
-from common import canonical_json
 from common.audit.verify.budget import verify_budget
 from common.audit.verify.chain import verify_chain
 from common.audit.verify.completeness import verify_completeness
@@ -23,10 +21,11 @@ from common.audit.verify.files import (
     read_manifest,
 )
 from common.audit.verify.logs import replay_log
+from common.audit.verify.plan_facts import read_plan
 from common.audit.verify.registry import KeyRing, verify_registry
 from common.audit.verify.replay import SERVER, Evidence
 from common.audit.verify.rounds import verify_rounds
-from common.audit.verify.tiles import PLAN_NAME, check_names
+from common.audit.verify.tiles import check_names
 from common.audit.verify.verdict import (
     LIMITS,
     LOGS,
@@ -43,7 +42,6 @@ from common.timestamps import parse_time
 
 __all__ = ["LIMITS", "Failure", "StepResult", "Verdict", "verify_bundle"]
 
-_MAX_PLAN_BYTES = 1 << 20
 _KEY_ID = re.compile(r"[0-9a-f]{64}")
 
 
@@ -114,11 +112,12 @@ def _verify_content(
         "No outside witness's cosignature is required in this version: an operator with all keys "
         "could show different readers different histories."
     )
+    plan = read_plan(folder, manifest, findings)
     evidence = Evidence(
         federation=manifest.federation,
         run=manifest.run,
-        plan_sha256=_plan_digest(folder, findings),
-        parties=ring.parties,
+        plan=plan,
+        parties=ring.parties if plan is None else plan.regions | {SERVER},
         replays=replays,
         findings=findings,
     )
@@ -126,13 +125,3 @@ def _verify_content(
     verify_budget(evidence)
     verify_chain(evidence, folder)
     verify_completeness(evidence, folder, manifest)
-
-
-def _plan_digest(folder: BundleFolder, findings: Findings) -> str | None:
-    try:
-        data = folder.read(PLAN_NAME, max_bytes=_MAX_PLAN_BYTES)
-        canonical_json.decode(data, max_bytes=_MAX_PLAN_BYTES)
-    except FedprefError as error:
-        findings.fail(MANIFEST, "plan", f"{PLAN_NAME}: {error.message}", file=PLAN_NAME)
-        return None
-    return hashlib.sha256(data).hexdigest()

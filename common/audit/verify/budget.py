@@ -20,7 +20,7 @@ GENESIS_HEAD = "0" * 64
 _ITEM_BYTES = {"<f4": 4, "<f8": 8, "<i4": 4, "<i8": 8}
 _PARAMETERS = ("noise_multiplier", "clipping_norm", "sampling_probability")
 # Room for floating-point rounding, relative; statements are rounded up by far more.
-_ROUNDING = 1e-9
+_ROUNDING = 1e-8
 
 
 def verify_budget(evidence: Evidence) -> None:
@@ -211,6 +211,10 @@ class _RegionBudget:
         size_bytes = sum(_ITEM_BYTES[str(a["dtype"])] * _elements(a) for a in arrays)
         if size_bytes != entry.number("bytes"):
             self._fail("release-bytes", entry, f"Its arrays have {size_bytes} bytes.")
+        plan = self._evidence.plan
+        of_this_run = entry.record["run"] == self._evidence.run
+        if of_this_run and plan and entry.record["grid_exponent"] != plan.record["grid_exponent"]:
+            self._fail("release-grid", entry, "It was not rounded to the plan's grid.")
         permit = self._permits.get(paired.text("permit_id"))
         if permit is None:
             return

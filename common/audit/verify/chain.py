@@ -77,6 +77,7 @@ class _Chain:
         refused = [part["region"] for part in entry.parts("refused")]
         if len({*names, *refused}) != len(names) + len(refused):
             self._fail("region-twice", entry, "A region is named twice.")
+        self._check_planned(entry, {str(name) for name in names})
         if len(names) < entry.number("quorum"):
             self._fail(
                 "quorum",
@@ -97,6 +98,17 @@ class _Chain:
                 self._fail("round-entry-reused", entry, f"{region}'s round was used before.")
             self._used.add(leaf)
             self._check_pair(entry, paired, str(part["update"]), str(part["origin"]))
+
+    def _check_planned(self, entry: Entry, names: set[str]) -> None:
+        plan = self._evidence.plan
+        if plan is None:
+            return
+        if entry.record["mechanism"] != plan.mechanism_of(entry.number("round")):
+            self._fail("not-planned", entry, "The plan has no such mechanism in this round.")
+        if not names <= plan.regions:
+            self._fail("not-planned", entry, "It uses a region that the plan does not name.")
+        if entry.record["quorum"] != plan.record["quorum"]:
+            self._fail("not-planned", entry, "Its quorum is not the plan's.")
 
     def _check_pair(self, entry: Entry, paired: Entry, update: str, origin: str) -> None:
         self._evidence.findings.count(CHAIN, "updates")
@@ -178,3 +190,6 @@ class _Chain:
             self._fail("model-rounds", entry, "Its number of rounds is not the server's.")
         if entry.record["plan"] != self._evidence.plan_sha256:
             self._fail("plan-mismatch", entry, "It is for another plan than plan.json.")
+        plan = self._evidence.plan
+        if plan is not None and entry.record["catalogue"] != plan.record["catalogue"]:
+            self._fail("model-catalogue", entry, "Its catalogue is not the plan's.")

@@ -22,7 +22,7 @@ def verify_completeness(evidence: Evidence, folder: BundleFolder, manifest: Mani
 def _check_parties(evidence: Evidence) -> None:
     if SERVER not in evidence.parties or len(evidence.parties) < 2:
         evidence.findings.fail(
-            COMPLETENESS, "parties", "The registry does not name a server and a region."
+            COMPLETENESS, "parties", "The run does not have a server and a region."
         )
     for party in sorted(evidence.parties - evidence.replays.keys()):
         evidence.findings.fail(
@@ -97,6 +97,13 @@ def _check_server(evidence: Evidence) -> None:
     for number in sorted(set(range(1, last)) - seen):
         evidence.findings.fail(
             COMPLETENESS, "round-gap", f"The aggregate of round {number} is missing.", party=SERVER
+        )
+    if evidence.plan is not None and last < evidence.plan.rounds:
+        evidence.findings.fail(
+            COMPLETENESS,
+            "rounds-missing",
+            f"The plan has {evidence.plan.rounds} rounds; the server's log ends with {last}.",
+            party=SERVER,
         )
     if not _of_run(evidence, "model"):
         evidence.findings.fail(

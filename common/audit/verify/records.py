@@ -21,6 +21,14 @@ def _record(kind: str, **fields: Check) -> Check:
     return f.object_of(v=f.one_of(f"fedpref-{kind}/1"), **fields)
 
 
+MECHANISM_SCHEMA = f.object_of(
+    name=f.text,
+    rounds=f.list_of(f.positive),
+    noise_multiplier=f.decimal,
+    clipping_norm=f.decimal,
+    sampling_probability=f.decimal,
+)
+
 SCHEMAS: Mapping[str, Check] = {
     "keys": f.any_object,  # The registry's own step reads it; a log only repeats its bytes.
     "notice": _record(
@@ -73,15 +81,7 @@ SCHEMAS: Mapping[str, Check] = {
         engine=f.digest,
         deps=f.digest,
         plan=f.digest,
-        mechanisms=f.list_of(
-            f.object_of(
-                name=f.text,
-                rounds=f.list_of(f.positive),
-                noise_multiplier=f.decimal,
-                clipping_norm=f.decimal,
-                sampling_probability=f.decimal,
-            )
-        ),
+        mechanisms=f.list_of(MECHANISM_SCHEMA),
         epsilon_cap=f.decimal,
         delta=f.decimal,
         arrays=f.list_of(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from common.audit.verify.consents import ConsentHistory
 from common.audit.verify.fields import Record
+from common.audit.verify.plan_facts import PlanFacts
 from common.audit.verify.verdict import Findings
 from common.timestamps import parse_time
 
@@ -90,18 +91,23 @@ class Evidence:
     Attributes:
         federation: The federation's name.
         run: The run the bundle is about.
-        plan_sha256: Digest of ``plan.json``, in hex; None if it is missing.
-        parties: The parties that the registry gives a log key, thus a log.
+        plan: The run's plan; None if it is missing or malformed.
+        parties: The server and every region that takes part: those with a log to show.
         replays: The replayed logs by party.
         findings: Where failures go.
     """
 
     federation: str
     run: str
-    plan_sha256: str | None
+    plan: PlanFacts | None
     parties: frozenset[str]
     replays: Mapping[str, LogReplay]
     findings: Findings
+
+    @property
+    def plan_sha256(self) -> str | None:
+        """Digest of the plan, in hex."""
+        return self.plan.sha256 if self.plan else None
 
     def regions(self) -> Iterator[LogReplay]:
         """The regions' logs, by name."""

@@ -58,9 +58,20 @@ class _RegionRounds:
             self._fail(
                 "permit-purpose", entry, f"The permit is for {entry.text('purpose')}, not training."
             )
-        of_this_run = entry.text("run") == self._evidence.run
-        if of_this_run and entry.text("plan") != self._evidence.plan_sha256:
+        if entry.text("run") != self._evidence.run:
+            return
+        if entry.text("plan") != self._evidence.plan_sha256:
             self._fail("plan-mismatch", entry, "The permit is for another plan than plan.json.")
+        plan = self._evidence.plan
+        if plan is None:
+            return
+        names = {"purpose": "purpose", "mechanisms": "mechanisms", "delta": "delta"}
+        names["epsilon_cap"] = "epsilon"
+        differing = [
+            name for name, planned in names.items() if entry.record[name] != plan.record[planned]
+        ]
+        if differing:
+            self._fail("permit-plan", entry, f"Its {', '.join(differing)} is not the plan's.")
 
     def _read_policy(self, entry: Entry) -> None:
         age_s = entry.part("policy").get("consent_age_max_s")

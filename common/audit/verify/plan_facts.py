@@ -1,0 +1,92 @@
+"""What the verifier needs of the run plan that every permit and round names by digest."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from common import canonical_json
+from common.audit.verify import fields as f
+from common.audit.verify.fields import Record
+from common.audit.verify.files import BundleFolder, Manifest
+from common.audit.verify.records import MECHANISM_SCHEMA
+from common.audit.verify.tiles import PLAN_NAME
+from common.audit.verify.verdict import MANIFEST, Findings
+from common.errors import FedprefError, FormatError
+
+_MAX_PLAN_BYTES = 1 << 20
+
+# A plan has more constants; those below bind what is logged.
+_FIELDS: dict[str, f.Check] = {
+    "v": f.one_of("fedpref-plan/1"),
+    "run_id": f.text,
+    "federation": f.text,
+    "regions": f.texts,
+    "quorum": f.positive,
+    "purpose": f.text,
+    "catalogue": f.digest,
+    "epsilon": f.decimal,
+    "delta": f.decimal,
+    "mechanisms": f.list_of(MECHANISM_SCHEMA),
+    "grid_exponent": f.integer(-1074, 1023),
+}
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """A run plan's digest, and its constants that bind what is logged.
+
+    Attributes:
+        sha256: Digest of ``plan.json``, in hex.
+        record: The plan's fields.
+        regions: The regions that take part.
+        rounds: The number of its last round.
+    """
+
+    sha256: str
+    record: Record
+    regions: frozenset[str]
+    rounds: int
+
+    def mechanism_of(self, number: int) -> str | None:
+        """The name of the mechanism that the plan has in a round."""
+        for mechanism in _mechanisms(self.record):
+            rounds = mechanism["rounds"]
+            if isinstance(rounds, list) and number in rounds:
+                return str(mechanism["name"])
+        return None
+
+
+def read_plan(folder: BundleFolder, manifest: Manifest, findings: Findings) -> PlanFacts | None:
+    """Reads ``plan.json``; a fault is recorded and gives None."""
+    try:
+        data = folder.read(PLAN_NAME, max_bytes=_MAX_PLAN_BYTES)
+        record = canonical_json.decode(data, max_bytes=_MAX_PLAN_BYTES)
+        if not isinstance(record, dict) or not record.keys() >= _FIELDS.keys():
+            raise FormatError("It lacks constants that a run plan has.")
+        for name, check in _FIELDS.items():
+            check(record[name], name)
+        if (record["run_id"], record["federation"]) != (manifest.run, manifest.federation):
+            raise FormatError("It is the plan of another run.")
+    except FedprefError as error:
+        findings.fail(MANIFEST, "plan", f"{PLAN_NAME}: {error.message}", file=PLAN_NAME)
+        return None
+    regions = record["regions"]
+    return PlanFacts(
+        sha256=hashlib.sha256(data).hexdigest(),
+        record=record,
+        regions=frozenset(map(str, regions if isinstance(regions, list) else [])),
+        rounds=max((n for m in _mechanisms(record) for n in _rounds(m)), default=0),
+    )
+
+
+def _mechanisms(plan: Record) -> list[Record]:
+    mechanisms = plan["mechanisms"]
+    if not isinstance(mechanisms, list):
+        return []
+    return [mechanism for mechanism in mechanisms if isinstance(mechanism, dict)]
+
+
+def _rounds(mechanism: Record) -> list[int]:
+    rounds = mechanism["rounds"]
+    return [n for n in rounds if isinstance(n, int)] if isinstance(rounds, list) else []

@@ -1,0 +1,73 @@
+"""A SQLite file system that fails at a chosen write, or shows what a power cut would leave."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import apsw
+
+_NAME = "faults"
+_SYSTEM = "unix"
+
+
+class FaultVFS(apsw.VFS):
+    """Everything SQLite writes passes here.
+
+    Attributes:
+        operations: How many writes, truncations, syncs and deletions there were.
+        fault: Called before each with its number; what it raises is the disk's answer.
+        survivors: Folder that gets a copy of each file as it was when it was last synced.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(_NAME, _SYSTEM, makedefault=True)
+        self.operations = 0
+        self.fault: Callable[[int], None] = lambda _: None
+        self.survivors: Path | None = None
+
+    def xOpen(self, name: apsw.URIFilename | str | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - SQLite's name
+        return _FaultFile(self, name, flags)
+
+    def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802 - SQLite's name
+        self.step()
+        super().xDelete(filename, syncdir)
+        if self.survivors is not None:
+            (self.survivors / Path(filename).name).unlink(missing_ok=True)
+
+    def step(self) -> None:
+        self.operations += 1
+        self.fault(self.operations)
+
+
+class _FaultFile(apsw.VFSFile):
+    def __init__(self, vfs: FaultVFS, name, flags: list[int]) -> None:
+        super().__init__(_SYSTEM, name, flags)
+        self._vfs = vfs
+        self._path = Path(name.filename() if isinstance(name, apsw.URIFilename) else name or "")
+
+    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
+        self._vfs.step()
+        super().xWrite(data, offset)
+
+    def xTruncate(self, newsize: int) -> None:  # noqa: N802 - SQLite's name
+        self._vfs.step()
+        super().xTruncate(newsize)
+
+    def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite's name
+        self._vfs.step()
+        super().xSync(flags)
+        if self._vfs.survivors is not None:
+            shutil.copyfile(self._path, self._vfs.survivors / self._path.name)
+
+
+@contextmanager
+def fault_vfs() -> Iterator[FaultVFS]:
+    """All SQLite files opened within go through one ``FaultVFS``."""
+    vfs = FaultVFS()
+    try:
+        yield vfs
+    finally:
+        vfs.unregister()
