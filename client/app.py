@@ -1,0 +1,76 @@
+"""The region's ClientApp: a relay between the coordinator and the region's privacy engine.
+
+It decodes a request, hands it to the engine, and carries back what the engine sealed. It has no
+mathematics and no data, and this file with the codec is all that the coordinator ships: the engine
+is installed and pinned by the region.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from common.engine_channel import resolve_channel
+from common.errors import (
+    BudgetError,
+    ConsentError,
+    FedprefError,
+    FormatError,
+    InputError,
+    PolicyError,
+    QualityGateError,
+    StorageError,
+    VerificationError,
+)
+from common.messages import decode_message, encode_message
+
+_REASONS: tuple[tuple[type[FedprefError], str], ...] = (
+    (FormatError, "malformed-request"),
+    (BudgetError, "budget-exhausted"),
+    (ConsentError, "no-consent"),
+    (QualityGateError, "data-quality"),
+    (PolicyError, "not-permitted"),
+    (VerificationError, "own-records-do-not-verify"),
+    (StorageError, "storage-failure"),
+    (InputError, "engine-unreachable"),
+)
+_log = logging.getLogger("fedpref.relay")
+
+app = ClientApp()
+
+
+@app.query("describe")
+def describe(message: Message, context: Context) -> Message:
+    """Answers who this node's region is."""
+    return _relay("describe", message, context)
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Carries one round's request to the engine, and the sealed update back."""
+    return _relay("train", message, context)
+
+
+def _relay(method: str, message: Message, context: Context) -> Message:
+    """Relays one call; whatever fails, only a reason code leaves the region.
+
+    An exception's text may quote a record, and Flower would send it to the coordinator.
+    """
+    try:
+        header, arrays = decode_message(message.content)
+        answer, answered = resolve_channel(context.node_config).call(method, header, arrays)
+        content = encode_message(answer, answered)
+    except FedprefError as error:
+        _log.warning("%s was refused: %s", method, type(error).__name__)
+        content = encode_message({"status": "refused", "reason": _reason(error)}, {})
+    # Flower sends the text of any exception that gets past here to the coordinator.
+    except Exception as error:  # noqa: BLE001
+        _log.error("%s failed: %s", method, type(error).__name__)
+        content = encode_message({"status": "refused", "reason": "relay-failure"}, {})
+    return Message(content, reply_to=message)
+
+
+def _reason(error: FedprefError) -> str:
+    return next((code for kind, code in _REASONS if isinstance(error, kind)), "refused")

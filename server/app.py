@@ -1,0 +1,73 @@
+"""The coordinator's ServerApp: runs the rounds of one plan and publishes the model."""
+
+from __future__ import annotations
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from common.durable_file import write_durably
+from common.errors import FedprefError, StorageError
+from common.messages import decode_arrays
+from common.parameters import arrays_digest, save_arrays
+from server.audit_trail import open_audit_trail
+from server.checkpoint import CheckpointStore
+from server.config import ServerConfig, ServerHome
+from server.events import EventWriter
+from server.strategy import Bounds, RegionSumStrategy
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Flower's entry point."""
+    run_server(grid, ServerConfig.read(context.run_config))
+
+
+def run_server(grid: Grid, config: ServerConfig) -> None:
+    """Runs what is left of the home's run, from its next round to the published model.
+
+    Args:
+        grid: Flower's connection to the nodes.
+        config: The coordinator's configuration.
+
+    Raises:
+        FederationError: Too few regions; nothing is published, and the run can go on later.
+        InputError: The home folder lacks something.
+        StorageError: Another process works in the home, or the disk refuses.
+        VerificationError: The home's log, checkpoint and plan do not agree.
+    """
+    home = ServerHome(config.server_home)
+    plan = home.read_plan()
+    with EventWriter(home.events, plan.run_id) as events:
+        try:
+            _run_rounds(grid, config, home, events)
+        except FedprefError as error:
+            events.write("run-failed", error=type(error).__name__, reason=error.message)
+            raise
+        events.write("run-finished")
+
+
+def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: EventWriter) -> None:
+    plan, registry = home.read_plan(), home.read_registry()
+    with open_audit_trail(home, plan, registry) as trail:
+        bounds = Bounds(config.nodes_wait_s, config.describe_timeout_s)
+        checkpoints = CheckpointStore(home.checkpoint)
+        strategy = RegionSumStrategy(plan, registry, trail, checkpoints, events, bounds)
+        result = strategy.start(
+            grid,
+            strategy.initial_arrays,
+            num_rounds=plan.total_rounds,
+            timeout=plan.round_timeout_s,
+        )
+        model = decode_arrays(result.arrays)
+        try:
+            write_durably(home.model, save_arrays(model), mode=0o644)
+        except OSError as error:
+            raise StorageError(
+                f"The model cannot be written to {home.model}: {error.strerror}.",
+                remedy="Free disk space; the same command then goes on from here.",
+            ) from error
+        digest = arrays_digest(model)
+        trail.log_model(digest)
+        events.write("model-published", model=digest)

@@ -1,0 +1,199 @@
+"""The coordinator's checkpoint: the model after the last closed round, and the log that proves it.
+
+Two files: the model as safetensors, and ``checkpoint.json``, canonical JSON that names the model's
+file and digest. The model is written first, then the JSON replaces the old one in one rename, so
+that after a crash there is the new checkpoint whole or the old one. A checkpoint is believed only
+if the coordinator's log bears it out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common import canonical_json
+from common.canonical_json import JsonValue
+from common.durable_file import write_durably
+from common.errors import FormatError, StorageError, VerificationError
+from common.parameters import arrays_digest, load_arrays, save_arrays
+from common.plan import RunPlan
+from server.audit_trail import AuditTrail
+
+_VERSION = "fedpref-server-checkpoint/1"
+_MAX_JSON_BYTES = 1 << 20
+_MAX_MODEL_BYTES = 4 << 30
+_RESTORE = "Restore the coordinator's log and checkpoint from one backup, or remove the checkpoint."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state after a closed round.
+
+    Attributes:
+        run: The run.
+        plan: Digest of its plan.
+        server_round: The last closed round.
+        roster: The regions whose updates are in it, in order.
+        aggregate: Leaf hash of the round's aggregate entry, in hex.
+        log_size: Size of the coordinator's log when that entry was in it.
+        log_root: The log's root at that size, in hex.
+        model: The model after the round.
+    """
+
+    run: str
+    plan: str
+    server_round: int
+    roster: tuple[str, ...]
+    aggregate: str
+    log_size: int
+    log_root: str
+    model: Mapping[str, np.ndarray]
+
+
+class CheckpointStore:
+    """The folder of a coordinator's newest checkpoint.
+
+    Args:
+        folder: It is made when first written to.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._index = folder / "checkpoint.json"
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Replaces the checkpoint, durably and whole.
+
+        Raises:
+            StorageError: The disk is full or refuses; the old checkpoint is there still.
+        """
+        data = save_arrays(checkpoint.model)
+        name = f"model-{checkpoint.server_round:04d}.safetensors"
+        index = canonical_json.encode(
+            {
+                "v": _VERSION,
+                "run": checkpoint.run,
+                "plan": checkpoint.plan,
+                "round": checkpoint.server_round,
+                "roster": list(checkpoint.roster),
+                "aggregate": checkpoint.aggregate,
+                "log": {"size": checkpoint.log_size, "root": checkpoint.log_root},
+                "model": arrays_digest(checkpoint.model),
+                "model_file": name,
+                "model_file_sha256": hashlib.sha256(data).hexdigest(),
+            },
+            max_bytes=_MAX_JSON_BYTES,
+        )
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_durably(self._folder / name, data)
+            write_durably(self._index, index)
+            for old in self._folder.glob("model-*.safetensors"):
+                if old.name != name:
+                    old.unlink()
+        except OSError as error:
+            raise StorageError(
+                f"The checkpoint of round {checkpoint.server_round} cannot be written to "
+                f"{self._folder}: {error.strerror}.",
+                remedy="Free disk space; the same command then goes on from the round before.",
+            ) from error
+
+    def read(self) -> Checkpoint | None:
+        """Reads the checkpoint back, or None if there is none.
+
+        Raises:
+            StorageError: It is damaged; names the file and what is wrong.
+        """
+        try:
+            index = canonical_json.decode(self._index.read_bytes(), max_bytes=_MAX_JSON_BYTES)
+            return _parse(index, self._folder)
+        except FileNotFoundError as error:
+            if not self._index.exists():
+                return None
+            raise self._damaged(f"its model file is missing ({error.filename})") from error
+        except OSError as error:
+            raise self._damaged(f"it cannot be read: {error.strerror}") from error
+        except (FormatError, KeyError, TypeError, ValueError) as error:
+            raise self._damaged(str(error)) from error
+
+    def load(self, trail: AuditTrail, plan: RunPlan) -> Checkpoint | None:
+        """Reads the checkpoint back and believes it only as far as the log bears it out.
+
+        Raises:
+            StorageError: It is damaged.
+            VerificationError: It does not match the log or the plan; names what differs.
+        """
+        checkpoint = self.read()
+        if checkpoint is not None:
+            _check(checkpoint, trail, plan, self._index)
+        return checkpoint
+
+    def _damaged(self, what: str) -> StorageError:
+        return StorageError(f"The checkpoint {self._index} is damaged: {what}.", remedy=_RESTORE)
+
+
+def _parse(index: JsonValue, folder: Path) -> Checkpoint:
+    if not isinstance(index, dict) or index["v"] != _VERSION:
+        raise ValueError(f"it is not a {_VERSION}")
+    log, roster, server_round = index["log"], index["roster"], index["round"]
+    if not (isinstance(log, dict) and isinstance(roster, list) and isinstance(server_round, int)):
+        raise TypeError("a field is of the wrong type")
+    size = log["size"]
+    if not isinstance(size, int):
+        raise TypeError("the log's size is no number")
+    name = str(index["model_file"])
+    if Path(name).name != name:
+        raise ValueError("its model file is in another folder")
+    data = (folder / name).read_bytes()
+    if hashlib.sha256(data).hexdigest() != index["model_file_sha256"]:
+        raise ValueError(f"{name} does not have the digest that checkpoint.json states")
+    model = load_arrays(data, max_bytes=_MAX_MODEL_BYTES)
+    if arrays_digest(model) != index["model"]:
+        raise ValueError(f"{name} is not the model that checkpoint.json states")
+    return Checkpoint(
+        run=str(index["run"]),
+        plan=str(index["plan"]),
+        server_round=server_round,
+        roster=tuple(str(region) for region in roster),
+        aggregate=str(index["aggregate"]),
+        log_size=size,
+        log_root=str(log["root"]),
+        model=model,
+    )
+
+
+def _check(checkpoint: Checkpoint, trail: AuditTrail, plan: RunPlan, path: Path) -> None:
+    leaf, aggregate = trail.aggregates.get(checkpoint.server_round, ("", None))
+    log_holds = checkpoint.log_size <= trail.log.size and (
+        trail.log.root_at(checkpoint.log_size).hex() == checkpoint.log_root
+    )
+    differing = [
+        what
+        for what, holds in (
+            (f"the run {checkpoint.run}", checkpoint.run == plan.run_id),
+            ("the plan", checkpoint.plan == plan.digest),
+            (f"the log's root at size {checkpoint.log_size}", log_holds),
+            (f"round {checkpoint.server_round}, which the log lacks", aggregate is not None),
+            ("the aggregate entry", aggregate is None or leaf == checkpoint.aggregate),
+            (
+                "the model",
+                aggregate is None or aggregate.model_out == arrays_digest(checkpoint.model),
+            ),
+            (
+                "the roster",
+                aggregate is None
+                or tuple(used.region for used in aggregate.used) == checkpoint.roster,
+            ),
+        )
+        if not holds
+    ]
+    if differing:
+        raise VerificationError(
+            f"The checkpoint {path} does not match the coordinator's log: {', '.join(differing)} "
+            "differ.",
+            remedy=_RESTORE,
+        )

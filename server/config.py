@@ -1,0 +1,166 @@
+"""The coordinator's configuration, and the home folder that holds everything it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from common import canonical_json
+from common.errors import InputError
+from common.keys import Registry, Signer, load_key
+from common.plan import RunPlan
+
+SERVER_PARTY = "server"
+_MAX_PLAN_BYTES = 1 << 20
+
+
+class ServerConfig(BaseModel):
+    """What Flower's run configuration tells the ServerApp; anything else in it is refused.
+
+    Attributes:
+        server_home: The coordinator's home folder.
+        nodes_wait_s: For how long to wait for the plan's regions before the first round; with
+            fewer than the quorum then, the run fails.
+        describe_timeout_s: For how long a node may take to say which region it is.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    server_home: Path = Field(alias="server-home")
+    nodes_wait_s: float = Field(alias="nodes-wait-s", default=120.0, gt=0, le=86_400)
+    describe_timeout_s: float = Field(alias="describe-timeout-s", default=60.0, gt=0, le=3600)
+
+    @classmethod
+    def read(cls, run_config: Mapping[str, object]) -> ServerConfig:
+        """Reads Flower's run configuration.
+
+        Raises:
+            InputError: A key is unknown or missing, or a value is out of range; names it.
+        """
+        try:
+            config = cls.model_validate(dict(run_config))
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise InputError(
+                f"The run configuration's {'.'.join(map(str, first['loc']))} is not accepted: "
+                f"{first['msg']}.",
+                remedy="The keys are server-home, nodes-wait-s and describe-timeout-s.",
+            ) from error
+        if not config.server_home.is_absolute():
+            raise InputError(
+                f"The run configuration's server-home {str(config.server_home)!r} is not an "
+                "absolute path.",
+                remedy="Name the coordinator's home folder from the root.",
+            )
+        return config
+
+
+@dataclass(frozen=True)
+class ServerHome:
+    """Paths inside the coordinator's home folder.
+
+    Args:
+        root: The folder itself.
+    """
+
+    root: Path
+
+    @property
+    def plan(self) -> Path:
+        """The run plan as canonical JSON."""
+        return self.root / "plan.json"
+
+    @property
+    def registry(self) -> Path:
+        """The folder of key registry versions, ``1.json`` and on."""
+        return self.root / "registry"
+
+    @property
+    def keys(self) -> Path:
+        """The folder of encrypted private keys and their passphrase."""
+        return self.root / "keys"
+
+    @property
+    def log(self) -> Path:
+        """The coordinator's audit log."""
+        return self.root / "log.sqlite"
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of the newest checkpoint."""
+        return self.root / "checkpoint"
+
+    @property
+    def events(self) -> Path:
+        """What happens, one JSON object a line, for a display to follow."""
+        return self.root / "events.jsonl"
+
+    @property
+    def model(self) -> Path:
+        """The published model."""
+        return self.root / "model.safetensors"
+
+    def read_plan(self) -> RunPlan:
+        """Reads the run plan.
+
+        Raises:
+            InputError: It is missing or malformed.
+        """
+        try:
+            data = self.plan.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"The run plan {self.plan} cannot be read: {error.strerror}.",
+                remedy="Name a coordinator's home folder.",
+            ) from error
+        return RunPlan.from_record(canonical_json.decode(data, max_bytes=_MAX_PLAN_BYTES))
+
+    def registry_envelopes(self) -> list[bytes]:
+        """The key registry's versions, oldest first.
+
+        Raises:
+            InputError: There is none, or a file there has no version for a name.
+        """
+        try:
+            files = sorted(self.registry.glob("*.json"), key=lambda path: int(path.stem))
+        except ValueError as error:
+            raise InputError(f"{self.registry} has a file not named by its version.") from error
+        if not files:
+            raise InputError(
+                f"There is no key registry in {self.registry}.",
+                remedy="Copy the federation's registry/*.json there.",
+            )
+        return [path.read_bytes() for path in files]
+
+    def read_registry(self) -> Registry:
+        """Reads and verifies the chain of key registry versions.
+
+        Raises:
+            InputError: There is none.
+            VerificationError: A version does not verify.
+        """
+        return Registry.from_envelopes(self.registry_envelopes(), root_key_ids=None)
+
+    def signer(self, role: str) -> Signer:
+        """Opens the private key of a role, ``log`` or ``aggregator``.
+
+        Raises:
+            InputError: The key or its passphrase is missing.
+        """
+        path = self.keys / "passphrase"
+        try:
+            passphrase = path.read_bytes().strip()
+        except OSError as error:
+            raise InputError(
+                f"The coordinator's key passphrase file {path} cannot be read: {error.strerror}.",
+                remedy="Restore it from the key backup.",
+            ) from error
+        if not passphrase:
+            raise InputError(
+                f"The coordinator's key passphrase file {path} is empty.",
+                remedy="Restore it from the key backup.",
+            )
+        return load_key(self.keys / f"{role}.pem", passphrase)

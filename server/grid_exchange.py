@@ -1,0 +1,140 @@
+"""Messages out, replies in, over Flower's Grid: each wait bounded, no reply able to harm another.
+
+Flower's own ``send_and_receive`` pulls all replies at once: one whose body cannot be inflated
+aborts the run, and an array that names one chunk a thousand times inflates to a thousand times
+what was sent. Here replies are pulled one by one, and inflation stops at a limit. This module is
+the server's only touch of Flower's internals (pinned to flwr 1.41, see its test).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from flwr.app import Array, Error, Message
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    UnexpectedObjectContentError,
+    get_object_body,
+    get_object_children_ids_from_object_content,
+)
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
+
+#: The code of the error reply that stands for one whose body is not what Flower sends.
+UNDECODABLE_REPLY = 1000
+#: The ``stype`` of an array that was not inflated.
+OVERSIZE_STYPE = "fedpref.oversize"
+
+_FIRST_PAUSE_S = 0.002
+_PAUSE_PER_PENDING_S = 0.02
+_MAX_PAUSE_S = 1.0
+_HOSTILE_BODY = (
+    UnexpectedObjectContentError,
+    DecodeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)
+
+
+def exchange(grid: Grid, messages: Sequence[Message], *, timeout_s: float) -> Iterator[Message]:
+    """Sends messages and gives each reply as it arrives.
+
+    Args:
+        grid: Flower's connection to the nodes.
+        messages: What to send; their ids are set when this sends them.
+        timeout_s: For how long to wait, in seconds, for all replies together.
+
+    Yields:
+        Replies in the order of arrival; a reply that cannot be read is an error message of code
+        `UNDECODABLE_REPLY`. Messages without a reply in time are passed over in silence.
+    """
+    pending = push(grid, messages)
+    deadline = time.monotonic() + timeout_s
+    pause_s = _FIRST_PAUSE_S
+    while pending:
+        arrived = False
+        for message_id, message in list(pending.items()):
+            replies = pull(grid, message)
+            if replies:
+                arrived = True
+                del pending[message_id]
+                yield from replies
+        remaining_s = deadline - time.monotonic()
+        if not pending or remaining_s <= 0:
+            return
+        # The pause grows to what a store with many nodes can bear, not beyond a second.
+        longest_s = min(_MAX_PAUSE_S, max(0.05, _PAUSE_PER_PENDING_S * len(pending)))
+        pause_s = _FIRST_PAUSE_S if arrived else min(2 * pause_s, longest_s)
+        time.sleep(min(pause_s, remaining_s))
+
+
+def push(grid: Grid, messages: Sequence[Message]) -> dict[str, Message]:
+    """Sends messages and gives those that were accepted, by the id each now has."""
+    accepted = set(grid.push_messages(list(messages)))
+    return {
+        message.metadata.message_id: message
+        for message in messages
+        if message.metadata.message_id in accepted
+    }
+
+
+def pull(grid: Grid, message: Message) -> list[Message]:
+    """The replies to one sent message that have arrived; usually none or one."""
+    try:
+        return list(grid.pull_messages([message.metadata.message_id]))
+    except _HOSTILE_BODY:
+        return [Message(Error(code=UNDECODABLE_REPLY), reply_to=message)]
+
+
+_inflation_lock = threading.Lock()
+
+
+@contextmanager
+def bounded_inflation(max_bytes: int) -> Iterator[None]:
+    """Keeps Flower from inflating any array to more than a number of bytes.
+
+    Flower stores an array as chunks, each once, and a list of which chunk comes where; the list is
+    the sender's. An array over the limit comes out empty, with `OVERSIZE_STYPE` for its ``stype``.
+
+    Args:
+        max_bytes: The most bytes one array's body may have.
+    """
+    plain: Any = vars(Array)["inflate"].__func__
+
+    def inflate(
+        cls: type[Array],
+        object_content: bytes,
+        children: dict[str, InflatableObject] | None = None,
+    ) -> Array:
+        if _inflated_bytes(cls, object_content, children or {}) > max_bytes:
+            return cls(dtype="", shape=(), stype=OVERSIZE_STYPE, data=b"")
+        inflated = plain(cls, object_content, children)
+        if not isinstance(inflated, Array):
+            raise TypeError("an array inflates to an array")
+        return inflated
+
+    with _inflation_lock:
+        Array.inflate = classmethod(inflate)  # type: ignore[assignment, method-assign]  # a patch
+        try:
+            yield
+        finally:
+            Array.inflate = classmethod(plain)  # type: ignore[assignment, method-assign]
+
+
+def _inflated_bytes(
+    cls: type[Array], object_content: bytes, children: dict[str, InflatableObject]
+) -> int:
+    body = json.loads(get_object_body(object_content, cls).decode("utf-8"))
+    ids = get_object_children_ids_from_object_content(object_content)
+    sizes = [len(getattr(children.get(name), "data", b"")) for name in ids]
+    return sum(sizes[place] for place in body["arraychunk_ids"])

@@ -1,0 +1,207 @@
+"""One open round: what was asked, what came back, and what it adds up to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from flwr.app import ArrayRecord, Message
+
+from common.errors import VerificationError
+from common.messages import decode_arrays
+from common.parameters import arrays_digest
+from common.plan import RunPlan
+from common.timestamps import format_time, now_ms
+from server.aggregation import first_model, next_model
+from server.audit_trail import Aggregate
+from server.validation import (
+    MISSING_REASONS,
+    Question,
+    ReplyRefusedError,
+    ReplyValidator,
+    ValidatedUpdate,
+)
+
+#: Every request of a round names the same attempt: a repeated one gets the same sealed bytes.
+ATTEMPT = 1
+
+#: Told of a refusal: the round, a region or None, a reason code, one sentence.
+OnRefused = Callable[["OpenRound", str | None, str, str], None]
+
+
+@dataclass(frozen=True)
+class ClosedRound:
+    """A round's outcome.
+
+    Attributes:
+        aggregate: What its log entry states.
+        model: The model that came of it.
+    """
+
+    aggregate: Aggregate
+    model: Mapping[str, np.ndarray]
+
+
+class OpenRound:
+    """A round from its first request till it is closed.
+
+    Args:
+        plan: The run plan.
+        server_round: The round's number.
+        arrays: The model that is sent out.
+        validator: Judges replies.
+        logged: The round's aggregate if the log has it already: then exactly those updates count.
+        on_refused: Told of each refusal.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        server_round: int,
+        arrays: ArrayRecord,
+        *,
+        validator: ReplyValidator,
+        logged: Aggregate | None,
+        on_refused: OnRefused,
+    ) -> None:
+        self.server_round = server_round
+        self.arrays = arrays
+        self.mechanism = plan.mechanism_of(server_round)
+        self.model = decode_arrays(arrays)
+        self.model_in = arrays_digest(self.model)
+        self.accepted: dict[str, ValidatedUpdate] = {}
+        self.refused: dict[str, str] = {}
+        self._plan = plan
+        self._validator = validator
+        self._logged = logged
+        self._on_refused = on_refused
+        self._start = format_time(now_ms())
+        self._asked: list[tuple[Message, Question]] = []
+        self._needed = {used.region for used in logged.used} if logged else set()
+        if logged is not None and logged.model_in != self.model_in:
+            raise VerificationError(
+                f"Round {server_round} was aggregated from another model than the one at hand."
+            )
+
+    @property
+    def unanswered(self) -> list[str]:
+        """The plan's regions that may still be asked: no update, and nothing against them."""
+        return [
+            region
+            for region in sorted(self._plan.regions)
+            if region not in self.accepted
+            and self.refused.get(region, "no-reply") in MISSING_REASONS
+        ]
+
+    @property
+    def complete(self) -> bool:
+        """Whether the round can be closed."""
+        if self._logged is not None:
+            return self._needed <= set(self.accepted)
+        return len(self.accepted) >= self._plan.quorum
+
+    def ask(self, message: Message, region: str) -> None:
+        """Notes that a region is asked by a message."""
+        question = Question(
+            region=region,
+            node=message.metadata.dst_node_id,
+            server_round=self.server_round,
+            attempt=ATTEMPT,
+            mechanism=self.mechanism,
+            model_in=self.model_in,
+        )
+        self._asked.append((message, question))
+
+    def take(self, reply: Message) -> str | None:
+        """Judges a reply, and gives its region if its update counts."""
+        question = self._question_of(reply)
+        if question is None:
+            self._on_refused(self, None, "unsolicited-reply", "A reply to nothing that was asked.")
+            return None
+        region = question.region
+        if region not in self.unanswered:
+            detail = f"{region} replied more than once; its first reply stands."
+            self._on_refused(self, region, "duplicate-reply", detail)
+            return None
+        try:
+            update = self._validator.validate(reply, question, now_ms=now_ms())
+            self._check_as_logged(update)
+        except ReplyRefusedError as error:
+            self.refuse(region, error.reason, error.message)
+            return None
+        self.refused.pop(region, None)
+        self.accepted[region] = update
+        return region
+
+    def refuse(self, region: str, reason: str, detail: str) -> None:
+        """Notes why a region's update does not count."""
+        self.refused[region] = reason
+        self._on_refused(self, region, reason, detail)
+
+    def refuse_absent(self) -> list[str]:
+        """Refuses every region that neither answered nor was refused; gives them."""
+        asked = {question.region for _, question in self._asked}
+        absent = [region for region in self.unanswered if region not in self.refused]
+        for region in absent:
+            if region in asked:
+                self.refuse(region, "no-reply", f"{region} did not answer in time.")
+            else:
+                self.refuse(region, "no-node", f"{region} is not connected.")
+        return absent
+
+    def close(self) -> ClosedRound:
+        """Sums the updates that count, by region in order, and makes the next model of them.
+
+        Raises:
+            VerificationError: The log has another model for this round.
+        """
+        counted = sorted(self._needed or self.accepted)
+        updates = [self.accepted[region] for region in counted]
+        model = self._next_model([update.arrays for update in updates])
+        model_out = arrays_digest(model)
+        if self._logged is not None:
+            if model_out != self._logged.model_out:
+                raise VerificationError(
+                    f"Round {self.server_round} gives another model than its log entry names."
+                )
+            return ClosedRound(self._logged, model)
+        aggregate = Aggregate(
+            server_round=self.server_round,
+            attempt=ATTEMPT,
+            mechanism=self.mechanism.name,
+            used=tuple(update.used for update in updates),
+            refused=tuple(sorted(self.refused.items())),
+            model_in=self.model_in,
+            model_out=model_out,
+            start=self._start,
+            end=format_time(now_ms()),
+        )
+        return ClosedRound(aggregate, model)
+
+    def _question_of(self, reply: Message) -> Question | None:
+        answered = reply.metadata.reply_to_message_id
+        for message, question in self._asked:
+            # A message has no id before it is sent.
+            if answered and message.metadata.message_id == answered:
+                return question
+        return None
+
+    def _check_as_logged(self, update: ValidatedUpdate) -> None:
+        if (
+            self._logged is not None
+            and update.used.region in self._needed
+            and update.used not in self._logged.used
+        ):
+            raise ReplyRefusedError(
+                "other-than-logged", "It is another update than the one that was aggregated."
+            )
+
+    def _next_model(self, updates: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        (name,) = (spec.name for spec in self._plan.released_arrays(self.mechanism.name))
+        total = np.zeros_like(updates[0][name], dtype=np.float64)
+        for update in updates:
+            total += update[name]
+        if self.mechanism.name == "popularity":
+            return first_model(total, self._plan)
+        return next_model(self.model, total, self._plan)

@@ -1,0 +1,310 @@
+"""The federation's strategy: who is asked, which replies count, when a round may be published.
+
+Flower's `Strategy` interface, with what it lacks: every wait is bounded, every reply is validated
+before it is added, a round with fewer regions than the quorum publishes nothing, and a run goes on
+where its log says it stopped. Weights are public: each region's update counts once, as it is; no
+number that a region reports beside its noised update is read, or sent at all.
+
+The order of a round: ask → validate each reply as it arrives → sum, by region in order → next
+model → aggregate entry in the log (durable) → checkpoint. A crash between the last two leaves an
+entry without its checkpoint: the round is then asked for again, the regions answer with the bytes
+they sealed, and the model that comes of it must be the one that the entry names.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+from common.canonical_json import JsonValue
+from common.errors import FederationError
+from common.keys import Registry
+from common.messages import compose_message, encode_arrays
+from common.plan import RunPlan
+from server.audit_trail import AuditTrail
+from server.checkpoint import Checkpoint, CheckpointStore
+from server.events import EventWriter
+from server.grid_exchange import bounded_inflation, exchange
+from server.roster import Roster
+from server.rounds import ATTEMPT, ClosedRound, OpenRound
+from server.validation import IMPOSTOR_REASONS, MISSING_REASONS, ReplyValidator
+
+#: How often a round asks the regions that did not answer, while it lacks the quorum.
+WAVES = 2
+# A reply is of no use once its round is closed.
+_TTL_SLACK_S = 60.0
+_MAX_BODY_BYTES = 1 << 30
+#: Refusals that are said apart from the region's own mark in the display.
+_QUIET_REASONS = frozenset({"duplicate-reply"})
+
+_log = logging.getLogger("fedpref.server")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How long the coordinator waits for nodes; how long for replies is in the plan.
+
+    Attributes:
+        nodes_wait_s: For the plan's regions to connect before the first round.
+        describe_timeout_s: For a node to say which region it is.
+    """
+
+    nodes_wait_s: float
+    describe_timeout_s: float
+
+
+class RegionSumStrategy(Strategy):
+    """Sums the noised updates of at least a quorum of regions, round by round.
+
+    Args:
+        plan: The run plan.
+        registry: The verified key registry.
+        trail: The coordinator's open log; it says which round is next.
+        checkpoints: Where the model is kept between rounds.
+        events: Who is told what happens.
+        bounds: How long to wait for nodes.
+
+    Raises:
+        StorageError: The checkpoint is damaged.
+        VerificationError: The checkpoint does not match the log; names what differs.
+    """
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        registry: Registry,
+        trail: AuditTrail,
+        checkpoints: CheckpointStore,
+        events: EventWriter,
+        bounds: Bounds,
+    ) -> None:
+        self._plan = plan
+        self._trail = trail
+        self._checkpoints = checkpoints
+        self._events = events
+        self._bounds = bounds
+        self._validator = ReplyValidator(plan, registry)
+        self._open: OpenRound | None = None
+        self._roster = Roster(
+            plan,
+            registry,
+            describe_timeout_s=bounds.describe_timeout_s,
+            on_refused=self._on_node_refused,
+        )
+        checkpoint = checkpoints.load(trail, plan)
+        #: The first round still to be done.
+        self.first_round = checkpoint.server_round + 1 if checkpoint else 1
+        #: The model before it.
+        self.initial_arrays = encode_arrays(checkpoint.model if checkpoint else {})
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+    ) -> Result:
+        """Runs the rounds from `first_round` to ``num_rounds``.
+
+        Args:
+            grid: Flower's connection to the nodes.
+            initial_arrays: The model before `first_round`: `initial_arrays`.
+            num_rounds: The last round's number, not how many remain.
+            timeout: For how long a round waits for replies, in seconds, each time it asks.
+            train_config: Unused: what a region is asked is in the plan that it permitted.
+            evaluate_config: Unused: regions report no metrics.
+            evaluate_fn: Told of each round's model, if given.
+
+        Returns:
+            The last model, and how many regions each round counts.
+
+        Raises:
+            FederationError: A round lacked its quorum; names each region's reason.
+        """
+        del evaluate_config
+        arrays, result = initial_arrays, Result()
+        result.arrays = initial_arrays
+        if self.first_round > num_rounds:
+            return result
+        self.summary()
+        with bounded_inflation(_MAX_BODY_BYTES):
+            self._roster.wait(grid, timeout_s=self._bounds.nodes_wait_s)
+            for server_round in range(self.first_round, num_rounds + 1):
+                config = train_config or ConfigRecord()
+                replies = self._ask(grid, server_round, arrays, config, timeout)
+                closed, counts = self.aggregate_train(server_round, replies)
+                if closed is None or counts is None:
+                    raise self._no_quorum(server_round)
+                arrays = result.arrays = closed
+                result.train_metrics_clientapp[server_round] = counts
+                if evaluate_fn and (evaluated := evaluate_fn(server_round, arrays)) is not None:
+                    result.evaluate_metrics_serverapp[server_round] = evaluated
+        return result
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Makes a request to every region that has a node and may still be asked."""
+        del config
+        self._roster.refresh(grid)
+        current = self._round(server_round, arrays)
+        nodes = self._roster.nodes
+        header: dict[str, JsonValue] = {
+            "run": self._plan.run_id,
+            "round": server_round,
+            "attempt": ATTEMPT,
+            "mechanism": current.mechanism.name,
+            "plan": self._plan.digest,
+        }
+        messages = []
+        for region in current.unanswered:
+            if region in nodes:
+                message = Message(
+                    compose_message(header, current.arrays),
+                    dst_node_id=nodes[region],
+                    message_type=MessageType.TRAIN,
+                    group_id=str(server_round),
+                    ttl=self._plan.round_timeout_s + _TTL_SLACK_S,
+                )
+                current.ask(message, region)
+                messages.append(message)
+        return messages
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Validates each reply as it comes, and closes the round if the quorum is there.
+
+        Returns:
+            The next model, and how many regions count and how many do not; None for both below
+            the quorum, and then there is no aggregate.
+
+        Raises:
+            VerificationError: The log has another model for this round.
+        """
+        current = self._round(server_round, None)
+        for reply in replies:
+            region = current.take(reply)
+            if region is not None:
+                self._event("region-replied", current, region=region)
+        for region in current.refuse_absent():
+            # It is asked who it is in the meantime: later rounds do not wait for it.
+            self._roster.drop(region)
+        if not current.complete:
+            return None, None
+        closed = current.close()
+        self._record(closed)
+        self._event("round-closed", current)
+        self._open = None
+        used = len(closed.aggregate.used)
+        counts = {"regions": used, "regions-refused": len(self._plan.regions) - used}
+        return encode_arrays(closed.model), MetricRecord(dict(counts))
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> list[Message]:
+        """Asks nothing: metrics that are not noised and charged do not leave a region."""
+        del server_round, arrays, config, grid
+        return []
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> None:
+        """Aggregates nothing; see `configure_evaluate`."""
+        del server_round, replies
+
+    def summary(self) -> None:
+        """Says what the run is."""
+        _log.info(
+            "run %s: rounds %d to %d, a quorum of %d of %d regions",
+            self._plan.run_id,
+            self.first_round,
+            self._plan.total_rounds,
+            self._plan.quorum,
+            len(self._plan.regions),
+        )
+
+    def _ask(
+        self,
+        grid: Grid,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,
+        timeout: float,
+    ) -> Iterator[Message]:
+        """Asks, and once more while the quorum is lacking; gives replies as they arrive."""
+        for _ in range(WAVES):
+            messages = self.configure_train(server_round, arrays, config, grid)
+            yield from exchange(grid, messages, timeout_s=timeout)
+            if self._round(server_round, None).complete:
+                return
+
+    def _round(self, server_round: int, arrays: ArrayRecord | None) -> OpenRound:
+        if self._open is None or self._open.server_round != server_round:
+            if arrays is None:
+                raise FederationError(f"Round {server_round} was not begun.")
+            _, logged = self._trail.aggregates.get(server_round, (None, None))
+            self._open = OpenRound(
+                self._plan,
+                server_round,
+                arrays,
+                validator=self._validator,
+                logged=logged,
+                on_refused=self._on_refused,
+            )
+            self._event("round-started", self._open)
+        return self._open
+
+    def _record(self, closed: ClosedRound) -> None:
+        """Logs the aggregate if the log lacks it, then replaces the checkpoint."""
+        server_round = closed.aggregate.server_round
+        if server_round not in self._trail.aggregates:
+            self._trail.log_aggregate(closed.aggregate)
+        leaf, aggregate = self._trail.aggregates[server_round]
+        self._checkpoints.write(
+            Checkpoint(
+                run=self._plan.run_id,
+                plan=self._plan.digest,
+                server_round=server_round,
+                roster=tuple(used.region for used in aggregate.used),
+                aggregate=leaf,
+                log_size=self._trail.log.size,
+                log_root=self._trail.log.root.hex(),
+                model=closed.model,
+            )
+        )
+
+    def _no_quorum(self, server_round: int) -> FederationError:
+        current = self._round(server_round, None)
+        reasons = ", ".join(f"{region}: {why}" for region, why in sorted(current.refused.items()))
+        message = (
+            f"Round {server_round} has {len(current.accepted)} of the {self._plan.quorum} regions "
+            f"it needs, so nothing is published ({reasons})."
+        )
+        self._on_refused(current, None, "below-quorum", message)
+        return FederationError(
+            message, remedy="Mend the regions named; the same command then goes on from here."
+        )
+
+    def _on_refused(self, current: OpenRound, region: str | None, reason: str, detail: str) -> None:
+        self._trail.log_incident(
+            server_round=current.server_round, region=region, reason=reason, detail=detail
+        )
+        if region is not None and reason not in _QUIET_REASONS:
+            self._event("region-refused", current, region=region, reason=reason)
+            if reason in IMPOSTOR_REASONS or reason in MISSING_REASONS:
+                self._roster.drop(region, bar=reason in IMPOSTOR_REASONS)
+
+    def _on_node_refused(self, region: str | None, reason: str, detail: str) -> None:
+        self._trail.log_incident(server_round=None, region=region, reason=reason, detail=detail)
+
+    def _event(self, event: str, current: OpenRound, **fields: JsonValue) -> None:
+        self._events.write(
+            event, round=current.server_round, mechanism=current.mechanism.name, **fields
+        )
