@@ -1,0 +1,189 @@
+"""Private keys at rest: encrypted PKCS#8 files that only their owner can read."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from common.errors import FormatError, InputError, StorageError
+from common.signatures import key_id
+
+KEY_FILE_MODE = 0o600
+#: An encrypted Ed25519 key has about 300 bytes.
+_MAX_KEY_FILE_BYTES = 16_384
+_MAX_PASSPHRASE_BYTES = 1_023  # OpenSSL's limit
+_ENCRYPTED_PEM = b"-----BEGIN ENCRYPTED PRIVATE KEY-----\n"
+
+
+class Ed25519FileSigner:
+    """A signing key that was read from a file; implements `common.keys.Signer`.
+
+    Args:
+        private_key: The decrypted key. It stays in this process and is never shown or pickled.
+    """
+
+    def __init__(self, private_key: Ed25519PrivateKey) -> None:
+        self._private_key = private_key
+        self._public_key = private_key.public_key().public_bytes_raw()
+        self._key_id = key_id(self._public_key)
+
+    @property
+    def key_id(self) -> str:
+        """The key's id."""
+        return self._key_id
+
+    @property
+    def public_key(self) -> bytes:
+        """The public key, 32 bytes."""
+        return self._public_key
+
+    def sign(self, message: bytes) -> bytes:
+        """Signs a message; gives 64 bytes."""
+        return self._private_key.sign(message)
+
+    def __repr__(self) -> str:
+        return f"Ed25519FileSigner(key_id={self._key_id!r})"
+
+
+def generate_key(path: Path, passphrase: bytes) -> Ed25519FileSigner:
+    """Makes a key and stores it, encrypted, in a new file of mode 0600.
+
+    The file appears whole or not at all; it is durable on return. Its missing parent folders are
+    made with mode 0700.
+
+    Args:
+        path: The file to make; it must not exist.
+        passphrase: What encrypts the key, 1 to 1,023 bytes. PKCS#8 stretches it only weakly
+            (PBKDF2, 2,048 rounds): use a random one of 128 bits or more.
+
+    Raises:
+        InputError: The file exists, or the passphrase is empty or too long.
+        StorageError: The file cannot be written.
+    """
+    _check_passphrase(passphrase, path)
+    private_key = Ed25519PrivateKey.generate()
+    pem = private_key.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase)
+    )
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _create_whole(path, pem)
+    except FileExistsError as error:
+        raise InputError(
+            f"There is a file at {path} already; a key is never overwritten.",
+            remedy="Choose another file, or move the old key to its backup first.",
+        ) from error
+    except OSError as error:
+        raise StorageError(f"The key file {path} cannot be written: {error.strerror}.") from error
+    return Ed25519FileSigner(private_key)
+
+
+def load_key(path: Path, passphrase: bytes) -> Ed25519FileSigner:
+    """Opens an encrypted key file.
+
+    Args:
+        path: A file made by `generate_key`, or any encrypted PKCS#8 PEM file of an Ed25519 key.
+        passphrase: What it was encrypted with.
+
+    Raises:
+        InputError: The file is missing, is no plain file, is readable by others than its owner,
+            or the passphrase is wrong.
+        FormatError: The file is not an encrypted PKCS#8 Ed25519 key.
+    """
+    _check_passphrase(passphrase, path)
+    data = _read_private(path)
+    if not data.startswith(_ENCRYPTED_PEM):
+        raise FormatError(
+            f"The key file {path} is not an encrypted PKCS#8 PEM file.",
+            remedy="Encrypt it: openssl pkcs8 -topk8 -v2 aes-256-cbc.",
+        )
+    try:
+        private_key = load_pem_private_key(data, passphrase)
+    except ValueError as error:
+        raise InputError(
+            f"The key file {path} does not open: the passphrase is wrong, or the file is damaged.",
+            remedy="Check the passphrase; if it is right, restore the file from its backup.",
+        ) from error
+    except UnsupportedAlgorithm as error:
+        raise FormatError(f"The key file {path} uses an unknown algorithm: {error}") from error
+    if not isinstance(private_key, Ed25519PrivateKey):
+        raise FormatError(f"The key file {path} holds another kind of key than Ed25519.")
+    return Ed25519FileSigner(private_key)
+
+
+def _check_passphrase(passphrase: bytes, path: Path) -> None:
+    if not 1 <= len(passphrase) <= _MAX_PASSPHRASE_BYTES:
+        raise InputError(
+            f"The passphrase for the key file {path} is empty or longer than"
+            f" {_MAX_PASSPHRASE_BYTES} bytes.",
+            remedy="Use a random passphrase of at least 16 bytes.",
+        )
+
+
+def _create_whole(path: Path, data: bytes) -> None:
+    """Writes a new file under a name of its own and links it into place.
+
+    Unlike a rename, a link never replaces what is there. The mode is set at creation: there is no
+    moment in which others can open the file.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_FILE_MODE)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _read_private(path: Path) -> bytes:
+    """Reads a file that must be its owner's alone; checks the file it reads, not its name."""
+    try:
+        # Without O_NONBLOCK a FIFO in the key's place would hang the process.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"The key file {path} is missing.",
+            remedy="Restore it from the key backup, or enrol a new key.",
+        ) from error
+    except OSError as error:
+        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
+        raise InputError(f"The key file {path} cannot be opened: {reason}.") from error
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(f"The key file {path} is not a plain file.")
+        mode = stat.S_IMODE(status.st_mode)
+        if mode & ~KEY_FILE_MODE:
+            raise InputError(
+                f"The key file {path} has mode {mode:04o}; others than its owner can use it.",
+                remedy=f"Run chmod 600 {path}, and replace the key if others had access.",
+            )
+        if status.st_uid not in (os.geteuid(), 0):
+            raise InputError(
+                f"The key file {path} belongs to another user (uid {status.st_uid}).",
+                remedy="Start the command as the key's owner.",
+            )
+        data = file.read(_MAX_KEY_FILE_BYTES + 1)
+    if len(data) > _MAX_KEY_FILE_BYTES:
+        raise FormatError(f"The key file {path} is longer than {_MAX_KEY_FILE_BYTES} bytes.")
+    return data
