@@ -10,26 +10,30 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from common.audit.checkpoint import Checkpoint, NoteKey, open_checkpoint, parse_note, sign_note
+from common.audit.checkpoint import Checkpoint, NoteKey, sign_note
 from common.audit.entry import MAX_ENTRY_BYTES
+from common.audit.log_recovery import (
+    check_checkpoint,
+    check_entries,
+    load_state,
+    stored_checkpoint,
+)
 from common.audit.log_store import LogStore, StoredCheckpoint
 from common.audit.merkle import leaf_hash, prove_consistency, prove_inclusion
 from common.audit.tiles import (
     TILE_HEIGHT,
     TILE_WIDTH,
-    Tile,
     TiledTree,
     TileEdge,
     encode_bundle,
     entries_path,
-    partial_widths,
 )
-from common.errors import FedprefError, FormatError, InputError, StorageError
+from common.errors import FormatError, InputError, StorageError
 from common.keys import Signer
 
 
@@ -175,7 +179,7 @@ class AuditLog:
                 self._check_open()
                 hashes = self._tree.tile(0, number).rows[0][place : place + end - start]
                 data = self._store.entries(start, end)
-            self._check_entries(start, data, hashes)
+            check_entries(self._store, start, data, hashes)
             yield from enumerate(data, start)
             start = end
 
@@ -203,7 +207,7 @@ class AuditLog:
                 edge = self._tree.edge.copy()
                 for entry in entries:
                     edge.append(leaf_hash(entry))
-                self._write(edge, lambda: self._store.add_entries(start, entries))
+                self._write(edge, entries)
             return range(start, start + len(entries))
 
     def checkpoint(self) -> bytes:
@@ -221,11 +225,11 @@ class AuditLog:
         with self._mutex:
             self._check_size(size)
             root = self._tree.root(size)
-            stored = self._stored_checkpoint(size)
+            stored = stored_checkpoint(self._store, self._signer, size)
             if stored is None:
                 stored = self._sign_stored(size, root)
             else:
-                self._check_note(stored, root)
+                check_checkpoint(self._store, self._signer, stored, root)
             return bytes(stored.note)
 
     def export(self, folder: Path | str, *, sizes: Collection[int] = ()) -> None:
@@ -257,92 +261,22 @@ class AuditLog:
             _write_file(folder / entries_path(start // TILE_WIDTH, stop - start), bundle)
 
     def _load(self) -> None:
-        """Reads the state of the file, checks that its parts agree, finishes what is unfinished."""
-        with self._store.transaction():
-            count, tiled = self._store.entry_count(), self._store.tiled_size()
-            if tiled > count:
-                raise self._store.damaged(f"it has {count} entries of {tiled} that were logged")
-            tree = TiledTree(self._load_edge(tiled), self._store.tile, self._store.damaged)
-            self._check_tail(tree, tiled)
-            signed = self._check_signed(tree, count)
-            edge = tree.edge.copy()
-            for start in range(tiled, count, TILE_WIDTH):
-                for entry in self._store.entries(start, min(count, start + TILE_WIDTH)):
-                    edge.append(leaf_hash(entry))
-        self._tree, self._unsure = tree, False
-        self.recovered = range(signed.size if signed else 0, count)
-        own = self._signer is not None and signed and signed.key_id == self._signer.key_id
-        if self._signer is not None and not (own and not self.recovered):
-            self._write(edge, lambda: None)
-        elif edge.size > tiled:
-            self._tree = tree.extended(edge)
+        """Reads the state of the file, and finishes what is unfinished."""
+        state = load_state(self._store, self._signer)
+        self._tree, self._unsure = state.tree, False
+        self.recovered = state.unsigned or self.recovered
+        if self._signer is None:
+            self._tree = state.tree.extended(state.edge)
+        elif state.unsigned or not state.signed or state.signed.key_id != self._signer.key_id:
+            self._write(state.edge, ())
 
-    def _load_edge(self, size: int) -> TileEdge:
-        partial: list[Tile] = []
-        for level, width in enumerate(partial_widths(size)):
-            number = size >> TILE_HEIGHT * (level + 1)
-            what = f"hash tile {number} of level {level}"
-            try:
-                tile = Tile.decode(self._store.tile(level, number)) if width else Tile.empty()
-            except FormatError as error:
-                raise self._store.damaged(f"{what}: {error.message}") from error
-            if tile.width != width:
-                raise self._store.damaged(f"{what} has {tile.width} hashes, not {width}")
-            partial.append(tile)
-        return TileEdge(size, partial)
-
-    def _check_tail(self, tree: TiledTree, size: int) -> None:
-        """Checks the entries of the last tile, which a crash could have torn."""
-        if size:
-            start = (size - 1) // TILE_WIDTH * TILE_WIDTH
-            hashes = tree.tile(0, start // TILE_WIDTH).rows[0]
-            self._check_entries(start, self._store.entries(start, size), hashes)
-
-    def _check_entries(self, start: int, data: Sequence[bytes], hashes: Sequence[bytes]) -> None:
-        for index, (entry, expected) in enumerate(zip(data, hashes, strict=True), start):
-            if leaf_hash(entry) != expected:
-                raise self._store.damaged(f"entry {index} is not the one that was logged")
-
-    def _check_signed(self, tree: TiledTree, count: int) -> StoredCheckpoint | None:
-        """Checks the newest checkpoint, this signer's if it has one of that size."""
-        newest = self._store.newest_checkpoint_size()
-        if newest is None:
-            return None
-        if newest > count:
-            raise self._store.damaged(
-                f"its last entries are missing: it has {count}, and signed {newest}"
-            )
-        stored = self._stored_checkpoint(newest) or self._store.checkpoint(newest, None)
-        if stored is None or newest > tree.edge.size:
-            raise self._store.damaged(f"its hash tiles do not reach the size {newest} signed")
-        self._check_note(stored, tree.root(newest))
-        return stored
-
-    def _stored_checkpoint(self, size: int) -> StoredCheckpoint | None:
-        """This signer's checkpoint of a size; a reader takes the one signed last."""
-        return self._store.checkpoint(size, None if self._signer is None else self._signer.key_id)
-
-    def _check_note(self, stored: StoredCheckpoint, root: bytes) -> None:
-        """Checks what a stored checkpoint states, and its signature if the key is at hand."""
-        expected = Checkpoint(self.origin, stored.size, root)
-        try:
-            if self._signer is not None and stored.key_id == self._signer.key_id:
-                key = NoteKey(self.origin, self._signer.public_key)
-                stated = open_checkpoint(stored.note, key).checkpoint
-            else:
-                stated = Checkpoint.parse(parse_note(stored.note).text)
-        except FedprefError as error:
-            raise self._store.damaged(f"checkpoint {stored.size}: {error.message}") from error
-        if stated != expected or stored.root != root:
-            raise self._store.damaged(f"its entries do not give the root signed at {stored.size}")
-
-    def _write(self, edge: TileEdge, add_entries: Callable[[], None]) -> None:
-        """Commits entries, their tiles and the checkpoint over them; then memory follows."""
+    def _write(self, edge: TileEdge, entries: Sequence[bytes]) -> None:
+        """Commits the last entries, the tiles and the checkpoint; only then memory follows."""
         if self._signer is None:
             raise self._not_writable()
         before, self._unsure = self._tree.edge.size, True
         with self._store.transaction():
-            add_entries()
+            self._store.add_entries(edge.size - len(entries), entries)
             for (level, number), tile in edge.completed.items():
                 self._store.put_tile(level, number, tile.encode())
             for level, tile in enumerate(edge.partial):
@@ -363,6 +297,7 @@ class AuditLog:
                 f"The log {self.origin} has no stored checkpoint of size {size}.",
                 remedy="Open it for writing, with its key, to sign one.",
             )
+        self._check_writable()
         signed = self._signed(self._signer, size, root)
         with self._store.transaction():
             self._store.add_checkpoint(signed)

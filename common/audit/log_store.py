@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ from common.audit.writer_lock import WriterLock
 from common.errors import FedprefError, InputError, StorageError
 
 _BUSY_TIMEOUT_MS = 5_000
+_HEADER_BYTES = 100
+_MAGIC = b"SQLite format 3\x00"
 
 _RESTORE = (
     "Keep the file as it is; restore the newest backup beside it and compare both with the"
@@ -69,17 +71,17 @@ class LogStore:
         """
         if not create and not path.is_file():
             raise InputError(f"There is no audit log {path}.", remedy="Create it first.")
-        lock = WriterLock(path)
-        try:
-            with _translated(path):
-                # SQLite would make it by the umask; its side files take the mode from this one.
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-                connection = apsw.Connection(os.fspath(path), apsw.SQLITE_OPEN_READWRITE)
-                store = cls(path, connection, lock)
-                store._prepare(origin, create=create)
-        except BaseException:
-            lock.release()
-            raise
+        with _translated(path), ExitStack() as undo:
+            lock = WriterLock(path)
+            undo.callback(lock.release)
+            _check_kind(path)
+            # SQLite would make it by the umask; its side files take the mode from this one.
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            connection = apsw.Connection(os.fspath(path), apsw.SQLITE_OPEN_READWRITE)
+            undo.callback(connection.close, True)
+            store = cls(path, connection, lock)
+            store._prepare(origin, create=create)
+            undo.pop_all()
         return store
 
     @classmethod
@@ -92,24 +94,30 @@ class LogStore:
         """
         if not path.is_file():
             raise InputError(f"There is no audit log {path}.")
-        with _translated(path):
-            store = cls(path, _connect_read_only(path), None)
+        _check_kind(path)
+        with _translated(path), ExitStack() as undo:
+            connection = _connect_read_only(path)
+            undo.callback(connection.close, True)
+            store = cls(path, connection, None)
             store._check_schema()
+            undo.pop_all()
         return store
 
     def _prepare(self, origin: str, *, create: bool) -> None:
         self._connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
+        # A crash before the first commit leaves a file without tables.
+        fresh = create and not schema_of(self._connection)
+        if not fresh:
+            self._check_schema()
         if self._connection.pragma("journal_mode", "wal") != "wal":
             raise StorageError(f"The file system of {self.path} does not allow a write-ahead log.")
         self._connection.pragma("synchronous", "full")
         # Without this, REPLACE would delete rows past the triggers.
         self._connection.pragma("recursive_triggers", True)
-        # A crash before the first commit leaves a file without tables.
-        if create and not schema_of(self._connection):
+        if fresh:
             with self.transaction():
                 create_schema(self._connection, origin)
             _sync_folder(self.path.parent)
-        self._check_schema()
         if self.origin != origin:
             raise StorageError(
                 f"{self.path} is the log of {self.origin}, not of {origin}.",
@@ -135,7 +143,9 @@ class LogStore:
     @property
     def origin(self) -> str:
         """The log's identity, as the file says."""
-        rows = self._all("SELECT value FROM meta WHERE name = 'origin'")
+        rows = self._rows((str,), "SELECT value FROM meta WHERE name = 'origin'")
+        if len(rows) != 1:
+            raise self.damaged("it does not say whose log it is")
         return str(rows[0][0])
 
     def close(self) -> None:
@@ -164,7 +174,7 @@ class LogStore:
 
     def entry_count(self) -> int:
         """How many entries there are."""
-        rows = self._all("SELECT coalesce(max(leaf_index) + 1, 0) FROM entry")
+        rows = self._rows((int,), "SELECT coalesce(max(leaf_index) + 1, 0) FROM entry")
         return int(rows[0][0])
 
     def entries(self, start: int, stop: int) -> list[bytes]:
@@ -173,7 +183,8 @@ class LogStore:
         Raises:
             StorageError: If one of them is missing.
         """
-        rows = self._all(
+        rows = self._rows(
+            (int, bytes),
             "SELECT leaf_index, data FROM entry WHERE leaf_index >= ? AND leaf_index < ?"
             " ORDER BY leaf_index",
             (start, stop),
@@ -184,9 +195,10 @@ class LogStore:
 
     def tiled_size(self) -> int:
         """How many entries have their leaf hash in a tile."""
-        rows = self._all(
+        rows = self._rows(
+            (int,),
             "SELECT number * 256 + length(hashes) / 32 FROM tile WHERE level = 0"
-            " ORDER BY number DESC LIMIT 1"
+            " ORDER BY number DESC LIMIT 1",
         )
         return int(rows[0][0]) if rows else 0
 
@@ -196,14 +208,17 @@ class LogStore:
         Raises:
             StorageError: If it is not there.
         """
-        rows = self._all("SELECT hashes FROM tile WHERE level = ? AND number = ?", (level, number))
+        rows = self._rows(
+            (bytes,), "SELECT hashes FROM tile WHERE level = ? AND number = ?", (level, number)
+        )
         if not rows:
             raise self.damaged(f"hash tile {number} of level {level} is missing")
         return bytes(rows[0][0])
 
     def checkpoint(self, size: int, key_id: str | None) -> StoredCheckpoint | None:
         """The checkpoint of a size, by one key or by the one that signed last."""
-        rows = self._all(
+        rows = self._rows(
+            (int, str, bytes, bytes),
             "SELECT size, key_id, root, note FROM checkpoint"
             " WHERE size = ?1 AND key_id = coalesce(?2, key_id) ORDER BY rowid DESC LIMIT 1",
             (size, key_id),
@@ -212,8 +227,8 @@ class LogStore:
 
     def newest_checkpoint_size(self) -> int | None:
         """The largest size with a checkpoint."""
-        rows = self._all("SELECT max(size) FROM checkpoint")
-        return None if rows[0][0] is None else int(rows[0][0])
+        rows = self._rows((int,), "SELECT size FROM checkpoint ORDER BY size DESC LIMIT 1")
+        return int(rows[0][0]) if rows else None
 
     def add_entries(self, start: int, entries: Sequence[bytes]) -> None:
         """Inserts entries from index ``start`` on, within a transaction."""
@@ -243,10 +258,28 @@ class LogStore:
         """The error that says how the file is damaged."""
         return StorageError(f"The audit log {self.path} is damaged: {what}.", remedy=_RESTORE)
 
-    def _all(self, sql: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-        # The tables are STRICT: each column has the type its definition says.
+    def _rows(
+        self, types: tuple[type, ...], sql: str, values: tuple[object, ...] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Runs a query; its columns must have exactly these types."""
         with _translated(self.path):
-            return self._connection.execute(sql, values).fetchall()
+            rows = self._connection.execute(sql, values).fetchall()
+        for row in rows:
+            # STRICT holds for what was inserted; a damaged page can say otherwise.
+            if tuple(map(type, row)) != types:
+                raise self.damaged("a row has values of foreign types")
+        return rows
+
+
+def _check_kind(path: Path) -> None:
+    """Refuses a file that is no database; SQLite would take a very short one for empty."""
+    with _translated(path):
+        if not path.exists() or not path.stat().st_size:
+            return
+        with path.open("rb") as file:
+            start = file.read(_HEADER_BYTES)
+    if len(start) < _HEADER_BYTES or not start.startswith(_MAGIC):
+        raise StorageError(f"{path} is not an audit log.", remedy="Check the path of the log.")
 
 
 def _connect_read_only(path: Path) -> apsw.Connection:
@@ -300,7 +333,13 @@ def _translated(path: Path) -> Iterator[None]:
             f"The audit log {path} is locked by another program: {error}.",
             remedy="Close what reads or copies the file and try again.",
         ) from error
-    except (apsw.CorruptError, apsw.NotADBError, apsw.FormatError) as error:
+    except (
+        apsw.CorruptError,
+        apsw.NotADBError,
+        apsw.FormatError,
+        # apsw decodes a TEXT value that a damaged page gives.
+        UnicodeDecodeError,
+    ) as error:
         raise StorageError(f"The audit log {path} is damaged: {error}.", remedy=_RESTORE) from error
     except (apsw.Error, OSError) as error:
         raise StorageError(
