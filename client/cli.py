@@ -68,7 +68,9 @@ def budget(home: HomeArgument) -> None:
 
 @app.command("check-data")
 def check_data(
-    source: Annotated[Path, typer.Argument(help="The source.toml that declares store and columns.")],
+    source: Annotated[
+        Path, typer.Argument(help="The source.toml that declares store and columns.")
+    ],
     catalogue: Annotated[Path, typer.Option(help="The public catalogue (Parquet).")],
     threshold: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Least share of rows that must pass.")
@@ -88,14 +90,14 @@ def check_data(
     console = Console()
     report = checked.report
     console.print(
-        f"[bold green]{report.score:.4%}[/bold green] of {report.examined:,} rows pass "
-        f"(threshold {threshold:.0%}); {report.accepted:,} are used. {report.out_of_home:,} rows of "
-        f"other regions' customers and {report.out_of_scope:,} of excluded products are left out."
+        f"[bold green]{report.score:.4%}[/bold green] of {report.rows_in_scope:,} rows pass "
+        f"(threshold {threshold:.0%}); {report.rows_accepted:,} are used. {report.rows_out_of_home:,} rows of "
+        f"other regions' customers and {report.rows_out_of_scope:,} of excluded products are left out."
     )
     table = Table(box=None, header_style="dim")
     table.add_column("left out because")
     table.add_column("rows", justify="right")
-    for reason, count in report.failures.items():
+    for reason, count in report.reasons.items():
         table.add_row(reason, f"{count:,}")
     console.print(table)
 

@@ -97,6 +97,10 @@ class CustomersActing:
         if method == "train" and isinstance(server_round, int):
             due = self._choices.withdrawing.get(server_round, ())
             self._registrar.record(
-                [Choice.withdraw(customer) for customer in due if self._registrar.consents(customer)]
+                [
+                    Choice.withdraw(customer)
+                    for customer in due
+                    if self._registrar.consents(customer)
+                ]
             )
         return self._engine.call(method, header, arrays)

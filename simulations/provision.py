@@ -85,7 +85,7 @@ def provision(
         PolicyError: A region's policy does not allow the plan.
     """
     signers = _make_keys(folder, [set_up.region for set_up in set_ups])
-    registry = _sign_registry(folder, scenario, signers)
+    registry = _sign_registry(scenario, signers)
     _make_server_home(folder, plan, registry)
     for set_up in set_ups:
         home = RegionHome(
@@ -163,9 +163,7 @@ def _passphrase(keys: Path) -> bytes:
     return path.read_bytes().strip()
 
 
-def _sign_registry(
-    folder: RunFolder, scenario: Scenario, signers: Mapping[tuple[str, str], Signer]
-) -> bytes:
+def _sign_registry(scenario: Scenario, signers: Mapping[tuple[str, str], Signer]) -> bytes:
     issued = now_ms()
     roots = [signer for (party, _), signer in signers.items() if party == "root"]
     record = build_registry(
@@ -209,17 +207,17 @@ def _make_region_home(
     _store_registry(home.root, registry)
     make_storage_key(home.stored_key)
     # The store and the public catalogue lie where the scenario was prepared.
-    os.symlink(os.path.relpath(folder.data / home.region / "data", home.root), home.root / "data")
-    os.symlink(os.path.relpath(folder.catalogue, home.root), home.catalogue)
+    (home.root / "data").symlink_to(
+        os.path.relpath(folder.data / home.region / "data", home.root)
+    )
+    home.catalogue.symlink_to(os.path.relpath(folder.catalogue, home.root))
     policy = _policy(set_up, plan)
     write_durably(home.policy, canonical_json.encode(policy.to_record()))
     controller = home.signer("controller")
     notice = make_entry(_notice(home, set_up.jurisdiction), controller)
     in_force = make_entry(_policy_record(policy), controller)
     write_durably(home.root / "notice.json", notice)
-    with AuditLog.open(
-        home.log, origin=home.origin, signer=home.signer("log"), create=True
-    ) as log:
+    with AuditLog.open(home.log, origin=home.origin, signer=home.signer("log"), create=True) as log:
         log.append([registry, notice, in_force])
     with open_subject_keys(home.subjects, home.stored_key) as subjects:
         subjects.enrol(_customers(home, policy))

@@ -23,7 +23,7 @@ from client.engine.permit_desk import read_plan
 from common.errors import FederationError, FedprefError, UsageError
 from common.plan import RunPlan
 from simulations.customers import CustomerChoices, draw_choices
-from simulations.federate import app_bundle_digest, federate
+from simulations.federate import federate
 from simulations.outcome import finish_run, measure_quality, plan_run
 from simulations.progress import live_rounds
 from simulations.provision import OpenRegion, RegionSetUp, open_regions, provision
@@ -126,9 +126,7 @@ class _Run:
     def _provision(self) -> None:
         with self._stage("Preparing data, keys, consents and permits", "provisioned"):
             self._folder.clear()
-            prepared = self._scenario.prepare(
-                self._folder.data, seed=self._state.settings.seed
-            )
+            prepared = self._scenario.prepare(self._folder.data, seed=self._state.settings.seed)
             plan = plan_run(self._state, self._scenario, prepared)
             provision(
                 self._folder,
@@ -147,10 +145,9 @@ class _Run:
             for region in regions.values():
                 region.engine.preflight(plan)
             try:
-                with live_rounds(
-                    self._console, self._folder.server / "events.jsonl", plan.regions
-                ):
-                    federate(self._state.settings.engine, self._folder, plan, regions)
+                with live_rounds(self._console, self._folder.server / "events.jsonl", plan.regions):
+                    channels = {name: region.channel for name, region in regions.items()}
+                    federate(self._state.settings.engine, self._folder, plan, channels)
             except FederationError as error:
                 raise _own_words(error, regions) from error
 

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Protocol
 
 from common.errors import UsageError
-from simulations.regions import EvaluationWindows, PreparedScenario, prepare_retail5, windows
+from simulations.regions import (
+    EvaluationWindows,
+    PreparedScenario,
+    evaluation_windows,
+    prepare_retail5,
+)
 from simulations.synthetic import WINDOWS, prepare_synthetic3
 
 
@@ -67,7 +72,7 @@ SCENARIOS = {
             withdrawal_share=0.03,
             quorum=3,
             planned_customers=2500,
-            windows=windows(),
+            windows=evaluation_windows(),
             prepare=_retail5,
         ),
         Scenario(

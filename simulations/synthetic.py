@@ -57,9 +57,7 @@ def prepare_synthetic3(out: Path, *, seed: int) -> PreparedScenario:
         _write_region(out, name, frame[frame["region"] == number])
         for number, name in enumerate(REGIONS)
     )
-    return PreparedScenario(
-        out / "catalogue.parquet", catalogue.digest, catalogue.n_items, regions
-    )
+    return PreparedScenario(out / "catalogue.parquet", catalogue.digest, catalogue.n_items, regions)
 
 
 def _purchases(
@@ -76,9 +74,7 @@ def _purchases(
         weights /= weights.sum()
         bought: list[int] = []
         for trip in range(max(2, generator.poisson(_MEAN_TRIPS))):
-            time_ms = _START_MS + int(
-                generator.integers(0, (_TRAIN_DAYS + _TEST_DAYS) * _DAY_MS)
-            )
+            time_ms = _START_MS + int(generator.integers(0, (_TRAIN_DAYS + _TEST_DAYS) * _DAY_MS))
             for _ in range(1 + generator.poisson(_MEAN_ITEMS_PER_TRIP - 1)):
                 repeat = bought and generator.random() < _REPEAT_PROBABILITY
                 item = (

@@ -124,9 +124,7 @@ class RegionHome:
             ) from error
         if not isinstance(record, dict) or record.get("v") != _IDENTITY_VERSION:
             raise InputError(f"{path} is not a region's identity ({_IDENTITY_VERSION}).")
-        return cls(
-            root=root, region=str(record["region"]), federation=str(record["federation"])
-        )
+        return cls(root=root, region=str(record["region"]), federation=str(record["federation"]))
 
     def passphrase(self) -> bytes:
         """The passphrase of the private keys.

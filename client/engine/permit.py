@@ -76,13 +76,13 @@ def make_permit(
         ],
         "epsilon_cap": plan.epsilon,
         "delta": plan.delta,
-        "arrays": released_arrays(plan),
+        "arrays": permitted_arrays(plan),
         "issued_at": format_time(issued_at_ms),
         "expires": format_time(issued_at_ms + valid_for_s * 1000),
     }
 
 
-def released_arrays(plan: RunPlan) -> list[JsonValue]:
+def permitted_arrays(plan: RunPlan) -> list[JsonValue]:
     """The exact arrays that may leave a region under a plan, mechanism by mechanism."""
     return [
         {
@@ -114,9 +114,7 @@ class Permit:
         for mechanism in self.plan.mechanisms:
             if mechanism.name == name and server_round in mechanism.rounds:
                 return mechanism
-        raise PolicyError(
-            f"The permit does not cover mechanism {name!r} in round {server_round}."
-        )
+        raise PolicyError(f"The permit does not cover mechanism {name!r} in round {server_round}.")
 
 
 def open_permit(

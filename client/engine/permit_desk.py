@@ -56,9 +56,7 @@ def sign_permit(engine: PrivacyEngine, plan: RunPlan, *, app: str, valid_for_s: 
         raise InputError("The app bundle's digest is not 64 lower-case hex digits.")
     home = engine.home
     code = CodeIdentity(app=app, engine=engine_digest(), deps=dependencies_digest())
-    record = make_permit(
-        plan, engine.policy, code, issued_at_ms=now_ms(), valid_for_s=valid_for_s
-    )
+    record = make_permit(plan, engine.policy, code, issued_at_ms=now_ms(), valid_for_s=valid_for_s)
     envelope = make_entry(record, home.signer("permit"))
     home.permits.mkdir(mode=0o700, exist_ok=True)
     # The plan lies there before the permit that names it; the permit is logged before it works.

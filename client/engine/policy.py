@@ -89,9 +89,7 @@ class RegionPolicy(BaseModel):
             plan.quorum >= self.quorum_min, "quorum", plan.quorum, f"at least {self.quorum_min}"
         )
         rounds = sum(len(mechanism.rounds) for mechanism in plan.mechanisms)
-        self._require(
-            rounds <= self.rounds_max, "rounds", rounds, f"at most {self.rounds_max}"
-        )
+        self._require(rounds <= self.rounds_max, "rounds", rounds, f"at most {self.rounds_max}")
         self._within("delta", plan.delta, most=self.delta_max)
         for mechanism in plan.mechanisms:
             self._within(

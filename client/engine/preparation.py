@@ -102,21 +102,20 @@ class RegionData:
         self._catalogue: Catalogue | None = None
         self._dataset: tuple[tuple[str, frozenset[str]], PreferenceDataset] | None = None
 
-    def quality_report(self, plan: RunPlan) -> QualityReport:
+    def quality_report(self) -> QualityReport:
         """The quality gate's report on the store.
 
         Raises:
             QualityGateError: The store is below the policy's threshold.
-            InputError: The store or the catalogue cannot be read, or is not the plan's.
+            InputError: The store or the catalogue cannot be read.
         """
-        self._require_catalogue_of(plan)
         return self._checked_transactions().report
 
     def dataset(self, plan: RunPlan, eligible: EligibleCustomers) -> PreferenceDataset:
         """The eligible customers' data in the plan's training window."""
         key = (plan.digest, eligible.sids)
         if self._dataset is None or self._dataset[0] != key:
-            self._require_catalogue_of(plan)
+            self.require_catalogue_of(plan)
             consented = filter_consented(self._checked_transactions(), eligible)
             dataset = PreferenceDataset.from_consented(
                 consented,
@@ -148,7 +147,12 @@ class RegionData:
             self._catalogue = Catalogue.load(self._home.catalogue)
         return self._catalogue
 
-    def _require_catalogue_of(self, plan: RunPlan) -> None:
+    def require_catalogue_of(self, plan: RunPlan) -> None:
+        """Checks that a run is over the region's own public catalogue.
+
+        Raises:
+            PolicyError: It is over another one.
+        """
         catalogue = self._read_catalogue()
         if (catalogue.digest, catalogue.n_items) != (plan.catalogue, plan.n_items):
             raise PolicyError(

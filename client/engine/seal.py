@@ -74,8 +74,7 @@ class SealStore:
             write_durably(path, len(header).to_bytes(4, "big") + header + arrays)
         except OSError as error:
             raise StorageError(
-                f"The update of round {server_round} cannot be sealed at {path}: "
-                f"{error.strerror}.",
+                f"The update of round {server_round} cannot be sealed at {path}: {error.strerror}.",
                 remedy="Free disk space; the round can then be asked for again.",
             ) from error
 

@@ -8,6 +8,7 @@ the same sealed bytes. Whatever fails, fails before anything leaves.
 from __future__ import annotations
 
 import base64
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from client.data.quality import QualityReport
 from client.engine.entries import RoundContext, charge_record, release_record, round_record
 from client.engine.home import RegionHome
 from client.engine.ledger import Charge, ChargeRequest, Ledger, open_ledger
@@ -50,6 +52,8 @@ from common.plan import Mechanism, RunPlan
 from common.timestamps import format_time, now_ms
 
 PROTOCOL_VERSION = 1
+# A run's id names files: it must not be able to leave its folder.
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 _REASONS: tuple[tuple[type[FedprefError], str], ...] = (
     (BudgetError, "budget-exhausted"),
@@ -153,11 +157,18 @@ class PrivacyEngine:
             "trainer_key": self._trainer.key_id,
         }
 
-    def preflight(self, plan: RunPlan) -> dict[str, JsonValue]:
-        """Checks all that a run needs, before it starts and without spending anything.
+    def data_quality(self) -> QualityReport:
+        """The quality gate's report on the region's store.
 
-        Returns:
-            The quality report of the region's store.
+        Raises:
+            QualityGateError: The store is below the policy's threshold.
+            InputError: The store or the catalogue cannot be read.
+        """
+        with self._lock:
+            return self._data.quality_report()
+
+    def preflight(self, plan: RunPlan) -> None:
+        """Checks all that a run needs, before it starts and without spending anything.
 
         Raises:
             PolicyError, QualityGateError, ConsentError, BudgetError, InputError: As the case is.
@@ -167,9 +178,9 @@ class PrivacyEngine:
             if permit.plan.digest != plan.digest:
                 raise PolicyError(f"{self.home.region}: its permit is for another plan.")
             self.ledger.admit(plan.run_id, self._year(), plan.privacy_events())
-            quality = self._data.quality_report(plan)
+            self._data.require_catalogue_of(plan)
+            self._data.quality_report()
             self._snapshot(plan)
-            return quality.to_record()
 
     def train(
         self, request: TrainRequest, arrays: Mapping[str, np.ndarray]
@@ -306,13 +317,18 @@ class PrivacyEngine:
     def _snapshot(self, plan: RunPlan) -> ConsentSnapshot:
         self.state.refresh()
         return ConsentSnapshot.take(
-            self.state, self.policy, self.subjects.pseudonyms(), at_ms=self._clock_ms(), plan=plan
+            self.state,
+            self.policy,
+            self.subjects.pseudonyms(),
+            at_ms=self._clock_ms(),
+            plan=plan,
+            log_root=self.log.root_at(self.state.size),
         )
 
     def _open_permit(self, run: str) -> Permit:
         permit_path = self.home.permits / f"{run}.json"
         plan_path = self.home.permits / f"{run}.plan.json"
-        if not (run.replace("-", "").isalnum() and permit_path.is_file() and plan_path.is_file()):
+        if not (_RUN_ID.fullmatch(run) and permit_path.is_file() and plan_path.is_file()):
             raise PolicyError(
                 f"{self.home.region}: there is no permit for this run.",
                 remedy="The region's operator signs one with `fedpref-region permit`.",
@@ -346,9 +362,7 @@ class PrivacyEngine:
             if charge.request.charge_id not in self.state.charges:
                 self._log_charge(charge)
 
-    def _refuse(
-        self, error: FedprefError, header: Mapping[str, JsonValue]
-    ) -> dict[str, JsonValue]:
+    def _refuse(self, error: FedprefError, header: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         reason = next((code for kind, code in _REASONS if isinstance(error, kind)), "refused")
         run, server_round = header.get("run"), header.get("round")
         record: dict[str, JsonValue] = {
