@@ -8,8 +8,8 @@ from common.canonical_json import JsonValue
 from common.errors import FormatError, VerificationError
 from common.signatures import check_public_key
 from common.signatures import key_id as id_of
-from common.timestamps import format_time, parse_time
-from common.validate import exact_fields, line, party, sha256_hex
+from common.timestamps import format_time
+from common.validate import exact_fields, party, sha256_hex, timestamp
 
 #: What a key may be for; root keys stand apart, in the registry's ``root``.
 ROLES = frozenset(
@@ -81,8 +81,8 @@ def parse_key_entry(value: JsonValue) -> KeyEntry:
     role = fields["role"]
     if type(role) is not str or role not in ROLES:
         raise FormatError(f"{where} has none of the roles {', '.join(sorted(ROLES))}.")
-    not_before = parse_time(line(fields["not_before"], f"{where}: not_before"))
-    not_after = parse_time(line(fields["not_after"], f"{where}: not_after"))
+    _, not_before = timestamp(fields["not_before"], f"{where}: not_before")
+    _, not_after = timestamp(fields["not_after"], f"{where}: not_after")
     if not_before >= not_after:
         raise FormatError(f"{where} is never valid: not_before is not before not_after.")
     revoked = fields["revoked_at"]
@@ -93,9 +93,7 @@ def parse_key_entry(value: JsonValue) -> KeyEntry:
         role=role,
         not_before_ms=not_before,
         not_after_ms=not_after,
-        revoked_at_ms=(
-            None if revoked is None else parse_time(line(revoked, f"{where}: revoked_at"))
-        ),
+        revoked_at_ms=None if revoked is None else timestamp(revoked, f"{where}: revoked_at")[1],
     )
 
 

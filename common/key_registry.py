@@ -21,8 +21,7 @@ from common.envelope import Envelope, verify_envelope
 from common.errors import FormatError, VerificationError
 from common.key_entry import KeyEntry, parse_key_entry, parse_public_key
 from common.signatures import key_id as id_of
-from common.timestamps import parse_time
-from common.validate import array, exact_fields, line, sha256_hex, whole_number
+from common.validate import array, exact_fields, line, sha256_hex, timestamp, whole_number
 
 #: A registry of a few thousand keys; a logged version must also fit a log entry.
 MAX_REGISTRY_BYTES = 1 << 20
@@ -214,7 +213,7 @@ def _parse_version(record: JsonValue) -> _Version:
     return _Version(
         federation=line(fields["federation"], "federation"),
         number=whole_number(fields["registry_version"], "registry_version", least=1),
-        issued_at_ms=parse_time(line(fields["issued_at"], "issued_at")),
+        issued_at_ms=timestamp(fields["issued_at"], "issued_at")[1],
         prev=None if prev is None else sha256_hex(prev, "prev"),
         threshold=threshold,
         root=MappingProxyType(root),

@@ -11,6 +11,7 @@ from collections.abc import Set as AbstractSet
 
 from common.canonical_json import MAX_INTEGER, JsonValue
 from common.errors import FormatError
+from common.timestamps import parse_time
 
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 PARTY = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
@@ -59,6 +60,13 @@ def whole_number(value: JsonValue, where: str, *, least: int) -> int:
     if type(value) is not int or not least <= value <= MAX_INTEGER:
         raise FormatError(f"{where} is not a whole number of at least {least}.")
     return value
+
+
+def timestamp(value: JsonValue, where: str) -> tuple[str, int]:
+    """A time of records' one form, and its milliseconds since the epoch."""
+    if type(value) is not str:
+        raise FormatError(f"{where} is not a time.")
+    return value, parse_time(value)
 
 
 def array(value: JsonValue, where: str) -> list[JsonValue]:
