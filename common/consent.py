@@ -1,4 +1,4 @@
-"""Consent: the records (from ``common/consent_record.py``), and who consents after how many of them.
+"""Consent records (see ``common/consent_record.py``), and who consents after how many of them.
 
 A subject's records form a chain (``seq``, ``prev``) and the newest one counts; order is the order
 of the log, never a clock.

@@ -43,6 +43,7 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[A-Za-z0-9]{2,8}){0,4}")
 _NOTICE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CODE = re.compile(r"(?=.{1,64}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
 _URL = re.compile(r"(?:https://|mailto:)[!-~]{1,2000}")
+# The order that `_share_form` unpacks.
 _FORM_FIELDS = (
     "type",
     "legal_basis",
@@ -233,5 +234,16 @@ def _share_purposes(items: tuple[tuple[str, JsonValue], ...]) -> Mapping[str, bo
 
 @lru_cache(maxsize=1024)
 def _share_form(texts: tuple[str, ...]) -> ConsentForm:
-    first = len(_FORM_FIELDS) + len(_NOTICE_FIELDS)
-    return ConsentForm(*texts[:first], data=texts[first:])
+    kind, basis, controller, jurisdiction, lang, method, withdrawal, notice, digest, *data = texts
+    return ConsentForm(
+        type=kind,
+        legal_basis=basis,
+        controller=controller,
+        jurisdiction=jurisdiction,
+        lang=lang,
+        method=method,
+        withdrawal=withdrawal,
+        notice_id=notice,
+        notice_sha256=digest,
+        data=tuple(data),
+    )
