@@ -57,17 +57,10 @@ def make_entry(record: dict[str, JsonValue], signer: Signer) -> bytes:
         signer: A key of a role that may sign this kind (the verifier checks the role).
 
     Returns:
-        The canonical DSSE envelope, at most ``MAX_ENTRY_BYTES`` long.
+        The canonical DSSE envelope, which is at most ``MAX_ENTRY_BYTES`` long.
 
     Raises:
         FormatError: If the kind is unknown, or the entry would be too long.
     """
-    kind = entry_kind(record)
-    entry = sign_record(record, signer)
-    if len(entry) > MAX_ENTRY_BYTES:
-        raise FormatError(
-            f"A {kind} entry would have {len(entry)} bytes; a log entry has at most"
-            f" {MAX_ENTRY_BYTES}.",
-            remedy="Shorten the record, or log the digest of its long part.",
-        )
-    return entry
+    entry_kind(record)
+    return sign_record(record, signer, max_bytes=MAX_ENTRY_BYTES)

@@ -323,7 +323,12 @@ def _translated(path: Path) -> Iterator[None]:
             f"The disk of the audit log {path} is full; nothing was appended.",
             remedy="Make room on it and try again.",
         ) from error
-    except (apsw.ReadOnlyError, apsw.PermissionsError, apsw.CantOpenError) as error:
+    except (
+        apsw.ReadOnlyError,
+        apsw.PermissionsError,
+        apsw.CantOpenError,
+        PermissionError,
+    ) as error:
         raise StorageError(
             f"The audit log {path} cannot be opened or written: {error}.",
             remedy="Give this user the right to write to the file and its folder.",
