@@ -14,6 +14,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, Protocol, TextIO, cast
@@ -329,18 +330,25 @@ def _sqlite_engine(path: Path) -> sa.Engine:
 
 def _arrow(values: tuple[Any, ...]) -> pa.Array:
     """One chunk of one database column; mixed types as text."""
-    if any(isinstance(value, Decimal) for value in values):
-        values = tuple(_number(value) if isinstance(value, Decimal) else value for value in values)
+    if any(isinstance(value, Decimal | datetime) for value in values):
+        values = tuple(_plain(value) for value in values)
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         return pa.array([None if value is None else str(value) for value in values])
 
 
-def _number(value: Decimal) -> int | float:
-    """Whole decimals stay exact: long references are often NUMERIC."""
-    whole = value.is_finite() and value == value.to_integral_value()
-    return int(value) if whole else float(value)
+def _plain(value: Any) -> Any:
+    """Decimals as int or float, zoned times in UTC; anything else as it is."""
+    if isinstance(value, Decimal):
+        # Whole decimals stay exact: long references are often NUMERIC.
+        whole = value.is_finite() and value == value.to_integral_value()
+        return int(value) if whole else float(value)
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        # Importing pandera sets PYARROW_IGNORE_TIMEZONE, which makes pyarrow take the wall clock
+        # of any zone for UTC. In UTC the two are one.
+        return value.astimezone(UTC)
+    return value
 
 
 def _concatenate(chunks: list[pa.Table]) -> pa.Table:

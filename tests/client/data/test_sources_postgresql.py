@@ -114,7 +114,14 @@ def source(
     return open_source(load_source_config(declaration))
 
 
-def test_rows_arrive_as_they_are_meant(server: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ignore_timezone", [None, "1"])
+def test_rows_arrive_as_they_are_meant(
+    server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignore_timezone: str | None
+) -> None:
+    # Importing pandera sets this, and with it pyarrow forgets the zone of a Python datetime.
+    monkeypatch.delenv("PYARROW_IGNORE_TIMEZONE", raising=False)
+    if ignore_timezone is not None:
+        monkeypatch.setenv("PYARROW_IGNORE_TIMEZONE", ignore_timezone)
     read = source(tmp_path, server)
     assert read.columns() == ["Card No", "sku", "at", "n", "paid", "diagnosis"]
     frame = read.read().frame
