@@ -1,9 +1,10 @@
 """The coordinator's checkpoint: the model after the last closed round, and the log that proves it.
 
 Two files: the model as safetensors, and ``checkpoint.json``, canonical JSON that names the model's
-file and digest. The model is written first, then the JSON replaces the old one in one rename, so
-that after a crash there is the new checkpoint whole or the old one. A checkpoint is believed only
-if the coordinator's log bears it out.
+file and digest. The model is written first, before the round's aggregate is logged; the JSON
+replaces the old one in one rename after it. So after a crash there is the new checkpoint whole, or
+the old one and perhaps the next model, which counts if the log names it. A checkpoint is believed
+only if the coordinator's log bears it out.
 """
 
 from __future__ import annotations
@@ -65,14 +66,25 @@ class CheckpointStore:
         self._folder = folder
         self._index = folder / "checkpoint.json"
 
-    def write(self, checkpoint: Checkpoint) -> None:
-        """Replaces the checkpoint, durably and whole.
+    def prepare(self, server_round: int, model: Mapping[str, np.ndarray]) -> None:
+        """Writes a round's model durably, before the round is logged.
 
         Raises:
             StorageError: The disk is full or refuses; the old checkpoint is there still.
         """
-        data = save_arrays(checkpoint.model)
-        name = f"model-{checkpoint.server_round:04d}.safetensors"
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_durably(self._folder / _model_file(server_round), save_arrays(model))
+        except OSError as error:
+            raise self._full(server_round, error) from error
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Replaces the checkpoint, durably and whole; its model was prepared before.
+
+        Raises:
+            StorageError: The disk is full or refuses; the old checkpoint is there still.
+        """
+        name = _model_file(checkpoint.server_round)
         index = canonical_json.encode(
             {
                 "v": _VERSION,
@@ -84,23 +96,17 @@ class CheckpointStore:
                 "log": {"size": checkpoint.log_size, "root": checkpoint.log_root},
                 "model": arrays_digest(checkpoint.model),
                 "model_file": name,
-                "model_file_sha256": hashlib.sha256(data).hexdigest(),
+                "model_file_sha256": hashlib.sha256(save_arrays(checkpoint.model)).hexdigest(),
             },
             max_bytes=_MAX_JSON_BYTES,
         )
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_durably(self._folder / name, data)
             write_durably(self._index, index)
             for old in self._folder.glob("model-*.safetensors"):
                 if old.name != name:
                     old.unlink()
         except OSError as error:
-            raise StorageError(
-                f"The checkpoint of round {checkpoint.server_round} cannot be written to "
-                f"{self._folder}: {error.strerror}.",
-                remedy="Free disk space; the same command then goes on from the round before.",
-            ) from error
+            raise self._full(checkpoint.server_round, error) from error
 
     def read(self) -> Checkpoint | None:
         """Reads the checkpoint back, or None if there is none.
@@ -130,10 +136,57 @@ class CheckpointStore:
         checkpoint = self.read()
         if checkpoint is not None:
             _check(checkpoint, trail, plan, self._index)
+        closed = checkpoint.server_round if checkpoint else 0
+        model = self._prepared(closed + 1, trail)
+        if model is None:
+            return checkpoint
+        checkpoint = make_checkpoint(trail, plan, closed + 1, model)
+        self.write(checkpoint)
         return checkpoint
+
+    def _prepared(self, server_round: int, trail: AuditTrail) -> dict[str, np.ndarray] | None:
+        """The model that was prepared for a logged round, if it is the one that was logged."""
+        if server_round not in trail.aggregates:
+            return None
+        try:
+            data = (self._folder / _model_file(server_round)).read_bytes()
+            model = load_arrays(data, max_bytes=_MAX_MODEL_BYTES)
+        except (OSError, FormatError):
+            # The regions have the round sealed: it is summed once more.
+            return None
+        _, aggregate = trail.aggregates[server_round]
+        return model if arrays_digest(model) == aggregate.model_out else None
+
+    def _full(self, server_round: int, error: OSError) -> StorageError:
+        return StorageError(
+            f"The checkpoint of round {server_round} cannot be written to {self._folder}: "
+            f"{error.strerror}.",
+            remedy="Free disk space; the same command then goes on from here.",
+        )
 
     def _damaged(self, what: str) -> StorageError:
         return StorageError(f"The checkpoint {self._index} is damaged: {what}.", remedy=_RESTORE)
+
+
+def make_checkpoint(
+    trail: AuditTrail, plan: RunPlan, server_round: int, model: Mapping[str, np.ndarray]
+) -> Checkpoint:
+    """The checkpoint of a round that the log has."""
+    leaf, aggregate = trail.aggregates[server_round]
+    return Checkpoint(
+        run=plan.run_id,
+        plan=plan.digest,
+        server_round=server_round,
+        roster=tuple(used.region for used in aggregate.used),
+        aggregate=leaf,
+        log_size=trail.log.size,
+        log_root=trail.log.root.hex(),
+        model=model,
+    )
+
+
+def _model_file(server_round: int) -> str:
+    return f"model-{server_round:04d}.safetensors"
 
 
 def _parse(index: JsonValue, folder: Path) -> Checkpoint:

@@ -203,5 +203,5 @@ class OpenRound:
         for update in updates:
             total += update[name]
         if self.mechanism.name == "popularity":
-            return first_model(total, self._plan)
-        return next_model(self.model, total, self._plan)
+            return first_model(total, self._plan, n_regions=len(updates))
+        return next_model(self.model, total, self._plan, n_regions=len(updates))

@@ -6,9 +6,10 @@ where its log says it stopped. Weights are public: each region's update counts o
 number that a region reports beside its noised update is read, or sent at all.
 
 The order of a round: ask → validate each reply as it arrives → sum, by region in order → next
-model → aggregate entry in the log (durable) → checkpoint. A crash between the last two leaves an
-entry without its checkpoint: the round is then asked for again, the regions answer with the bytes
-they sealed, and the model that comes of it must be the one that the entry names.
+model, kept on disk → aggregate entry in the log (durable) → checkpoint. A crash between the last
+two leaves an entry without its checkpoint. The model kept before then takes the checkpoint's place
+if it is the one that the entry names; without it the round is asked for again, the regions answer
+with the bytes they sealed, and the model that comes of it must be the one that the entry names.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from common.keys import Registry
 from common.messages import compose_message, encode_arrays
 from common.plan import RunPlan
 from server.audit_trail import AuditTrail
-from server.checkpoint import Checkpoint, CheckpointStore
+from server.checkpoint import CheckpointStore, make_checkpoint
 from server.events import EventWriter
 from server.grid_exchange import bounded_inflation, exchange
 from server.roster import Roster
@@ -139,6 +140,7 @@ class RegionSumStrategy(Strategy):
             self._roster.wait(grid, timeout_s=self._bounds.nodes_wait_s)
             for server_round in range(self.first_round, num_rounds + 1):
                 config = train_config or ConfigRecord()
+                self._round(server_round, arrays)
                 replies = self._ask(grid, server_round, arrays, config, timeout)
                 closed, counts = self.aggregate_train(server_round, replies)
                 if closed is None or counts is None:
@@ -262,22 +264,13 @@ class RegionSumStrategy(Strategy):
         return self._open
 
     def _record(self, closed: ClosedRound) -> None:
-        """Logs the aggregate if the log lacks it, then replaces the checkpoint."""
+        """Keeps the model, logs the aggregate if the log lacks it, replaces the checkpoint."""
         server_round = closed.aggregate.server_round
+        self._checkpoints.prepare(server_round, closed.model)
         if server_round not in self._trail.aggregates:
             self._trail.log_aggregate(closed.aggregate)
-        leaf, aggregate = self._trail.aggregates[server_round]
         self._checkpoints.write(
-            Checkpoint(
-                run=self._plan.run_id,
-                plan=self._plan.digest,
-                server_round=server_round,
-                roster=tuple(used.region for used in aggregate.used),
-                aggregate=leaf,
-                log_size=self._trail.log.size,
-                log_root=self._trail.log.root.hex(),
-                model=closed.model,
-            )
+            make_checkpoint(self._trail, self._plan, server_round, closed.model)
         )
 
     def _no_quorum(self, server_round: int) -> FederationError:

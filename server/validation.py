@@ -35,6 +35,8 @@ _REASON = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _MAX_REASON_CHARACTERS = 48
 _MAX_ENVELOPE_BYTES = 65_535
 _MAX_PROOF_NODES = 64
+_CUSTOMERS_SLACK = 10
+_NOISE_DEVIATIONS = 10.0
 
 _REPLY_FIELDS = {
     "status",
@@ -129,6 +131,24 @@ class ValidatedUpdate:
 
     used: UsedRound
     arrays: Mapping[str, np.ndarray]
+
+
+def release_norm_bound(plan: RunPlan, mechanism: Mechanism) -> float:
+    """The largest L2 norm that one region's release may have, by public numbers alone.
+
+    A release is a sum over customers of vectors of norm at most C, plus noise of deviation σ in
+    each of n values: its norm is over σ·(√n + 10) less than once in 10^20 draws. How many customers
+    a region has is not known here; ten times the planned size of all regions bounds it.
+
+    Args:
+        plan: The run plan.
+        mechanism: The mechanism of the release.
+    """
+    n_values = sum(math.prod(spec.shape) for spec in plan.released_arrays(mechanism.name))
+    contributions = _CUSTOMERS_SLACK * plan.planned_customers * float(mechanism.clipping_norm)
+    noise = mechanism.noise_stddev * (math.sqrt(n_values) + _NOISE_DEVIATIONS)
+    grid = math.ldexp(math.sqrt(n_values), plan.grid_exponent)
+    return contributions + noise + grid
 
 
 class ReplyValidator:
@@ -232,7 +252,7 @@ class ReplyValidator:
         return arrays
 
     def _check_values(self, arrays: Mapping[str, np.ndarray], mechanism: Mechanism) -> None:
-        bound = self._plan.release_norm_bound(mechanism.name)
+        bound = release_norm_bound(self._plan, mechanism)
         for name, array in arrays.items():
             values = array.astype(np.float64)
             if not np.isfinite(values).all():

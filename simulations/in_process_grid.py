@@ -79,7 +79,7 @@ class InProcessGrid(Grid):
         for thread in self._threads:
             thread.start()
 
-    def close(self, *, wait_s: float = 10.0) -> None:
+    def close(self, *, wait_s: float) -> None:
         """Lets every node end after the message it is at.
 
         Args:
@@ -173,6 +173,7 @@ def run_in_process(
     run_config: dict[str, bool | float | int | str],
     parallel: int | None = None,
     reply_hook: ReplyHook | None = None,
+    close_wait_s: float = 10.0,
 ) -> None:
     """Runs a ServerApp with ClientApps in this process, from start to end.
 
@@ -183,6 +184,7 @@ def run_in_process(
         run_config: What the ServerApp reads of Flower's run configuration.
         parallel: How many regions may work at once; by default one a core, at least two.
         reply_hook: Faults to inject, for tests.
+        close_wait_s: At the end, for how long to wait for regions still at work, in seconds.
 
     Raises:
         FedprefError: As the ServerApp raises it.
@@ -195,7 +197,7 @@ def run_in_process(
         try:
             server_app(grid, context)
         finally:
-            grid.close()
+            grid.close(wait_s=close_wait_s)
 
 
 @contextmanager
