@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import tomllib
 import zoneinfo
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -236,3 +238,19 @@ def _wrong_field(path: Path, name: str, problem: str) -> InputError:
         f"The declaration of the store, {path}: {name}: {problem}.",
         remedy="Correct the field; unknown fields are refused.",
     )
+
+
+def check_columns(mapped: Sequence[str], available: list[str], origin: str) -> None:
+    """Checks that a store has the columns that are mapped.
+
+    Raises:
+        InputError: It lacks one: lists what there is, and what comes closest.
+    """
+    for name in mapped:
+        if name not in available:
+            closest = difflib.get_close_matches(name, available, n=1, cutoff=0.5)
+            hint = f" Did you mean {closest[0]!r}?" if closest else ""
+            raise InputError(
+                f"{origin} has no column {name!r}; it has {', '.join(available)}.{hint}",
+                remedy="Correct [columns] in the store's declaration.",
+            )

@@ -307,7 +307,7 @@ def test_a_column_that_changes_its_type_is_read_as_text(
         )
     database.close()
     for chunk_rows in (1, 3):
-        monkeypatch.setattr("client.data.sources._SQL_CHUNK_ROWS", chunk_rows)
+        monkeypatch.setattr("client.data.sql_source._CHUNK_ROWS", chunk_rows)
         frame = sql(tmp_path).read().frame
         assert frame["customer_ref"].tolist() == ["1", "2", "x"]
         assert frame["item_ref"].tolist()[:2] == ["a", "7"]
