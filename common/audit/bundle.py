@@ -10,14 +10,14 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from common.canonical_json import JsonValue
-from common.envelope import sign_record
-from common.errors import InputError, StorageError
+from common.envelope import Envelope, sign_record
+from common.errors import FormatError, InputError, StorageError
 from common.keys import Signer
 from common.timestamps import format_time
 
@@ -25,14 +25,18 @@ BUNDLE_FOLDER = "bundle"
 MANIFEST_NAME = "manifest.json"
 SCOPE_REGIONAL = "regional"
 
+_ROUND_TYPE = b"application/vnd.fedpref.round+json"
 _PARTY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 class ExportableLog(Protocol):
     """What the bundle needs of a log (`common.audit.log.AuditLog`)."""
 
-    def export(self, folder: Path) -> None:
-        """Writes the log's checkpoints and entry tiles into ``folder``."""
+    def entries(self) -> Iterator[tuple[int, bytes]]:
+        """Every entry with its index."""
+
+    def export(self, folder: Path, *, sizes: Collection[int]) -> None:
+        """Writes the entry tiles and the checkpoints, those of ``sizes`` too."""
 
 
 def write_bundle(
@@ -79,7 +83,7 @@ def write_bundle(
             for party, log in logs.items():
                 party_folder = folder / "logs" / party
                 party_folder.mkdir(parents=True)
-                log.export(party_folder)
+                log.export(party_folder, sizes=_consent_sizes(log))
             manifest: dict[str, JsonValue] = {
                 "v": "fedpref-manifest/1",
                 "federation": federation,
@@ -94,6 +98,23 @@ def write_bundle(
             _write(folder / MANIFEST_NAME, sign_record(manifest, signer))
             _sync(folder)
             return _replace(run_folder / BUNDLE_FOLDER, folder)
+
+
+def _consent_sizes(log: ExportableLog) -> set[int]:
+    """The sizes at which rounds took their consent snapshots: each needs its checkpoint."""
+    sizes: set[int] = set()
+    for _, data in log.entries():
+        # Decoding a million consents only to pass them over would take a minute.
+        if _ROUND_TYPE not in data:
+            continue
+        envelope = Envelope.decode(data)
+        if envelope.kind == "round":
+            consent = envelope.record()["consent"]
+            size = consent["size"] if isinstance(consent, dict) else None
+            if not isinstance(size, int):
+                raise FormatError("A round entry does not say at which size its consents end.")
+            sizes.add(size)
+    return sizes
 
 
 def _artifact(run_folder: Path, name: str) -> Path:

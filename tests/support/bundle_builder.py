@@ -12,6 +12,7 @@ import base64
 import copy
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,10 +49,11 @@ ROLE_OF_KIND = {
     "model": "aggregator",
     "manifest": "aggregator",
 }
+# ε after 1, 2 and 3 rounds at NOISE and DELTA, as dp-accounting's PLD gives it, rounded up.
+EPSILONS = ("1.765649", "2.582274", "3.233198")
 EPOCH_MS = 1_767_225_600_000  # 2026-01-01
 DAY_MS = 86_400_000
 NOISE, DELTA, CAP = "2.5", "1e-6", "8"
-N_ITEMS = 3
 CHARGE_ROW = (
     "attempt",
     "charge_id",
@@ -113,11 +115,17 @@ class Federation:
     Attributes:
         customers: Customers per region; of each four, one withdraws after round 1 and one refuses.
         rounds: Rounds of the run.
+        planned_rounds: Rounds that the plan has, if they are not those of the run.
+        quorum: The fewest regions of an aggregate.
+        pause_ms: Time between two rounds, in milliseconds.
         alter: May change a record in place before it is signed; gets the party and the record.
     """
 
     customers: int = 4
     rounds: int = 2
+    planned_rounds: int | None = None
+    pause_ms: int = 1000
+    quorum: int = 2
     alter: Alter | None = None
     clock_ms: int = EPOCH_MS
     logs: dict[str, list[bytes]] = field(default_factory=dict)
@@ -155,6 +163,11 @@ class Federation:
         """Signs a record with its kind's key and appends it to the party's log."""
         if self.alter is not None:
             self.alter(party, record)
+        if record["v"] == "fedpref-charge/1":
+            # Whoever lies in a charge makes the ledger's head follow.
+            previous = self._ledger[party][1]
+            record["ledger_head"] = ledger_head(record, previous)
+            self._ledger[party] = (record["ledger_seq"], record["ledger_head"])
         kind = record["v"].removeprefix("fedpref-").removesuffix("/1")
         entry = sign_record(record, self.signer(party, kind))
         self.logs[party].append(entry)
@@ -206,6 +219,7 @@ class Federation:
             self._prepare(region)
         for number in range(1, self.rounds + 1):
             self._round(number)
+            self.clock_ms += self.pause_ms
             if number == 1:
                 for region in REGIONS:
                     for customer in range(2, self.customers, 4):
@@ -232,7 +246,10 @@ class Federation:
     def mechanisms(self) -> list[JsonRecord]:
         return [
             {"name": name, "rounds": rounds, **parameters()}
-            for name, rounds in (("popularity", [1]), ("factors", [*range(2, self.rounds + 1)]))
+            for name, rounds in (
+                ("popularity", [1]),
+                ("factors", [*range(2, (self.planned_rounds or self.rounds) + 1)]),
+            )
         ]
 
     def plan_record(self) -> JsonRecord:
@@ -241,7 +258,7 @@ class Federation:
             "run_id": RUN,
             "federation": FEDERATION,
             "regions": [*REGIONS],
-            "quorum": 2,
+            "quorum": self.quorum,
             "purpose": "fedpref:FederatedTraining",
             "catalogue": digest("catalogue"),
             "epsilon": CAP,
@@ -359,7 +376,7 @@ class Federation:
                 "mode": "local",
                 "regions": parts,
                 "refused": [],
-                "quorum": 2,
+                "quorum": self.quorum,
                 "model_in": model_in,
                 "model_out": arrays_digest(self.model),
                 "start": start,
@@ -439,8 +456,8 @@ class Federation:
         }
 
     def _charge(self, region: str, number: int, mechanism: str) -> JsonRecord:
-        seq, head = self._ledger[region]
-        epsilon = {1: "2.2", 2: "3.2", 3: "4.0"}[number]  # Rounded up, for NOISE and DELTA.
+        seq, _ = self._ledger[region]
+        epsilon = EPSILONS[number - 1]
         record = {
             "v": "fedpref-charge/1",
             "charge_id": ulid(f"charge {region} {number}"),
@@ -461,9 +478,7 @@ class Federation:
             "permit_id": self._permits[region]["permit_id"],
             "time": self.tick(),
         }
-        record["ledger_head"] = ledger_head(record, head)
         self.log(region, record)
-        self._ledger[region] = (record["ledger_seq"], record["ledger_head"])
         return record
 
     # -- what an operator can do afterwards ----------------------------------------------------
@@ -531,6 +546,7 @@ class Federation:
         files = self.bundle_files() if files is None else files
         content = {f"bundle/{name}": data for name, data in files.items()}
         content["bundle/manifest.json"] = self.manifest(files)
+        shutil.rmtree(run_folder / "bundle", ignore_errors=True)
         for name, data in (content | self.artifacts).items():
             path = run_folder / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -135,7 +135,8 @@ class _RegionBudget:
                     entry,
                     f"Its {name} is {entry.text(name)}, its parameters give {recomputed:.6f}.",
                 )
-        if not float(entry.text("epsilon_total")) <= float(entry.text("epsilon_cap")):
+        # Statements are rounded up in the sixth decimal.
+        if not float(entry.text("epsilon_total")) <= float(entry.text("epsilon_cap")) + 1e-6:
             self._fail("ledger-cap", entry, "Its epsilon_total is above the ledger's cap.")
         permit = self._permits.get(entry.text("permit_id"))
         if permit is not None:

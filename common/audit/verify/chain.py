@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
 
 from common.audit.verify.arrays_file import file_arrays_digest
 from common.audit.verify.files import BundleFolder
-from common.audit.verify.replay import SERVER, Entry, Evidence
+from common.audit.verify.replay import PARTIES_TOLERANCE_MS, SERVER, Entry, Evidence
 from common.audit.verify.verdict import CHAIN
 from common.errors import InputError
 
@@ -110,6 +109,20 @@ class _Chain:
         if entry.record["quorum"] != plan.record["quorum"]:
             self._fail("not-planned", entry, "Its quorum is not the plan's.")
 
+    def _check_clocks(self, entry: Entry, paired: Entry) -> None:
+        """A region cannot have trained on a model before it was made, nor after its sum was."""
+        made_ms = self._last.time_ms("end") if self._last else 0
+        if paired.time_ms("end") + PARTIES_TOLERANCE_MS < made_ms or paired.time_ms(
+            "end"
+        ) - PARTIES_TOLERANCE_MS > entry.time_ms("end"):
+            self._evidence.fail(
+                CHAIN,
+                "clocks-apart",
+                paired,
+                "Its time does not lie between the server's last aggregate and the one that uses "
+                "it.",
+            )
+
     def _check_pair(self, entry: Entry, paired: Entry, update: str, origin: str) -> None:
         self._evidence.findings.count(CHAIN, "updates")
         differing = [
@@ -124,6 +137,7 @@ class _Chain:
         # A retry sends the same sealed bytes, so the entry may be of an earlier attempt.
         if paired.number("attempt") > entry.number("attempt"):
             differing.append("attempt")
+        self._check_clocks(entry, paired)
         if differing:
             self._fail(
                 "aggregate-mismatch",
@@ -134,23 +148,27 @@ class _Chain:
 
     def check_regions_rounds(self) -> None:
         """Every round a region logged is in an aggregate, or the server logged why not."""
-        excused: dict[int, set[str]] = defaultdict(set)
-        for entry in self._server:
-            if entry.record.get("run") != self._evidence.run:
-                continue
-            if entry.kind == "aggregate":
-                names = {str(part["region"]) for part in entry.parts("refused")}
-                excused[entry.number("round")] |= names
-            elif entry.kind == "incident" and entry.record["round"] is not None:
-                region = entry.record["region"]
-                excused[entry.number("round")].add("*" if region is None else str(region))
         for leaf, entry in self._rounds.items():
-            if leaf not in self._used and not {entry.party, "*"} & excused[entry.number("round")]:
+            if leaf not in self._used and not self._excused(entry):
                 self._fail(
                     "round-not-aggregated",
                     entry,
                     "The server's log neither uses this round entry nor says why not.",
                 )
+
+    def _excused(self, entry: Entry) -> bool:
+        """Whether the server logged why it did not use a region's round."""
+        aggregate = self._aggregates.get(entry.number("round"))
+        if aggregate is not None:
+            return any(part["region"] == entry.party for part in aggregate.parts("refused"))
+        # Of a round that was never closed there are incidents: of the region, or of all.
+        return any(
+            incident.kind == "incident"
+            and incident.record["run"] == self._evidence.run
+            and incident.record["round"] == entry.record["round"]
+            and incident.record["region"] in (None, entry.party)
+            for incident in self._server
+        )
 
     def check_model(self, folder: BundleFolder) -> None:
         models = [

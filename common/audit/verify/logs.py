@@ -91,7 +91,10 @@ class _Replayer:
         self._tree = MerkleAccumulator()
         self._notices: dict[str, str] = {}
         self._ids: set[tuple[str, str]] = set()
+        # The latest time of any entry so far, and of any but a consent. A clock set back does not
+        # make an entry older than those before it.
         self._latest_ms: int | None = None
+        self._latest_own_ms: int | None = None
 
     def replay(self, folder: BundleFolder) -> None:
         self._compare_roots()
@@ -130,7 +133,7 @@ class _Replayer:
                     index=None,
                     file=signed.file,
                 )
-            elif not signed.signed_in_time(self._latest_ms, self._created_ms):
+            elif not signed.signed_in_time(self._latest_own_ms, self._created_ms):
                 self._fail(
                     LOGS,
                     "checkpoint-key",
@@ -140,6 +143,7 @@ class _Replayer:
                 )
             else:
                 self._log.roots[size] = signed.checkpoint.root.hex()
+                self._log.times_ms[size] = self._latest_ms or 0
 
     def _read_entry(self, index: int, data: bytes, leaf: bytes, file: str) -> None:
         """Admits an entry, or records why not."""
@@ -150,14 +154,17 @@ class _Replayer:
             self._fail(RECORDS, "record", error.message, index=index, file=file)
             return
         self._findings.count(RECORDS, "records")
+        if kind in OWN_TIME and kind != "keys":
+            time_ms = parse_time(str(record[OWN_TIME[kind]]))
+            self._latest_ms = max(time_ms, self._latest_ms or time_ms)
+            if kind != "consent":
+                # Consents come from other clocks: these alone must not revoke anyone's key.
+                self._latest_own_ms = max(time_ms, self._latest_own_ms or time_ms)
         if kind == "consent":
             self._apply_consent(index, record, data, file)
             return
         if kind == "notice":
             self._notices[hashlib.sha256(data).hexdigest()] = str(record["notice_id"])
-        elif kind in OWN_TIME and kind != "keys":
-            own_ms = parse_time(str(record[OWN_TIME[kind]]))
-            self._latest_ms = max(own_ms, self._latest_ms or own_ms)
         self._log.entries.append(Entry(self._log.party, index, leaf.hex(), kind, record))
 
     def _verified_record(self, data: bytes) -> tuple[str, Record]:
@@ -179,7 +186,7 @@ class _Replayer:
             party=self._log.party,
             role=role,
             own_ms=parse_time(str(record[own])) if own else None,
-            order_ms=self._latest_ms,
+            order_ms=self._latest_own_ms,
         )
         self._check_owner(kind, record)
         return kind, record

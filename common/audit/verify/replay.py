@@ -13,8 +13,10 @@ from common.timestamps import parse_time
 
 SERVER = "server"
 
-# Clocks of one party may disagree this much before the order of its log calls them wrong.
+# Clocks of one party may disagree this much before the order of its log calls them wrong; those of
+# two parties, this much before the order of their messages does.
 CLOCK_TOLERANCE_MS = 60_000
+PARTIES_TOLERANCE_MS = 600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class LogReplay:
         entries: All accepted entries but consents, in the log's order.
         consents: The consents.
         roots: Every size with a signed checkpoint that holds, and the root hash there, in hex.
+        times_ms: The latest time that an entry before such a size states.
     """
 
     party: str
@@ -78,6 +81,7 @@ class LogReplay:
     entries: list[Entry] = field(default_factory=list)
     consents: ConsentHistory = field(default_factory=ConsentHistory)
     roots: dict[int, str] = field(default_factory=dict)
+    times_ms: dict[int, int] = field(default_factory=dict)
 
     def of_kind(self, kind: str) -> Iterator[Entry]:
         """The accepted entries of one kind, in the log's order."""

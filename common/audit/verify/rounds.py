@@ -32,8 +32,7 @@ class _RegionRounds:
         self._last: dict[str, Entry] = {}
         self._seen: set[tuple[str, int, int]] = set()
         self._nonces: set[str] = set()
-        # The log's times so far, as (index, latest time of any entry up to it).
-        self._clock: list[tuple[int, int]] = []
+        self._charged_ms: dict[str, int] = {}
 
     def verify(self) -> None:
         for entry in self._replay.entries:
@@ -44,10 +43,8 @@ class _RegionRounds:
                 self._read_policy(entry)
             elif entry.kind == "round":
                 self._check_round(entry)
-            time = {"round": "end", "charge": "time", "release": "time"}.get(entry.kind)
-            if time is not None:
-                latest = self._clock[-1][1] if self._clock else 0
-                self._clock.append((entry.index, max(latest, entry.time_ms(time))))
+            elif entry.kind == "charge":
+                self._charged_ms[entry.text("charge_id")] = entry.time_ms("time")
 
     def _fail(self, code: str, entry: Entry, message: str) -> None:
         self._evidence.fail(ROUNDS, code, entry, message)
@@ -191,13 +188,13 @@ class _RegionRounds:
                 f"Its consent snapshot was not taken within {self._max_age_ms // 1000} s before "
                 "its start and its end.",
             )
-        logged = max((time for index, time in self._clock if index < size), default=0)
-        if at_ms + CLOCK_TOLERANCE_MS < logged:
+        if at_ms + CLOCK_TOLERANCE_MS < self._replay.times_ms.get(size, 0):
             self._fail(
-                "clock-rollback",
-                entry,
-                "Its clock is behind the times of entries that its own consents include.",
+                "clock-rollback", entry, "Its clock is behind the entries that it builds upon."
             )
+        charged_ms = self._charged_ms.get(entry.text("charge_id"), 0)
+        if end_ms + CLOCK_TOLERANCE_MS < charged_ms:
+            self._fail("clock-rollback", entry, "It ended before it was charged.")
 
 
 def mechanism_of(permit: Entry, entry: Entry) -> Record | None:
