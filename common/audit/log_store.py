@@ -24,7 +24,6 @@ from common.audit.writer_lock import WriterLock
 from common.errors import FedprefError, InputError, StorageError
 
 _BUSY_TIMEOUT_MS = 5_000
-_HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\x00"
 
 _RESTORE = (
@@ -112,8 +111,6 @@ class LogStore:
         if self._connection.pragma("journal_mode", "wal") != "wal":
             raise StorageError(f"The file system of {self.path} does not allow a write-ahead log.")
         self._connection.pragma("synchronous", "full")
-        # Without this, REPLACE would delete rows past the triggers.
-        self._connection.pragma("recursive_triggers", True)
         if fresh:
             with self.transaction():
                 create_schema(self._connection, origin)
@@ -277,8 +274,8 @@ def _check_kind(path: Path) -> None:
         if not path.exists() or not path.stat().st_size:
             return
         with path.open("rb") as file:
-            start = file.read(_HEADER_BYTES)
-    if len(start) < _HEADER_BYTES or not start.startswith(_MAGIC):
+            start = file.read(len(_MAGIC))
+    if start != _MAGIC:
         raise StorageError(f"{path} is not an audit log.", remedy="Check the path of the log.")
 
 

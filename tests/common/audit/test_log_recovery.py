@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
+from contextlib import contextmanager
 
 import apsw
 import pytest
@@ -340,6 +341,25 @@ def test_a_signer_that_fails_leaves_the_batch_out(path):
         signer.willing = True
         assert log.append(entries_of(5, 600)) == range(600, 605)
         assert log.root == root_of(605)
+
+
+def test_an_interrupt_after_the_commit_does_not_confuse_the_next_append(path, monkeypatch):
+    unhindered = LogStore.transaction
+
+    @contextmanager
+    def interrupted(store):
+        with unhindered(store):
+            yield
+        raise KeyboardInterrupt
+
+    with opened(path) as log:
+        monkeypatch.setattr(LogStore, "transaction", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            log.append(entries_of(5, 600))
+        monkeypatch.undo()
+        assert log.append(entries_of(5, 605)) == range(605, 610)
+        assert log.root == root_of(610)
+        assert [data for _, data in log.entries()] == entries_of(610)
 
 
 def test_every_commit_waits_for_the_disk(path):

@@ -161,6 +161,15 @@ def test_only_whole_numbers_are_indices(index, size):
         merkle.verify_inclusion(hashes[0], index, size, [hashes[1]], merkle.root_hash(hashes))
 
 
+def test_a_byte_cannot_move_from_a_sibling_to_the_leaf():
+    """Both give the same node's bytes; only the length of each hash tells them apart."""
+    left, right = hashes_of(2)
+    root = merkle.root_hash([left, right])
+    merkle.verify_inclusion(right, 1, 2, [left], root)
+    with pytest.raises(VerificationError):
+        merkle.verify_inclusion(left[31:] + right, 1, 2, [left[:31]], root)
+
+
 def test_hashes_are_bytes_of_32():
     hashes = hashes_of(2)
     root = merkle.root_hash(hashes)

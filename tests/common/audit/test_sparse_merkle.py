@@ -177,6 +177,19 @@ def test_absence_must_follow_the_wanted_position_s_bits():
         verify_absence(tree.root, absent, tree.prove(high[0]))
 
 
+@pytest.mark.parametrize("depths", [(5, 5), (6, 5)])
+def test_no_root_makes_depths_that_do_not_grow_hold(depths):
+    """The root is made to fit the proof; only the order of the depths is wrong."""
+    wanted = bytes(32)
+    result = sha256(b"fedpref-sparse-leaf/1", wanted)
+    for depth in reversed(depths):
+        node = b"fedpref-sparse-node/1" + bytes([depth]) + bytes(32)
+        result = sha256(node, result, bytes(32))
+    proof = SparseProof(wanted, tuple((depth, bytes(32)) for depth in depths))
+    with pytest.raises(VerificationError, match="grow downwards"):
+        verify_membership(result, wanted, proof)
+
+
 @pytest.mark.parametrize(
     "steps",
     [
