@@ -40,8 +40,8 @@ def draw_choices(
         customers: A region's customers.
         refusal_share: Share who refuse, in [0, 1]; 1 means all.
         withdrawal_share: Share who consent first and withdraw before one of rounds 2 to
-            ``rounds``.
-        rounds: The run's rounds.
+            ``rounds``; with fewer than two rounds, nobody.
+        rounds: The last round before which someone may withdraw.
         seed: Entropy of the draw.
     """
     generator = np.random.default_rng(list(seed))
@@ -49,10 +49,12 @@ def draw_choices(
     n_refusing = round(refusal_share * len(shuffled))
     n_withdrawing = min(round(withdrawal_share * len(shuffled)), len(shuffled) - n_refusing)
     leaving = shuffled[n_refusing : n_refusing + n_withdrawing]
-    when = generator.integers(2, rounds + 1, size=len(leaving)) if rounds > 1 else []
     withdrawing: dict[int, list[str]] = {}
-    for customer, server_round in zip(leaving, when, strict=True if rounds > 1 else False):
-        withdrawing.setdefault(int(server_round), []).append(customer)
+    if rounds > 1:
+        for customer, when in zip(
+            leaving, generator.integers(2, rounds + 1, len(leaving)), strict=True
+        ):
+            withdrawing.setdefault(int(when), []).append(customer)
     return CustomerChoices(
         refusing=frozenset(shuffled[:n_refusing]),
         withdrawing={key: tuple(value) for key, value in sorted(withdrawing.items())},

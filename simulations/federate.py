@@ -6,8 +6,11 @@ the two Flower apps and how their messages travel.
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from common.engine_channel import EngineChannel, register_channel
 from common.plan import RunPlan
@@ -29,22 +32,27 @@ def federate(
         FederationError: A round could not be completed; the run can go on later.
     """
     in_order = [channels[region] for region in plan.regions]
-    home = str(folder.server.resolve())
+    server_home = folder.server.resolve()
     if engine == "ray":
         from simulations.ray_run import run_on_ray
 
-        run_on_ray(in_order, server_home=folder.server.resolve())
+        run_on_ray(in_order, server_home, log=folder.root / "ray.log")
     elif engine == "flower":
-        from simulations.flower_run import run_with_flower
-
-        run_with_flower(
-            in_order, server_home=folder.server.resolve(), work=(folder.root / "flower").resolve()
-        )
+        _run_with_flower(in_order, server_home, folder.root.resolve())
     else:
-        _run_in_process(in_order, home)
+        _run_in_process(in_order, server_home)
 
 
-def _run_in_process(channels: Sequence[EngineChannel], server_home: str) -> None:
+def _run_with_flower(channels: Sequence[EngineChannel], server_home: Path, root: Path) -> None:
+    from simulations.flower_run import run_with_flower
+
+    # Flower wants a home of its own; if it fails, its output there tells why.
+    work_folder = Path(tempfile.mkdtemp(prefix="flower-", dir=root))
+    run_with_flower(channels, server_home, work_folder=work_folder)
+    shutil.rmtree(work_folder)
+
+
+def _run_in_process(channels: Sequence[EngineChannel], server_home: Path) -> None:
     from client.app import app as client_app
     from server.app import app as server_app
     from simulations.in_process_grid import run_in_process
@@ -56,5 +64,5 @@ def _run_in_process(channels: Sequence[EngineChannel], server_home: str) -> None
             server_app,
             client_app,
             n_nodes=len(channels),
-            run_config={"server-home": server_home},
+            run_config={"server-home": str(server_home)},
         )

@@ -19,14 +19,24 @@ from pathlib import Path
 
 from rich.console import Console
 
-from client.engine.permit_desk import read_plan
-from common.errors import FederationError, FedprefError, UsageError
-from common.plan import RunPlan
+from common.errors import FederationError, FedprefError, UsageError, VerificationError
+from common.plan import RunPlan, default_plan
+from common.timestamps import format_time
+from server.config import ServerHome
+from simulations.app_bundle import app_bundle_sha256
 from simulations.customers import CustomerChoices, draw_choices
 from simulations.federate import federate
-from simulations.outcome import finish_run, measure_quality, plan_run
+from simulations.outcome import (
+    bundle_run,
+    conclude,
+    measure_quality,
+    report_run,
+    write_history,
+    write_json,
+)
 from simulations.progress import live_rounds
 from simulations.provision import OpenRegion, RegionSetUp, open_regions, provision
+from simulations.regions import PreparedScenario
 from simulations.run_folder import RunFolder, RunSettings, RunState, open_run_folder
 from simulations.scenarios import Scenario, find_scenario
 
@@ -127,37 +137,73 @@ class _Run:
         with self._stage("Preparing data, keys, consents and permits", "provisioned"):
             self._folder.clear()
             prepared = self._scenario.prepare(self._folder.data, seed=self._state.settings.seed)
-            plan = plan_run(self._state, self._scenario, prepared)
-            provision(
-                self._folder,
-                self._scenario,
-                plan,
-                self._set_ups(plan),
-                app_bundle_digest(),
-            )
+            plan = self._plan(prepared)
+            provision(self._folder, self._scenario, plan, self._set_ups(plan), app_bundle_sha256())
 
     def _train(self) -> None:
-        plan = read_plan(self._folder.server / "plan.json")
+        plan = self._read_plan()
         with (
             self._stage("Training", "trained"),
             open_regions(self._folder, self._set_ups(plan)) as regions,
         ):
             for region in regions.values():
                 region.engine.preflight(plan)
+            channels = {name: region.channel for name, region in regions.items()}
             try:
                 with live_rounds(self._console, self._folder.server / "events.jsonl", plan.regions):
-                    channels = {name: region.channel for name, region in regions.items()}
                     federate(self._state.settings.engine, self._folder, plan, channels)
             except FederationError as error:
                 raise _own_words(error, regions) from error
 
     def _measure(self) -> None:
         with self._stage("Measuring quality beside the baselines", "evaluated"):
-            measure_quality(self._folder, self._scenario, self._state, self._console)
+            plan = self._read_plan()
+            metrics = measure_quality(
+                self._folder,
+                self._scenario,
+                plan,
+                self._set_ups(plan),
+                seeds=range(1, self._state.settings.quality_seeds + 1),
+                console=self._console,
+            )
+            write_json(self._folder, "metrics.json", metrics)
 
     def _finish(self) -> None:
+        plan = self._read_plan()
         with self._stage("Bundling the logs, verifying them, writing the report", "finished"):
-            finish_run(self._folder, self._scenario, self._state, self._console)
+            with open_regions(self._folder, self._set_ups(plan)) as regions:
+                write_history(
+                    self._folder, self._scenario, plan, regions, dict(self._state.seconds)
+                )
+            verdict = bundle_run(self._folder, self._scenario, plan)
+            report_run(self._folder, self._scenario, plan, self._state, verdict)
+        if not verdict.verified:
+            raise VerificationError(
+                f"The run's own logs do not verify: {verdict.first_failure}",
+                remedy=f"Look at the report: {self._folder.report}",
+            )
+        conclude(self._console, self._folder, verdict)
+
+    def _read_plan(self) -> RunPlan:
+        return ServerHome(self._folder.server).read_plan()
+
+    def _plan(self, prepared: PreparedScenario) -> RunPlan:
+        settings, windows = self._state.settings, self._scenario.windows
+        return default_plan(
+            run_id=self._state.run_id,
+            federation=self._scenario.federation,
+            scenario=self._scenario.name,
+            regions=[region.name for region in prepared.regions],
+            quorum=self._scenario.quorum,
+            catalogue=prepared.catalogue_digest,
+            n_items=prepared.n_items,
+            train_from=format_time(windows.train_from_ms),
+            train_until=format_time(windows.train_until_ms),
+            epsilon=settings.epsilon,
+            delta=settings.delta,
+            planned_customers=self._scenario.planned_customers,
+            init_seed=settings.seed,
+        )
 
     def _set_ups(self, plan: RunPlan) -> list[RegionSetUp]:
         settings = self._state.settings
@@ -179,9 +225,10 @@ class _Run:
         self._console.print(f"[bold]▸ {title}[/bold]")
         started = time.monotonic()
         yield
-        self._state = self._state.model_copy(update={"stage": complete})
+        seconds = time.monotonic() - started
+        self._state = self._state.completed(complete, seconds)
         self._folder.write_state(self._state)
-        self._console.print(f"  done in {time.monotonic() - started:.1f} s", style="dim")
+        self._console.print(f"  done in {seconds:.1f} s", style="dim")
 
 
 def choose(

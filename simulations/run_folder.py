@@ -55,6 +55,17 @@ class RunState(BaseModel):
     run_id: str
     settings: RunSettings
     stage: str
+    milliseconds: dict[str, int] = {}
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """How long each complete stage took."""
+        return {stage: spent / 1000 for stage, spent in self.milliseconds.items()}
+
+    def completed(self, stage: str, seconds: float) -> RunState:
+        """The state once a stage is complete."""
+        spent = {**self.milliseconds, stage: round(seconds * 1000)}
+        return self.model_copy(update={"stage": stage, "milliseconds": spent})
 
 
 class RunFolder:

@@ -109,14 +109,14 @@ class RegionData:
             QualityGateError: The store is below the policy's threshold.
             InputError: The store or the catalogue cannot be read.
         """
-        return self._checked_transactions().report
+        return self.checked_transactions().report
 
     def dataset(self, plan: RunPlan, eligible: EligibleCustomers) -> PreferenceDataset:
         """The eligible customers' data in the plan's training window."""
         key = (plan.digest, eligible.sids)
         if self._dataset is None or self._dataset[0] != key:
             self.require_catalogue_of(plan)
-            consented = filter_consented(self._checked_transactions(), eligible)
+            consented = filter_consented(self.checked_transactions(), eligible)
             dataset = PreferenceDataset.from_consented(
                 consented,
                 self._read_catalogue(),
@@ -128,10 +128,16 @@ class RegionData:
 
     def customer_refs(self) -> list[str]:
         """The region's own customers, as its store refers to them, sorted."""
-        refs = self._checked_transactions().frame["customer_ref"].unique()
+        refs = self.checked_transactions().frame["customer_ref"].unique()
         return sorted(str(ref) for ref in refs)
 
-    def _checked_transactions(self) -> CheckedTransactions:
+    def checked_transactions(self) -> CheckedTransactions:
+        """The store's rows that passed the quality gate.
+
+        Raises:
+            QualityGateError: The store is below the policy's threshold.
+            InputError: The store or the catalogue cannot be read.
+        """
         if self._checked is None:
             source = open_source(load_source_config(self._home.source))
             self._checked = quality_gate(

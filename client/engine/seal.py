@@ -24,6 +24,7 @@ from common.parameters import load_arrays, save_arrays
 MAX_SEAL_BYTES = 1 << 30
 _MAX_HEADER_BYTES = 1 << 20
 _VERSION = "fedpref-seal/1"
+_DIGEST_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,6 @@ class SealStore:
         arrays = save_arrays(seal.arrays)
         header = canonical_json.encode(
             {
-                "arrays_sha256": hashlib.sha256(arrays).hexdigest(),
                 "log_size": seal.log_size,
                 "model_in": seal.model_in,
                 "release_entry": base64.b64encode(seal.release_entry).decode(),
@@ -71,7 +71,8 @@ class SealStore:
         path = self._path(run, server_round)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_durably(path, len(header).to_bytes(4, "big") + header + arrays)
+            body = len(header).to_bytes(4, "big") + header + arrays
+            write_durably(path, hashlib.sha256(body).digest() + body)
         except OSError as error:
             raise StorageError(
                 f"The update of round {server_round} cannot be sealed at {path}: {error.strerror}.",
@@ -104,19 +105,17 @@ class SealStore:
 
 
 def _decode(data: bytes) -> Seal:
-    length = int.from_bytes(data[:4], "big")
-    if not 0 < length <= _MAX_HEADER_BYTES:
-        raise ValueError("its header's length is out of range")
-    header = canonical_json.decode(data[4 : 4 + length], max_bytes=_MAX_HEADER_BYTES)
+    digest, body = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+    if hashlib.sha256(body).digest() != digest:
+        raise ValueError("its content does not have the digest it begins with")
+    length = int.from_bytes(body[:4], "big")
+    header = canonical_json.decode(body[4 : 4 + length], max_bytes=_MAX_HEADER_BYTES)
     if not isinstance(header, dict) or header["v"] != _VERSION:
         raise ValueError("its version is unknown")
-    arrays = data[4 + length :]
-    if hashlib.sha256(arrays).hexdigest() != header["arrays_sha256"]:
-        raise ValueError("its arrays do not have the digest its header states")
     return Seal(
         model_in=str(header["model_in"]),
         round_entry=base64.b64decode(str(header["round_entry"]), validate=True),
         release_entry=base64.b64decode(str(header["release_entry"]), validate=True),
         log_size=int(str(header["log_size"])),
-        arrays=load_arrays(arrays, max_bytes=MAX_SEAL_BYTES),
+        arrays=load_arrays(body[4 + length :], max_bytes=MAX_SEAL_BYTES),
     )

@@ -8,6 +8,7 @@ the same sealed bytes. Whatever fails, fails before anything leaves.
 from __future__ import annotations
 
 import base64
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -52,6 +53,7 @@ from common.plan import Mechanism, RunPlan
 from common.timestamps import format_time, now_ms
 
 PROTOCOL_VERSION = 1
+_logger = logging.getLogger("fedpref.engine")
 # A run's id names files: it must not be able to leave its folder.
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
@@ -147,6 +149,10 @@ class PrivacyEngine:
             except FedprefError as error:
                 self.last_refusal = error
                 return self._refuse(error, header), {}
+            except Exception:
+                # A defect of ours: its words stay in the region, in the engine's own log.
+                _logger.exception("%s failed in region %s", method, self.home.region)
+                raise
 
     def describe(self) -> dict[str, JsonValue]:
         """Who answers here: the region, the protocol, the engine's digest and its key."""

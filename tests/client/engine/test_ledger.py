@@ -1,0 +1,189 @@
+"""The ledger charges before anything runs, refuses beyond its cap, and notices alteration."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import apsw
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from client.engine.ledger import GENESIS_HEAD, ChargeRequest, composed_epsilon, open_ledger
+from common.errors import BudgetError, StorageError
+from common.privacy import GaussianEvent, epsilon, epsilon_rdp
+
+DELTA = 1e-6
+
+
+def request(server_round: int = 1, run: str = "run-1", sigma: str = "2.0") -> ChargeRequest:
+    return ChargeRequest(
+        charge_id=f"{run}-{server_round}",
+        run=run,
+        server_round=server_round,
+        attempt=1,
+        mechanism="factors",
+        noise_multiplier=sigma,
+        clipping_norm="1",
+        sampling_probability="1",
+        steps=1,
+        permit_id="permit",
+        time="2026-03-01T00:00:00.000Z",
+    )
+
+
+def test_a_charge_is_on_disk_when_it_returns(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with open_ledger(path, cap=8, delta=DELTA) as ledger:
+        assert ledger.head == GENESIS_HEAD
+        charge = ledger.charge(request())
+    with open_ledger(path, cap=8, delta=DELTA) as ledger:
+        assert ledger.charges == (charge,)
+        assert ledger.head == charge.head
+
+
+def test_spending_of_one_run_is_the_pld_value(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l", cap=50, delta=DELTA) as ledger:
+        for number in (1, 2, 3):
+            ledger.charge(request(number))
+        spending = ledger.spending("run-1", 2026)
+    expected = epsilon([GaussianEvent(2.0, 1.0, 3)], DELTA)
+    assert spending.run == pytest.approx(expected, rel=1e-6)
+    assert spending.year == spending.lifetime == spending.run
+
+
+def test_runs_chosen_one_after_another_compose_by_rdp_and_never_below_pld() -> None:
+    runs = [[GaussianEvent(2.0)], [GaussianEvent(3.0)]]
+    together = composed_epsilon(runs, DELTA)
+    assert together == epsilon_rdp([*runs[0], *runs[1]], DELTA)
+    assert together >= epsilon([*runs[0], *runs[1]], DELTA)
+
+
+def test_a_charge_beyond_the_cap_is_refused_and_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    cap = epsilon([GaussianEvent(2.0)], DELTA) * 1.01
+    with open_ledger(path, cap=cap, delta=DELTA) as ledger:
+        ledger.charge(request(1))
+        with pytest.raises(BudgetError, match=r"cannot pay for round 2 of run run-1"):
+            ledger.charge(request(2))
+        assert len(ledger.charges) == 1
+    with open_ledger(path, cap=cap, delta=DELTA) as ledger:
+        assert len(ledger.charges) == 1
+
+
+def test_the_cap_holds_across_runs(tmp_path: Path) -> None:
+    cap = epsilon([GaussianEvent(2.0)], DELTA) * 1.01
+    path = tmp_path / "l"
+    with open_ledger(path, cap=cap, delta=DELTA) as ledger:
+        ledger.charge(request(1, run="first"))
+    with open_ledger(path, cap=cap, delta=DELTA) as ledger:
+        with pytest.raises(BudgetError, match="run second as planned"):
+            ledger.admit("second", 2026, [GaussianEvent(2.0)])
+        with pytest.raises(BudgetError, match="of run second"):
+            ledger.charge(request(1, run="second"))
+
+
+def test_another_year_has_its_own_budget_and_the_odometer_goes_on(tmp_path: Path) -> None:
+    cap = epsilon([GaussianEvent(2.0)], DELTA) * 1.01
+    with open_ledger(tmp_path / "l", cap=cap, delta=DELTA) as ledger:
+        ledger.charge(request(1, run="first"))
+        later = replace(request(1, run="second"), time="2027-01-01T00:00:00.000Z")
+        ledger.charge(later)
+        spending = ledger.spending("second", 2027)
+    assert spending.year <= cap < spending.lifetime
+
+
+def test_a_round_is_paid_for_once(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l", cap=50, delta=DELTA) as ledger:
+        ledger.charge(request(1))
+        again = replace(request(1), charge_id="other", attempt=2)
+        with pytest.raises(BudgetError, match="charged already"):
+            ledger.charge(again)
+
+
+def test_an_infinite_or_nan_epsilon_is_refused(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l", cap=float("nan"), delta=DELTA) as ledger:
+        with pytest.raises(BudgetError):
+            ledger.charge(request(1))
+
+
+def test_rows_can_be_neither_changed_nor_deleted(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    with open_ledger(path, cap=50, delta=DELTA) as ledger:
+        ledger.charge(request(1))
+    connection = apsw.Connection(str(path))
+    for statement in ("UPDATE charges SET noise_multiplier = '99'", "DELETE FROM charges"):
+        with pytest.raises(apsw.ConstraintError, match="append-only"):
+            connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE charges SET noise_multiplier = '99' WHERE seq = 1",
+        "UPDATE charges SET run = 'other' WHERE seq = 2",
+        "DELETE FROM charges WHERE seq = 1",
+        "UPDATE charges SET head = (SELECT head FROM charges WHERE seq = 2) WHERE seq = 1",
+    ],
+)
+def test_an_altered_row_is_noticed(tmp_path: Path, statement: str) -> None:
+    path = tmp_path / "l"
+    with open_ledger(path, cap=50, delta=DELTA) as ledger:
+        ledger.charge(request(1))
+        ledger.charge(request(2))
+    connection = apsw.Connection(str(path))
+    connection.execute("DROP TRIGGER charges_no_update; DROP TRIGGER charges_no_delete")
+    connection.execute(statement)
+    connection.close()
+    with pytest.raises(StorageError, match="was altered"):
+        with open_ledger(path, cap=50, delta=DELTA):
+            pass
+
+
+def test_a_second_process_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    program = (
+        "import sys; from pathlib import Path; from client.engine.ledger import open_ledger\n"
+        "from common.errors import StorageError\n"
+        "try:\n"
+        "    with open_ledger(Path(sys.argv[1]), cap=8, delta=1e-6): print('opened')\n"
+        "except StorageError as error: print(error)\n"
+    )
+    with open_ledger(path, cap=8, delta=DELTA):
+        other = subprocess.run(
+            [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
+        )
+    assert "in use by another process" in other.stdout
+
+
+def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(StorageError, match="cannot be used"):
+        with open_ledger(path, cap=8, delta=DELTA):
+            pass
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    sigmas=st.lists(st.floats(1.0, 20.0), min_size=1, max_size=6),
+    runs=st.lists(st.integers(0, 2), min_size=6, max_size=6),
+    cap=st.floats(0.5, 10.0),
+)
+def test_whatever_is_asked_the_year_never_exceeds_its_cap(
+    tmp_path_factory: pytest.TempPathFactory, sigmas: list[float], runs: list[int], cap: float
+) -> None:
+    path = tmp_path_factory.mktemp("ledger") / "l"
+    with open_ledger(path, cap=cap, delta=DELTA) as ledger:
+        before = 0.0
+        for number, (sigma, run) in enumerate(zip(sigmas, runs, strict=False), start=1):
+            try:
+                ledger.charge(request(number, run=f"run-{run}", sigma=f"{sigma:.4f}"))
+            except BudgetError:
+                continue
+            spent = ledger.spending("", 2026).year
+            assert before <= spent <= cap
+            before = spent

@@ -1,0 +1,404 @@
+"""The engine's order of a round, its refusals, its recovery; each defence with its attack."""
+
+from __future__ import annotations
+
+import base64
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from client.consent_service.registrar import Choice
+from client.engine import service as service_module
+from client.engine.ledger import open_ledger
+from client.engine.seal import SealStore
+from client.engine.service import PrivacyEngine, TrainRequest, open_engine
+from common import canonical_json
+from common.audit.entry import make_entry
+from common.audit.log import AuditLog
+from common.canonical_json import JsonValue
+from common.envelope import Envelope
+from common.errors import FormatError, PolicyError, StorageError
+from common.parameters import arrays_digest
+from common.plan import RunPlan
+from common.timestamps import now_ms
+from server.aggregation import first_model
+from simulations.customers import CustomerChoices
+from simulations.provision import OpenRegion, RegionSetUp, open_region
+from simulations.run_folder import RunFolder
+from tests.support.small_federation import home_of, make_federation
+
+Federation = tuple[RunFolder, RunPlan, list[RegionSetUp]]
+
+
+@pytest.fixture(scope="session")
+def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Federation:
+    return make_federation(tmp_path_factory.mktemp("federation") / "run", regions=1, quorum=1)
+
+
+@pytest.fixture()
+def federation(provisioned: Federation, tmp_path: Path) -> Federation:
+    folder, plan, set_ups = provisioned
+    shutil.copytree(folder.root, tmp_path / "run", symlinks=True)
+    return RunFolder(tmp_path / "run"), plan, set_ups
+
+
+@pytest.fixture()
+def region(federation: Federation) -> Iterator[OpenRegion]:
+    folder, _, set_ups = federation
+    with open_region(home_of(folder), set_ups[0]) as opened:
+        yield opened
+
+
+def header(
+    of_plan: RunPlan, server_round: int = 1, **changes: JsonValue
+) -> dict[str, JsonValue]:
+    request: dict[str, JsonValue] = {
+        "run": of_plan.run_id,
+        "round": server_round,
+        "attempt": 1,
+        "mechanism": "popularity" if server_round == 1 else "factors",
+        "plan": of_plan.digest,
+    }
+    return request | changes
+
+
+def kinds(log: AuditLog) -> list[str]:
+    return [Envelope.decode(data).kind for _, data in log.entries()]
+
+
+def model_after(plan: RunPlan, popularity: np.ndarray) -> dict[str, np.ndarray]:
+    return first_model(popularity.astype(np.float64), plan)
+
+
+def test_a_round_is_charged_sealed_and_logged_in_this_order(
+    federation: Federation, region: OpenRegion
+) -> None:
+    _, plan, _ = federation
+    before = region.engine.log.size
+    reply, arrays = region.engine.call("train", header(plan), {})
+    assert reply["status"] == "ok"
+    assert kinds(region.engine.log)[before:] == ["charge", "round", "release"]
+    entries = [Envelope.decode(data).record() for _, data in region.engine.log.entries(before)]
+    charge, entry, release = entries
+    assert charge["charge_id"] == entry["charge_id"] == release["charge_id"]
+    assert entry["update"] == release["update"] == arrays_digest(arrays) == reply["update"]
+    assert entry["consent"]["size"] == before
+    assert entry["consent"]["root"] == region.engine.log.root_at(before).hex()
+    assert base64.b64decode(str(reply["round_entry"])) == dict(region.engine.log.entries())[
+        reply["leaf_index"]
+    ]
+
+
+def test_only_the_declared_array_leaves(federation: Federation, region: OpenRegion) -> None:
+    _, plan, _ = federation
+    reply, arrays = region.engine.call("train", header(plan), {})
+    (spec,) = plan.released_arrays("popularity")
+    assert {name: array.shape for name, array in arrays.items()} == {spec.name: spec.shape}
+    text = canonical_json.encode(reply).decode()
+    assert not any(customer in text for customer in region.customers)
+
+
+def test_a_repeated_request_gets_the_same_sealed_bytes_and_no_second_charge(
+    federation: Federation, region: OpenRegion
+) -> None:
+    _, plan, _ = federation
+    _, first = region.engine.call("train", header(plan), {})
+    size = region.engine.log.size
+    _, second = region.engine.call("train", header(plan, attempt=1), {})
+    np.testing.assert_array_equal(first["popularity"], second["popularity"])
+    assert len(region.engine.ledger.charges) == 1
+    assert region.engine.log.size == size
+
+
+def test_another_model_for_a_sealed_round_is_refused(
+    federation: Federation, region: OpenRegion
+) -> None:
+    _, plan, _ = federation
+    _, first = region.engine.call("train", header(plan), {})
+    model = model_after(plan, first["popularity"])
+    assert region.engine.call("train", header(plan, 2), model)[0]["status"] == "ok"
+    other = dict(model, item_factors=-model["item_factors"])
+    reply, arrays = region.engine.call("train", header(plan, 2), other)
+    assert (reply["status"], reply["reason"], arrays) == ("refused", "not-permitted", {})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run": "another-run"},
+        {"run": "../run-1"},
+        {"plan": "0" * 64},
+        {"mechanism": "factors"},
+        {"round": 99, "mechanism": "factors"},
+    ],
+)
+def test_what_the_permit_does_not_cover_is_refused_and_logged(
+    federation: Federation, region: OpenRegion, changes: dict[str, JsonValue]
+) -> None:
+    _, plan, _ = federation
+    reply, arrays = region.engine.call("train", header(plan, **changes), {})
+    assert reply == {"status": "refused", "region": "region-1", "reason": "not-permitted"}
+    assert arrays == {}
+    assert region.engine.ledger.charges == ()
+    assert kinds(region.engine.log)[-1] == "incident"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"round": True}, {"round": "1"}, {"extra": 1}, {"attempt": None}],
+)
+def test_a_malformed_request_is_refused(
+    federation: Federation, region: OpenRegion, changes: dict[str, JsonValue]
+) -> None:
+    _, plan, _ = federation
+    reply, _ = region.engine.call("train", header(plan, **changes), {})
+    assert (reply["status"], reply["reason"]) == ("refused", "malformed-request")
+    with pytest.raises(FormatError):
+        TrainRequest.parse(header(plan, **changes))
+
+
+def test_a_model_of_wrong_shape_is_refused_before_any_charge(
+    federation: Federation, region: OpenRegion
+) -> None:
+    _, plan, _ = federation
+    _, first = region.engine.call("train", header(plan), {})
+    model = model_after(plan, first["popularity"])
+    for wrong in (
+        dict(model, item_factors=model["item_factors"][:, :1]),
+        dict(model, extra=np.zeros(3, np.float32)),
+        {name: value for name, value in model.items() if name != "vocabulary"},
+        dict(model, item_factors=np.full_like(model["item_factors"], np.nan)),
+    ):
+        reply, _ = region.engine.call("train", header(plan, 2), wrong)
+        assert reply["status"] == "refused"
+    assert len(region.engine.ledger.charges) == 1
+
+
+def test_without_a_permit_nothing_works(federation: Federation) -> None:
+    folder, plan, set_ups = federation
+    (home_of(folder).permits / f"{plan.run_id}.json").unlink()
+    with open_region(home_of(folder), set_ups[0]) as region:
+        assert region.engine.call("train", header(plan), {})[0]["reason"] == "not-permitted"
+        with pytest.raises(PolicyError, match="no permit"):
+            region.engine.preflight(plan)
+
+
+def test_a_permit_altered_by_a_byte_or_for_another_plan_is_refused(
+    federation: Federation, region: OpenRegion
+) -> None:
+    folder, plan, _ = federation
+    path = home_of(folder).permits / f"{plan.run_id}.json"
+    permit = path.read_bytes()
+    path.write_bytes(permit.replace(b"keyid", b"keyiD"))
+    assert region.engine.call("train", header(plan), {})[0]["reason"] == "not-permitted"
+    path.write_bytes(permit)
+    plan_path = home_of(folder).permits / f"{plan.run_id}.plan.json"
+    laxer = plan.model_copy(update={"round_timeout_s": plan.round_timeout_s + 1})
+    plan_path.write_bytes(canonical_json.encode(laxer.to_record()))
+    reply, _ = region.engine.call("train", header(plan, plan=laxer.digest), {})
+    assert reply["reason"] == "not-permitted"
+
+
+def test_a_permit_signed_by_another_role_is_refused(
+    federation: Federation, region: OpenRegion
+) -> None:
+    folder, plan, _ = federation
+    home = home_of(folder)
+    path = home.permits / f"{plan.run_id}.json"
+    record = Envelope.decode(path.read_bytes()).record()
+    path.write_bytes(make_entry(record, home.signer("trainer")))
+    assert region.engine.call("train", header(plan), {})[0]["reason"] == "not-permitted"
+
+
+def test_an_expired_permit_is_refused(federation: Federation) -> None:
+    folder, plan, _ = federation
+    late = now_ms() + 30 * 24 * 3600 * 1000
+    with open_engine(home_of(folder), clock_ms=lambda: late) as engine:
+        assert engine.call("train", header(plan), {})[0]["reason"] == "not-permitted"
+        assert "is valid from" in str(engine.last_refusal)
+
+
+def test_a_withdrawal_takes_effect_in_the_next_round(
+    federation: Federation, region: OpenRegion
+) -> None:
+    _, plan, _ = federation
+    _, first = region.engine.call("train", header(plan), {})
+    leaving = next(c for c in region.customers if region.registrar.consents(c))
+    sid = region.engine.subjects.pseudonyms()[leaving]
+    seen: list[frozenset[str]] = []
+    dataset_of = service_module.RegionData.dataset
+
+    def watch(self, plan, eligible):  # type: ignore[no-untyped-def]
+        seen.append(eligible.sids)
+        return dataset_of(self, plan, eligible)
+
+    region.registrar.record([Choice.withdraw(leaving)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(service_module.RegionData, "dataset", watch)
+        model = model_after(plan, first["popularity"])
+        assert region.engine.call("train", header(plan, 2), model)[0]["status"] == "ok"
+    assert sid not in seen[0]
+    assert len(seen[0]) > 0
+
+
+def test_nobody_consenting_means_no_training(tmp_path: Path) -> None:
+    def all_refuse(customers):  # type: ignore[no-untyped-def]
+        return CustomerChoices(refusing=frozenset(customers), withdrawing={})
+
+    folder, plan, set_ups = make_federation(
+        tmp_path / "run", regions=1, quorum=1, choose=all_refuse
+    )
+    with open_region(home_of(folder), set_ups[0]) as region:
+        assert region.engine.call("train", header(plan), {})[0]["reason"] == "no-consent"
+        assert region.engine.ledger.charges == ()
+
+
+def test_a_budget_too_small_for_the_plan_is_refused_before_the_first_charge(
+    tmp_path: Path,
+) -> None:
+    folder, plan, set_ups = make_federation(
+        tmp_path / "run", regions=1, quorum=1, epsilon_cap="4"
+    )
+    with open_region(home_of(folder), set_ups[0]) as region:
+        assert region.engine.call("train", header(plan), {})[0]["reason"] == "budget-exhausted"
+        assert region.engine.ledger.charges == ()
+
+
+def test_a_crash_between_charge_and_seal_wastes_no_second_charge(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plan, _ = federation
+
+    def crash(self: SealStore, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    with open_engine(home_of(folder)) as engine, monkeypatch.context() as patch:
+        patch.setattr(SealStore, "write", crash)
+        with pytest.raises(KeyboardInterrupt):
+            engine.call("train", header(plan), {})
+        assert kinds(engine.log)[-1] == "charge"
+    with open_engine(home_of(folder)) as engine:
+        assert engine.call("train", header(plan), {})[0]["status"] == "ok"
+        assert len(engine.ledger.charges) == 1
+        assert kinds(engine.log)[-3:] == ["charge", "round", "release"]
+
+
+def test_a_crash_between_ledger_and_log_is_mended_when_the_engine_opens(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plan, _ = federation
+
+    def crash(self: PrivacyEngine, charge: object) -> None:
+        raise KeyboardInterrupt
+
+    with open_engine(home_of(folder)) as engine, monkeypatch.context() as patch:
+        patch.setattr(PrivacyEngine, "_log_charge", crash)
+        with pytest.raises(KeyboardInterrupt):
+            engine.call("train", header(plan), {})
+        assert len(engine.ledger.charges) == 1
+        assert "charge" not in kinds(engine.log)
+    with open_engine(home_of(folder)) as engine:
+        assert kinds(engine.log)[-1] == "charge"
+
+
+def test_a_crash_between_seal_and_log_logs_the_sealed_entries_once(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plan, _ = federation
+
+    def crash(self: PrivacyEngine, seal: object) -> int:
+        raise KeyboardInterrupt
+
+    with open_engine(home_of(folder)) as engine, monkeypatch.context() as patch:
+        patch.setattr(PrivacyEngine, "_log_sealed", crash)
+        with pytest.raises(KeyboardInterrupt):
+            engine.call("train", header(plan), {})
+    sealed = SealStore(home_of(folder).seals).read(plan.run_id, 1)
+    assert sealed is not None
+    with open_engine(home_of(folder)) as engine:
+        for _ in range(2):
+            _, arrays = engine.call("train", header(plan), {})
+            np.testing.assert_array_equal(arrays["popularity"], sealed.arrays["popularity"])
+        assert kinds(engine.log).count("round") == kinds(engine.log).count("release") == 1
+
+
+def test_a_ledger_restored_from_before_a_charge_is_noticed(federation: Federation) -> None:
+    folder, plan, _ = federation
+    home = home_of(folder)
+    with open_engine(home):
+        pass
+    shutil.copy(home.ledger, home.root / "backup")
+    with open_engine(home) as engine:
+        assert engine.call("train", header(plan), {})[0]["status"] == "ok"
+    for suffix in ("-wal", "-shm"):
+        home.ledger.with_name(home.ledger.name + suffix).unlink(missing_ok=True)
+    shutil.copy(home.root / "backup", home.ledger)
+    with pytest.raises(StorageError, match="old or foreign copy"):
+        with open_engine(home):
+            pass
+
+
+def test_a_missing_ledger_is_not_silently_begun_anew(federation: Federation) -> None:
+    folder, plan, _ = federation
+    home = home_of(folder)
+    with open_engine(home) as engine:
+        assert engine.call("train", header(plan), {})[0]["status"] == "ok"
+    home.ledger.unlink()
+    with pytest.raises(StorageError, match="old or foreign copy"):
+        with open_engine(home):
+            pass
+
+
+def test_two_engines_of_one_region_do_not_run_at_once(federation: Federation) -> None:
+    folder, _, _ = federation
+    with open_engine(home_of(folder)):
+        with pytest.raises(StorageError):
+            with open_engine(home_of(folder)):
+                pass
+
+
+def test_budget_holds_across_runs(federation: Federation) -> None:
+    """A second run in the same region, permitted and all, is refused by the ledger."""
+    from client.engine.permit_desk import sign_permit
+
+    folder, plan, _ = federation
+    second = plan.model_copy(update={"run_id": "run-2"})
+    with open_engine(home_of(folder)) as engine:
+        reply, arrays = engine.call("train", header(plan), {})
+        assert reply["status"] == "ok"
+        model = model_after(plan, arrays["popularity"])
+        for server_round in plan.mechanisms[1].rounds:
+            reply, arrays = engine.call("train", header(plan, server_round), model)
+            assert reply["status"] == "ok"
+        spent = engine.ledger.spending(plan.run_id, int(engine.ledger.charges[0].request.time[:4]))
+        assert spent.year <= float(plan.epsilon) <= spent.cap
+        sign_permit(engine, second, app="a" * 64, valid_for_s=3600)
+        reply, arrays = engine.call("train", header(second), {})
+        assert (reply["reason"], arrays) == ("budget-exhausted", {})
+        assert kinds(engine.log)[-1] == "incident"
+    with open_ledger(home_of(folder).ledger, cap=8, delta=float(plan.delta)) as ledger:
+        assert {charge.request.run for charge in ledger.charges} == {plan.run_id}
+
+
+def test_refusals_tell_nothing_but_a_reason_code(
+    federation: Federation, region: OpenRegion
+) -> None:
+    _, plan, _ = federation
+    reply, _ = region.engine.call("train", header(plan, run="nowhere"), {})
+    assert set(reply) == {"status", "region", "reason"}
+
+
+def test_an_unknown_method_is_refused(region: OpenRegion) -> None:
+    assert region.engine.call("read-everything", {}, {})[0]["reason"] == "malformed-request"
+
+
+def test_noise_multiplier_below_the_policy_floor_is_not_permitted(
+    federation: Federation, region: OpenRegion
+) -> None:
+    _, plan, _ = federation
+    strict = region.engine.policy.model_copy(update={"noise_multiplier_min": "50"})
+    with pytest.raises(PolicyError, match="noise_multiplier"):
+        strict.check_plan(plan)
