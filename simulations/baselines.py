@@ -1,0 +1,204 @@
+"""What the federated, private model is measured against; all of it on the same split.
+
+None of these keep the promises the system keeps: they read customers' records without noise, and
+most of them pool the regions. They exist to be compared with, in simulations only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from client.data.dataset import CustomerItemMatrix, PreferenceDataset
+from client.training.dp_sgd import noisy_gradient, popularity_sum
+from client.training.evaluation import RANKED_PLACES
+from client.training.personalisation import bought, popularity_order
+from client.training.rows import factor_rows
+from common.errors import InputError
+from common.model_state import ModelState
+from common.plan import RunPlan
+from common.ranking import BoolArray, IntArray, ItemSets, fill, top_k, top_k_entries
+from server.aggregation import Model, power_step, vocabulary_model
+
+FloatArray = npt.NDArray[np.float64]
+
+# Tuned on the cut before the evaluated one, like all constants of this study.
+EASE_L2 = 1000.0
+_POPULAR_CANDIDATES = 400
+
+
+class NoNoise:
+    """A noise source without noise, for models without privacy; simulations only."""
+
+    def gaussian(self, shape: tuple[int, ...], stddev: float) -> FloatArray:
+        """Zeros."""
+        del stddev
+        return np.zeros(shape)
+
+
+def pool(datasets: Sequence[PreferenceDataset]) -> PreferenceDataset:
+    """All regions' customers in one data set, region by region: what federation avoids.
+
+    Raises:
+        InputError: There is no data set, or their windows or catalogues differ.
+    """
+    if len({(each.n_items, each.start_ms, each.end_ms) for each in datasets}) != 1:
+        raise InputError("Only data sets of one catalogue and one window can be pooled.")
+    first = datasets[0]
+    sizes = np.concatenate([np.diff(each.indptr) for each in datasets])
+    return PreferenceDataset(
+        sids=tuple(sid for each in datasets for sid in each.sids),
+        counts=CustomerItemMatrix(
+            np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            np.concatenate([each.indices for each in datasets]),
+            np.concatenate([each.counts.values for each in datasets]),
+            first.n_items,
+        ),
+        last_ms=np.concatenate([each.last_ms for each in datasets]),
+        ages_weeks=np.concatenate([each.ages_weeks for each in datasets]),
+        start_ms=first.start_ms,
+        end_ms=first.end_ms,
+    )
+
+
+def popularity(dataset: PreferenceDataset) -> FloatArray:
+    """float64[n_items]: how many customers bought each item."""
+    return np.bincount(dataset.indices, minlength=dataset.n_items).astype(np.float64)
+
+
+def rank_by_popularity(
+    scores: FloatArray,
+    n_customers: int,
+    *,
+    excluded: ItemSets | None = None,
+    universe: BoolArray | None = None,
+) -> IntArray:
+    """The same ranking for everybody, but for what each must not be ranked.
+
+    Args:
+        scores: float64[n_items].
+        n_customers: How many customers to rank for.
+        excluded: Items that a customer must not be ranked.
+        universe: bool[n_items], to rank within a part of the catalogue.
+    """
+    order = popularity_order(scores, universe)
+    head = order[:_POPULAR_CANDIDATES]
+    shape = (n_customers, len(head))
+    allowed = np.ones(shape, dtype=bool)
+    if excluded is not None:
+        customers = np.broadcast_to(np.arange(n_customers)[:, None], shape)
+        allowed = ~excluded.contains(customers, np.broadcast_to(head, shape))
+    # Places, not scores: so ties keep the order's rule.
+    places = np.broadcast_to(-np.arange(len(head), dtype=np.float64), shape)
+    return fill(top_k(places, head, RANKED_PLACES, allowed=allowed), order, excluded=excluded)
+
+
+def rank_by_history(
+    history: PreferenceDataset,
+    values: npt.NDArray[np.floating],
+    fallback: FloatArray,
+    *,
+    universe: BoolArray | None = None,
+) -> IntArray:
+    """Each customer's own items by their value; ties and free places go by popularity.
+
+    Args:
+        history: The customers' purchases.
+        values: float[n_entries], of the entries of `history`: a count or a recency.
+        fallback: float64[n_items], popularity.
+        universe: bool[n_items], to rank within a part of the catalogue.
+    """
+    own = bought(history)
+    # Small enough not to outweigh any difference of values that matters.
+    scores = values.astype(np.float64) + 1e-9 * fallback[own.items] / max(fallback.max(), 1.0)
+    if universe is not None:
+        kept = universe[own.items]
+        own, scores = own.kept(kept), scores[kept]
+    ranked = top_k_entries(own, scores, RANKED_PLACES)
+    return fill(ranked, popularity_order(fallback, universe))
+
+
+def train_without_privacy(datasets: Sequence[PreferenceDataset], plan: RunPlan) -> ModelState:
+    """The plan's model without noise and without clipping.
+
+    With several data sets their sums are added up, as in federation; that gives the same model as
+    pooling them, up to rounding, because all a round needs is a sum over customers.
+    """
+    total = sum_of([popularity_sum(dataset, clipping_norm=1.0) for dataset in datasets])
+    model = vocabulary_model(
+        total,
+        vocabulary_size=plan.vocabulary_size,
+        rank=plan.rank,
+        row_exponent=float(plan.row_exponent),
+        least_popularity=1e-9,
+        init_seed=plan.init_seed,
+    )
+    for _ in range(plan.power_rounds):
+        model = _step_without_privacy(datasets, model, unclipped=10.0 * plan.rank)
+    return ModelState.from_arrays(model)
+
+
+def _step_without_privacy(
+    datasets: Sequence[PreferenceDataset], model: Model, *, unclipped: float
+) -> Model:
+    state = ModelState.from_arrays(model)
+    gradients = [
+        noisy_gradient(
+            factor_rows(dataset, state),
+            state.directions,
+            noise_multiplier=1.0,
+            clipping_norm=unclipped,
+            noise=NoNoise(),
+        )
+        for dataset in datasets
+    ]
+    return {**model, "item_factors": power_step(sum_of(gradients), noise_stddev=0.0)}
+
+
+def sum_of(arrays: Sequence[npt.NDArray[np.floating]]) -> FloatArray:
+    """The sum of arrays, in float64 and in the order given."""
+    total = np.zeros(arrays[0].shape)
+    for array in arrays:
+        total += array
+    return total
+
+
+def ease_scores(
+    train: PreferenceDataset, histories: PreferenceDataset, items: IntArray
+) -> FloatArray:
+    """Scores of EASE, a strong linear model without privacy, for orientation.
+
+    Source: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data" (2019), on binary data: B =
+    I − P diag(P)⁻¹ with P = (XᵀX + λI)⁻¹. With fewer customers than items the inverse is taken
+    over customers (Woodbury): P = (I − Xᵀ(XXᵀ + λI)⁻¹X) / λ.
+
+    Args:
+        train: The customers to learn from.
+        histories: The customers to score for.
+        items: int64[c], the items it is over.
+
+    Returns:
+        float64[n_customers of `histories`, c].
+    """
+    learnt = _binary(train, items)
+    gram = learnt @ learnt.T
+    gram[np.diag_indices_from(gram)] += EASE_L2
+    solved = scipy.linalg.solve(gram, learnt, assume_a="pos", overwrite_a=True)
+    diagonal = 1.0 - np.einsum("ui,ui->i", learnt, solved)
+    rows = _binary(histories, items)
+    # X B = X − X P diag(P)⁻¹; λ cancels.
+    scores: FloatArray = rows - (rows - (rows @ learnt.T) @ solved) / diagonal
+    return scores
+
+
+def _binary(dataset: PreferenceDataset, items: IntArray) -> FloatArray:
+    column = np.full(dataset.n_items, -1, dtype=np.int64)
+    column[items] = np.arange(len(items))
+    own = bought(dataset)
+    columns = column[own.items]
+    rows = np.zeros((dataset.n_customers, len(items)))
+    rows[own.owners[columns >= 0], columns[columns >= 0]] = 1.0
+    return rows
