@@ -226,7 +226,9 @@ def _send(
         raise FormatError(f"A body of {len(body)} bytes is over the limit of {MAX_BODY_BYTES}.")
     connection.settimeout(_remaining_s(deadline))
     connection.sendall(_PREFIX.pack(MAGIC, len(head), len(body)) + head)
-    connection.sendall(body)
+    if body:
+        # Whoever has the whole message may be gone: sending nothing would then be an error.
+        connection.sendall(body)
 
 
 def _receive(connection: socket.socket, deadline: float) -> tuple[Header, Arrays]:

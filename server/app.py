@@ -43,7 +43,12 @@ def run_server(grid: Grid, config: ServerConfig) -> None:
         try:
             _run_rounds(grid, config, home, events)
         except FedprefError as error:
-            events.write("run-failed", error=type(error).__name__, reason=error.message)
+            events.write(
+                "run-failed",
+                error=type(error).__name__,
+                reason=error.message,
+                remedy=error.remedy,
+            )
             raise
         events.write("run-finished")
 
