@@ -47,6 +47,7 @@ ROLE_OF_KIND = {
     "release": "trainer",
     "aggregate": "aggregator",
     "model": "aggregator",
+    "incident": "aggregator",
     "manifest": "aggregator",
 }
 # ε after 1, 2 and 3 rounds at NOISE and DELTA, as dp-accounting's PLD gives it, rounded up.
@@ -117,7 +118,8 @@ class Federation:
         rounds: Rounds of the run.
         planned_rounds: Rounds that the plan has, if they are not those of the run.
         quorum: The fewest regions of an aggregate.
-        pause_ms: Time between two rounds, in milliseconds.
+        consent_age_max_s: The regions' policy for the age of consents.
+        pause_ms: Time before each round, in milliseconds.
         alter: May change a record in place before it is signed; gets the party and the record.
     """
 
@@ -126,6 +128,7 @@ class Federation:
     planned_rounds: int | None = None
     pause_ms: int = 1000
     quorum: int = 2
+    consent_age_max_s: int = 600
     alter: Alter | None = None
     clock_ms: int = EPOCH_MS
     logs: dict[str, list[bytes]] = field(default_factory=dict)
@@ -218,8 +221,8 @@ class Federation:
         for region in REGIONS:
             self._prepare(region)
         for number in range(1, self.rounds + 1):
-            self._round(number)
             self.clock_ms += self.pause_ms
+            self._round(number)
             if number == 1:
                 for region in REGIONS:
                     for customer in range(2, self.customers, 4):
@@ -281,7 +284,7 @@ class Federation:
             "text": "We ask.",
         }
         self._notices[region] = hashlib.sha256(self.log(region, notice)).hexdigest()
-        policy = {"region": region, "consent_age_max_s": 600}
+        policy = {"region": region, "consent_age_max_s": self.consent_age_max_s}
         self.log(
             region,
             {

@@ -69,9 +69,6 @@ class _RegionBudget:
 
     def _check_charge(self, entry: Entry) -> None:
         self._evidence.findings.count(BUDGET, "charges")
-        if entry.text("charge_id") in self._charges:
-            self._fail("charge-repeated", entry, "Its charge id is an earlier charge's.")
-            return
         self._charges[entry.text("charge_id")] = entry
         self._check_head(entry)
         self._check_permitted(entry)

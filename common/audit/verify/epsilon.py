@@ -35,6 +35,7 @@ def composed_epsilon(mechanisms: Mechanisms, delta: float) -> float:
     events = [
         (_within(noise, *_NOISE_RANGE), _within(probability, 1e-9, 1.0), count)
         for (noise, probability), count in mechanisms.items()
+        if count
     ]
     if not events:
         return 0.0

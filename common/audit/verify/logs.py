@@ -13,7 +13,7 @@ from common.audit.verify.files import BundleFolder
 from common.audit.verify.records import OWN_TIME, check_record
 from common.audit.verify.registry import KeyRing
 from common.audit.verify.replay import SERVER, Entry, LogReplay
-from common.audit.verify.tiles import read_tiles
+from common.audit.verify.tiles import read_tiles, tile_name
 from common.audit.verify.verdict import LOGS, RECORDS, SUBJECTS, Findings
 from common.envelope import Envelope
 from common.errors import FedprefError, FormatError, InputError, VerificationError
@@ -98,7 +98,6 @@ class _Replayer:
 
     def replay(self, folder: BundleFolder) -> None:
         self._compare_roots()
-        file = None
         try:
             for file, first, entries in read_tiles(folder, self._log.party, self._log.size):
                 for index, data in enumerate(entries, start=first):
@@ -107,7 +106,9 @@ class _Replayer:
                     self._read_entry(index, data, leaf, file)
                     self._compare_roots()
         except InputError as error:
-            self._fail(LOGS, "entries-unreadable", error.message, index=self._tree.size, file=file)
+            next_index = self._tree.size
+            file = tile_name(self._log.party, next_index, self._log.size)
+            self._fail(LOGS, "entries-unreadable", error.message, index=next_index, file=file)
         for index in self._log.consents.duplicate_ids():
             self._fail(RECORDS, "record-id", "Its record id is an earlier one's.", index=index)
         self._findings.count(LOGS, "entries", self._tree.size)

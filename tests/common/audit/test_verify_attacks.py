@@ -253,7 +253,7 @@ def test_a9_round_that_ended_before_its_charge(tmp_path: Path) -> None:
 
     def alter(party: str, record: JsonRecord) -> None:
         if record["v"] == "fedpref-consent/1" and record["expires"] is not None:
-            record["expires"] = format_time(EPOCH_MS + 600_000)
+            record["expires"] = format_time(EPOCH_MS + 4_200_000)
         if record["v"] == "fedpref-round/1" and record["round"] == 2:
             if party == R1:
                 _set_back(record, 3_600_000)

@@ -1,0 +1,146 @@
+"""The bundle writer: what it writes verifies, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from common.audit.bundle import write_bundle
+from common.audit.log import AuditLog
+from common.audit.verify import verify_bundle
+from common.errors import InputError, StorageError
+from tests.support.bundle_builder import FEDERATION, RUN, SERVER, Federation
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def federation() -> Federation:
+    return Federation().run()
+
+
+@pytest.fixture
+def logs(federation: Federation, tmp_path: Path) -> Iterator[dict[str, AuditLog]]:
+    """Real logs on disk with the federation's entries."""
+    with ExitStack() as stack:
+        opened: dict[str, AuditLog] = {}
+        for party, entries in federation.logs.items():
+            log = stack.enter_context(
+                AuditLog.open(
+                    tmp_path / f"{party}.sqlite",
+                    origin=f"{FEDERATION}/{party}",
+                    signer=federation.keys[party, "log"],
+                    create=True,
+                )
+            )
+            log.append(entries)
+            opened[party] = log
+        yield opened
+
+
+@pytest.fixture
+def write(federation: Federation, logs: dict[str, AuditLog], tmp_path: Path) -> Write:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name, data in federation.artifacts.items():
+        (run / name).write_bytes(data)
+
+    def write(**changes: object) -> Path:
+        arguments: dict[str, object] = {
+            "federation": FEDERATION,
+            "run": RUN,
+            "registry": federation.registry,
+            "plan": federation.plan,
+            "logs": logs,
+            "artifacts": list(federation.artifacts),
+            "signer": federation.keys[SERVER, "aggregator"],
+            "created_at_ms": federation.clock_ms + 1000,
+        }
+        return write_bundle(run, **(arguments | changes))  # type: ignore[arg-type]
+
+    return write
+
+
+def test_the_written_bundle_verifies(write: Write) -> None:
+    bundle = write()
+    verdict = verify_bundle(bundle.parent)
+    assert verdict.failures == ()
+    assert verdict.verified
+
+
+def test_its_files_are_those_of_an_independent_writer(write: Write, federation: Federation) -> None:
+    bundle = write()
+    written = {
+        path.relative_to(bundle).as_posix(): path.read_bytes()
+        for path in bundle.rglob("*")
+        if path.is_file()
+    }
+    expected = federation.bundle_files()
+    expected["manifest.json"] = federation.manifest(expected)
+    assert written == expected
+
+
+def test_an_earlier_bundle_is_replaced_and_nothing_is_left_beside_it(write: Write) -> None:
+    bundle = write()
+    (bundle / "stale").write_text("x")
+    beside = sorted(path.name for path in bundle.parent.iterdir())
+    assert write() == bundle
+    assert not (bundle / "stale").exists()
+    assert sorted(path.name for path in bundle.parent.iterdir()) == beside
+    assert verify_bundle(bundle.parent).verified
+
+
+class _FullDisk:
+    def entries(self) -> Iterator[tuple[int, bytes]]:
+        return iter(())
+
+    def export(self, folder: Path, *, sizes: Collection[int]) -> None:
+        (folder / "half").write_bytes(b"x" * (100 + len(sizes)))
+        raise OSError(28, "No space left on device")
+
+
+def test_a_failure_leaves_the_earlier_bundle_and_nothing_else(
+    write: Write, logs: dict[str, AuditLog]
+) -> None:
+    bundle = write()
+    beside = sorted(path.name for path in bundle.parent.iterdir())
+    with pytest.raises(StorageError, match="No space left"):
+        write(logs={**logs, "region-2": _FullDisk()})
+    assert sorted(path.name for path in bundle.parent.iterdir()) == beside
+    assert verify_bundle(bundle.parent).verified
+
+
+def test_a_rename_that_fails_puts_the_earlier_bundle_back(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = write()
+    rename = Path.rename
+
+    def failing(path: Path, target: Path) -> Path:
+        if path.name.endswith(".tmp"):
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(StorageError):
+        write()
+    monkeypatch.undo()
+    assert verify_bundle(bundle.parent).verified
+    assert not list(bundle.parent.glob(".bundle*"))
+
+
+@pytest.mark.parametrize("name", ["missing.json", "../region-1.sqlite", "sub/x"])
+def test_an_artifact_that_is_not_there_is_refused(write: Write, name: str) -> None:
+    with pytest.raises(InputError, match="is not in"):
+        write(artifacts=[name])
+
+
+@pytest.mark.parametrize("party", ["../x", "", "a/b", "UPPER", ".."])
+def test_a_party_that_cannot_name_a_folder_is_refused(
+    write: Write, logs: dict[str, AuditLog], party: str
+) -> None:
+    with pytest.raises(InputError, match="party name"):
+        write(logs={party: logs[SERVER]})
