@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import stat
@@ -156,34 +155,38 @@ def _create_whole(path: Path, data: bytes) -> None:
 
 
 def _read_private(path: Path) -> bytes:
-    """Reads a file that must be its owner's alone; checks the file it reads, not its name."""
+    """Reads a file that must be its owner's alone; judges the open file, not its name."""
     try:
         # Without O_NONBLOCK a FIFO in the key's place would hang the process.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _check_private(os.fstat(descriptor), path)
+            data = os.read(descriptor, _MAX_KEY_FILE_BYTES + 1)
+        finally:
+            os.close(descriptor)
     except FileNotFoundError as error:
         raise InputError(
             f"The key file {path} is missing.",
             remedy="Restore it from the key backup, or enrol a new key.",
         ) from error
     except OSError as error:
-        reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise InputError(f"The key file {path} cannot be opened: {reason}.") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"The key file {path} is not a plain file.")
-        mode = stat.S_IMODE(status.st_mode)
-        if mode & ~KEY_FILE_MODE:
-            raise InputError(
-                f"The key file {path} has mode {mode:04o}; others than its owner can use it.",
-                remedy=f"Run chmod 600 {path}, and replace the key if others had access.",
-            )
-        if status.st_uid not in (os.geteuid(), 0):
-            raise InputError(
-                f"The key file {path} belongs to another user (uid {status.st_uid}).",
-                remedy="Start the command as the key's owner.",
-            )
-        data = file.read(_MAX_KEY_FILE_BYTES + 1)
+        raise InputError(f"The key file {path} cannot be read: {error.strerror}.") from error
     if len(data) > _MAX_KEY_FILE_BYTES:
         raise FormatError(f"The key file {path} is longer than {_MAX_KEY_FILE_BYTES} bytes.")
     return data
+
+
+def _check_private(status: os.stat_result, path: Path) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"The key file {path} is not a plain file.")
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & ~KEY_FILE_MODE:
+        raise InputError(
+            f"The key file {path} has mode {mode:04o}; others than its owner can use it.",
+            remedy=f"Run chmod 600 {path}, and replace the key if others had access.",
+        )
+    if status.st_uid not in (os.geteuid(), 0):
+        raise InputError(
+            f"The key file {path} belongs to another user (uid {status.st_uid}).",
+            remedy="Start the command as the key's owner.",
+        )
