@@ -1,0 +1,249 @@
+"""``fedpref-server``: what the coordinator's operator asks. It reads, and changes nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from common.errors import EXIT_OK, VerificationError
+from common.terminal import EXIT_CODES, run_command
+
+if TYPE_CHECKING:
+    from common.plan import RunPlan
+    from server.status import ServerStatus
+
+app = typer.Typer(
+    help="The coordinator's own commands: how far a run got, and what its plan says.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+HomeArgument = Annotated[
+    Path, typer.Argument(help="The coordinator's home folder, which holds its plan.json.")
+]
+
+
+@app.command(epilog=EXIT_CODES)
+def status(
+    home: HomeArgument,
+    events: Annotated[
+        int, typer.Option(min=0, max=500, help="How many of the last events to show.")
+    ] = 6,
+) -> int:
+    """Show how far the run got: rounds, checkpoint, model, log, refusals, last events.
+
+    It reads the home as it is, also while a run goes on. It verifies no signature: fedpref-audit
+    does.
+    """
+    from server.config import ServerHome
+    from server.status import read_status
+
+    found = read_status(ServerHome(home), last_events=events)
+    console = Console(highlight=False)
+    console.print(_progress(found))
+    console.print(_facts(found))
+    for title, table in (
+        ("Rounds", _rounds(found)),
+        ("Refused and reported", _incidents(found)),
+        ("Last events", _events(found)),
+    ):
+        if table.row_count:
+            console.print(Text(f"\n{title}", style="bold"))
+            console.print(table)
+    if found.foreign_model:
+        console.print(
+            Text.assemble(
+                ("\nThe model's file is not the model that the log says was published. ", "red"),
+                "Verify the run with fedpref-audit.",
+            )
+        )
+        return VerificationError.exit_code
+    return EXIT_OK
+
+
+@app.command(epilog=EXIT_CODES)
+def plan(home: HomeArgument) -> None:
+    """Show the run plan: mechanisms, their noise and ε, and exactly what will leave a region."""
+    from server.config import ServerHome
+    from server.status import read_plan
+
+    found = read_plan(ServerHome(home))
+    console = Console(highlight=False)
+    console.print(
+        Text.assemble(("Run ", "bold"), (found.run_id, "bold"), f" of {found.federation}")
+    )
+    console.print(_constants(found))
+    console.print(Text("\nMechanisms, in each region", style="bold"))
+    console.print(_mechanisms(found))
+    console.print(Text("\nWhat leaves each region, and nothing else", style="bold"))
+    console.print(_arrays(found))
+
+
+def _progress(found: ServerStatus) -> Text:
+    done, total = len(found.rounds), found.plan.total_rounds
+    if found.published is not None:
+        state = ("finished", "bold green")
+    elif found.log is None:
+        state = ("not started", "yellow")
+    else:
+        state = ("unfinished", "yellow")
+    return Text.assemble(
+        ("Run ", "bold"), (found.plan.run_id, "bold"), f": {done} of {total} rounds done, ", state
+    )
+
+
+def _facts(found: ServerStatus) -> Table:
+    table = _grid()
+    table.add_row("plan", found.plan.digest)
+    table.add_row(
+        "regions", f"{len(found.plan.regions)}, of which a round needs {found.plan.quorum}"
+    )
+    if found.checkpoint is None:
+        table.add_row("checkpoint", "none yet")
+    else:
+        table.add_row(
+            "checkpoint",
+            f"round {found.checkpoint.server_round}, log size {found.checkpoint.log_size}",
+        )
+    table.add_row("model", _model(found))
+    if found.log is None:
+        table.add_row("log", "none yet")
+    else:
+        table.add_row("log", f"{found.log.origin}, {found.log.size} entries")
+        table.add_row("log root", found.log.root)
+    return table
+
+
+def _model(found: ServerStatus) -> str:
+    if found.published is not None:
+        return f"{found.published}\npublished"
+    if found.rounds:
+        last = found.rounds[-1]
+        return f"{last.model_out}\nafter round {last.server_round}; not published yet"
+    return "none yet"
+
+
+def _rounds(found: ServerStatus) -> Table:
+    table = _table("round", "mechanism", "regions", "refused", "closed at")
+    for done in found.rounds:
+        table.add_row(
+            str(done.server_round),
+            done.mechanism,
+            f"{len(done.used)} of {len(found.plan.regions)}",
+            ", ".join(f"{region}: {reason}" for region, reason in done.refused) or "–",
+            done.end,
+        )
+    return table
+
+
+def _incidents(found: ServerStatus) -> Table:
+    table = _table("time", "round", "region", "reason")
+    for incident in found.incidents:
+        table.add_row(
+            incident.time,
+            "–" if incident.server_round is None else str(incident.server_round),
+            incident.region or "–",
+            incident.reason,
+        )
+    return table
+
+
+def _events(found: ServerStatus) -> Table:
+    table = _table("time", "event", "round", "region", "")
+    for event in found.events:
+        table.add_row(
+            *(_cell(event.get(name)) for name in ("time", "event", "round", "region", "reason"))
+        )
+    return table
+
+
+def _constants(plan: RunPlan) -> Table:
+    table = _grid()
+    for name, value in (
+        ("plan", plan.digest),
+        ("privacy", f"ε = {plan.epsilon} at δ = {plan.delta} for the whole run, in each region"),
+        ("unit", f"one {plan.privacy_unit}, {plan.neighboring_relation}"),
+        ("mode", f"{plan.mode}: each region's releases are (ε, δ)-private by themselves"),
+        ("consent", plan.purpose),
+        ("regions", ", ".join(plan.regions)),
+        ("quorum", f"{plan.quorum} of {len(plan.regions)}; a round waits {plan.round_timeout_s} s"),
+        ("training", f"{plan.train_from} to {plan.train_until}, end exclusive"),
+        ("catalogue", f"{plan.catalogue}\n{plan.n_items:,} items"),
+        ("model", f"{plan.rank} factors over the {plan.vocabulary_size} items of the vocabulary"),
+        ("planned for", f"about {plan.planned_customers:,} customers, a public estimate"),
+    ):
+        table.add_row(name, value)
+    return table
+
+
+def _mechanisms(plan: RunPlan) -> Table:
+    from common.privacy import epsilon_gaussian, total_noise_multiplier
+
+    table = _table("mechanism", "rounds", "σ/C", "C", "σ", "sampling", "ε alone")
+    for each in plan.mechanisms:
+        alone = epsilon_gaussian(total_noise_multiplier([each.event]), float(plan.delta))
+        table.add_row(
+            each.name,
+            _span(each.rounds),
+            each.noise_multiplier,
+            each.clipping_norm,
+            f"{each.noise_stddev:.6g}",
+            each.sampling_probability,
+            f"{alone:.4f}",
+        )
+    total = total_noise_multiplier(plan.privacy_events())
+    spent = epsilon_gaussian(total, float(plan.delta))
+    table.add_row("together", "", f"{total:.6g}", "", "", "", f"{spent:.4f}")
+    return table
+
+
+def _arrays(plan: RunPlan) -> Table:
+    import math
+
+    import numpy as np
+
+    table = _table("in rounds", "array", "type", "shape", "bytes a round")
+    for mechanism in plan.mechanisms:
+        for spec in plan.released_arrays(mechanism.name):
+            size = math.prod(spec.shape) * np.dtype(spec.dtype).itemsize
+            shape = " × ".join(str(length) for length in spec.shape)
+            table.add_row(_span(mechanism.rounds), spec.name, spec.dtype, shape, f"{size:,}")
+    return table
+
+
+def _span(rounds: tuple[int, ...]) -> str:
+    return str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]}–{rounds[-1]}"
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _grid() -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    return table
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
+
+
+def main() -> NoReturn:
+    """Runs the command line."""
+    run_command(app, on_interrupt="Nothing was changed.")
+
+
+if __name__ == "__main__":
+    main()
