@@ -40,7 +40,7 @@ REQUEST_TIMEOUT_S = 30.0
 _PREFIX = struct.Struct("!4sIQ")
 _CREDENTIALS = struct.Struct("3i")
 _PIECE_BYTES = 1 << 20
-_ACCEPT_POLL_S = 0.2
+_PAUSE_AFTER_FAULT_S = 0.1
 # A Unix socket's address has 108 bytes with its end mark.
 _MAX_PATH_BYTES = 107
 
@@ -105,24 +105,27 @@ class ChannelServer:
 
     def serve_forever(self) -> None:
         """Answers requests until `close`."""
-        self._listener.settimeout(_ACCEPT_POLL_S)
-        while not self._closing.is_set():
-            try:
-                connection, _ = self._listener.accept()
-            except TimeoutError:
-                continue
-            except OSError:
-                break
-            if not self._slots.acquire(blocking=False):
-                connection.close()
-                continue
-            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+        # Closed by the thread that waits on it, so that its number cannot be another's by then.
+        with self._listener:
+            while not self._closing.is_set():
+                try:
+                    connection, _ = self._listener.accept()
+                except OSError as error:
+                    # Ours to end by, or a passing want of file descriptors.
+                    if not self._closing.wait(_PAUSE_AFTER_FAULT_S):
+                        _log.warning("a relay could not connect: %s", error)
+                    continue
+                if not self._slots.acquire(blocking=False):
+                    connection.close()
+                    continue
+                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def close(self) -> None:
         """Stops listening and removes the socket; calls under way end by themselves."""
         self._closing.set()
-        self._listener.close()
         self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
 
     def _answer(self, connection: socket.socket) -> None:
         try:
