@@ -24,6 +24,7 @@ from common.timestamps import now
 from simulations import report_numbers as numbers
 from simulations.report_consent import consent_view, data_quality_view, reasons_of
 from simulations.report_privacy import privacy_view
+from simulations.report_quality import quality_view
 from simulations.report_rounds import rounds_view
 from simulations.report_summary import summary_view
 
@@ -46,6 +47,7 @@ _CONTENTS = (
     ("rounds", "Rounds"),
     ("data", "Data"),
     ("evidence", "Check it yourself"),
+    ("figures", "All quality figures"),
     ("terms", "Terms"),
 )
 _RELATIONS = {"add-or-remove-one-customer": "add or remove one customer"}
@@ -114,6 +116,7 @@ def render_report(
 ) -> str:
     """The report as HTML; arguments as for `write_report`."""
     consent, privacy, rounds = consent_view(history), privacy_view(history, plan), rounds_view(history)
+    quality = quality_view(metrics)
     quality_of_data = data_quality_view(history)
     return (
         _environment()
@@ -124,10 +127,11 @@ def render_report(
             plan=plan,
             history=history,
             verdict=verdict,
-            summary=summary_view(plan, consent, privacy, rounds),
+            summary=summary_view(plan, consent, privacy, rounds, quality),
             consent=consent,
             privacy=privacy,
             rounds=rounds,
+            quality=quality,
             data={"regions": quality_of_data, "reasons": reasons_of(quality_of_data)},
         )
     )
@@ -190,6 +194,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
+        capitalize_first=_capitalize_first,
         clause=_clause,
         decimal=numbers.decimal,
         delta=numbers.delta,
@@ -199,6 +204,7 @@ def _environment() -> Environment:
         integer_or=_integer_or,
         moment=numbers.moment,
         place=_place,
+        ranges=numbers.ranges,
         seconds=numbers.seconds,
         share=numbers.share,
         word=numbers.word,
@@ -208,6 +214,10 @@ def _environment() -> Environment:
 
 def _integer_or(value: int | None, otherwise: str) -> str:
     return otherwise if value is None else numbers.integer(value)
+
+
+def _capitalize_first(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _clause(text: str) -> str:

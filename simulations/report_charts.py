@@ -7,7 +7,7 @@ its box has while text, strokes and dots keep their size, on a phone as on a des
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _LEAST_BAR = 0.4  # percent; a bar this short is still seen
@@ -81,21 +81,18 @@ class Staircase:
 
     Attributes:
         strokes: Level and falling parts, in order.
-        areas: A bar from the line down to the floor for each round, for shading.
+        areas: What lies between the top and the line, a box for each step, for shading.
     """
 
     strokes: tuple[Stroke, ...]
     areas: tuple[Stroke, ...]
 
 
-def scale_of(values: Iterable[float], *, from_zero: bool = True, margin: float = 0.06) -> Scale:
-    """A scale that holds all values, with some room above."""
-    known = [value for value in values if math.isfinite(value)]
-    high = max(known, default=1.0)
-    low = min(known, default=0.0)
-    low = min(low, 0.0) if from_zero else low
-    span = (high - low) or abs(high) or 1.0
-    return Scale(low if from_zero and low == 0.0 else low - margin * span, high + margin * span)
+def scale_of(values: Sequence[float], *, margin: float = 0.06) -> Scale:
+    """A scale that holds all values with some room at both ends; for dots, which need no zero."""
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    room = margin * ((high - low) or abs(high) or 1.0)
+    return Scale(max(low - room, 0.0) if low >= 0 else low - room, high + room)
 
 
 def stacked(parts: Sequence[tuple[str, str, float]], whole: float) -> tuple[Segment, ...]:
@@ -134,7 +131,7 @@ def staircase(values: Sequence[float | None], scale: Scale) -> Staircase:
             if before is not None and before != y:
                 strokes.append(Stroke(left, before, left, y))
             strokes.append(Stroke(left, y, right, y))
-            areas.append(Stroke(left, y, right, 100.0))
+            areas.append(Stroke(left, 0.0, right, y))
         before = y
     return Staircase(tuple(strokes), tuple(areas))
 

@@ -96,7 +96,8 @@ def consent_view(history: Record) -> ConsentView:
     eligible = {each["region"]: _by_round(rounds, each["region"], "eligible") for each in regions}
     changes = {name: _changes(counts) for name, counts in eligible.items()}
     deepest = min((c for each in changes.values() for c in each if c is not None), default=0)
-    scale = Scale(1.25 * min(deepest, -1), 0.0)
+    scale = Scale(min(deepest, -1), 0.0)
+    largest = max((each["customers"] for each in regions), default=0)
     return ConsentView(
         regions=tuple(
             _region_consent(
@@ -104,6 +105,7 @@ def consent_view(history: Record) -> ConsentView:
                 eligible[each["region"]],
                 _by_round(rounds, each["region"], "withdrawn_before"),
                 staircase(changes[each["region"]], scale),
+                largest,
             )
             for each in regions
         ),
@@ -118,7 +120,9 @@ def consent_view(history: Record) -> ConsentView:
 
 def data_quality_view(history: Record) -> tuple[RegionDataQuality, ...]:
     """Reads the quality gates' reports from a run's history."""
-    return tuple(_region_quality(each["quality"]) for each in history["regions"])
+    reports = [each["quality"] for each in history["regions"]]
+    most_read = max((report["rows_read"] for report in reports), default=0)
+    return tuple(_region_quality(report, most_read) for report in reports)
 
 
 def reasons_of(regions: Sequence[RegionDataQuality]) -> list[str]:
@@ -135,6 +139,7 @@ def _region_consent(
     eligible: tuple[int | None, ...],
     withdrawn_before: tuple[int | None, ...],
     steps: Staircase,
+    largest: int,
 ) -> RegionConsent:
     customers, consented = region["customers"], region["consented"]
     refused, withdrawn = region["refused"], region["withdrawn"]
@@ -151,14 +156,14 @@ def _region_consent(
         consented=consented,
         refused=refused,
         withdrawn=withdrawn,
-        bar=_labelled(parts, customers),
+        bar=_labelled(parts, customers, fills=largest),
         eligible=eligible,
         withdrawn_before=withdrawn_before,
         steps=steps,
     )
 
 
-def _region_quality(quality: Record) -> RegionDataQuality:
+def _region_quality(quality: Record, most_read: int) -> RegionDataQuality:
     read, in_scope, accepted = quality["rows_read"], quality["rows_in_scope"], quality["rows_accepted"]
     parts = [
         ("stayed", "accepted", accepted),
@@ -176,17 +181,19 @@ def _region_quality(quality: Record) -> RegionDataQuality:
         score=float(quality["score"]),
         threshold=float(quality["threshold"]),
         reasons=quality["reasons"],
-        bar=_labelled(parts, read),
+        bar=_labelled(parts, read, fills=most_read),
     )
 
 
-def _labelled(parts: Sequence[tuple[str, str, int]], whole: int) -> tuple[Segment, ...]:
+def _labelled(
+    parts: Sequence[tuple[str, str, int]], whole: int, *, fills: int
+) -> tuple[Segment, ...]:
     return stacked(
         [
             (kind, f"{numbers.integer(count)} {label} ({numbers.share(count, whole)})", count)
             for kind, label, count in parts
         ],
-        whole,
+        fills,
     )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from decimal import ROUND_CEILING, Decimal
+from collections.abc import Sequence
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 
 from markupsafe import Markup
 
@@ -18,7 +19,7 @@ _HASH_LINE = 32
 
 def integer(value: int) -> str:
     """A count with its thousands grouped: ``2,469``."""
-    return f"{value:,}"
+    return f"{value:,}".replace("-", "−")
 
 
 def word(value: int) -> str:
@@ -54,10 +55,15 @@ def size(n_bytes: int) -> str:
     return f"{value:.{digits}f} {unit}"
 
 
-def epsilon(value: str) -> str:
-    """ε with three decimals, rounded up so that it never understates; needless zeros go."""
-    rounded = Decimal(value).quantize(Decimal("0.001"), rounding=ROUND_CEILING)
-    return _plain(rounded)
+def epsilon(value: str, decimals: int = 4) -> str:
+    """ε, rounded up so that it never understates."""
+    return str(Decimal(value).quantize(Decimal(1).scaleb(-decimals), rounding=ROUND_CEILING))
+
+
+def epsilon_left(spent: str, cap: str) -> str:
+    """The cap less what is spent, rounded down; never below 0."""
+    left = max(Decimal(0), Decimal(cap) - Decimal(spent))
+    return str(left.quantize(Decimal("0.0001"), rounding=ROUND_FLOOR))
 
 
 def decimal(value: str | float, digits: int = 4) -> str:
@@ -96,6 +102,17 @@ def moment(time: str) -> str:
 def hash_lines(digest: str) -> list[str]:
     """A digest cut into lines of 32 characters."""
     return [digest[at : at + _HASH_LINE] for at in range(0, len(digest), _HASH_LINE)]
+
+
+def ranges(values: Sequence[int]) -> str:
+    """Whole numbers with runs joined: ``1, 3–5``."""
+    runs: list[list[int]] = []
+    for value in sorted(values):
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ", ".join(str(low) if low == high else f"{low}–{high}" for low, high in runs)
 
 
 def data_type(code: str) -> str:

@@ -99,7 +99,7 @@ class RegionBudget:
     @property
     def left(self) -> str:
         """The cap less what is spent, rounded down."""
-        return numbers.decimal(max(0.0, float(self.cap) - float(self.spent)), 3)
+        return numbers.epsilon_left(self.spent, self.cap)
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ def privacy_view(history: Record, plan: Record) -> PrivacyView:
         (each, part)
         for each in history["rounds"]
         for part in each["regions"]
-        if part["status"] == "accepted"
+        if "update" in part
     ]
     budgets = history["regions"]
     highest = max(
@@ -154,7 +154,7 @@ def privacy_view(history: Record, plan: Record) -> PrivacyView:
         ),
         rounds=tuple(each["round"] for each in history["rounds"]),
         budgets=tuple(_budget(each, history["rounds"], scale) for each in budgets),
-        ticks=tuple(scale.ticks(4)),
+        ticks=tuple(scale.ticks(6)),
     )
 
 
@@ -202,7 +202,7 @@ def _budget(region: Record, rounds: list[Record], scale: Scale) -> RegionBudget:
             (
                 part["epsilon_run"]
                 for part in each["regions"]
-                if part["region"] == region["region"] and part["status"] == "accepted"
+                if part["region"] == region["region"] and "epsilon_run" in part
             ),
             None,
         )

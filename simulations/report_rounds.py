@@ -12,6 +12,13 @@ from simulations.report_charts import Scale, Segment, Tick, bar
 
 Record = Mapping[str, Any]
 
+_STAGES = {
+    "provisioned": "Preparing",
+    "trained": "Training",
+    "evaluated": "Measuring quality",
+    "finished": "Verifying",
+}
+
 
 @dataclass(frozen=True)
 class Part:
@@ -76,7 +83,10 @@ def rounds_view(history: Record) -> RoundsView:
         rows=tuple(_row(each, begin, scale) for each in rounds),
         ticks=tuple(Tick(tick.x, f"{tick.label} s") for tick in scale.ticks(4)),
         mechanisms=tuple(counted.items()),
-        seconds=tuple(history["seconds"].items()),
+        seconds=tuple(
+            (_STAGES.get(stage, stage.capitalize()), value)
+            for stage, value in history["seconds"].items()
+        ),
         peak_memory=numbers.size(history["peak_memory_bytes"]),
     )
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
+from client.engine.entries import ACCOUNTANT
 from simulations import report_numbers as numbers
 from simulations.report_consent import ConsentView
 from simulations.report_privacy import PrivacyView
+from simulations.report_quality import SETTINGS, Estimate, QualityView
 from simulations.report_rounds import RoundsView
 
 Record = Mapping[str, Any]
+
+# Protocol, what is judged, and what the model must be better than.
+_REFERENCES = (
+    ("new", "On items a customer had never bought", "global popularity’s"),
+    ("all", "On all later purchases, repeats included", "that of the customer’s own recent purchases alone"),
+)
+_WHEN = {
+    SETTINGS["no_refusals"]: "if nobody refuses",
+    SETTINGS["with_refusals"]: "with this run’s refusals",
+}
 
 
 @dataclass(frozen=True)
@@ -21,27 +35,42 @@ class KeyFigure:
     title: str
     number: str
     unit: str
-    note: str
+    note: str | Markup
 
 
 @dataclass(frozen=True)
 class SummaryView:
-    """A few sentences and the key figures."""
+    """A few sentences and the key figures.
+
+    Attributes:
+        paragraphs: What was trained, on whose consent, with what result.
+        quality: The result alone, for the head of its own section.
+        figures: The key figures.
+    """
 
     paragraphs: tuple[str, ...]
+    quality: tuple[str, ...]
     figures: tuple[KeyFigure, ...]
 
 
 def summary_view(
-    plan: Record, consent: ConsentView, privacy: PrivacyView, rounds: RoundsView
+    plan: Record,
+    consent: ConsentView,
+    privacy: PrivacyView,
+    rounds: RoundsView,
+    quality: QualityView,
 ) -> SummaryView:
     """Puts the run in a few sentences."""
+    results = _results(quality)
     return SummaryView(
         paragraphs=(
             _what_was_trained(plan, rounds, privacy),
             _on_whose_consent(consent),
+            *results,
         ),
+        quality=results,
         figures=(
+            *_quality_figure(quality),
             _consent_figure(consent),
             _budget_figure(privacy, plan),
             _release_figure(privacy),
@@ -71,6 +100,56 @@ def _on_whose_consent(consent: ConsentView) -> str:
     )
 
 
+def _results(quality: QualityView) -> tuple[str, ...]:
+    """What was reached against the two references that matter, in every setting."""
+    sentences = []
+    for protocol, what, reference in _REFERENCES:
+        panel = quality.panel(protocol)
+        if panel is None or panel.served is None:
+            continue
+        ratios = [
+            (_WHEN[figures.setting], ratio)
+            for figures in panel.served.figures
+            if (ratio := figures.to_popularity if protocol == "new" else figures.to_recency)
+        ]
+        if ratios:
+            sentences.append(f"{what}, {_compared(ratios, reference)}")
+    return tuple(sentences)
+
+
+def _compared(ratios: Sequence[tuple[str, Estimate]], reference: str) -> str:
+    """One ratio for each setting, and what follows from its interval."""
+    (when, first), *others = ratios
+    text = f"the model’s NDCG@10 is {first.text(3)} × {reference} {when}"
+    text += f" (95% interval {first.interval(3)})"
+    for other_when, ratio in others:
+        text += f", and {ratio.text(3)} × {other_when} ({ratio.interval(3)})"
+    if len({ratio.against_one for _, ratio in ratios}) == 1:
+        return f"{text}: {first.against_one}."
+    each = "; ".join(f"{ratio.against_one} {when}" for when, ratio in ratios)
+    return f"{text}. That is {each}."
+
+
+def _quality_figure(quality: QualityView) -> tuple[KeyFigure, ...]:
+    """The ratio to popularity on new items under this run's refusals, if they were measured."""
+    panel = quality.panel("new")
+    if panel is None or panel.served is None:
+        return ()
+    figures = panel.served.figures[-1]
+    ratio = figures.to_popularity
+    if ratio is None:
+        return ()
+    return (
+        KeyFigure(
+            "Against popularity, new items",
+            f"{ratio.text(2)} ×",
+            "",
+            f"NDCG@10, 95% interval {ratio.interval(2)}, {_WHEN[figures.setting]}; measured in "
+            "simulation only",
+        ),
+    )
+
+
 def _consent_figure(consent: ConsentView) -> KeyFigure:
     return KeyFigure(
         "Customers who consented",
@@ -85,10 +164,12 @@ def _budget_figure(privacy: PrivacyView, plan: Record) -> KeyFigure:
     most = privacy.most_spent
     return KeyFigure(
         "Privacy budget spent",
-        f"ε {numbers.epsilon(most.spent)}",
+        f"ε {numbers.epsilon(most.spent, decimals=2)}",
         f"of {most.cap}",
-        f"per customer (add or remove one), δ = {float(plan['delta']):.0e}, in the region that "
-        "spent most",
+        Markup(
+            "per customer (add or remove one), δ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{}, Gaussian mechanism, {}; in the region that "
+            "spent most"
+        ).format(numbers.delta(plan["delta"]), ACCOUNTANT),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from tests.support.report_metrics import metrics
+
 REGIONS = (
     # name, jurisdiction, customers, refused, withdrawals before rounds 2, 3 and 4
     ("region-1", "DE", 726, 44, (7, 9, 6)),
@@ -204,6 +206,6 @@ def report_inputs() -> dict[str, dict[str, Any]]:
         "settings": settings(),
         "plan": plan(),
         "history": history(),
-        "metrics": {},
+        "metrics": metrics(),
         "verdict": verdict(),
     }
