@@ -183,6 +183,7 @@ class ReplyValidator:
         entry = _decode_base64(header["round_entry"])
         record = self._open_round_entry(entry, question, now_ms)
         _check_round(record, self._expected_round(question, update))
+        self._check_noise(record["dp"], question.mechanism)
         self._check_logged(header, entry, question.region)
         used = UsedRound(
             region=question.region,
@@ -292,7 +293,9 @@ class ReplyValidator:
             raise ReplyRefusedError("malformed-entry", "The round entry cannot be read.") from error
         if envelope.kind != "round" or set(record) != _ROUND_FIELDS:
             raise ReplyRefusedError("malformed-entry", "The signed entry is no round entry.")
-        dp, mechanism = record["dp"], question.mechanism
+        return record
+
+    def _check_noise(self, dp: JsonValue, mechanism: Mechanism) -> None:
         stated = {
             "noise_multiplier": mechanism.noise_multiplier,
             "clipping_norm": mechanism.clipping_norm,
@@ -300,10 +303,7 @@ class ReplyValidator:
             "mode": self._plan.mode,
         }
         if not isinstance(dp, dict) or any(dp.get(name) != stated[name] for name in stated):
-            raise ReplyRefusedError(
-                "other-mechanism", "The round entry states another noise than the plan's."
-            )
-        return record
+            raise ReplyRefusedError("other-noise", "The round entry states another noise.")
 
     def _check_logged(self, header: dict[str, JsonValue], entry: bytes, region: str) -> None:
         index, note, proof = header["leaf_index"], header["checkpoint"], header["inclusion_proof"]
