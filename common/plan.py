@@ -36,6 +36,9 @@ FACTOR_CLIPPING_NORM = "0.2"
 ROW_EXPONENT = "-0.25"
 # A plan's mechanisms may miss its ε by the rounding of decimal strings, not by more.
 _EPSILON_SLACK = 1e-9
+# Noise is calibrated to a hair less than ε, because a ledger reports ε by privacy loss
+# distributions, whose discretisation errs upwards, and its cap may be the plan's ε.
+_CALIBRATION_MARGIN = 2e-5
 
 
 def _decimal(text: str) -> str:
@@ -343,7 +346,7 @@ def default_plan(
         InputError: A value is out of range; names it.
     """
     try:
-        sigma = calibrate_sigma(float(epsilon), float(delta))
+        sigma = calibrate_sigma(float(epsilon) * (1 - _CALIBRATION_MARGIN), float(delta))
     except ValueError as error:
         raise InputError(f"ε = {epsilon!r} or δ = {delta!r} is not a decimal number.") from error
     signal = planned_customers / (sigma * math.sqrt(max(1, len(regions))))

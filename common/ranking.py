@@ -137,20 +137,42 @@ def top_k_entries(candidates: ItemSets, scores: FloatArray, k: int) -> IntArray:
     )
 
 
-def fill(ranked: IntArray, order: IntArray, *, excluded: ItemSets | None = None) -> IntArray:
-    """Fills the free places of rankings from a common order.
+def by_score(scores: npt.NDArray[np.floating], universe: BoolArray | None = None) -> IntArray:
+    """Item numbers by float[n_items], best first; ties to the smaller number.
+
+    Args:
+        scores: A score of each item of the catalogue.
+        universe: bool[n_items], to order a part of the catalogue; all of it by default.
+    """
+    order = np.argsort(-scores.astype(np.float64), kind="stable")
+    return order if universe is None else order[universe[order]]
+
+
+def fill(
+    ranked: IntArray,
+    scores: npt.NDArray[np.floating],
+    *,
+    excluded: ItemSets | None = None,
+    universe: BoolArray | None = None,
+) -> IntArray:
+    """Fills the free places of rankings by a score that is the same for all customers.
 
     Args:
         ranked: int64[n, k], free places last.
-        order: Item numbers, best first, distinct.
+        scores: float[n_items].
         excluded: Items that a customer must not be ranked; none by default.
+        universe: bool[n_items], which items may be ranked; all by default.
 
     Returns:
         int64[n, k].
     """
+    short = np.flatnonzero(ranked[:, -1] == NO_ITEM)
+    if not len(short):
+        return ranked
+    order = by_score(scores, universe)
     filled = ranked.copy()
     width = ranked.shape[1]
-    for customer in np.flatnonzero(ranked[:, -1] == NO_ITEM):
+    for customer in short:
         taken = set(ranked[customer].tolist())
         if excluded is not None:
             bounds = excluded.indptr[customer : customer + 2]

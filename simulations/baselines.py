@@ -11,16 +11,17 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
+import scipy.sparse
 
 from client.data.dataset import CustomerItemMatrix, PreferenceDataset
 from client.training.dp_sgd import noisy_gradient, popularity_sum
 from client.training.evaluation import RANKED_PLACES
-from client.training.personalisation import bought, popularity_order
+from client.training.personalisation import bought
 from client.training.rows import factor_rows
 from common.errors import InputError
 from common.model_state import ModelState
 from common.plan import RunPlan
-from common.ranking import BoolArray, IntArray, ItemSets, fill, top_k, top_k_entries
+from common.ranking import BoolArray, IntArray, ItemSets, by_score, fill, top_k, top_k_entries
 from server.aggregation import Model, power_step, vocabulary_model
 
 FloatArray = npt.NDArray[np.float64]
@@ -84,8 +85,7 @@ def rank_by_popularity(
         excluded: Items that a customer must not be ranked.
         universe: bool[n_items], to rank within a part of the catalogue.
     """
-    order = popularity_order(scores, universe)
-    head = order[:_POPULAR_CANDIDATES]
+    head = by_score(scores, universe)[:_POPULAR_CANDIDATES]
     shape = (n_customers, len(head))
     allowed = np.ones(shape, dtype=bool)
     if excluded is not None:
@@ -93,7 +93,8 @@ def rank_by_popularity(
         allowed = ~excluded.contains(customers, np.broadcast_to(head, shape))
     # Places, not scores: so ties keep the order's rule.
     places = np.broadcast_to(-np.arange(len(head), dtype=np.float64), shape)
-    return fill(top_k(places, head, RANKED_PLACES, allowed=allowed), order, excluded=excluded)
+    ranked = top_k(places, head, RANKED_PLACES, allowed=allowed)
+    return fill(ranked, scores, excluded=excluded, universe=universe)
 
 
 def rank_by_history(
@@ -118,7 +119,7 @@ def rank_by_history(
         kept = universe[own.items]
         own, scores = own.kept(kept), scores[kept]
     ranked = top_k_entries(own, scores, RANKED_PLACES)
-    return fill(ranked, popularity_order(fallback, universe))
+    return fill(ranked, fallback, universe=universe)
 
 
 def train_without_privacy(datasets: Sequence[PreferenceDataset], plan: RunPlan) -> ModelState:
@@ -183,22 +184,27 @@ def ease_scores(
     Returns:
         float64[n_customers of `histories`, c].
     """
-    learnt = _binary(train, items)
-    gram = learnt @ learnt.T
+    learnt, rows = _binary(train, items), _binary(histories, items)
+    gram = (learnt @ learnt.T).toarray()
     gram[np.diag_indices_from(gram)] += EASE_L2
-    solved = scipy.linalg.solve(gram, learnt, assume_a="pos", overwrite_a=True)
-    diagonal = 1.0 - np.einsum("ui,ui->i", learnt, solved)
-    rows = _binary(histories, items)
+    # Single precision will do: with this λ the system is well conditioned.
+    solved = scipy.linalg.solve(gram, learnt.toarray(), assume_a="pos", overwrite_a=True)
+    diagonal = 1.0 - np.asarray(learnt.multiply(solved).sum(axis=0)).ravel()
     # X B = X − X P diag(P)⁻¹; λ cancels.
-    scores: FloatArray = rows - (rows - (rows @ learnt.T) @ solved) / diagonal
+    own = rows.toarray()
+    scores: FloatArray = (own - (own - (rows @ learnt.T).toarray() @ solved) / diagonal).astype(
+        np.float64
+    )
     return scores
 
 
-def _binary(dataset: PreferenceDataset, items: IntArray) -> FloatArray:
+def _binary(dataset: PreferenceDataset, items: IntArray) -> scipy.sparse.csr_array:
     column = np.full(dataset.n_items, -1, dtype=np.int64)
     column[items] = np.arange(len(items))
     own = bought(dataset)
     columns = column[own.items]
-    rows = np.zeros((dataset.n_customers, len(items)))
-    rows[own.owners[columns >= 0], columns[columns >= 0]] = 1.0
-    return rows
+    known = columns >= 0
+    return scipy.sparse.csr_array(
+        (np.ones(int(known.sum()), dtype=np.float32), (own.owners[known], columns[known])),
+        shape=(dataset.n_customers, len(items)),
+    )

@@ -6,20 +6,24 @@ deployment none of these figures may leave a region unnoised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from client.training.evaluation import EvaluationSet, Protocol, evaluate
 from common.catalogue import Catalogue
 from common.errors import InputError
+from common.model_state import ModelState
 from common.plan import RunPlan
 from common.ranking import BoolArray, IntArray, ItemSets
 from simulations import baselines
 from simulations.quality_methods import (
     METHODS,
+    SERVED_VARIANTS,
     Population,
     Ranker,
     RegionSplit,
@@ -96,8 +100,11 @@ def run_quality_study(
     """
     if tuple(split.region for split in splits) != plan.regions:
         raise InputError("The study's regions are not those of the run plan, in its order.")
+    if catalogue.n_items != plan.n_items:
+        raise InputError("The study's catalogue is not that of the run plan.")
     study = _Study(splits, catalogue, plan, tuple(seeds), excluded, progress)
-    study.run()
+    with _one_thread():
+        study.run()
     return {
         "seeds": list(seeds),
         "replicates": replicates,
@@ -119,6 +126,17 @@ def run_quality_study(
             for method in ("fedpref_fused", "personal_frequency", PERSONAL_RECENCY)
         ],
     }
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Lets torch compute in one thread: a region's tensors are too small to share out."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _per_round(population: Population, plan: RunPlan) -> list[int]:
@@ -191,7 +209,7 @@ class _Study:
             region: train_private(population, [region], self._plan, f"{name}/alone")
             for region in population.regions
         }
-        self._add_served(setting, "local_only", ranker.by_model(alone, n_summed=1))
+        self._add_served(setting, "local_only", alone, n_summed=1)
 
     def _baselines(self, setting: str) -> None:
         ranker, population = self._rankers[setting], self.populations[setting]
@@ -209,26 +227,24 @@ class _Study:
             region: baselines.train_without_privacy([dataset], self._plan)
             for region, dataset in zip(population.regions, datasets, strict=True)
         }
-        self._add_served(setting, "local_only_no_dp", ranker.by_model(alone, n_summed=0))
+        self._add_served(setting, "local_only_no_dp", alone, n_summed=0)
         for method, parts in (
             ("federated_no_dp", datasets),
             ("centralised_no_dp", [population.pooled]),
         ):
             model = baselines.train_without_privacy(parts, self._plan)
             models = dict.fromkeys(population.regions, model)
-            self._add_served(setting, method, ranker.by_model(models, n_summed=0))
+            self._add_served(setting, method, models, n_summed=0)
 
     def _add_served(
-        self,
-        setting: str,
-        method: str,
-        rankings: Iterable[tuple[str, Protocol, str, IntArray]],
+        self, setting: str, method: str, models: Mapping[str, ModelState], *, n_summed: int
     ) -> None:
         """Adds what a customer would be served: tilted for new items, fused for all."""
-        served = {Protocol.NEW: "tilt", Protocol.ALL: "fused"}
-        for variant, protocol, universe, ranked in rankings:
-            if served[protocol] == variant:
-                self._add(setting, method, [(protocol, universe, ranked)])
+        rankings = self._rankers[setting].by_model(
+            models, n_summed=n_summed, variants=SERVED_VARIANTS
+        )
+        for _, protocol, universe, ranked in rankings:
+            self._add(setting, method, [(protocol, universe, ranked)])
 
     def _add(
         self, setting: str, method: str, rankings: Iterable[tuple[Protocol, str, IntArray]]

@@ -50,6 +50,16 @@ METHODS = {
     "centralised_no_dp": "Centralised, without privacy",
     "ease": "EASE, centralised, without privacy (orientation; over 5,000 items)",
 }
+# What a model's scores are made into, and for which protocol.
+ALL_VARIANTS = (
+    ("plain", Protocol.NEW),
+    ("plain", Protocol.ALL),
+    ("tilt", Protocol.NEW),
+    ("tilt", Protocol.ALL),
+    ("fused", Protocol.ALL),
+)
+# What a customer would be served.
+SERVED_VARIANTS = (("tilt", Protocol.NEW), ("fused", Protocol.ALL))
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,66 +186,54 @@ class Ranker:
             yield name, universe, excluded
 
     def by_model(
-        self, models: Mapping[str, ModelState], *, n_summed: int
+        self,
+        models: Mapping[str, ModelState],
+        *,
+        n_summed: int,
+        variants: Collection[tuple[str, Protocol]] = ALL_VARIANTS,
     ) -> Iterator[tuple[str, Protocol, str, IntArray]]:
         """Rankings of models, one for each region: plain, tilted and fused.
 
         Args:
             models: For each region, the model it serves.
             n_summed: How many regions' noise is in a model's popularity; 0 without noise.
+            variants: What is wanted.
 
         Yields:
             Variant (``plain``, ``tilt`` or ``fused``), protocol, universe, int64[n, places].
         """
-        noise = self.plan.mechanisms[0].noise_stddev * n_summed**0.5
-        plain = {
-            region: shared_scores(evaluation.history, models[region])
-            for region, evaluation in self.population.evaluated.items()
-        }
-        tilted = {
-            region: tilted_scores(plain[region], evaluation.history, models[region], self.catalogue)
-            for region, evaluation in self.population.evaluated.items()
-        }
-        for protocol in Protocol:
+        # Without noise a floor of one customer keeps the fusion's power defined.
+        noise = self.plan.mechanisms[0].noise_stddev * n_summed**0.5 if n_summed else 1.0
+        scores: dict[str, dict[str, FloatArray]] = {"plain": {}, "tilt": {}}
+        for region, evaluation in self.population.evaluated.items():
+            plain = shared_scores(evaluation.history, models[region])
+            scores["plain"][region] = plain
+            scores["tilt"][region] = tilted_scores(
+                plain, evaluation.history, models[region], self.catalogue
+            )
+        for variant, protocol in variants:
             for name, universe, excluded in self.rankings(protocol):
-                for variant, scores in (("plain", plain), ("tilt", tilted)):
-                    yield (
-                        variant,
-                        protocol,
-                        name,
-                        np.concatenate(
-                            [
-                                rank_shared(
-                                    scores[region],
-                                    models[region],
-                                    RANKED_PLACES,
-                                    excluded=excluded[region],
-                                    universe=universe,
-                                )
-                                for region in self.population.regions
-                            ]
-                        ),
-                    )
-        for name, universe in self.universes.items():
-            yield (
-                "fused",
-                Protocol.ALL,
-                name,
-                np.concatenate(
-                    [
-                        rank_fused(
-                            tilted[region],
+                parts = []
+                for region in self.population.regions:
+                    if variant == "fused":
+                        ranked = rank_fused(
+                            scores["tilt"][region],
                             self.population.evaluated[region].history,
                             models[region],
                             RANKED_PLACES,
-                            # Without noise a floor of one customer keeps the power defined.
-                            popularity_noise_stddev=noise if n_summed else 1.0,
+                            popularity_noise_stddev=noise,
                             universe=universe,
                         )
-                        for region in self.population.regions
-                    ]
-                ),
-            )
+                    else:
+                        ranked = rank_shared(
+                            scores[variant][region],
+                            models[region],
+                            RANKED_PLACES,
+                            excluded=excluded[region],
+                            universe=universe,
+                        )
+                    parts.append(ranked)
+                yield variant, protocol, name, np.concatenate(parts)
 
     def by_popularity(
         self, scores: Mapping[str, FloatArray]

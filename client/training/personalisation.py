@@ -127,7 +127,7 @@ def rank_shared(
         items = np.broadcast_to(model.vocabulary, scores.shape)
         allowed &= ~excluded.contains(customers, items)
     ranked = top_k(scores, model.vocabulary, k, allowed=allowed)
-    return fill(ranked, popularity_order(model.popularity, universe), excluded=excluded)
+    return fill(ranked, model.popularity, excluded=excluded, universe=universe)
 
 
 def rank_fused(
@@ -175,15 +175,7 @@ def rank_fused(
         owners, items, fused = owners[kept], items[kept], fused[kept]
     candidates, fused = _by_customer(owners, items, fused, len(scores), model.n_items)
     ranked = top_k_entries(candidates, fused, k)
-    return fill(ranked, popularity_order(model.popularity, universe))
-
-
-def popularity_order(
-    popularity: npt.NDArray[np.floating], universe: BoolArray | None = None
-) -> IntArray:
-    """Item numbers by popularity, ties to the smaller number, within a part of the catalogue."""
-    order = np.argsort(-popularity.astype(np.float64), kind="stable")
-    return order if universe is None else order[universe[order]]
+    return fill(ranked, model.popularity, universe=universe)
 
 
 def _by_customer(

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import dp_accounting
+import mpmath
+import pytest
+from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common.errors import InputError
+from common.privacy import (
+    GaussianEvent,
+    calibrate_sigma,
+    compose,
+    epsilon,
+    epsilon_gaussian,
+    epsilon_prv,
+    epsilon_rdp,
+    total_noise_multiplier,
+)
+
+DELTA = 1e-6
+# A run's events at ε = 8, at ε = 1, and a single mechanism.
+EVENTS = [
+    [GaussianEvent(1.686), GaussianEvent(1.4165, count=4)],
+    [GaussianEvent(5.05), GaussianEvent(10.91, count=2)],
+    [GaussianEvent(1.0)],
+]
+
+
+def hockey_stick(sigma: float, eps: float) -> float:
+    """δ(ε) by its definition: the integral of max(0, p − e^ε q) over two Gaussians."""
+    with mpmath.workdps(40):
+        start = mpmath.mpf(eps) * sigma**2 + mpmath.mpf(1) / 2
+        density = mpmath.npdf
+        return float(
+            mpmath.quad(
+                lambda x: density(x, 1, sigma) - mpmath.exp(eps) * density(x, 0, sigma),
+                [start, start + 10 * sigma, start + 40 * sigma],
+            )
+        )
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0, 4.0])
+def test_the_closed_form_is_the_definition(sigma: float) -> None:
+    eps = epsilon_gaussian(sigma, DELTA)
+    assert hockey_stick(sigma, eps) == pytest.approx(DELTA, rel=1e-6)
+    # The value errs upwards only, and by next to nothing.
+    assert hockey_stick(sigma, eps * (1 - 1e-4)) > DELTA
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.floats(0.05, 60.0), st.sampled_from([1e-9, 1e-6, 1e-3]))
+def test_calibration_inverts_the_closed_form(target: float, delta: float) -> None:
+    sigma = calibrate_sigma(target, delta)
+    reached = epsilon_gaussian(sigma, delta)
+    assert reached <= target * (1 + 1e-9)
+    assert reached == pytest.approx(target, rel=1e-6)
+
+
+@pytest.mark.parametrize("events", EVENTS)
+def test_epsilon_is_never_below_dp_accounting_or_the_exact_value(
+    events: list[GaussianEvent],
+) -> None:
+    accountant = PLDAccountant()
+    for event in events:
+        accountant.compose(dp_accounting.GaussianDpEvent(event.noise_multiplier), event.count)
+    reported = epsilon(events, DELTA)
+    exact = epsilon_gaussian(total_noise_multiplier(events), DELTA)
+    assert reported >= accountant.get_epsilon(DELTA)
+    assert reported >= exact
+    assert reported == pytest.approx(exact, rel=1e-4)
+
+
+@pytest.mark.parametrize("events", EVENTS)
+def test_three_accountants_agree(events: list[GaussianEvent]) -> None:
+    reported = epsilon(events, DELTA)
+    assert epsilon_prv(events, DELTA) == pytest.approx(reported, abs=0.02)
+    assert reported <= epsilon_rdp(events, DELTA) <= reported * 1.2
+
+
+def test_sampling_is_accounted_as_dp_accounting_does() -> None:
+    event = GaussianEvent(1.1, sampling_probability=0.05, count=100)
+    accountant = PLDAccountant()
+    mechanism = dp_accounting.GaussianDpEvent(1.1)
+    accountant.compose(dp_accounting.PoissonSampledDpEvent(0.05, mechanism), 100)
+    assert epsilon([event], DELTA) == pytest.approx(accountant.get_epsilon(DELTA), rel=1e-12)
+    assert epsilon_prv([event], DELTA) == pytest.approx(epsilon([event], DELTA), abs=0.02)
+    with pytest.raises(InputError, match="closed form"):
+        total_noise_multiplier([event])
+
+
+def test_composition_adds_up_equal_mechanisms_in_any_order() -> None:
+    one, other = GaussianEvent(2.0, count=3), GaussianEvent(1.5)
+    expected = (GaussianEvent(1.5), GaussianEvent(2.0, count=4))
+    assert compose([one, other, GaussianEvent(2.0)]) == expected
+    assert compose([GaussianEvent(2.0), other, one]) == expected
+    assert total_noise_multiplier(expected) == pytest.approx(1 / math.sqrt(1 / 2.25 + 4 / 4.0))
+
+
+def test_nothing_costs_nothing_and_too_much_is_infinite() -> None:
+    assert epsilon([], DELTA) == 0.0
+    assert epsilon_rdp([], DELTA) == 0.0
+    assert epsilon([GaussianEvent(1e-3, count=1000)], DELTA) == math.inf
+    assert epsilon_gaussian(1e-3, DELTA) == math.inf
+    assert epsilon_gaussian(1e6, 1e-3) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("noise", "probability", "count"),
+    [(0, 1, 1), (-1, 1, 1), (math.nan, 1, 1), (math.inf, 1, 1), (1, 0, 1), (1, 1.01, 1), (1, 1, 0)],
+)
+def test_senseless_events_are_refused(noise: float, probability: float, count: int) -> None:
+    with pytest.raises(InputError):
+        GaussianEvent(noise, probability, count)
+
+
+@pytest.mark.parametrize("delta", [0.0, 1.0, -1e-6, math.nan])
+def test_a_senseless_delta_is_refused(delta: float) -> None:
+    for compute in (
+        lambda: epsilon([GaussianEvent(1.0)], delta),
+        lambda: epsilon_rdp([GaussianEvent(1.0)], delta),
+        lambda: epsilon_gaussian(1.0, delta),
+        lambda: calibrate_sigma(1.0, delta),
+    ):
+        with pytest.raises(InputError, match="delta"):
+            compute()
+
+
+def test_importing_is_cheap() -> None:
+    # What compliance runs must not wait for accounting libraries, nor need torch.
+    code = (
+        "import sys, common.privacy, common.plan, common.parameters; "
+        "print([name for name in ('dp_accounting', 'scipy', 'torch', 'opacus', 'flwr') "
+        "if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_accounting_does_not_need_torch() -> None:
+    code = (
+        "import sys; from common.privacy import *; epsilon([GaussianEvent(4.0)], 1e-6); "
+        "epsilon_rdp([GaussianEvent(4.0)], 1e-6); print('torch' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
