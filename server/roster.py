@@ -81,7 +81,7 @@ class Roster:
         """
         deadline = time.monotonic() + timeout_s
         self.refresh(grid)
-        while len(self._nodes) < len(self._plan.regions) and time.monotonic() < deadline:
+        while self._incomplete and time.monotonic() < deadline:
             time.sleep(_PAUSE_S)
             self.refresh(grid)
         if len(self._nodes) < self._plan.quorum:
@@ -91,6 +91,18 @@ class Roster:
                 f"that a round needs are connected; missing: {', '.join(missing)}.",
                 remedy="Start the missing regions' nodes and their engines.",
             )
+
+    def settle(self, grid: Grid, *, timeout_s: float) -> None:
+        """Waits till every region has a node or no node is still to answer, or the time is over."""
+        deadline = time.monotonic() + timeout_s
+        self.refresh(grid)
+        while self._questions and self._incomplete and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
+            self.refresh(grid)
+
+    @property
+    def _incomplete(self) -> bool:
+        return len(self._nodes) < len(self._plan.regions)
 
     def refresh(self, grid: Grid) -> None:
         """Takes in who came, who left and what was answered, without waiting for anyone."""
@@ -105,7 +117,7 @@ class Roster:
                 self._take(node, names.get(node, ""), reply)
         waiting = {node for node, at in self._not_before.items() if now < at}
         known = {*self._nodes.values(), *self._questions, *waiting}
-        if len(self._nodes) < len(self._plan.regions):
+        if self._incomplete:
             self._ask(grid, sorted(set(names) - known), now)
 
     def drop(self, region: str, *, bar: bool = False) -> None:

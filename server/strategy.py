@@ -241,7 +241,10 @@ class RegionSumStrategy(Strategy):
         timeout: float,
     ) -> Iterator[Message]:
         """Asks, and once more while the quorum is lacking; gives replies as they arrive."""
-        for _ in range(WAVES):
+        for wave in range(WAVES):
+            if wave:
+                # A region whose node was lost may have another by now.
+                self._roster.settle(grid, timeout_s=self._bounds.describe_timeout_s)
             messages = self.configure_train(server_round, arrays, config, grid)
             yield from exchange(grid, messages, timeout_s=timeout)
             if self._round(server_round, None).complete:
