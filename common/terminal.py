@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import NoReturn
 
 import typer
@@ -34,15 +33,14 @@ def run_command(app: typer.Typer, *, on_interrupt: str = "") -> NoReturn:
 def _outcome(app: typer.Typer, on_interrupt: str) -> int:
     console = Console(stderr=True, highlight=False)
     try:
-        result: Callable[..., object] | object = app(standalone_mode=False)
+        result: object = app(standalone_mode=False)
     except FedprefError as error:
         report_error(console, error)
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        console.print(f"[bold]Interrupted.[/bold] {on_interrupt}")
-        return EXIT_INTERRUPTED
+        result = EXIT_INTERRUPTED
     except typer.Exit as stop:
-        return int(stop.exit_code)
+        result = stop.exit_code
     except Exception as error:  # noqa: BLE001 - the last frame of a command: report, then exit 1
         if hasattr(error, "show") and hasattr(error, "exit_code"):
             # click's usage errors, which typer does not re-export.
@@ -50,6 +48,9 @@ def _outcome(app: typer.Typer, on_interrupt: str) -> int:
             return int(error.exit_code)
         console.print_exception()
         return EXIT_INTERNAL
+    # Typer turns Ctrl-C into an exit code of its own, without a word.
+    if result == EXIT_INTERRUPTED:
+        console.print(f"[bold]Interrupted.[/bold] {on_interrupt}")
     return result if isinstance(result, int) else EXIT_OK
 
 

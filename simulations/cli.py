@@ -80,7 +80,9 @@ def run(
     ] = False,
 ) -> None:
     """Train one model across regions, verify the logs, measure quality, write the report."""
-    from simulations.run import RunRequest, run_scenario
+    console = Console(highlight=False)
+    with console.status("Starting …"):
+        from simulations.run import RunRequest, run_scenario
 
     run_scenario(
         RunRequest(
@@ -96,7 +98,7 @@ def run(
             quality_seeds=quality_seeds,
             replace=replace,
         ),
-        Console(highlight=False),
+        console,
     )
 
 

@@ -1,0 +1,29 @@
+"""What every test may use: one finished run of the small scenario, made once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BIN = Path(sys.executable).parent
+RUN_OPTIONS = ("--scenario", "synthetic-3", "--seed", "1", "--quality-seeds", "1")
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished, verified run of synthetic-3, by the command a user would give. Read-only."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    done = subprocess.run(
+        [BIN / "fedpref-sim", "run", *RUN_OPTIONS, "--out", out],
+        capture_output=True,
+        text=True,
+        timeout=280,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Verified" in done.stdout
+    return out
