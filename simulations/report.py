@@ -12,6 +12,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,11 @@ def render_report(
     *, settings: Record, plan: Record, history: Record, metrics: Record, verdict: Record
 ) -> str:
     """The report as HTML; arguments as for `write_report`."""
-    consent, privacy, rounds = consent_view(history), privacy_view(history, plan), rounds_view(history)
+    consent, privacy, rounds = (
+        consent_view(history),
+        privacy_view(history, plan),
+        rounds_view(history),
+    )
     quality = quality_view(metrics)
     quality_of_data = data_quality_view(history)
     return (
@@ -140,7 +145,7 @@ def render_report(
 def _page(settings: Record, plan: Record) -> Page:
     style = _style()
     digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    relation = plan["neighboring_relation"]
+    relation = str(plan["neighboring_relation"])
     return Page(
         style=Markup(style),  # noqa: S704 - our own files, nothing of a record's
         policy=(
@@ -154,6 +159,7 @@ def _page(settings: Record, plan: Record) -> Page:
     )
 
 
+@cache
 def _style() -> str:
     fonts = "".join(
         f'@font-face{{font-family:"{family}";font-weight:200 900;font-display:block;'
@@ -185,6 +191,7 @@ def _command(settings: Record) -> str:
     return " \\\n  ".join(["fedpref-sim run", *lines])
 
 
+@cache
 def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),

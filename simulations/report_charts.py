@@ -37,7 +37,7 @@ class Scale:
         first = math.ceil(self.low / step - 1e-9)
         last = math.floor(self.high / step + 1e-9)
         values = [number * step for number in range(first, last + 1)]
-        return [Tick(self.at(value), f"{value:.{digits}f}") for value in values]
+        return [Tick(self.at(value), f"{value:.{digits}f}".replace("-", "−")) for value in values]
 
 
 @dataclass(frozen=True)
@@ -139,4 +139,6 @@ def staircase(values: Sequence[float | None], scale: Scale) -> Staircase:
 def _round_step(least: float) -> float:
     """The smallest of 1, 2, 5 × 10ⁿ that is not below ``least``."""
     power = 10.0 ** math.floor(math.log10(least))
-    return next(factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= least * 0.999)
+    return next(
+        factor * power for factor in (1.0, 2.0, 5.0, 10.0) if factor * power >= least * 0.999
+    )

@@ -1,4 +1,4 @@
-"""The report's view of the customers: who consented, who left when, and what their data were like."""
+"""The report's view of the customers: who consented, who left when, what their data were like."""
 
 from __future__ import annotations
 
@@ -164,7 +164,11 @@ def _region_consent(
 
 
 def _region_quality(quality: Record, most_read: int) -> RegionDataQuality:
-    read, in_scope, accepted = quality["rows_read"], quality["rows_in_scope"], quality["rows_accepted"]
+    read, in_scope, accepted = (
+        quality["rows_read"],
+        quality["rows_in_scope"],
+        quality["rows_accepted"],
+    )
     parts = [
         ("stayed", "accepted", accepted),
         ("failed", "failed the contract", in_scope - accepted),

@@ -74,7 +74,13 @@ def decimal(value: str | float, digits: int = 4) -> str:
 def delta(value: str) -> Markup:
     """δ as a power of ten where it is one, else as it is written."""
     sign, digits, exponent = Decimal(value).as_tuple()
-    if sign == 0 and isinstance(exponent, int) and digits and digits[0] == 1 and not any(digits[1:]):
+    if (
+        sign == 0
+        and isinstance(exponent, int)
+        and digits
+        and digits[0] == 1
+        and not any(digits[1:])
+    ):
         return Markup("10<sup>−{}</sup>").format(-(exponent + len(digits) - 1))
     return Markup.escape(value)
 

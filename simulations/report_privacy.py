@@ -135,10 +135,7 @@ class PrivacyView:
 def privacy_view(history: Record, plan: Record) -> PrivacyView:
     """Reads releases and budgets from a run's history and plan."""
     parts = [
-        (each, part)
-        for each in history["rounds"]
-        for part in each["regions"]
-        if "update" in part
+        (each, part) for each in history["rounds"] for part in each["regions"] if "update" in part
     ]
     budgets = history["regions"]
     highest = max(

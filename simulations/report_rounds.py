@@ -109,4 +109,6 @@ def _row(each: Record, begin: int, scale: Scale) -> RoundRow:
 
 def _part(part: Record) -> Part:
     note = part["n_bucket"] if part["status"] == "accepted" else part["reason"] or "no reply"
-    return Part(part["region"], part["status"], note.replace("-", "–", 1) if note[:1].isdigit() else note)
+    return Part(
+        part["region"], part["status"], note.replace("-", "–", 1) if note[:1].isdigit() else note
+    )

@@ -12,7 +12,8 @@ from client.engine.entries import ACCOUNTANT
 from simulations import report_numbers as numbers
 from simulations.report_consent import ConsentView
 from simulations.report_privacy import PrivacyView
-from simulations.report_quality import SETTINGS, Estimate, QualityView
+from simulations.report_panels import Estimate, QualityView
+from simulations.report_quality import SETTINGS
 from simulations.report_rounds import RoundsView
 
 Record = Mapping[str, Any]
@@ -20,7 +21,11 @@ Record = Mapping[str, Any]
 # Protocol, what is judged, and what the model must be better than.
 _REFERENCES = (
     ("new", "On items a customer had never bought", "global popularity’s"),
-    ("all", "On all later purchases, repeats included", "that of the customer’s own recent purchases alone"),
+    (
+        "all",
+        "On all later purchases, repeats included",
+        "that of the customer’s own recent purchases alone",
+    ),
 )
 _WHEN = {
     SETTINGS["no_refusals"]: "if nobody refuses",
@@ -121,13 +126,18 @@ def _compared(ratios: Sequence[tuple[str, Estimate]], reference: str) -> str:
     """One ratio for each setting, and what follows from its interval."""
     (when, first), *others = ratios
     text = f"the model’s NDCG@10 is {first.text(3)} × {reference} {when}"
-    text += f" (95% interval {first.interval(3)})"
+    text += f" (95% interval {_unbroken(first.interval(3))})"
     for other_when, ratio in others:
-        text += f", and {ratio.text(3)} × {other_when} ({ratio.interval(3)})"
+        text += f", and {ratio.text(3)} × {other_when} ({_unbroken(ratio.interval(3))})"
     if len({ratio.against_one for _, ratio in ratios}) == 1:
         return f"{text}: {first.against_one}."
     each = "; ".join(f"{ratio.against_one} {when}" for when, ratio in ratios)
     return f"{text}. That is {each}."
+
+
+def _unbroken(interval: str) -> str:
+    """An interval that no line break cuts in two."""
+    return interval.replace("–", "–\N{WORD JOINER}")
 
 
 def _quality_figure(quality: QualityView) -> tuple[KeyFigure, ...]:
@@ -141,11 +151,11 @@ def _quality_figure(quality: QualityView) -> tuple[KeyFigure, ...]:
         return ()
     return (
         KeyFigure(
-            "Against popularity, new items",
+            "Beside popularity",
             f"{ratio.text(2)} ×",
             "",
-            f"NDCG@10, 95% interval {ratio.interval(2)}, {_WHEN[figures.setting]}; measured in "
-            "simulation only",
+            f"NDCG@10 on new items, 95% interval {_unbroken(ratio.interval(2))}, "
+            f"{_WHEN[figures.setting]}; simulation only",
         ),
     )
 
@@ -167,8 +177,8 @@ def _budget_figure(privacy: PrivacyView, plan: Record) -> KeyFigure:
         f"ε {numbers.epsilon(most.spent, decimals=2)}",
         f"of {most.cap}",
         Markup(
-            "per customer (add or remove one), δ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{}, Gaussian mechanism, {}; in the region that "
-            "spent most"
+            "per customer (add or remove one), δ\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}{}, "
+            "Gaussian mechanism, {}; in the region that spent most"
         ).format(numbers.delta(plan["delta"]), ACCOUNTANT),
     )
 

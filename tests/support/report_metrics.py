@@ -28,8 +28,13 @@ METHODS: dict[str, tuple[str, float | None, float | None, bool]] = {
     "local_only_no_dp": ("Each region alone, without privacy", 0.0541, 0.4352, False),
     "federated_no_dp": ("Federated, without privacy", 0.0571, 0.4362, False),
     "centralised_no_dp": ("Centralised, without privacy", 0.0572, 0.4363, False),
-    "ease": ("EASE, centralised, without privacy (orientation; over 5,000 items)", 0.0603, 0.2501, False),
-}  # fmt: skip
+    "ease": (
+        "EASE, centralised, without privacy (orientation; over 5,000 items)",
+        0.0603,
+        0.2501,
+        False,
+    ),
+}
 _CUSTOMERS = {"new": 2_264, "all": 2_301}
 _SCALES = {"ndcg@10": 1.0, "recall@20": 0.81, "hit_rate@10": 4.1}
 _REFUSALS_COST = 0.985

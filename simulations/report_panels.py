@@ -1,0 +1,174 @@
+"""What the report shows of a quality study: panels of methods with their figures and marks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from simulations.report_charts import Tick
+
+Record = Mapping[str, Any]
+
+#: What a customer would be served, by protocol; the page's headlines are about these.
+SERVED = {"new": "fedpref_tilt", "all": "fedpref_fused"}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its 95% interval; coverage has none.
+
+    Attributes:
+        mean: The mean over customers and seeds.
+        low: The interval's lower end.
+        high: The interval's upper end.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+
+    @classmethod
+    def of(cls, record: Record | None) -> Estimate | None:
+        """Reads one from a row, or from a ratio within a row."""
+        if record is None:
+            return None
+        return cls(record["mean"], record["ci_low"], record["ci_high"])
+
+    def text(self, digits: int) -> str:
+        """The mean, with so many decimals."""
+        return f"{self.mean:.{digits}f}"
+
+    def interval(self, digits: int) -> str:
+        """The interval, or nothing."""
+        if self.low is None or self.high is None:
+            return ""
+        return f"{self.low:.{digits}f}–{self.high:.{digits}f}"
+
+    @property
+    def against_one(self) -> str:
+        """How a ratio stands to 1, by its interval."""
+        if self.low is not None and self.low > 1:
+            return "clearly better"
+        return "clearly worse" if self.high is not None and self.high < 1 else "no clear difference"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One method in one setting, as a row of the table.
+
+    Attributes:
+        setting: Who was in training.
+        estimates: By metric, in the table's order; None where the study has no such row.
+        to_popularity: NDCG@10 over global popularity's, paired.
+        to_recency: NDCG@10 over that of own recent purchases, paired.
+        per_seed: NDCG@10 seed by seed; one value for a method without chance.
+    """
+
+    setting: str
+    estimates: tuple[Estimate | None, ...]
+    to_popularity: Estimate | None
+    to_recency: Estimate | None
+    per_seed: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A dot and its interval in the chart, in percent of the plot; y in pixels."""
+
+    setting: str
+    x: float
+    low: float
+    high: float
+    y: int
+    label: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of a panel.
+
+    Attributes:
+        key: Its key in the study.
+        label: Its name for people.
+        kind: ours, compared or open (without privacy).
+        mean: NDCG@10 in the first setting it was measured in; what methods are sorted by.
+        figures: One for each setting it was measured in.
+        marks: Likewise, drawn.
+    """
+
+    key: str
+    label: str
+    kind: str
+    mean: float
+    figures: tuple[Figures, ...]
+    marks: tuple[Mark, ...]
+
+    @property
+    def first(self) -> Figures:
+        """Its figures in the first setting it was measured in."""
+        return self.figures[0]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One protocol in one universe of candidates.
+
+    Attributes:
+        protocol: new or all.
+        title: What is judged.
+        candidates: What could be recommended.
+        methods: All methods, best first.
+        ticks: Of the axis.
+        popularity_at: Where global popularity stands; None if it was not measured.
+        customers: Customers evaluated.
+        ahead: Methods that rank better than the one that would be served.
+    """
+
+    protocol: str
+    title: str
+    candidates: str
+    methods: tuple[Method, ...]
+    ticks: tuple[Tick, ...]
+    popularity_at: float | None
+    customers: int
+    ahead: tuple[str, ...]
+
+    @property
+    def has_recency(self) -> bool:
+        """Whether anything here is compared with own recent purchases."""
+        return any(each.to_recency for method in self.methods for each in method.figures)
+
+    @property
+    def served(self) -> Method | None:
+        """The method that a customer would be served."""
+        return next((m for m in self.methods if m.key == SERVED[self.protocol]), None)
+
+
+@dataclass(frozen=True)
+class QualityView:
+    """The whole study.
+
+    Attributes:
+        panels: By protocol, then by universe; the whole catalogue first.
+        metrics: Titles of the table's metric columns.
+        settings: Name of each setting, with the customers it trained on.
+        seeds: How many seeds.
+        replicates: Bootstrap resamples.
+        epsilon: ε of the private rows.
+        customers: Customers in training and in the test, by region.
+        not_applicable: Method, protocol and why it was not measured.
+    """
+
+    panels: tuple[Panel, ...]
+    metrics: tuple[str, ...]
+    settings: tuple[tuple[str, str], ...]
+    seeds: int
+    replicates: int
+    epsilon: str
+    customers: Mapping[str, Mapping[str, int]]
+    not_applicable: tuple[tuple[str, str, str], ...]
+
+    def panel(self, protocol: str) -> Panel | None:
+        """A protocol's panel over the whole catalogue."""
+        return next((panel for panel in self.panels if panel.protocol == protocol), None)
