@@ -11,8 +11,8 @@ from markupsafe import Markup
 from client.engine.entries import ACCOUNTANT
 from simulations import report_numbers as numbers
 from simulations.report_consent import ConsentView
-from simulations.report_privacy import PrivacyView
 from simulations.report_panels import Estimate, QualityView
+from simulations.report_privacy import PrivacyView
 from simulations.report_quality import SETTINGS
 from simulations.report_rounds import RoundsView
 
