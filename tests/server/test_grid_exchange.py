@@ -1,0 +1,193 @@
+"""Replies one by one, each wait bounded, no array inflated beyond the limit."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from collections.abc import Iterable
+
+import flwr
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.supercore.inflatable.inflatable_object import (
+    InflatableObject,
+    UnexpectedObjectContentError,
+    get_all_nested_objects,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from google.protobuf.message import DecodeError
+
+from common.messages import encode_message
+from server.grid_exchange import (
+    OVERSIZE_STYPE,
+    UNDECODABLE_REPLY,
+    bounded_inflation,
+    exchange,
+    push,
+)
+from simulations.in_process_grid import InProcessGrid
+from tests.support.flower_messages import as_server, request
+
+
+class ScriptedGrid(InProcessGrid):
+    """A grid whose replies come from a script: for each node, what each pull gives."""
+
+    def __init__(self, script: dict[int, list[object]]) -> None:
+        super().__init__(None, 0)  # type: ignore[arg-type]  # no node is ever asked
+        self.script = script
+        self.sent: dict[str, Message] = {}
+        self.pulls: list[list[str]] = []
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        ids = []
+        for message in messages:
+            name = f"id-{message.metadata.dst_node_id}"
+            message.metadata.__dict__["_message_id"] = name
+            if message.metadata.dst_node_id in self.script:
+                self.sent[name] = message
+                ids.append(name)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+        names = list(message_ids)
+        self.pulls.append(names)
+        replies: list[Message] = []
+        for name in names:
+            steps = self.script[self.sent[name].metadata.dst_node_id]
+            step = steps.pop(0) if steps else None
+            if isinstance(step, Exception):
+                raise step
+            if step is not None:
+                replies += [
+                    Message(encode_message({"n": step}, {}), reply_to=self.sent[name])
+                    for _ in range(2 if step == "twice" else 1)
+                ]
+        return replies
+
+
+def run(grid: ScriptedGrid, *, timeout_s: float = 2.0) -> list[Message]:
+    messages = [request({}, node=node) for node in grid.script]
+    with as_server():
+        return list(exchange(grid, messages, timeout_s=timeout_s))
+
+
+def nodes(replies: list[Message]) -> list[int]:
+    return [reply.metadata.src_node_id for reply in replies]
+
+
+def test_replies_come_in_the_order_of_arrival() -> None:
+    grid = ScriptedGrid({1: [None, None, "late"], 2: ["early"], 3: [None, "next"]})
+    assert nodes(run(grid)) == [2, 3, 1]
+
+
+def test_each_reply_is_pulled_by_itself() -> None:
+    grid = ScriptedGrid({1: ["a"], 2: ["b"]})
+    run(grid)
+    assert all(len(names) == 1 for names in grid.pulls)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("x"),
+        TypeError("x"),
+        KeyError("x"),
+        IndexError("x"),
+        AttributeError("x"),
+        RecursionError("x"),
+        DecodeError("x"),
+        UnexpectedObjectContentError("id", "x"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_reply_that_cannot_be_read_harms_no_other(error: Exception) -> None:
+    grid = ScriptedGrid({1: ["good"], 2: [error], 3: ["good"]})
+    replies = {reply.metadata.src_node_id: reply for reply in run(grid)}
+    assert replies[1].has_content()
+    assert replies[3].has_content()
+    assert replies[2].error.code == UNDECODABLE_REPLY
+    assert replies[2].metadata.reply_to_message_id == "id-2"
+
+
+def test_a_lost_connection_is_not_a_regions_fault() -> None:
+    with pytest.raises(ConnectionError):
+        run(ScriptedGrid({1: [ConnectionError("the SuperLink is gone")]}))
+
+
+def test_who_does_not_answer_is_waited_for_till_the_timeout_only() -> None:
+    start = time.monotonic()
+    assert nodes(run(ScriptedGrid({1: [], 2: ["b"]}), timeout_s=0.3)) == [2]
+    assert 0.3 <= time.monotonic() - start < 1.5
+
+
+def test_a_message_that_was_not_accepted_is_not_waited_for() -> None:
+    grid = ScriptedGrid({1: ["a"]})
+    messages = [request({}, node=1), request({}, node=99)]
+    start = time.monotonic()
+    with as_server():
+        assert nodes(list(exchange(grid, messages, timeout_s=5.0))) == [1]
+        assert list(push(grid, messages)) == ["id-1"]
+    assert time.monotonic() - start < 1.0
+
+
+def test_both_of_two_replies_to_one_message_are_given() -> None:
+    assert nodes(run(ScriptedGrid({1: ["twice"]}))) == [1, 1]
+
+
+def test_this_is_the_flower_that_the_internals_were_read_in() -> None:
+    assert flwr.__version__.startswith("1.41.")
+
+
+def contents_of(message: Message) -> dict[str, bytes]:
+    """What Flower stores for a message, object by object."""
+    objects: dict[str, InflatableObject] = get_all_nested_objects(message)
+    return {name: each.deflate() for name, each in objects.items()}
+
+
+def bomb(repeats: int) -> tuple[str, dict[str, bytes]]:
+    """A message whose array names one chunk of 1 MiB many times; on the wire it is one."""
+    chunk = b"\0" * (1 << 20)
+    message = request({})
+    record = ArrayRecord({"x": Array("float32", (1,), "numpy.ndarray", chunk)})
+    (one,) = record["x"].slice_array()
+    record["x"].__dict__["_chunks"] = [one] * repeats
+    message.content = RecordDict({"arrays": record})
+    contents = contents_of(message)
+    assert sum(map(len, contents.values())) < 2 << 20
+    return message.object_id, contents
+
+
+def test_a_chunk_bomb_stays_as_small_as_it_was_sent() -> None:
+    name, contents = bomb(400)
+    tracemalloc.start()
+    with bounded_inflation(4 << 20):
+        message = inflate_object_from_contents(name, contents)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(message, Message)
+    array = message.content.array_records["arrays"]["x"]
+    assert (array.stype, array.data) == (OVERSIZE_STYPE, b"")
+    assert peak < 8 << 20
+
+
+def test_without_the_bound_flower_inflates_a_bomb() -> None:
+    name, contents = bomb(40)
+    message = inflate_object_from_contents(name, contents)
+    assert isinstance(message, Message)
+    assert len(message.content.array_records["arrays"]["x"].data) == 40 << 20
+
+
+def test_within_the_bound_arrays_are_inflated_as_ever_and_the_patch_is_undone() -> None:
+    plain = vars(Array)["inflate"].__func__
+    array = np.arange(300_000, dtype="<f4")
+    message = request({"a": 1}, {"x": array})
+    contents, name = contents_of(message), message.object_id
+    with bounded_inflation(4 << 20):
+        assert vars(Array)["inflate"].__func__ is not plain
+        inflated = inflate_object_from_contents(name, contents)
+    assert isinstance(inflated, Message)
+    np.testing.assert_array_equal(inflated.content.array_records["arrays"]["x"].numpy(), array)
+    with pytest.raises(ZeroDivisionError), bounded_inflation(1):
+        raise ZeroDivisionError
+    assert vars(Array)["inflate"].__func__ is plain
