@@ -13,7 +13,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup demo test test-slow lint format bench debian-packages clean
+.PHONY: help setup demo test test-slow lint format bench docs debian-packages clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -45,6 +45,9 @@ lint: $(READY)
 format: $(READY) ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(READY) ## Write docs/commands.md from the commands' --help texts
+	$(BIN)/python docs/commands.py
 
 debian-packages: ## Install the Debian packages that tests use, if any is missing
 	@.ci/install-debian-packages

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+#: What docs/data-scientist.md runs; the other pages call the same run runs/a and runs/demo.
+SMALL_RUN = "fedpref-sim run --scenario synthetic-3 --quality-seeds 1 --out runs/small"
+Shell = Callable[[str, Path], "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """Runs a script with the console commands of this checkout first on the path."""
+    programs = tmp_path_factory.mktemp("bin")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for name, entry_point in project["scripts"].items():
+        module, _, function = entry_point.partition(":")
+        program = programs / name
+        program.write_text(f"#!{sys.executable}\nfrom {module} import {function}\n{function}()\n")
+        program.chmod(0o755)
+    # Not a link: Python finds its environment by where it was started from.
+    python = programs / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    environment = os.environ | {
+        "PATH": f"{programs}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "100",
+        "LINES": "50",
+        "TERM": "dumb",
+        "NO_COLOR": "1",
+    }
+    for name in ("FORCE_COLOR", "GITHUB_ACTIONS", "PY_COLORS"):
+        environment.pop(name, None)
+
+    def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def small_run(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one finished small run; copy it, never change it."""
+    folder = tmp_path_factory.mktemp("finished")
+    ended = shell(SMALL_RUN, folder)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return folder / "runs" / "small"
+
+
+@pytest.fixture
+def workspace(small_run: Path, tmp_path: Path) -> Path:
+    """A working folder in which the documentation's runs exist."""
+    for name in ("a", "demo", "small"):
+        shutil.copytree(small_run, tmp_path / "runs" / name, symlinks=True)
+    return tmp_path

@@ -1,0 +1,413 @@
+"""What the documentation says is true: its commands run, its links lead somewhere, its tables are
+the code's own."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from client.app import _REASONS as RELAY_REASONS
+from client.data.quality import assess_quality
+from client.data.source_config import (
+    ColumnMapping,
+    FileSourceConfig,
+    SqlSourceConfig,
+    load_source_config,
+)
+from client.data.sources import open_source
+from client.engine.policy import RegionPolicy
+from client.engine.service import _REASONS as ENGINE_REASONS
+from common import errors, terminal
+from common.audit.entry import LOGGED_KINDS, SIGNING_ROLES
+from common.audit.verify.logs import REGION_ROLES, SERVER_ROLES
+from common.audit.verify.records import MANIFEST_SCHEMA, REGISTRY_SCHEMA, SCHEMAS
+from common.audit.verify.verdict import LIMITS, STEPS
+from common.catalogue import Catalogue
+from common.plan import _SIZES
+from simulations.scenarios import SCENARIOS
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+ALL_PAGES = [*PAGES, *sorted(DOCS.glob("decisions/*.md")), *sorted(ROOT.glob("C*.md"))]
+Shell = Callable[[str, Path], "subprocess.CompletedProcess[str]"]
+
+_FENCE = re.compile(
+    r"(?:<!-- (?P<mark>[^>]*?) -->\n+)?^```(?P<language>[a-z]*)\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page, with the line it begins at and the comment before it."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+    mark: str
+
+    @property
+    def reason_not_run(self) -> str | None:
+        """Why it is not executed, if it is marked so."""
+        kind, _, reason = self.mark.partition(": ")
+        return reason if kind == "not run" else None
+
+    @property
+    def exit_code(self) -> int:
+        """What it must end with."""
+        kind, _, code = self.mark.partition(": ")
+        return int(code) if kind == "exit code" else 0
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(
+            page,
+            text.count("\n", 0, found.start("language")) + 1,
+            found["language"],
+            found["text"],
+            found["mark"] or "",
+        )
+        for found in _FENCE.finditer(text)
+    ]
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return _FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def tables(page: Path) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Each table's head and rows, cells stripped."""
+    lines = [*prose(page).splitlines(), ""]
+    rows: list[list[str]] = []
+    for line in lines:
+        if line.startswith("|"):
+            rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
+        elif rows:
+            yield rows[0], rows[2:]
+            rows = []
+
+
+def table(page: Path, *head: str) -> list[list[str]]:
+    """The rows of the one table whose head begins so; several such tables are joined."""
+    found = [rows for titles, rows in tables(page) if titles[: len(head)] == list(head)]
+    assert found, f"{page.name} has no table that begins {head}"
+    return [row for rows in found for row in rows]
+
+
+def codes(cell: str) -> list[str]:
+    """What a cell has in code type."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+# Commands
+
+
+def named(pages: list[Path]) -> list[object]:
+    return [pytest.param(page, id=page.relative_to(ROOT).as_posix()) for page in pages]
+
+
+RUNNABLE = [
+    page
+    for page in PAGES
+    if any(b.language == "sh" and b.reason_not_run is None for b in blocks(page))
+]
+
+
+@pytest.mark.parametrize("page", named(RUNNABLE))
+def test_a_pages_commands_run(page: Path, shell: Shell, workspace: Path) -> None:
+    for block in blocks(page):
+        if block.language != "sh" or block.reason_not_run is not None:
+            continue
+        ended = shell(block.text, workspace)
+        assert ended.returncode == block.exit_code, (
+            f"{page.name}:{block.line} ended with {ended.returncode}:\n{block.text}\n"
+            f"{ended.stdout}{ended.stderr}"
+        )
+        assert "Traceback" not in ended.stderr
+
+
+def test_blocks_that_are_not_run_say_why_and_the_others_are_many() -> None:
+    shown = [block for page in PAGES for block in blocks(page) if block.language == "sh"]
+    for block in shown:
+        if block.mark:
+            kind, _, value = block.mark.partition(": ")
+            assert kind in ("not run", "exit code"), f"{block.page.name}:{block.line}"
+            assert value.strip(), f"{block.page.name}:{block.line}"
+    assert sum(block.reason_not_run is None for block in shown) >= 15
+    assert {page.name for page in RUNNABLE} >= {"operator.md", "compliance.md", "data-scientist.md"}
+
+
+def test_every_block_says_what_it_is() -> None:
+    known = {"sh", "toml", "text", ""}
+    for page in ALL_PAGES:
+        for block in blocks(page):
+            assert block.language in known, f"{page.name}:{block.line}: {block.language}"
+
+
+def test_toml_examples_are_declarations_of_stores(tmp_path: Path) -> None:
+    examples = [block for page in PAGES for block in blocks(page) if block.language == "toml"]
+    assert examples
+    for block in examples:
+        source = tmp_path / "source.toml"
+        source.write_text(block.text, encoding="utf-8")
+        load_source_config(source)
+
+
+@pytest.fixture(scope="module")
+def command_page() -> str:
+    ended = subprocess.run(
+        [sys.executable, str(DOCS / "commands.py"), "--stdout"],
+        capture_output=True,
+        text=True,
+        check=True,
+        # Its own environment must not depend on ours.
+        env={"PATH": os.environ["PATH"], "FORCE_COLOR": "1", "COLUMNS": "40"},
+    )
+    return ended.stdout
+
+
+def test_commands_page_is_what_the_commands_say(command_page: str) -> None:
+    assert (DOCS / "commands.md").read_text(encoding="utf-8") == command_page, "run `make docs`"
+
+
+@pytest.mark.parametrize("command", ["fedpref-server", "fedpref-audit verify"])
+def test_commands_page_is_what_a_terminal_shows(
+    command: str, command_page: str, shell: Shell, tmp_path: Path
+) -> None:
+    shown = shell(f"{command} --help", tmp_path).stdout
+    section = command_page.partition(f"## {command}\n")[2].partition("```text\n")[2]
+    expected = section.partition("```")[0]
+    assert expected.split() == shown.split()
+
+
+def test_every_program_has_its_section(command_page: str) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert len(project["scripts"]) == 4
+    for program in project["scripts"]:
+        assert f"\n## {program}\n" in command_page
+    assert command_page.count("\n## ") > 2 * len(project["scripts"])
+
+
+def test_commands_in_the_text_exist_with_their_options(command_page: str) -> None:
+    parts = (part.partition("\n") for part in command_page.partition("\n## ")[2].split("\n## "))
+    sections = {title: text for title, _, text in parts}
+    checked = 0
+    for page in ALL_PAGES:
+        for code in codes(prose(page)):
+            words = code.split()
+            if len(words) < 2 or not words[0].startswith("fedpref-"):
+                continue
+            name = " ".join(words[:2])
+            assert name in sections, f"{page.name}: `{code}`"
+            for option in re.findall(r"--[a-z-]+", code):
+                assert re.search(rf"{option}\b", sections[name]), f"{page.name}: `{code}`"
+            checked += 1
+    assert checked >= 5
+
+
+# Links
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that a page's headings get on GitHub."""
+    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", named(ALL_PAGES))
+def test_relative_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        linked = (page.parent / path).resolve() if path else page
+        assert linked.exists(), f"{page.name}: {target}"
+        assert linked == ROOT or ROOT in linked.parents, f"{page.name}: {target}"
+        if anchor:
+            assert anchor in anchors(linked), f"{page.name}: {target}"
+
+
+# Tables that are the code's own
+
+
+def subclasses(kind: type[errors.FedprefError]) -> Iterator[type[errors.FedprefError]]:
+    for each in kind.__subclasses__():
+        if each.__module__ == "common.errors":
+            yield each
+        yield from subclasses(each)
+
+
+def test_exit_codes_are_those_of_the_errors() -> None:
+    documented = [int(row[0]) for row in table(DOCS / "exit-codes.md", "code")]
+    own = {errors.EXIT_OK, errors.EXIT_INTERNAL, errors.EXIT_USAGE, errors.EXIT_INTERRUPTED}
+    raised = {each.exit_code for each in subclasses(errors.FedprefError)}
+    assert documented == sorted(own | raised)
+    in_help = re.findall(r"(\d+) [a-z]", terminal.EXIT_CODES)
+    assert [int(code) for code in in_help] == documented
+
+
+def fields_of(kind: str) -> set[str]:
+    schema = {"keys": REGISTRY_SCHEMA, "manifest": MANIFEST_SCHEMA}.get(kind) or SCHEMAS[kind]
+    return set(inspect.getclosurevars(schema).nonlocals["fields"]) - {"v"}
+
+
+def test_entry_kinds_and_their_fields_are_the_verifiers() -> None:
+    rows = table(DOCS / "compliance.md", "kind", "signed by")
+    documented = {codes(row[0])[0]: row for row in rows}
+    assert set(documented) == {f"fedpref-{kind}/1" for kind in [*SCHEMAS, "manifest"]}
+    for name, (_, signed_by, where, fields) in documented.items():
+        kind = name.removeprefix("fedpref-").removesuffix("/1")
+        assert set(codes(fields)) == fields_of(kind), name
+        roles = {role.removesuffix(" keys") for role in signed_by.split(" or ")}
+        assert roles == set(SIGNING_ROLES[kind]), name
+        if kind in LOGGED_KINDS and kind != "keys":
+            in_logs = {"region": kind in REGION_ROLES, "server": kind in SERVER_ROLES}
+            assert {log for log, there in in_logs.items() if there} == set(where.split(" or "))
+
+
+def test_steps_and_limits_are_the_verifiers() -> None:
+    page = DOCS / "compliance.md"
+    titles = [row[0] for row in table(page, "step")]
+    assert titles == [f"{number} {title}" for number, (title, _) in enumerate(STEPS)]
+    text = " ".join(prose(page).split())
+    for limit in LIMITS:
+        assert f"- {limit}" in text, limit
+
+
+def test_plan_sizes_are_the_plans() -> None:
+    rows = table(DOCS / "data-scientist.md", "signal from")
+    documented = [
+        (float(start), int(size), int(rank), int(rounds), share)
+        for start, size, rank, rounds, share in rows
+    ]
+    assert documented == [tuple(sizes) for sizes in _SIZES]
+
+
+def test_scenarios_are_all_there() -> None:
+    rows = table(DOCS / "data-scientist.md", "scenario")
+    assert [codes(row[0])[0] for row in rows] == list(SCENARIOS)
+
+
+def test_policy_fields_are_the_policys() -> None:
+    rows = [
+        row
+        for head, rows in tables(DOCS / "operator.md")
+        if head == ["field", "meaning", "in simulations"]
+        for row in rows
+    ]
+    assert [codes(row[0])[0] for row in rows] == list(RegionPolicy.model_fields)
+
+
+def test_source_fields_are_the_declarations() -> None:
+    found = list(tables(DOCS / "operator.md"))
+    documented = [
+        [codes(row[0])[0] for row in rows]
+        for head, rows in found
+        if head == ["field", "type", "default", "meaning"]
+    ]
+    (mapping,) = [
+        {codes(row[0])[0]: row[1] for row in rows}
+        for head, rows in found
+        if head == ["field", "required", "meaning"]
+    ]
+    shared, files, sql = map(set, documented)
+    internal = {"columns", "base"}
+    assert shared | files == set(FileSourceConfig.model_fields) - internal
+    assert shared | sql == set(SqlSourceConfig.model_fields) - internal
+    assert list(mapping) == list(ColumnMapping.model_fields)
+    required = {name for name, field in ColumnMapping.model_fields.items() if field.is_required()}
+    assert {name for name, needed in mapping.items() if needed == "yes"} == required
+
+
+_FAULTY_ROWS = """\
+customer,item,time,units,paid,trip,shop,home
+,beans,2024-02-01,1,1,t1,s,home
+c1,,2024-02-01,1,1,t2,s,home
+c1,beans,not a time,1,1,t3,s,home
+c1,beans,2024-02-01,many,1,t4,s,home
+c1,beans,2024-02-01,1,much,t5,s,home
+c1,beans,2024-02-01,1,1,,s,home
+c1,beans,2024-02-01,1,1,t6,,home
+c1,beans,2024-02-01,1,1,t7,s,
+c1,beans,2023-12-31,1,1,t8,s,home
+c1,beans,2024-02-01,-1,1,t9,s,home
+c1,beans,2024-02-01,1,1000001,t10,s,home
+c1,granite,2024-02-01,1,1,t11,s,home
+c2,beans,2024-02-01,1,1,t12,s,home
+c2,beans,2024-02-01,1,1,t12,s,home
+c3,beans,2024-02-01,1,1,t13,s,home
+c3,beans,2024-02-01,1,1,t14,s,elsewhere
+c2,voucher,2024-02-01,1,1,t15,s,home
+"""
+_FAULTY_SOURCE = """\
+kind = "files"
+path = "rows.csv"
+period_from = 2024-01-01T00:00:00Z
+period_until = 2025-01-01T00:00:00Z
+home_stores = ["home"]
+[columns]
+customer = "customer"
+item = "item"
+time = "time"
+quantity = "units"
+amount = "paid"
+basket = "trip"
+store = "shop"
+home_store = "home"
+"""
+
+
+def test_quality_reasons_are_those_the_gate_counts(tmp_path: Path) -> None:
+    documented = {
+        reason
+        for row in table(DOCS / "operator.md", "reason", "the row")
+        for reason in codes(row[0])
+    }
+    (tmp_path / "rows.csv").write_text(_FAULTY_ROWS, encoding="utf-8")
+    (tmp_path / "source.toml").write_text(_FAULTY_SOURCE, encoding="utf-8")
+    report = assess_quality(
+        open_source(load_source_config(tmp_path / "source.toml")).read(),
+        Catalogue.of(["beans"], excluded=["voucher"]),
+        region="region-1",
+    )
+    assert set(report.reasons) == documented
+    assert (report.rows_out_of_home, report.rows_out_of_scope) == (1, 1)
+
+
+def test_refusal_codes_are_those_that_leave_a_region() -> None:
+    documented = {
+        code
+        for row in table(DOCS / "operator.md", "code", "what it means")
+        for code in codes(row[0])
+    }
+    sent = {code for _, code in (*ENGINE_REASONS, *RELAY_REASONS)} | {"relay-failure"}
+    assert documented == sent
+
+
+def test_the_homes_files_are_all_named(workspace: Path) -> None:
+    text = " ".join(codes(" ".join(row[0] for row in table(DOCS / "operator.md", "file"))))
+    home = workspace / "runs" / "a" / "regions" / "region-1"
+    for path in home.iterdir():
+        name = re.sub(r"-(wal|shm)$|\.lock$", "", path.name)
+        assert name in text, path.name
+
+
+def test_the_run_folders_files_are_all_named(workspace: Path) -> None:
+    rows = table(DOCS / "data-scientist.md", "file")
+    named_files = {name.rstrip("/") for row in rows for name in codes(row[0])}
+    here = {path.name for path in (workspace / "runs" / "a").iterdir()} - {".lock"}
+    assert here == named_files
