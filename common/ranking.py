@@ -57,6 +57,16 @@ class ItemSets:
         found: BoolArray = (keys[places] == wanted) & (items >= 0)
         return found
 
+    def table(self, items: IntArray) -> BoolArray:
+        """bool[n, c]: which of c distinct items each customer has."""
+        column = np.full(self.n_items, -1, dtype=np.int64)
+        column[items] = np.arange(len(items))
+        columns = column[self.items]
+        known = columns >= 0
+        table = np.zeros((self.n_customers, len(items)), dtype=bool)
+        table[self.owners[known], columns[known]] = True
+        return table
+
     def without(self, other: ItemSets) -> ItemSets:
         """Each customer's items that are not in the customer's set of `other`."""
         return self.kept(~other.contains(self.owners, self.items))

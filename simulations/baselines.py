@@ -89,8 +89,7 @@ def rank_by_popularity(
     shape = (n_customers, len(head))
     allowed = np.ones(shape, dtype=bool)
     if excluded is not None:
-        customers = np.broadcast_to(np.arange(n_customers)[:, None], shape)
-        allowed = ~excluded.contains(customers, np.broadcast_to(head, shape))
+        allowed = ~excluded.table(head)
     # Places, not scores: so ties keep the order's rule.
     places = np.broadcast_to(-np.arange(len(head), dtype=np.float64), shape)
     ranked = top_k(places, head, RANKED_PLACES, allowed=allowed)

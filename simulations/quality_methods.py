@@ -280,9 +280,7 @@ class Ranker:
         seen = ItemSets.concatenated(
             [self.population.evaluated[region].seen for region in self.population.regions]
         )
-        customers = np.broadcast_to(np.arange(len(scores))[:, None], scores.shape)
-        fresh = ~seen.contains(customers, np.broadcast_to(items, scores.shape))
-        del customers
+        fresh = ~seen.table(items)
         for protocol in Protocol:
             allowed = fresh if protocol is Protocol.NEW else None
             ranked = top_k(scores, items, RANKED_PLACES, allowed=allowed)

@@ -62,9 +62,14 @@ class Bootstrap:
         n_seeds: The seeds of a method that has several.
         replicates: How many resamples.
         seed: Of the resampling.
+
+    Raises:
+        InputError: There are no customers.
     """
 
     def __init__(self, n_customers: int, n_seeds: int, *, replicates: int, seed: int) -> None:
+        if n_customers == 0:
+            raise InputError("No customer bought anything relevant in the test window.")
         generator = np.random.default_rng([seed, n_customers, n_seeds])
         self._customers = _resampled(generator, n_customers, replicates)
         self._seeds = _resampled(generator, n_seeds, replicates)
@@ -97,26 +102,27 @@ def summarise(
     groups: dict[tuple[str, Protocol, str], list[Cell]] = {}
     for cell in table.cells:
         groups.setdefault((cell.setting, cell.protocol, cell.universe), []).append(cell)
+    bootstraps: dict[int, Bootstrap] = {}
     for cells in groups.values():
         for metric in METRICS:
-            rows.extend(_metric_rows(table, cells, metric, labels, n_seeds, replicates))
+            values = {c.method: _values(table.cells[c], metric, n_seeds) for c in cells}
+            n_customers = len(next(iter(values.values())))
+            if n_customers not in bootstraps:
+                bootstraps[n_customers] = Bootstrap(
+                    n_customers, n_seeds, replicates=replicates, seed=0
+                )
+            rows.extend(_metric_rows(cells, metric, labels, values, bootstraps[n_customers]))
         rows.extend(_coverage_row(table, cell, labels) for cell in cells)
     return rows
 
 
 def _metric_rows(
-    table: Table,
     cells: Sequence[Cell],
     metric: str,
     labels: dict[str, str],
-    n_seeds: int,
-    replicates: int,
+    values: dict[str, FloatArray],
+    bootstrap: Bootstrap,
 ) -> list[Row]:
-    values = {cell.method: _values(table.cells[cell], metric, n_seeds) for cell in cells}
-    n_customers = len(next(iter(values.values())))
-    if n_customers == 0:
-        raise InputError("No customer bought anything relevant in the test window.")
-    bootstrap = Bootstrap(n_customers, n_seeds, replicates=replicates, seed=0)
     means = {method: bootstrap.means(each) for method, each in values.items()}
     rows: list[Row] = []
     for cell in cells:
@@ -125,7 +131,7 @@ def _metric_rows(
         row = _head(cell, metric, labels)
         row.update(mean=float(own.mean()), ci_low=float(low), ci_high=float(high))
         row["per_seed"] = [float(mean) for mean in own.mean(axis=0)]
-        row["customers"] = n_customers
+        row["customers"] = len(own)
         for reference in (POPULARITY, PERSONAL_RECENCY):
             row[f"ratio_to_{reference}"] = _relative(cell.method, reference, values, means)
         rows.append(row)

@@ -123,9 +123,7 @@ def rank_shared(
     if universe is not None:
         allowed &= universe[model.vocabulary]
     if excluded is not None:
-        customers = np.broadcast_to(np.arange(len(scores))[:, None], scores.shape)
-        items = np.broadcast_to(model.vocabulary, scores.shape)
-        allowed &= ~excluded.contains(customers, items)
+        allowed &= ~excluded.table(model.vocabulary)
     ranked = top_k(scores, model.vocabulary, k, allowed=allowed)
     return fill(ranked, model.popularity, excluded=excluded, universe=universe)
 

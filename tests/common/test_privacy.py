@@ -88,7 +88,8 @@ def test_sampling_is_accounted_as_dp_accounting_does() -> None:
     accountant = PLDAccountant()
     mechanism = dp_accounting.GaussianDpEvent(1.1)
     accountant.compose(dp_accounting.PoissonSampledDpEvent(0.05, mechanism), 100)
-    assert epsilon([event], DELTA) == pytest.approx(accountant.get_epsilon(DELTA), rel=1e-12)
+    by_library = accountant.get_epsilon(DELTA)
+    assert by_library <= epsilon([event], DELTA) <= by_library * (1 + 1e-8)
     assert epsilon_prv([event], DELTA) == pytest.approx(epsilon([event], DELTA), abs=0.02)
     with pytest.raises(InputError, match="closed form"):
         total_noise_multiplier([event])

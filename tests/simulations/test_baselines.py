@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from client.training.personalisation import bought
+from common.errors import InputError
+from common.ranking import NO_ITEM
+from simulations.baselines import (
+    EASE_L2,
+    ease_scores,
+    pool,
+    popularity,
+    rank_by_history,
+    rank_by_popularity,
+    train_without_privacy,
+)
+from tests.support.preference_data import dataset_of, plan_of, random_customers, random_dataset
+
+N_ITEMS = 60
+PLAN = plan_of(n_items=N_ITEMS)
+REGIONS = [
+    dataset_of(random_customers(40, N_ITEMS, seed=number, prefix=f"r{number}-"), N_ITEMS)
+    for number in range(3)
+]
+
+
+def test_pooling_keeps_every_customer_and_purchase() -> None:
+    pooled = pool(REGIONS)
+    assert pooled.n_customers == 120
+    assert pooled.sids[40:80] == REGIONS[1].sids
+    start, stop = pooled.indptr[40], pooled.indptr[80]
+    assert np.array_equal(pooled.indices[start:stop], REGIONS[1].indices)
+    assert np.array_equal(pooled.history().values[start:stop], REGIONS[1].history().values)
+    with pytest.raises(InputError):
+        pool([REGIONS[0], random_dataset(3, N_ITEMS + 1)])
+
+
+def test_popularity_counts_customers_and_ranks_what_is_left() -> None:
+    dataset = dataset_of({"a": {0: [1.0] * 9}, "b": {0: [1.0], 2: [1.0]}, "c": {1: [1.0]}}, 4)
+    counted = popularity(dataset)
+    assert counted.tolist() == [2.0, 1.0, 1.0, 0.0]
+    ranked = rank_by_popularity(counted, 3, excluded=bought(dataset))
+    assert ranked[:, :4].tolist() == [
+        [1, 2, 3, NO_ITEM],
+        [1, 3, NO_ITEM, NO_ITEM],
+        [0, 2, 3, NO_ITEM],
+    ]
+    universe = np.array([True, False, True, True])
+    assert rank_by_popularity(counted, 1, universe=universe)[0, :4].tolist() == [0, 2, 3, NO_ITEM]
+
+
+def test_popularity_goes_on_beyond_the_usual_candidates() -> None:
+    eager = dataset_of({"a": {item: [1.0] for item in range(450)}}, 500)
+    scores = -np.arange(500.0)
+    ranked = rank_by_popularity(scores, 1, excluded=bought(eager))
+    assert ranked[0].tolist() == list(range(450, 470))
+
+
+def test_own_history_ranks_by_value_then_popularity() -> None:
+    dataset = dataset_of({"a": {0: [1.0], 2: [1.0, 2.0], 3: [40.0]}, "b": {}}, 5)
+    fallback = np.array([1.0, 9.0, 1.0, 5.0, 7.0])
+    by_count = rank_by_history(dataset, dataset.counts.values, fallback)
+    assert by_count[:, :5].tolist() == [[2, 3, 0, 1, 4], [1, 4, 3, 0, 2]]
+    by_recency = rank_by_history(dataset, dataset.history().values, fallback)
+    assert by_recency[0, :5].tolist() == [2, 0, 3, 1, 4]
+
+
+def test_federation_without_privacy_is_centralised_training() -> None:
+    federated = train_without_privacy(REGIONS, PLAN)
+    centralised = train_without_privacy([pool(REGIONS)], PLAN)
+    assert np.array_equal(federated.vocabulary, centralised.vocabulary)
+    assert federated.item_factors == pytest.approx(centralised.item_factors, abs=1e-5)
+
+
+def test_training_without_privacy_finds_the_leading_directions() -> None:
+    pooled = pool(REGIONS)
+    state = train_without_privacy([pooled], PLAN)
+    column = np.full(N_ITEMS, -1)
+    column[state.vocabulary] = np.arange(len(state.vocabulary))
+    rows = np.zeros((pooled.n_customers, len(state.vocabulary)))
+    owners = np.repeat(np.arange(pooled.n_customers), np.diff(pooled.indptr))
+    ages = (pooled.end_ms - pooled.last_ms) / (7 * 24 * 3600 * 1000)
+    rows[owners, column[pooled.indices]] = 0.5 ** (ages / 12)
+    rows *= state.item_weights
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    basis = np.linalg.svd(rows, full_matrices=False)[2]
+    # Four rounds find the strongest direction, and the first three's span nearly.
+    assert abs(basis[0] @ state.directions[:, 0]) > 0.999
+    span = np.linalg.norm(basis[:3] @ state.directions, axis=1)
+    assert (span > 0.97).all()
+
+
+def test_ease_is_its_closed_form() -> None:
+    items = np.arange(0, N_ITEMS, 2)
+    train = pool(REGIONS)
+    dense = np.zeros((train.n_customers, N_ITEMS))
+    dense[np.repeat(np.arange(train.n_customers), np.diff(train.indptr)), train.indices] = 1.0
+    x = dense[:, items]
+    inverse = np.linalg.inv(x.T @ x + EASE_L2 * np.eye(len(items)))
+    weights = -inverse / np.diag(inverse)
+    np.fill_diagonal(weights, 0.0)
+    scores = ease_scores(train, REGIONS[1], items)
+    assert scores == pytest.approx(x[40:80] @ weights, abs=1e-4)
