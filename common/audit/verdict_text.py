@@ -30,6 +30,8 @@ def print_verdict(console: Console, verdict: Verdict, place: str) -> None:
         console.print(_failures(verdict))
     if verdict.root_keys:
         console.print(_root_keys(verdict))
+    if verdict.notes:
+        console.print(Text("What to know", style="bold"))
     for note in verdict.notes:
         console.print(_bullet(note))
     console.print(Text("\nWhat this evidence cannot prove", style="bold"))

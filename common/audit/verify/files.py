@@ -63,13 +63,17 @@ class BundleFolder:
 
     def __init__(self, path: Path) -> None:
         remedy = "Name a run folder, or a bundle folder with a manifest.json in it."
-        if not path.exists():
-            raise InputError(f"There is nothing at {path}.", remedy=remedy)
-        inner = path / BUNDLE_FOLDER
-        self.run_folder = path if inner.is_dir() else None
-        self.root = inner if inner.is_dir() else path
-        signs = (MANIFEST_NAME, "logs", "registry")
-        if not any((self.root / name).exists() for name in signs):
+        try:
+            if not path.exists():
+                raise InputError(f"There is nothing at {path}.", remedy=remedy)
+            inner = path / BUNDLE_FOLDER
+            self.run_folder = path if inner.is_dir() else None
+            self.root = inner if inner.is_dir() else path
+            signs = (MANIFEST_NAME, "logs", "registry")
+            found = any((self.root / name).exists() for name in signs)
+        except OSError as error:
+            raise InputError(f"{path} cannot be read: {error.strerror}.", remedy=remedy) from error
+        if not found:
             raise InputError(f"{path} holds no audit bundle.", remedy=remedy)
 
     def read(self, name: str, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
@@ -99,7 +103,11 @@ class BundleFolder:
             for name in [*names, *subfolders]:
                 path = Path(folder) / name
                 relative = path.relative_to(self.root).as_posix()
-                mode = path.lstat().st_mode
+                try:
+                    mode = path.lstat().st_mode
+                except OSError:
+                    others.add(relative)
+                    continue
                 if stat.S_ISREG(mode):
                     files.add(relative)
                 elif not stat.S_ISDIR(mode):

@@ -93,6 +93,25 @@ def test_an_earlier_bundle_is_replaced_and_nothing_is_left_beside_it(write: Writ
     assert verify_bundle(bundle.parent).verified
 
 
+def test_logs_opened_for_reading_only_are_enough(
+    federation: Federation, write: Write, logs: dict[str, AuditLog], tmp_path: Path
+) -> None:
+    """The run's own case: every entry was appended by itself, and the writer is gone."""
+    party = "region-1"
+    path = tmp_path / "appended.sqlite"
+    with AuditLog.open(
+        path,
+        origin=f"{FEDERATION}/{party}",
+        signer=federation.keys[party, "log"],
+        create=True,
+    ) as log:
+        for entry in federation.logs[party]:
+            log.append([entry])
+    with AuditLog.open_read_only(path) as log:
+        bundle = write(logs={**logs, party: log})
+    assert verify_bundle(bundle.parent).verified
+
+
 class _FullDisk:
     def entries(self) -> Iterator[tuple[int, bytes]]:
         return iter(())

@@ -748,3 +748,51 @@ def test_a25_artifact_removed_from_the_manifest(federation: Federation, tmp_path
     )
     verdict = judge(federation, tmp_path)
     assert (8, "model-not-covered") in codes(verdict)
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.json", "bundle/plan.json", f"bundle/logs/{R1}/checkpoint"]
+)
+def test_a25_file_swapped(federation: Federation, tmp_path: Path, name: str) -> None:
+    run = federation.write(tmp_path)
+    data = (run / name).read_bytes()
+    (run / name).write_bytes(data + b"\n")
+    verdict = verify_bundle(run)
+    assert (0, "file-changed") in codes(verdict)
+    assert name.removeprefix("bundle/") in {failure.file for failure in verdict.failures}
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"\x08" + bytes(7) + b"12345678"])
+def test_a25_model_file_that_is_none_under_a_new_manifest(
+    federation: Federation, tmp_path: Path, content: bytes
+) -> None:
+    federation.artifacts["model.safetensors"] = content
+    assert codes(judge(federation, tmp_path)) == {(7, "model-file")}
+
+
+def test_a25_symbolic_link_in_place_of_a_result(federation: Federation, tmp_path: Path) -> None:
+    run = federation.write(tmp_path / "run")
+    (run / "metrics.json").rename(tmp_path / "elsewhere")
+    (run / "metrics.json").symlink_to(tmp_path / "elsewhere")
+    assert codes(verify_bundle(run)) == {(0, "not-a-file")}
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("../outside", "artifact-name"),
+        ("/etc/hostname", "artifact-name"),
+        ("..", "artifact-name"),
+        ("bundle", "not-a-file"),
+        ("a\0b", "file-unreadable"),
+        ("missing", "file-missing"),
+    ],
+)
+def test_a25_manifest_that_points_elsewhere(
+    federation: Federation, tmp_path: Path, name: str, code: str
+) -> None:
+    (tmp_path / "outside").write_bytes(b"x")
+    federation.alter = lie(
+        "manifest", "manifest", None, lambda r: r["artifacts"].update(file_states({name: b"x"}))
+    )
+    assert codes(judge(federation, tmp_path / "run")) == {(0, code)}

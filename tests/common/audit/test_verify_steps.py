@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from common import canonical_json
 from common.audit.sparse_merkle import EMPTY_ROOT
 from common.audit.verify import Verdict, verify_bundle
 from common.timestamps import format_time, parse_time
@@ -266,6 +267,13 @@ def test_a_run_that_ends_before_its_plan_is_incomplete(tmp_path: Path) -> None:
     assert not verdict.verified
 
 
+def test_a_run_without_regions_proves_nothing(tmp_path: Path) -> None:
+    federation = Federation().run()
+    plan = federation.plan_record() | {"regions": []}
+    federation.files["plan.json"] = canonical_json.encode(plan)
+    assert (8, "parties") in found(verdict_on(federation, tmp_path))
+
+
 def test_a_run_without_a_published_model_is_incomplete(tmp_path: Path) -> None:
     federation = Federation().run()
     federation.logs[SERVER].pop()
@@ -298,6 +306,14 @@ def test_a_checkpoint_under_the_wrong_name_is_caught(tmp_path: Path) -> None:
     federation = Federation().run()
     federation.files[f"logs/{R1}/checkpoints/3"] = federation.checkpoint(R1, 4)
     assert found(verdict_on(federation, tmp_path)) == {(2, "checkpoint-name")}
+
+
+def test_a_log_of_a_stranger_is_caught(tmp_path: Path) -> None:
+    federation = Federation().run()
+    for name, data in federation.log_files().items():
+        if name.startswith(f"logs/{R1}/"):
+            federation.files[name.replace(R1, "region-9")] = data
+    assert (2, "party") in found(verdict_on(federation, tmp_path))
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x00", b"\x00\x05abc", b"\xff\xff"])
