@@ -238,10 +238,10 @@ def _to_base64(data: bytes) -> str:
 def _from_base64(value: JsonValue, name: str) -> bytes:
     text = _text(value, name)
     try:
-        data = binascii.a2b_base64(text, strict_mode=True)
+        data = binascii.a2b_base64(text)
     except ValueError as error:
         raise FormatError(f"The envelope's {name} is not base64: {error}.") from error
-    # Even strict decoding ignores the loose bits before the padding; encoding again shows them.
+    # Decoding skips foreign characters and loose bits before the padding; encoding again shows it.
     if _to_base64(data) != text:
         raise FormatError(f"The envelope's {name} is not base64 in its canonical form.")
     return data

@@ -192,6 +192,9 @@ def test_size_is_limited_alike_both_ways() -> None:
         encode(text + "a")
     with pytest.raises(FormatError, match="65536 bytes"):
         decode(b'"' + text.encode() + b'a"')
+    # What is too long is not even looked at.
+    with pytest.raises(FormatError, match="65536 bytes"):
+        decode(b"[" * (MAX_BYTES + 1))
     assert len(encode(text + "a", max_bytes=MAX_BYTES + 1)) == MAX_BYTES + 1
     # The limit counts bytes, not characters.
     with pytest.raises(FormatError, match="bytes"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -74,6 +75,15 @@ def test_only_the_newest_record_counts() -> None:
     result.apply(1, parse_consent(second), digest_of(second))
     assert result.eligible(FEDERATED_TRAINING, NOW) == NOTHING
     assert result.eligible(RECOMMENDATIONS, NOW) == {A}
+
+
+@pytest.mark.parametrize("state", [WITHDRAWN, REFUSED])
+def test_the_state_counts_whatever_the_purposes_say(state: str) -> None:
+    # No parsed record is like that; the replay does not depend on it.
+    contradiction = dataclasses.replace(parse_consent(consent_record(sid=A)), state=state)
+    result = ConsentReplay()
+    result.apply(0, contradiction, "0" * 64)
+    assert result.eligible(FEDERATED_TRAINING, NOW) == NOTHING
 
 
 def test_an_earlier_answer_does_not_change_afterwards() -> None:

@@ -150,6 +150,8 @@ WRONG: dict[str, list[Any]] = {
         ["Age"],
         ["pd:Age\n"],
         [None],
+        ["pd:Age", None],
+        ["pd:Age", 1],
         [["pd:Age"]],
         [{}],
         "pd:Age",

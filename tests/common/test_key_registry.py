@@ -229,6 +229,16 @@ def test_versions_come_in_order_without_gap() -> None:
         Registry.from_envelopes([], root_key_ids=ANCHOR)
 
 
+def test_a_version_states_its_own_number() -> None:
+    for wrong in (
+        [sign_record(version(2), *ROOTS[:2])],
+        [FIRST, sign_record(version(3, FIRST), *ROOTS[:2])],
+        [FIRST, sign_record(version(1, FIRST), *ROOTS[:2])],
+    ):
+        with pytest.raises(VerificationError, match="It says it is version"):
+            Registry.from_envelopes(wrong, root_key_ids=ANCHOR)
+
+
 def test_a_version_names_the_bytes_before_it() -> None:
     # The same record under other signatures is another envelope.
     other_first = sign_record(version(), *ROOTS[1:])
@@ -358,7 +368,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "root keys an object": _set("root", "keys")({}),
     "root key twice": lambda r: r["root"]["keys"].append(r["root"]["keys"][0]),
     "root key with another field": lambda r: r["root"]["keys"][0].update(role="root"),
-    "root key of another id": _set("root", "keys", 0, "key_id")("0" * 64),
+    "root key of another id": _set("root", "keys", 2, "key_id")("0" * 64),
     "root key of small order": _weak_root,
     "keys an object": _set("keys")({}),
     "key null": _set("keys", 0)(None),
@@ -367,7 +377,8 @@ EDITS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "key twice": lambda r: r["keys"].append(r["keys"][0]),
     "key twice, in two roles": lambda r: r["keys"].append({**r["keys"][0], "role": "log"}),
     "root key as a party's key": lambda r: r["keys"].append(entry(ROOTS[0], "server", "log")),
-    "key of another id": _set("keys", 0, "key_id")(TRAINER.key_id),
+    "key of another id": _set("keys", 0, "key_id")("0" * 64),
+    "key of another key's id": _set("keys", 0, "key_id")(TRAINER.key_id),
     "key id in capitals": lambda r: r["keys"][0].update(key_id=r["keys"][0]["key_id"].upper()),
     "public key of 31 bytes": _set("keys", 0, "public_key")("00" * 31),
     "public key null": _set("keys", 0, "public_key")(None),
