@@ -120,7 +120,7 @@ class Panel:
         candidates: What could be recommended.
         methods: All methods, best first.
         ticks: Of the axis.
-        popularity_at: Where global popularity stands; None if it was not measured.
+        references: Where the methods that it must be better than stand, each with its name.
         customers: Customers evaluated.
         ahead: Methods that rank better than the one that would be served.
     """
@@ -130,9 +130,16 @@ class Panel:
     candidates: str
     methods: tuple[Method, ...]
     ticks: tuple[Tick, ...]
-    popularity_at: float | None
+    references: tuple[Tick, ...]
     customers: int
     ahead: tuple[str, ...]
+
+    def ratio_of(self, method: Method) -> str:
+        """A method's ratio to this protocol's last reference, for the chart."""
+        first = method.first
+        if self.protocol == "all":
+            return f"{first.to_recency.text(3)} ×" if first.to_recency else ""
+        return f"{first.to_popularity.text(2)} ×" if first.to_popularity else ""
 
     @property
     def has_recency(self) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from simulations import report_numbers as numbers
-from simulations.report_charts import Scale, scale_of
+from simulations.report_charts import Scale, Tick, scale_of
 from simulations.report_panels import SERVED, Estimate, Figures, Mark, Method, Panel, QualityView
 
 Record = Mapping[str, Any]
@@ -25,6 +25,8 @@ _PROTOCOLS = {
     "new": ("Items the customer had never bought", "NEW"),
     "all": ("All later purchases, repeats included", "ALL"),
 }
+# What a model must be better than to be worth its noise: by method, its name in the chart.
+_REFERENCES = {"popularity": "popularity", "personal_recency": "own recent purchases"}
 _MARK_OFFSET = 6  # pixels between the marks of two settings in one row
 
 
@@ -81,7 +83,6 @@ def _panel(
     ]
     methods.sort(key=lambda method: -method.mean)
     served = next((each for each in methods if each.key == SERVED[protocol]), None)
-    popularity = next((each for each in methods if each.key == "popularity"), None)
     some_row = next(row for row in rows.values() if row["metric"] == MAIN_METRIC)
     title, short = _PROTOCOLS[protocol]
     return Panel(
@@ -92,7 +93,11 @@ def _panel(
         else f"the {numbers.integer(universe_size)} items that most customers bought",
         methods=tuple(methods),
         ticks=tuple(scale.ticks(6)),
-        popularity_at=popularity.marks[0].x if popularity else None,
+        references=tuple(
+            Tick(each.marks[0].x, _REFERENCES[each.key])
+            for each in methods
+            if each.key in _REFERENCES
+        ),
         customers=some_row["customers"],
         ahead=tuple(each.label for each in methods if served and each.mean > served.mean),
     )

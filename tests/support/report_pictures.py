@@ -1,0 +1,52 @@
+"""Takes the pictures of the README from a finished run's report.
+
+    python -m tests.support.report_pictures runs/demo docs/images
+
+``report.png`` is the top of the page, ``report-quality.png`` its first chart of quality.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from playwright.sync_api import FloatRect, Page
+
+from tests.support.chromium import chromium
+
+WIDTH, MARGIN, SCALE = 1280, 22, 1.5
+
+
+def take_pictures(run: Path, out: Path) -> None:
+    """Takes both pictures.
+
+    Args:
+        run: The folder of a finished run.
+        out: Where the pictures go.
+    """
+    with chromium() as browser:
+        page = browser.new_page(viewport={"width": WIDTH, "height": 900}, device_scale_factor=SCALE)
+        page.goto((run / "report.html").resolve().as_uri())
+        page.evaluate("document.fonts.ready")
+        meaning = _box(page, "section[aria-labelledby=verdict] .pair")
+        top = {"x": 0, "y": 0, "width": WIDTH, "height": meaning["y"] + meaning["height"] + MARGIN}
+        page.screenshot(path=out / "report.png", full_page=True, clip=top)
+        chart = _box(page, "section[aria-labelledby=quality] figure")
+        around = {
+            "x": chart["x"] - MARGIN,
+            "y": chart["y"] - MARGIN,
+            "width": chart["width"] + 2 * MARGIN,
+            "height": chart["height"] + 2 * MARGIN,
+        }
+        page.screenshot(path=out / "report-quality.png", full_page=True, clip=around)
+
+
+def _box(page: Page, selector: str) -> FloatRect:
+    box = page.locator(selector).first.bounding_box()
+    if box is None:
+        raise ValueError(f"The report shows no {selector}.")
+    return box
+
+
+if __name__ == "__main__":
+    take_pictures(Path(sys.argv[1]), Path(sys.argv[2]))
