@@ -23,6 +23,8 @@ from common.timestamps import format_time
 
 BUNDLE_FOLDER = "bundle"
 MANIFEST_NAME = "manifest.json"
+# A million entries are some 4,000 files of 120 bytes each in the manifest.
+MAX_MANIFEST_BYTES = 64 << 20
 SCOPE_REGIONAL = "regional"
 
 _ROUND_TYPE = b"application/vnd.fedpref.round+json"
@@ -95,7 +97,8 @@ def write_bundle(
                 },
                 "artifacts": covered,
             }
-            _write(folder / MANIFEST_NAME, sign_record(manifest, signer))
+            signed = sign_record(manifest, signer, max_bytes=MAX_MANIFEST_BYTES)
+            _write(folder / MANIFEST_NAME, signed)
             _sync(folder)
             return _replace(run_folder / BUNDLE_FOLDER, folder)
 

@@ -542,7 +542,7 @@ class Federation:
         }
         if self.alter is not None:
             self.alter("manifest", record)
-        return sign_record(record, self.keys[SERVER, "aggregator"])
+        return sign_record(record, self.keys[SERVER, "aggregator"], max_bytes=1 << 26)
 
     def write(self, run_folder: Path, files: dict[str, bytes] | None = None) -> Path:
         """Writes a run folder with its bundle; the manifest is signed for what is written."""

@@ -112,6 +112,22 @@ def test_logs_opened_for_reading_only_are_enough(
     assert verify_bundle(bundle.parent).verified
 
 
+class _ManyFiles:
+    def entries(self) -> Iterator[tuple[int, bytes]]:
+        return iter(())
+
+    def export(self, folder: Path, *, sizes: Collection[int]) -> None:
+        for number in range(700 + len(sizes)):
+            (folder / f"{number}").write_bytes(b"x")
+
+
+def test_the_manifest_of_a_large_bundle_can_be_read(write: Write) -> None:
+    bundle = write(logs={"region-1": _ManyFiles()})
+    assert (bundle / "manifest.json").stat().st_size > 65_535
+    step = verify_bundle(bundle.parent).steps[0]
+    assert step.counts == {"files": 702, "artifacts": 3}
+
+
 class _FullDisk:
     def entries(self) -> Iterator[tuple[int, bytes]]:
         return iter(())
