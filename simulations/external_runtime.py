@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import site
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -57,7 +58,12 @@ def engine_sockets(channels: Sequence[EngineChannel]) -> Iterator[dict[str, str]
             **OFFLINE,
             SOCKET_DIR_VARIABLE: str(folder),
             "RAY_TMPDIR": str(folder),
+            "PYTHONUSERBASE": site.getuserbase(),
+            "HOME": str(folder),
         }
+        # Ray, even when told to report nothing, asks the cloud's metadata service where it runs,
+        # unless the home folder has this file.
+        (folder / "ray_bootstrap_config.yaml").write_text("{}\n", encoding="utf-8")
         environment.pop(SOCKET_VARIABLE, None)
         yield environment
 
