@@ -149,18 +149,17 @@ class _Replayer:
     def _read_entry(self, index: int, data: bytes, leaf: bytes, file: str) -> None:
         """Admits an entry, or records why not."""
         try:
-            kind, record = self._verified_record(data)
+            kind, record, own_ms = self._verified_record(data)
             self._check_unique(kind, record)
         except FedprefError as error:
             self._fail(RECORDS, "record", error.message, index=index, file=file)
             return
         self._findings.count(RECORDS, "records")
-        if kind in OWN_TIME and kind != "keys":
-            time_ms = parse_time(str(record[OWN_TIME[kind]]))
-            self._latest_ms = max(time_ms, self._latest_ms or time_ms)
+        if own_ms is not None:
+            self._latest_ms = max(own_ms, self._latest_ms or own_ms)
             if kind != "consent":
                 # Consents come from other clocks: these alone must not revoke anyone's key.
-                self._latest_own_ms = max(time_ms, self._latest_own_ms or time_ms)
+                self._latest_own_ms = max(own_ms, self._latest_own_ms or own_ms)
         if kind == "consent":
             self._apply_consent(index, record, data, file)
             return
@@ -168,29 +167,30 @@ class _Replayer:
             self._notices[hashlib.sha256(data).hexdigest()] = str(record["notice_id"])
         self._log.entries.append(Entry(self._log.party, index, leaf.hex(), kind, record))
 
-    def _verified_record(self, data: bytes) -> tuple[str, Record]:
+    def _verified_record(self, data: bytes) -> tuple[str, Record, int | None]:
+        """An entry's kind, its record and the time that it states, if it states one."""
         envelope = Envelope.decode(data)
         kind = envelope.kind
         if kind == "keys":
             # The registry's own step has verified its versions; here the same bytes must stand.
             if hashlib.sha256(data).digest() not in self._ring.versions:
                 raise VerificationError("It is a key registry that is not in the bundle.")
-            return kind, envelope.record()
+            return kind, envelope.record(), None
         role = self._roles.get(kind)
         if role is None:
             raise FormatError(f"A {kind} record does not belong in the log of {self._log.party}.")
         record = envelope.record()
         check_record(kind, record)
-        own = OWN_TIME.get(kind)
+        own_ms = parse_time(str(record[OWN_TIME[kind]])) if kind in OWN_TIME else None
         self._ring.check_signatures(
             envelope,
             party=self._log.party,
             role=role,
-            own_ms=parse_time(str(record[own])) if own else None,
+            own_ms=own_ms,
             order_ms=self._latest_own_ms,
         )
         self._check_owner(kind, record)
-        return kind, record
+        return kind, record, own_ms
 
     def _check_owner(self, kind: str, record: Record) -> None:
         owner = _OWNER.get(kind)

@@ -233,7 +233,6 @@ FILE_SCHEMA = f.object_of(sha256=f.digest, bytes=f.natural)
 
 # The field that says when a record was made; notices and policies carry no such time.
 OWN_TIME: Mapping[str, str] = {
-    "keys": "issued_at",
     "consent": "event_time",
     "permit": "issued_at",
     "charge": "time",
