@@ -46,6 +46,10 @@ __all__ = [
 ]
 
 
+# Later than any time that a record can state.
+_FOREVER = MAX_TIME_MS + 1
+
+
 class ConsentReplay:
     """Replays the consent records of one log and knows at each point whose consent is in force.
 
@@ -91,7 +95,7 @@ class ConsentReplay:
             )
         if record.prev != (None if latest is None else latest[1].hex()):
             raise VerificationError("The consent record does not name its subject's last envelope.")
-        until_ms = MAX_TIME_MS + 1 if record.expires is None else parse_time(record.expires)
+        until_ms = _FOREVER if record.expires is None else parse_time(record.expires)
         if latest is not None:
             for purpose in latest[0].purposes:
                 if self._granted.get(purpose, {}).pop(record.sid, None) is not None:
@@ -148,5 +152,5 @@ def _judge(granted: Mapping[str, int], at_ms: int) -> _Answer:
     return _Answer(
         frozenset(sids),
         since_ms=max(past, default=-1),
-        until_ms=min((end for end in ends if end > at_ms), default=MAX_TIME_MS + 1),
+        until_ms=min((end for end in ends if end > at_ms), default=_FOREVER),
     )
