@@ -91,8 +91,9 @@ def check_data(
     report = checked.report
     console.print(
         f"[bold green]{report.score:.4%}[/bold green] of {report.rows_in_scope:,} rows pass "
-        f"(threshold {threshold:.0%}); {report.rows_accepted:,} are used. {report.rows_out_of_home:,} rows of "
-        f"other regions' customers and {report.rows_out_of_scope:,} of excluded products are left out."
+        f"(threshold {threshold:.0%}); {report.rows_accepted:,} are used. Not counted: "
+        f"{report.rows_out_of_home:,} rows of other regions' customers, "
+        f"{report.rows_out_of_scope:,} of excluded products."
     )
     table = Table(box=None, header_style="dim")
     table.add_column("left out because")
@@ -110,9 +111,9 @@ def permit(
     valid_for_hours: Annotated[int, typer.Option(min=1, max=24 * 31)] = 72,
 ) -> None:
     """Sign and log a permit for one run, if the region's policy allows the plan."""
+    from client.engine.home import RegionHome
     from client.engine.permit_desk import read_plan, sign_permit
     from client.engine.service import open_engine
-    from client.engine.home import RegionHome
 
     region = RegionHome.read(home)
     with open_engine(region) as engine:

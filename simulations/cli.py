@@ -10,7 +10,7 @@ os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"
 os.environ["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] = "1"
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +21,7 @@ from rich.table import Table
 from common.terminal import EXIT_CODES, run_command
 
 
-class EngineName(str, Enum):
+class EngineName(StrEnum):
     """What carries the messages between server and regions."""
 
     inprocess = "inprocess"

@@ -79,14 +79,14 @@ class _RegionEntries:
             elif envelope.kind in self._by_round and record["run"] == run:
                 self._by_round[envelope.kind][record["round"]] = record
 
-    def part_in(self, server_round: int) -> Record:
-        """The region's accepted part of one round."""
+    def part_in(self, server_round: int, status: str, reason: str | None) -> Record:
+        """The region's part of one round; what it released counts even if it was refused."""
+        part: Record = {"region": self.name, "status": status, "reason": reason}
+        if server_round not in self._by_round["release"]:
+            return part
         entry = self._by_round["round"][server_round]
         release = self._by_round["release"][server_round]
-        return {
-            "region": self.name,
-            "status": "accepted",
-            "reason": None,
+        return part | {
             "n_bucket": entry["train"]["n_bucket"],
             "eligible": self._eligible(entry["consent"]["size"]),
             "withdrawn_before": self._withdrawn_before(server_round),
@@ -139,16 +139,10 @@ class _RegionEntries:
 def _round(aggregate: Record, entries: Mapping[str, _RegionEntries]) -> Record:
     accepted = {item["region"] for item in aggregate["regions"]}
     refused = {item["region"]: item["reason"] for item in aggregate["refused"]}
-    parts = [
-        entries[name].part_in(aggregate["round"])
-        if name in accepted
-        else {
-            "region": name,
-            "status": "refused" if name in refused else "missing",
-            "reason": refused.get(name),
-        }
-        for name in entries
-    ]
+    parts = []
+    for name, region in entries.items():
+        status = "accepted" if name in accepted else "refused" if name in refused else "missing"
+        parts.append(region.part_in(aggregate["round"], status, refused.get(name)))
     return {
         "round": aggregate["round"],
         "mechanism": aggregate["mechanism"],

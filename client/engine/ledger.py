@@ -294,7 +294,7 @@ class Ledger:
                 raise StorageError(
                     f"The budget ledger {self._path} was altered: row {expected} does not "
                     "continue the chain of heads.",
-                    remedy="Restore the ledger from its newest backup; nothing is trained till then.",
+                    remedy="Restore its newest backup; nothing is trained till then.",
                 )
             charges.append(Charge(request, seq, head))
         return charges

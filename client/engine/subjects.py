@@ -1,8 +1,8 @@
 """The deletable table of customers' pseudonym keys.
 
-A customer's pseudonym is a hash under 32 random bytes of their own. Deleting these bytes makes every
-record of theirs in the append-only log unlinkable (crypto-shredding). The bytes are encrypted at
-rest under the region's storage key, each bound to its customer.
+A customer's pseudonym is a hash under 32 random bytes of their own. Deleting these bytes makes
+every record of theirs in the append-only log unlinkable (crypto-shredding). The bytes are encrypted
+at rest under the region's storage key, each bound to its customer.
 """
 
 from __future__ import annotations

@@ -19,7 +19,10 @@ from safetensors.numpy import load_file
 from common.audit.log import AuditLog
 from common.audit.verify import verify_bundle
 from common.envelope import Envelope
+from common.errors import FederationError
 from common.parameters import arrays_digest
+from simulations import cli
+from simulations.run_folder import open_run_folder
 
 BIN = Path(sys.executable).parent
 RUN = ("--scenario", "synthetic-3", "--seed", "1", "--quality-seeds", "1")
@@ -170,19 +173,37 @@ def test_a_finished_run_is_not_run_again_unless_asked(finished_run: Path) -> Non
     assert (finished_run / "report.html").stat().st_mtime_ns == before
 
 
-def test_a_folder_with_another_run_is_not_overwritten(finished_run: Path) -> None:
-    done = command("fedpref-sim", "run", *RUN, "--out", finished_run, "--epsilon", "3")
-    assert done.returncode == 2
-    assert "other settings" in done.stderr
+def test_a_folder_with_another_run_is_not_overwritten(
+    finished_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ("run", *RUN, "--out", finished_run, "--epsilon", "3")
+    code, shown = in_process(monkeypatch, capsys, *arguments)
+    assert code == 2
+    assert "other settings" in shown
     assert (finished_run / "report.html").is_file()
 
 
-def test_a_folder_that_is_no_run_is_not_touched(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_run_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "precious").write_text("mine")
-    done = command("fedpref-sim", "run", *RUN, "--out", tmp_path, "--replace")
-    assert done.returncode == 2
-    assert "not a run of ours" in done.stderr
+    code, shown = in_process(monkeypatch, capsys, "run", *RUN, "--out", tmp_path, "--replace")
+    assert code == 2
+    assert "not a run of ours" in shown
     assert (tmp_path / "precious").read_text() == "mine"
+
+
+def in_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object
+) -> tuple[int, str]:
+    """The same command line without the seconds that a new interpreter takes to import."""
+    monkeypatch.setattr("sys.argv", ["fedpref-sim", *map(str, arguments)])
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    shown = capsys.readouterr()
+    assert isinstance(stop.value.code, int)
+    return stop.value.code, shown.err.replace("\n", " ")
 
 
 @pytest.mark.parametrize(
@@ -199,13 +220,50 @@ def test_a_folder_that_is_no_run_is_not_touched(tmp_path: Path) -> None:
     ],
 )
 def test_bad_input_gets_one_message_and_a_documented_code(
-    arguments: tuple[str, ...], code: int, words: str, tmp_path: Path
+    arguments: tuple[str, ...],
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    done = command("fedpref-sim", "run", *arguments, "--out", tmp_path / "run")
-    assert done.returncode == code, done.stdout + done.stderr
-    assert words in done.stderr.replace("\n", " ")
-    assert "Traceback" not in done.stdout + done.stderr
+    ended, shown = in_process(monkeypatch, capsys, "run", *arguments, "--out", tmp_path / "run")
+    assert ended == code, shown
+    assert words in shown
+    assert "Traceback" not in shown
     assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_a_damaged_log_stops_a_run_that_would_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("run", *RUN, "--out", out)
+    with monkeypatch.context() as patch:
+        patch.setattr("simulations.run.federate", stop_before_training)
+        assert in_process(patch, capsys, *arguments)[0] == 9
+    log = out / "regions" / "region-2" / "log.sqlite"
+    data = bytearray(log.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 4096] = bytes(4096)
+    log.write_bytes(bytes(data))
+    code, shown = in_process(monkeypatch, capsys, *arguments)
+    assert code in (8, 10), shown
+    assert "region-2" in shown
+    assert "Traceback" not in shown
+
+
+def stop_before_training(*_: object) -> None:
+    raise FederationError("Stopped by the test.")
+
+
+def test_two_commands_do_not_work_in_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_run_folder(tmp_path / "run"):
+        code, shown = in_process(monkeypatch, capsys, "run", *RUN, "--out", tmp_path / "run")
+    assert code == 10
+    assert "Another command is working" in shown
 
 
 def begin(out: Path) -> subprocess.Popen[str]:

@@ -38,23 +38,21 @@ def provisioned(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return make_federation(tmp_path_factory.mktemp("federation") / "run", regions=1, quorum=1)
 
 
-@pytest.fixture()
+@pytest.fixture
 def federation(provisioned: Federation, tmp_path: Path) -> Federation:
     folder, plan, set_ups = provisioned
     shutil.copytree(folder.root, tmp_path / "run", symlinks=True)
     return RunFolder(tmp_path / "run"), plan, set_ups
 
 
-@pytest.fixture()
+@pytest.fixture
 def region(federation: Federation) -> Iterator[OpenRegion]:
     folder, _, set_ups = federation
     with open_region(home_of(folder), set_ups[0]) as opened:
         yield opened
 
 
-def header(
-    of_plan: RunPlan, server_round: int = 1, **changes: JsonValue
-) -> dict[str, JsonValue]:
+def header(of_plan: RunPlan, server_round: int = 1, **changes: JsonValue) -> dict[str, JsonValue]:
     request: dict[str, JsonValue] = {
         "run": of_plan.run_id,
         "round": server_round,
@@ -63,6 +61,10 @@ def header(
         "plan": of_plan.digest,
     }
     return request | changes
+
+
+def changed(plan: RunPlan, **changes: JsonValue) -> RunPlan:
+    return RunPlan.from_record(plan.to_record() | changes)
 
 
 def kinds(log: AuditLog) -> list[str]:
@@ -87,9 +89,10 @@ def test_a_round_is_charged_sealed_and_logged_in_this_order(
     assert entry["update"] == release["update"] == arrays_digest(arrays) == reply["update"]
     assert entry["consent"]["size"] == before
     assert entry["consent"]["root"] == region.engine.log.root_at(before).hex()
-    assert base64.b64decode(str(reply["round_entry"])) == dict(region.engine.log.entries())[
-        reply["leaf_index"]
-    ]
+    assert (
+        base64.b64decode(str(reply["round_entry"]))
+        == dict(region.engine.log.entries())[reply["leaf_index"]]
+    )
 
 
 def test_only_the_declared_array_leaves(federation: Federation, region: OpenRegion) -> None:
@@ -196,7 +199,7 @@ def test_a_permit_altered_by_a_byte_or_for_another_plan_is_refused(
     assert region.engine.call("train", header(plan), {})[0]["reason"] == "not-permitted"
     path.write_bytes(permit)
     plan_path = home_of(folder).permits / f"{plan.run_id}.plan.json"
-    laxer = plan.model_copy(update={"round_timeout_s": plan.round_timeout_s + 1})
+    laxer = changed(plan, round_timeout_s=plan.round_timeout_s + 1)
     plan_path.write_bytes(canonical_json.encode(laxer.to_record()))
     reply, _ = region.engine.call("train", header(plan, plan=laxer.digest), {})
     assert reply["reason"] == "not-permitted"
@@ -259,9 +262,7 @@ def test_nobody_consenting_means_no_training(tmp_path: Path) -> None:
 def test_a_budget_too_small_for_the_plan_is_refused_before_the_first_charge(
     tmp_path: Path,
 ) -> None:
-    folder, plan, set_ups = make_federation(
-        tmp_path / "run", regions=1, quorum=1, epsilon_cap="4"
-    )
+    folder, plan, set_ups = make_federation(tmp_path / "run", regions=1, quorum=1, epsilon_cap="4")
     with open_region(home_of(folder), set_ups[0]) as region:
         assert region.engine.call("train", header(plan), {})[0]["reason"] == "budget-exhausted"
         assert region.engine.ledger.charges == ()
@@ -281,7 +282,7 @@ def test_a_crash_between_charge_and_seal_wastes_no_second_charge(
             engine.call("train", header(plan), {})
         assert kinds(engine.log)[-1] == "charge"
     with open_engine(home_of(folder)) as engine:
-        assert engine.call("train", header(plan), {})[0]["status"] == "ok"
+        assert engine.call("train", header(plan), {})[0]["status"] == "ok", engine.last_refusal
         assert len(engine.ledger.charges) == 1
         assert kinds(engine.log)[-3:] == ["charge", "round", "release"]
 
@@ -332,32 +333,29 @@ def test_a_ledger_restored_from_before_a_charge_is_noticed(federation: Federatio
         pass
     shutil.copy(home.ledger, home.root / "backup")
     with open_engine(home) as engine:
-        assert engine.call("train", header(plan), {})[0]["status"] == "ok"
+        assert engine.call("train", header(plan), {})[0]["status"] == "ok", engine.last_refusal
     for suffix in ("-wal", "-shm"):
         home.ledger.with_name(home.ledger.name + suffix).unlink(missing_ok=True)
     shutil.copy(home.root / "backup", home.ledger)
-    with pytest.raises(StorageError, match="old or foreign copy"):
-        with open_engine(home):
-            pass
+    with pytest.raises(StorageError, match="old or foreign copy"), open_engine(home):
+        pass
 
 
 def test_a_missing_ledger_is_not_silently_begun_anew(federation: Federation) -> None:
     folder, plan, _ = federation
     home = home_of(folder)
     with open_engine(home) as engine:
-        assert engine.call("train", header(plan), {})[0]["status"] == "ok"
+        assert engine.call("train", header(plan), {})[0]["status"] == "ok", engine.last_refusal
     home.ledger.unlink()
-    with pytest.raises(StorageError, match="old or foreign copy"):
-        with open_engine(home):
-            pass
+    with pytest.raises(StorageError, match="old or foreign copy"), open_engine(home):
+        pass
 
 
 def test_two_engines_of_one_region_do_not_run_at_once(federation: Federation) -> None:
     folder, _, _ = federation
-    with open_engine(home_of(folder)):
-        with pytest.raises(StorageError):
-            with open_engine(home_of(folder)):
-                pass
+    with open_engine(home_of(folder)), pytest.raises(StorageError):
+        with open_engine(home_of(folder)):
+            pass
 
 
 def test_budget_holds_across_runs(federation: Federation) -> None:
@@ -365,7 +363,7 @@ def test_budget_holds_across_runs(federation: Federation) -> None:
     from client.engine.permit_desk import sign_permit
 
     folder, plan, _ = federation
-    second = plan.model_copy(update={"run_id": "run-2"})
+    second = changed(plan, run_id="run-2")
     with open_engine(home_of(folder)) as engine:
         reply, arrays = engine.call("train", header(plan), {})
         assert reply["status"] == "ok"
