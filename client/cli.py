@@ -43,7 +43,7 @@ def budget(home: HomeArgument) -> None:
         spending = ledger.spending("", year)
         table = Table(box=None, header_style="dim")
         for title in ("charge", "run", "round", "mechanism", "noise σ/C", "ε of the run", "time"):
-            table.add_column(title)
+            table.add_column(title, overflow="fold")
         for charge in charges:
             request = charge.request
             of_run = ledger.spending(request.run, year, upto_seq=charge.seq).run

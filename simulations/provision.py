@@ -16,6 +16,7 @@ from pathlib import Path
 
 from client.consent_service.registrar import ConsentRegistrar, ConsentTerms
 from client.engine.home import KEY_ROLES, RegionHome
+from client.engine.ledger import make_ledger
 from client.engine.permit_desk import sign_permit
 from client.engine.policy import RegionPolicy
 from client.engine.preparation import RegionData
@@ -203,13 +204,12 @@ def _store_registry(home: Path, registry: bytes) -> None:
 def _make_region_home(
     home: RegionHome, folder: RunFolder, plan: RunPlan, set_up: RegionSetUp, registry: bytes
 ) -> None:
+    home.root.chmod(0o700)
     home.write_identity()
     _store_registry(home.root, registry)
     make_storage_key(home.stored_key)
     # The store and the public catalogue lie where the scenario was prepared.
-    (home.root / "data").symlink_to(
-        os.path.relpath(folder.data / home.region / "data", home.root)
-    )
+    (home.root / "data").symlink_to(os.path.relpath(folder.data / home.region / "data", home.root))
     home.catalogue.symlink_to(os.path.relpath(folder.catalogue, home.root))
     policy = _policy(set_up, plan)
     write_durably(home.policy, canonical_json.encode(policy.to_record()))
@@ -219,6 +219,7 @@ def _make_region_home(
     write_durably(home.root / "notice.json", notice)
     with AuditLog.open(home.log, origin=home.origin, signer=home.signer("log"), create=True) as log:
         log.append([registry, notice, in_force])
+    make_ledger(home.ledger)
     with open_subject_keys(home.subjects, home.stored_key) as subjects:
         subjects.enrol(_customers(home, policy))
 

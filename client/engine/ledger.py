@@ -9,6 +9,7 @@ audit log, so that a ledger restored from an old disk is noticed.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from common.privacy import GaussianEvent, epsilon, epsilon_rdp
 GENESIS_HEAD = "0" * 64
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS charges (
+CREATE TABLE charges (
   seq INTEGER PRIMARY KEY,
   charge_id TEXT NOT NULL UNIQUE,
   run TEXT NOT NULL,
@@ -40,9 +41,9 @@ CREATE TABLE IF NOT EXISTS charges (
   head TEXT NOT NULL,
   UNIQUE (run, round)
 ) STRICT;
-CREATE TRIGGER IF NOT EXISTS charges_no_update BEFORE UPDATE ON charges
+CREATE TRIGGER charges_no_update BEFORE UPDATE ON charges
   BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
-CREATE TRIGGER IF NOT EXISTS charges_no_delete BEFORE DELETE ON charges
+CREATE TRIGGER charges_no_delete BEFORE DELETE ON charges
   BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
 """
 
@@ -307,9 +308,32 @@ def _by_run(charges: Iterable[Charge]) -> list[list[GaussianEvent]]:
     return list(runs.values())
 
 
+def make_ledger(path: Path) -> None:
+    """Makes an empty ledger, readable by its owner alone; once, when a region is set up.
+
+    Raises:
+        StorageError: There is one already, or the disk refuses.
+    """
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    except OSError as error:
+        raise StorageError(
+            f"The budget ledger {path} cannot be made: {error.strerror}.",
+            remedy="A ledger is never begun anew; to begin another region, name another folder.",
+        ) from error
+    with _storage_errors(path):
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            with connection:
+                connection.execute(_SCHEMA)
+        finally:
+            connection.close()
+
+
 @contextmanager
 def open_ledger(path: Path, *, cap: float, delta: float) -> Iterator[Ledger]:
-    """Opens a ledger, making it if it is missing, and checks its chain of heads.
+    """Opens a ledger and checks its chain of heads. It must be there: see `make_ledger`.
 
     Args:
         path: The database file.
@@ -317,17 +341,22 @@ def open_ledger(path: Path, *, cap: float, delta: float) -> Iterator[Ledger]:
         delta: δ at which every ε of this ledger is stated.
 
     Raises:
-        StorageError: Locked by another process, unreadable, altered, or not a ledger.
+        StorageError: Missing, locked by another process, unreadable, altered, or not a ledger.
     """
+    if not path.is_file():
+        # An empty ledger in its place would forget what was spent.
+        raise StorageError(
+            f"The budget ledger {path} is missing.",
+            remedy="Restore its newest backup; nothing is trained till then.",
+        )
     with _storage_errors(path):
-        connection = apsw.Connection(str(path))
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             # EXCLUSIVE holds the lock for as long as the ledger is open: one writer.
             connection.execute("PRAGMA locking_mode=EXCLUSIVE")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("PRAGMA synchronous=FULL")
-            with connection:
-                connection.execute(_SCHEMA)
+            connection.execute("SELECT count(*) FROM charges")
         except BaseException:
             connection.close()
             raise

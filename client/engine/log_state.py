@@ -34,6 +34,13 @@ class LogState:
         log: The region's open log.
         registry: The verified key registry.
         region: The region's party name.
+
+    Attributes:
+        consents: The consents in force.
+        charges: Every logged charge by its id.
+        released: The charges under which a round was logged: each has paid for its release.
+        policy_sha256: Digest of the policy in force, as the controller signed it.
+        size: How many entries were replayed.
     """
 
     def __init__(self, log: AuditLog, registry: Registry, region: str) -> None:
@@ -44,8 +51,13 @@ class LogState:
             key.key_id: key.public_key for key in registry.keys_of(region, "consent")
         }
         self._last_round: dict[str, str] = {}
+        self._controller_keys = {
+            key.key_id: key.public_key for key in registry.keys_of(region, "controller")
+        }
         self.consents = ConsentReplay()
         self.charges: dict[str, LoggedCharge] = {}
+        self.released: set[str] = set()
+        self.policy_sha256: str | None = None
         self.size = 0
 
     def refresh(self) -> None:
@@ -75,8 +87,12 @@ class LogState:
         elif envelope.kind == "round":
             record = envelope.record()
             self._last_round[str(record["run"])] = self._log.leaf_hash(index).hex()
+            self.released.add(str(record["charge_id"]))
         elif envelope.kind == "charge":
             self._apply_charge(envelope.record())
+        elif envelope.kind == "policy":
+            verify_envelope(envelope, self._controller_keys)
+            self.policy_sha256 = str(envelope.record()["policy_sha256"])
 
     def _apply_consent(self, index: int, data: bytes, envelope: Envelope) -> None:
         key_ids = verify_envelope(envelope, self._consent_keys)

@@ -50,7 +50,7 @@ def sign_permit(engine: PrivacyEngine, plan: RunPlan, *, app: str, valid_for_s: 
 
     Raises:
         PolicyError: The policy does not allow the plan.
-        BudgetError: The year's budget cannot pay for it.
+        InputError: The app bundle's digest is malformed.
     """
     if len(app) != 64 or set(app) - set("0123456789abcdef"):
         raise InputError("The app bundle's digest is not 64 lower-case hex digits.")

@@ -129,6 +129,7 @@ class PrivacyEngine:
         self._data = RegionData(home, self.policy)
         self._lock = threading.RLock()
         self.state.refresh()
+        self._match_policy_and_log()
         self._match_ledger_and_log()
 
     def call(
@@ -263,6 +264,11 @@ class PrivacyEngine:
     def _charge(self, request: TrainRequest, permit: Permit, mechanism: Mechanism) -> Charge:
         # A charge without a seal released nothing, so a repeated request may still use it.
         charge = self.ledger.find(request.run, request.server_round)
+        if charge is not None and charge.request.charge_id in self.state.released:
+            raise StorageError(
+                f"The seal of round {request.server_round} is gone; the log has its release.",
+                remedy="Restore the seal from a backup; noise is never drawn twice for one charge.",
+            )
         if charge is None:
             self.ledger.admit(request.run, self._year(), permit.plan.privacy_events())
             charge = self.ledger.charge(
@@ -349,6 +355,14 @@ class PrivacyEngine:
             self.registry,
             now_ms=self._clock_ms(),
         )
+
+    def _match_policy_and_log(self) -> None:
+        if self.state.policy_sha256 != self.policy.digest:
+            raise PolicyError(
+                f"The policy {self.home.policy} is not the one that the region's controller signed "
+                "and logged.",
+                remedy="Restore the signed policy, or let the controller sign and log this one.",
+            )
 
     def _match_ledger_and_log(self) -> None:
         """Logs charges that a crash left unlogged; refuses a ledger older than the log."""

@@ -94,6 +94,8 @@ def open_subject_keys(path: Path, storage_key_path: Path) -> Iterator[SubjectKey
         ) from error
     if len(storage_key) != 32:
         raise InputError(f"The storage key {storage_key_path} is not 32 bytes long.")
+    # Made readable by its owner alone before anything is in it.
+    path.touch(mode=0o600)
     with _storage_errors(path):
         connection = apsw.Connection(str(path))
         connection.execute("PRAGMA journal_mode=WAL")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +14,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.engine.ledger import GENESIS_HEAD, ChargeRequest, composed_epsilon, open_ledger
+from client.engine import ledger as ledger_module
+from client.engine.ledger import (
+    GENESIS_HEAD,
+    ChargeRequest,
+    Ledger,
+    composed_epsilon,
+    make_ledger,
+)
 from common.errors import BudgetError, StorageError
 from common.privacy import GaussianEvent, epsilon, epsilon_rdp
 
 DELTA = 1e-6
+
+
+@contextmanager
+def open_ledger(path: Path, *, cap: float, delta: float) -> Iterator[Ledger]:
+    if not path.exists():
+        make_ledger(path)
+    with ledger_module.open_ledger(path, cap=cap, delta=delta) as ledger:
+        yield ledger
 
 
 def request(server_round: int = 1, run: str = "run-1", sigma: str = "2.0") -> ChargeRequest:
@@ -157,6 +174,22 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
             [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
         )
     assert "in use by another process" in other.stdout
+
+
+def test_a_missing_ledger_is_not_begun_anew(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    with pytest.raises(StorageError, match="is missing"):
+        with ledger_module.open_ledger(path, cap=8, delta=DELTA):
+            pass
+    assert not path.exists()
+
+
+def test_a_ledger_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    make_ledger(path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    with pytest.raises(StorageError, match="cannot be made"):
+        make_ledger(path)
 
 
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:

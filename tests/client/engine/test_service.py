@@ -13,6 +13,7 @@ import pytest
 from client.consent_service.registrar import Choice
 from client.engine import service as service_module
 from client.engine.ledger import open_ledger
+from client.engine.policy import read_policy
 from client.engine.seal import SealStore
 from client.engine.service import PrivacyEngine, TrainRequest, open_engine
 from common import canonical_json
@@ -341,13 +342,44 @@ def test_a_ledger_restored_from_before_a_charge_is_noticed(federation: Federatio
         pass
 
 
+def test_a_lost_seal_is_not_replaced_by_a_second_draw(federation: Federation) -> None:
+    folder, plan, _ = federation
+    home = home_of(folder)
+    with open_engine(home) as engine:
+        assert engine.call("train", header(plan), {})[0]["status"] == "ok"
+    for path in home.seals.iterdir():
+        path.unlink()
+    with open_engine(home) as engine:
+        reply, arrays = engine.call("train", header(plan), {})
+        assert (reply["reason"], arrays) == ("storage-failure", {})
+        assert "seal of round 1 is gone" in str(engine.last_refusal)
+
+
+def test_a_policy_that_the_controller_did_not_log_is_refused(federation: Federation) -> None:
+    folder, _, _ = federation
+    home = home_of(folder)
+    lax = read_policy(home.policy).model_copy(update={"epsilon_cap_per_year": "100"})
+    home.policy.write_bytes(canonical_json.encode(lax.to_record()))
+    with pytest.raises(PolicyError, match="not the one that the region's controller signed"):
+        with open_engine(home):
+            pass
+
+
+def test_what_a_region_holds_is_for_its_owner_alone(federation: Federation) -> None:
+    folder, _, _ = federation
+    home = home_of(folder)
+    assert home.root.stat().st_mode & 0o077 == 0
+    private = [home.ledger, home.subjects, home.stored_key, *home.keys.iterdir()]
+    assert [path for path in private if path.stat().st_mode & 0o077] == []
+
+
 def test_a_missing_ledger_is_not_silently_begun_anew(federation: Federation) -> None:
     folder, plan, _ = federation
     home = home_of(folder)
     with open_engine(home) as engine:
         assert engine.call("train", header(plan), {})[0]["status"] == "ok", engine.last_refusal
     home.ledger.unlink()
-    with pytest.raises(StorageError, match="old or foreign copy"), open_engine(home):
+    with pytest.raises(StorageError, match="ledger.sqlite is missing"), open_engine(home):
         pass
 
 
