@@ -1,7 +1,7 @@
 """The coordinator's checkpoint: the model after the last closed round, and the log that proves it.
 
-Two files: the model as safetensors, and ``checkpoint.json``, canonical JSON that names the model's
-file and digest. The model is written first, before the round's aggregate is logged; the JSON
+Two files: the model as safetensors, and ``checkpoint.json``, canonical JSON with the model's digest
+and the log's position. The model is written first, before the round's aggregate is logged; the JSON
 replaces the old one in one rename after it. So after a crash there is the new checkpoint whole, or
 the old one and perhaps the next model, which counts if the log names it. A checkpoint is believed
 only if the coordinator's log bears it out.
@@ -9,7 +9,6 @@ only if the coordinator's log bears it out.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +94,6 @@ class CheckpointStore:
                 "aggregate": checkpoint.aggregate,
                 "log": {"size": checkpoint.log_size, "root": checkpoint.log_root},
                 "model": arrays_digest(checkpoint.model),
-                "model_file": name,
-                "model_file_sha256": hashlib.sha256(save_arrays(checkpoint.model)).hexdigest(),
             },
             max_bytes=_MAX_JSON_BYTES,
         )
@@ -198,15 +195,10 @@ def _parse(index: JsonValue, folder: Path) -> Checkpoint:
     size = log["size"]
     if not isinstance(size, int):
         raise TypeError("the log's size is no number")
-    name = str(index["model_file"])
-    if Path(name).name != name:
-        raise ValueError("its model file is in another folder")
-    data = (folder / name).read_bytes()
-    if hashlib.sha256(data).hexdigest() != index["model_file_sha256"]:
-        raise ValueError(f"{name} does not have the digest that checkpoint.json states")
-    model = load_arrays(data, max_bytes=_MAX_MODEL_BYTES)
+    path = folder / _model_file(server_round)
+    model = load_arrays(path.read_bytes(), max_bytes=_MAX_MODEL_BYTES)
     if arrays_digest(model) != index["model"]:
-        raise ValueError(f"{name} is not the model that checkpoint.json states")
+        raise ValueError(f"{path.name} is not the model that checkpoint.json states")
     return Checkpoint(
         run=str(index["run"]),
         plan=str(index["plan"]),

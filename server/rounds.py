@@ -139,8 +139,8 @@ class OpenRound:
         self.refused[region] = reason
         self._on_refused(self, region, reason, detail)
 
-    def refuse_absent(self) -> list[str]:
-        """Refuses every region that neither answered nor was refused; gives them."""
+    def refuse_absent(self) -> None:
+        """Refuses every region that neither answered nor was refused."""
         asked = {question.region for _, question in self._asked}
         absent = [region for region in self.unanswered if region not in self.refused]
         for region in absent:
@@ -148,7 +148,6 @@ class OpenRound:
                 self.refuse(region, "no-reply", f"{region} did not answer in time.")
             else:
                 self.refuse(region, "no-node", f"{region} is not connected.")
-        return absent
 
     def close(self) -> ClosedRound:
         """Sums the updates that count, by region in order, and makes the next model of them.

@@ -197,9 +197,7 @@ class RegionSumStrategy(Strategy):
             region = current.take(reply)
             if region is not None:
                 self._event("region-replied", current, region=region)
-        for region in current.refuse_absent():
-            # It is asked who it is in the meantime: later rounds do not wait for it.
-            self._roster.drop(region)
+        current.refuse_absent()
         if not current.complete:
             return None, None
         closed = current.close()
@@ -295,6 +293,7 @@ class RegionSumStrategy(Strategy):
         if region is not None and reason not in _QUIET_REASONS:
             self._event("region-refused", current, region=region, reason=reason)
             if reason in IMPOSTOR_REASONS or reason in MISSING_REASONS:
+                # It is asked who it is in the meantime: later rounds do not wait for it.
                 self._roster.drop(region, bar=reason in IMPOSTOR_REASONS)
 
     def _on_node_refused(self, region: str | None, reason: str, detail: str) -> None:

@@ -254,6 +254,18 @@ def test_a_claim_of_much_takes_no_memory(tmp_path: Path, monkeypatch: pytest.Mon
     assert peak < 8 << 20
 
 
+@pytest.mark.parametrize("claim", [(1 << 30, 0), (len(GOOD), 1 << 60)])
+def test_a_claim_of_too_much_is_not_waited_for(tmp_path: Path, claim: tuple[int, int]) -> None:
+    with (
+        serve_channel(Echo(), tmp_path / "s"),
+        socket.socket(socket.AF_UNIX) as connection,
+    ):
+        connection.settimeout(5)
+        connection.connect(str(tmp_path / "s"))
+        connection.sendall(PREFIX.pack(MAGIC, *claim))
+        assert connection.recv(1) == b""
+
+
 def test_too_much_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_socket, "MAX_BODY_BYTES", 1000)
     with serve_channel(Echo(), tmp_path / "s"):

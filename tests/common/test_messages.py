@@ -137,6 +137,8 @@ BODY = saved(GOOD)
         Array("float32", (4,), "numpy.ndarray", BODY.replace(b"False", b"True ", 1)),
         Array("float32", (4,), "numpy.ndarray", BODY.replace(b"(4,)", b"(-4)", 1)),
         Array("float32", (4,), "numpy.ndarray", BODY.replace(b"'<f4'", b"'<fx'", 1)),
+        Array("float32", (4,), "numpy.ndarray", BODY.replace(b"(4,), } ", b"(4, ), }", 1)),
+        Array("float32", (4,), "numpy.ndarray", BODY.replace(b"(4,), } ", b"(04,), }", 1)),
         Array("float32", (4,), "numpy.ndarray", BODY.replace(b"{'descr'", b"[" * 8, 1)),
         Array("float32", (4,), "numpy.ndarray", BODY.replace(b" " * 8, b" # evil ", 1)),
     ],

@@ -66,6 +66,7 @@ def test_every_entry_is_as_the_verifier_wants_it(federation: FakeFederation) -> 
             envelope = Envelope.decode(data)
             kinds.append(envelope.kind)
             check_record(envelope.kind, envelope.record())
+            assert len(str(envelope.record().get("detail", ""))) <= 500
     assert kinds == ["keys", "aggregate", "incident", "incident", "model"]
 
 

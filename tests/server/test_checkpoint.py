@@ -140,7 +140,6 @@ def test_a_prepared_model_that_the_log_does_not_name_is_left_aside(
 MISMATCHES: dict[str, tuple[str, Callable[[dict[str, JsonValue]], None]]] = {
     "run": ("the run run-2", lambda index: index.update(run="run-2")),
     "plan": ("the plan", lambda index: index.update(plan="0" * 64)),
-    "round": ("round 2, which the log lacks", lambda index: index.update(round=2)),
     "entry": ("the aggregate entry", lambda index: index.update(aggregate="0" * 64)),
     "roster": ("the roster", lambda index: index.update(roster=["region-1"])),
     "size": (
@@ -192,7 +191,6 @@ DAMAGE: dict[str, Callable[[FakeFederation], None]] = {
     "index-version": lambda f: edit(f, lambda index: index.update(v="fedpref-server-checkpoint/2")),
     "index-field-missing": lambda f: edit(f, lambda index: index.pop("log") and None),
     "index-field-type": lambda f: edit(f, lambda index: index.update(round="1")),
-    "index-escapes": lambda f: edit(f, lambda index: index.update(model_file="../plan.json")),
     "model-missing": lambda f: (f.home.checkpoint / "model-0001.safetensors").unlink(),
     "model-torn": lambda f: truncate(f.home.checkpoint / "model-0001.safetensors"),
     "model-bit": lambda f: flip(f.home.checkpoint / "model-0001.safetensors"),

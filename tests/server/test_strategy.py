@@ -206,6 +206,7 @@ def test_a_region_whose_node_fails_is_asked_once_more(code: int, tmp_path: Path)
             return
         federation.run(reply_hook=Once(1, fail))
         assert used_regions(federation)[1] == list(REGIONS)
+        assert refused_regions(federation, 1) == {}
         assert [number for number, *_ in federation.incidents()] == [1]
 
 

@@ -339,6 +339,26 @@ def test_a_proof_of_logging_that_is_another_or_none(
         assert reason(validator, ask(engine), question(engine.plan)) == expected, fields
 
 
+def test_another_log_that_the_region_signed(
+    engine: FakeEngine, validator: ReplyValidator, federation: FakeFederation, tmp_path: Any
+) -> None:
+    entry = entry_of(decode_message(ask(engine).content)[0])
+    with AuditLog.open(
+        tmp_path / "aside.sqlite",
+        origin="aside.example/region-1",
+        signer=federation.signers[REGION, "log"],
+        create=True,
+    ) as aside:
+        aside.append([entry])
+        fields: dict[str, JsonValue] = {
+            "leaf_index": 0,
+            "checkpoint": aside.checkpoint().decode(),
+            "inclusion_proof": [],
+        }
+    engine.tamper_reply = lambda h, a: ({**h, **fields}, a)
+    assert reason(validator, ask(engine), question(engine.plan)) == "not-logged"
+
+
 def test_a_log_checkpoint_of_another_region(
     engine: FakeEngine, validator: ReplyValidator, federation: FakeFederation
 ) -> None:
