@@ -28,7 +28,23 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync_folder(path.parent)
+
+
+def make_folder_durably(path: Path) -> None:
+    """Makes a folder, for its owner alone, that is still there after a power cut.
+
+    Raises:
+        OSError: As the operating system says.
+    """
+    if path.is_dir():
+        return
+    path.mkdir(mode=0o700)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
     finally:

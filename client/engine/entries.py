@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,27 +11,26 @@ from client.engine.ledger import Charge, Spending
 from client.engine.permit import Permit
 from client.engine.policy import RegionPolicy
 from client.engine.preparation import ConsentSnapshot
+from client.engine.request import TrainRequest
 from common.canonical_json import JsonValue
 from common.parameters import array_specs, arrays_digest
 from common.plan import Mechanism
 from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT
 from common.timestamps import format_time
 
-if TYPE_CHECKING:
-    from client.engine.service import TrainRequest
-
 ACCOUNTANT = "dp-accounting PLD"
 
 
 @dataclass(frozen=True)
 class RoundContext:
-    """All that a round's entries state."""
+    """All that a round's entries state; ``delta`` is the ledger's δ, which every ε is at."""
 
     request: TrainRequest
     permit: Permit
     mechanism: Mechanism
     charge: Charge
     spending: Spending
+    delta: str
     snapshot: ConsentSnapshot
     origin: str
     region: str
@@ -115,7 +113,7 @@ def round_record(context: RoundContext) -> dict[str, JsonValue]:
             "steps": context.charge.request.steps,
             "accountant": ACCOUNTANT,
             "epsilon_total": format_epsilon(context.spending.year),
-            "delta": context.permit.plan.delta,
+            "delta": context.delta,
             "mode": context.permit.plan.mode,
         },
         "start": format_time(context.start_ms),

@@ -10,7 +10,7 @@ from client.engine.service import PrivacyEngine
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.durable_file import write_durably
-from common.errors import FormatError, InputError
+from common.errors import FormatError, InputError, PolicyError
 from common.plan import RunPlan
 from common.timestamps import now_ms
 
@@ -49,12 +49,17 @@ def sign_permit(engine: PrivacyEngine, plan: RunPlan, *, app: str, valid_for_s: 
         The permit's id.
 
     Raises:
-        PolicyError: The policy does not allow the plan.
+        PolicyError: The policy does not allow the plan, or the run was charged already.
         InputError: The app bundle's digest is malformed.
     """
     if len(app) != 64 or set(app) - set("0123456789abcdef"):
         raise InputError("The app bundle's digest is not 64 lower-case hex digits.")
     home = engine.home
+    if any(charge.request.run == plan.run_id for charge in engine.ledger.charges):
+        raise PolicyError(
+            f"{home.region}: run {plan.run_id} was charged already; its permit stands.",
+            remedy="Begin a new run under a new run id.",
+        )
     code = CodeIdentity(app=app, engine=engine_digest(), deps=dependencies_digest())
     record = make_permit(plan, engine.policy, code, issued_at_ms=now_ms(), valid_for_s=valid_for_s)
     envelope = make_entry(record, home.signer("permit"))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from common import canonical_json
-from common.durable_file import write_durably
+from common.durable_file import make_folder_durably, write_durably
 from common.errors import FedprefError, StorageError
 from common.parameters import load_arrays, save_arrays
 
@@ -70,7 +70,7 @@ class SealStore:
         )
         path = self._path(run, server_round)
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder_durably(self._folder)
             body = len(header).to_bytes(4, "big") + header + arrays
             write_durably(path, hashlib.sha256(body).digest() + body)
         except OSError as error:

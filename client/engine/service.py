@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import base64
 import logging
-import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 
 from client.data.quality import QualityReport
 from client.engine.entries import RoundContext, charge_record, release_record, round_record
 from client.engine.home import RegionHome
+from client.engine.incidents import Incidents
 from client.engine.ledger import Charge, ChargeRequest, Ledger, open_ledger
 from client.engine.log_state import LogState
 from client.engine.permit import CodeIdentity, Permit, open_permit
 from client.engine.policy import RegionPolicy, read_policy
 from client.engine.preparation import ConsentSnapshot, RegionData
 from client.engine.provenance import dependencies_digest, engine_digest
+from client.engine.request import RUN_ID, TrainRequest
 from client.engine.seal import Seal, SealStore
 from client.engine.subjects import SubjectKeys, open_subject_keys
 from client.training.dp_sgd import factor_release, popularity_release
@@ -37,15 +37,10 @@ from common.audit.merkle import leaf_hash
 from common.canonical_json import JsonValue
 from common.consent import new_ulid
 from common.errors import (
-    BudgetError,
-    ConsentError,
     FedprefError,
     FormatError,
-    InputError,
     PolicyError,
-    QualityGateError,
     StorageError,
-    VerificationError,
 )
 from common.keys import Registry, Signer
 from common.parameters import arrays_digest, check_arrays
@@ -54,51 +49,6 @@ from common.timestamps import format_time, now_ms
 
 PROTOCOL_VERSION = 1
 _logger = logging.getLogger("fedpref.engine")
-# A run's id names files: it must not be able to leave its folder.
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
-
-_REASONS: tuple[tuple[type[FedprefError], str], ...] = (
-    (BudgetError, "budget-exhausted"),
-    (ConsentError, "no-consent"),
-    (QualityGateError, "data-quality"),
-    (PolicyError, "not-permitted"),
-    (VerificationError, "own-records-do-not-verify"),
-    (StorageError, "storage-failure"),
-    (FormatError, "malformed-request"),
-    (InputError, "configuration"),
-)
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """A round's request as the coordinator states it."""
-
-    run: str
-    server_round: int
-    attempt: int
-    mechanism: str
-    plan: str
-
-    @classmethod
-    def parse(cls, header: Mapping[str, JsonValue]) -> TrainRequest:
-        """Reads a request's header strictly.
-
-        Raises:
-            FormatError: A field is missing, unknown, or of the wrong type.
-        """
-        expected = {"run": str, "round": int, "attempt": int, "mechanism": str, "plan": str}
-        if set(header) != set(expected):
-            raise FormatError("A train request has exactly run, round, attempt, mechanism, plan.")
-        for name, kind in expected.items():
-            if type(header[name]) is not kind:
-                raise FormatError(f"The train request's {name} is not of type {kind.__name__}.")
-        return cls(
-            run=str(header["run"]),
-            server_round=int(str(header["round"])),
-            attempt=int(str(header["attempt"])),
-            mechanism=str(header["mechanism"]),
-            plan=str(header["plan"]),
-        )
 
 
 class PrivacyEngine:
@@ -127,6 +77,7 @@ class PrivacyEngine:
         self._clock_ms = clock_ms
         self._seals = SealStore(home.seals)
         self._data = RegionData(home, self.policy)
+        self._incidents = Incidents(log, self._trainer, home.region, clock_ms)
         self._lock = threading.RLock()
         self.state.refresh()
         self._match_policy_and_log()
@@ -149,7 +100,7 @@ class PrivacyEngine:
                 raise FormatError(f"The engine has no method {method!r}.")
             except FedprefError as error:
                 self.last_refusal = error
-                return self._refuse(error, header), {}
+                return self._incidents.refuse(error, header), {}
             except Exception:
                 # A defect of ours: its words stay in the region, in the engine's own log.
                 _logger.exception("%s failed in region %s", method, self.home.region)
@@ -242,6 +193,7 @@ class PrivacyEngine:
             mechanism=mechanism,
             charge=charge,
             spending=self.ledger.spending(request.run, charge.request.year, upto_seq=charge.seq),
+            delta=self.policy.delta_max,
             snapshot=snapshot,
             origin=self.home.origin,
             region=self.home.region,
@@ -264,6 +216,7 @@ class PrivacyEngine:
     def _charge(self, request: TrainRequest, permit: Permit, mechanism: Mechanism) -> Charge:
         # A charge without a seal released nothing, so a repeated request may still use it.
         charge = self.ledger.find(request.run, request.server_round)
+        self._require_same_permit(request, permit)
         if charge is not None and charge.request.charge_id in self.state.released:
             raise StorageError(
                 f"The seal of round {request.server_round} is gone; the log has its release.",
@@ -288,6 +241,15 @@ class PrivacyEngine:
             )
             self._log_charge(charge)
         return charge
+
+    def _require_same_permit(self, request: TrainRequest, permit: Permit) -> None:
+        """A run is charged under one permit: what was reserved is what runs."""
+        for charge in self.ledger.charges:
+            if charge.request.run == request.run and charge.request.permit_id != permit.permit_id:
+                raise PolicyError(
+                    f"Run {request.run} was charged under another permit; a run has one permit.",
+                    remedy="Begin a new run under the new permit.",
+                )
 
     def _log_charge(self, charge: Charge) -> None:
         spending = self.ledger.spending(
@@ -340,7 +302,7 @@ class PrivacyEngine:
     def _open_permit(self, run: str) -> Permit:
         permit_path = self.home.permits / f"{run}.json"
         plan_path = self.home.permits / f"{run}.plan.json"
-        if not (_RUN_ID.fullmatch(run) and permit_path.is_file() and plan_path.is_file()):
+        if not (RUN_ID.fullmatch(run) and permit_path.is_file() and plan_path.is_file()):
             raise PolicyError(
                 f"{self.home.region}: there is no permit for this run.",
                 remedy="The region's operator signs one with `fedpref-region permit`.",
@@ -381,23 +343,6 @@ class PrivacyEngine:
         for charge in self.ledger.charges:
             if charge.request.charge_id not in self.state.charges:
                 self._log_charge(charge)
-
-    def _refuse(self, error: FedprefError, header: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        reason = next((code for kind, code in _REASONS if isinstance(error, kind)), "refused")
-        run, server_round = header.get("run"), header.get("round")
-        record: dict[str, JsonValue] = {
-            "v": "fedpref-incident/1",
-            "run": run if isinstance(run, str) and len(run) <= 64 else None,
-            "round": server_round if type(server_round) is int else None,
-            "region": self.home.region,
-            "party": self.home.region,
-            "reason": reason,
-            "detail": error.message[:2000],
-            "time": format_time(self._clock_ms()),
-        }
-        if not isinstance(error, StorageError):
-            self.log.append([make_entry(record, self._trainer)])
-        return {"status": "refused", "region": self.home.region, "reason": reason}
 
     def _year(self) -> int:
         return int(format_time(self._clock_ms())[:4])

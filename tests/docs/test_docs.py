@@ -24,8 +24,8 @@ from client.data.source_config import (
     load_source_config,
 )
 from client.data.sources import open_source
+from client.engine.incidents import _REASONS as ENGINE_REASONS
 from client.engine.policy import RegionPolicy
-from client.engine.service import _REASONS as ENGINE_REASONS
 from common import errors, terminal
 from common.audit.entry import LOGGED_KINDS, SIGNING_ROLES
 from common.audit.verify.logs import REGION_ROLES, SERVER_ROLES

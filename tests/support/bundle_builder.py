@@ -284,7 +284,17 @@ class Federation:
             "text": "We ask.",
         }
         self._notices[region] = hashlib.sha256(self.log(region, notice)).hexdigest()
-        policy = {"region": region, "consent_age_max_s": self.consent_age_max_s}
+        policy = {
+            "region": region,
+            "purpose": "fedpref:FederatedTraining",
+            "epsilon_cap_per_year": "10",
+            "delta_max": DELTA,
+            "noise_multiplier_min": "0.1",
+            "clipping_norm_max": "1",
+            "rounds_max": 64,
+            "quorum_min": 1,
+            "consent_age_max_s": self.consent_age_max_s,
+        }
         self.log(
             region,
             {

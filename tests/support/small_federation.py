@@ -125,6 +125,7 @@ def set_ups_for(
     scenario: Scenario,
     *,
     epsilon_cap: str = "8",
+    delta_max: str | None = None,
     choose: Callable[[Sequence[str]], CustomerChoices] | None = None,
 ) -> list[RegionSetUp]:
     """What each region is provisioned with."""
@@ -134,7 +135,7 @@ def set_ups_for(
             jurisdiction=jurisdiction,
             choose=choose or partial(draw_small, region_number=number),
             epsilon_cap=epsilon_cap,
-            delta_max=plan.delta,
+            delta_max=delta_max or plan.delta,
         )
         for number, (region, jurisdiction) in enumerate(
             zip(plan.regions, scenario.jurisdictions, strict=True)
@@ -148,6 +149,7 @@ def make_federation(
     regions: int = 3,
     customers: int = 20,
     epsilon_cap: str = "8",
+    delta_max: str | None = None,
     choose: Callable[[Sequence[str]], CustomerChoices] | None = None,
     **plan_changes: object,
 ) -> tuple[RunFolder, RunPlan, list[RegionSetUp]]:
@@ -157,7 +159,9 @@ def make_federation(
     root.mkdir(parents=True, exist_ok=True)
     prepared = scenario.prepare(folder.data, seed=3)
     plan = small_plan(scenario, prepared, **plan_changes)
-    set_ups = set_ups_for(plan, scenario, epsilon_cap=epsilon_cap, choose=choose)
+    set_ups = set_ups_for(
+        plan, scenario, epsilon_cap=epsilon_cap, delta_max=delta_max, choose=choose
+    )
     provision(folder, scenario, plan, set_ups, APP)
     return folder, plan, set_ups
 

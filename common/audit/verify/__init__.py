@@ -22,6 +22,7 @@ from common.audit.verify.files import (
 )
 from common.audit.verify.logs import replay_log
 from common.audit.verify.plan_facts import read_plan
+from common.audit.verify.policy_bounds import verify_policies
 from common.audit.verify.registry import KeyRing, verify_registry
 from common.audit.verify.replay import SERVER, Evidence
 from common.audit.verify.rounds import verify_rounds
@@ -123,5 +124,6 @@ def _verify_content(
     )
     verify_rounds(evidence)
     verify_budget(evidence)
+    verify_policies(evidence)
     verify_chain(evidence, folder)
     verify_completeness(evidence, folder, manifest)

@@ -165,9 +165,8 @@ class _RegionBudget:
             differing.append("attempt")
         if differing:
             self._fail("round-charge", entry, f"Its {', '.join(differing)} is not its charge's.")
-        permit = self._permits.get(entry.text("permit_id"))
-        if permit is not None and dp["delta"] != permit.record["delta"]:
-            self._fail("round-delta", entry, "Its δ is not the permit's.")
+        if dp["delta"] != charge.record["delta"]:
+            self._fail("round-delta", entry, "Its δ is not its charge's.")
         self._check_stated(entry, charge, dp)
 
     def _check_stated(self, entry: Entry, charge: Entry, dp: Record) -> None:

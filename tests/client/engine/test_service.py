@@ -13,9 +13,11 @@ import pytest
 from client.consent_service.registrar import Choice
 from client.engine import service as service_module
 from client.engine.ledger import open_ledger
+from client.engine.permit_desk import sign_permit
 from client.engine.policy import read_policy
+from client.engine.request import TrainRequest
 from client.engine.seal import SealStore
-from client.engine.service import PrivacyEngine, TrainRequest, open_engine
+from client.engine.service import PrivacyEngine, open_engine
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -133,7 +135,6 @@ def test_another_model_for_a_sealed_round_is_refused(
     "changes",
     [
         {"run": "another-run"},
-        {"run": "../run-1"},
         {"plan": "0" * 64},
         {"mechanism": "factors"},
         {"round": 99, "mechanism": "factors"},
@@ -379,7 +380,7 @@ def test_a_missing_ledger_is_not_silently_begun_anew(federation: Federation) -> 
     with open_engine(home) as engine:
         assert engine.call("train", header(plan), {})[0]["status"] == "ok", engine.last_refusal
     home.ledger.unlink()
-    with pytest.raises(StorageError, match="ledger.sqlite is missing"), open_engine(home):
+    with pytest.raises(StorageError, match=r"ledger\.sqlite is missing"), open_engine(home):
         pass
 
 
@@ -392,8 +393,6 @@ def test_two_engines_of_one_region_do_not_run_at_once(federation: Federation) ->
 
 def test_budget_holds_across_runs(federation: Federation) -> None:
     """A second run in the same region, permitted and all, is refused by the ledger."""
-    from client.engine.permit_desk import sign_permit
-
     folder, plan, _ = federation
     second = changed(plan, run_id="run-2")
     with open_engine(home_of(folder)) as engine:
@@ -432,3 +431,89 @@ def test_noise_multiplier_below_the_policy_floor_is_not_permitted(
     strict = region.engine.policy.model_copy(update={"noise_multiplier_min": "50"})
     with pytest.raises(PolicyError, match="noise_multiplier"):
         strict.check_plan(plan)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run": "../run-1"},
+        {"round": -5},
+        {"round": 0},
+        {"attempt": -1},
+        {"attempt": 0},
+        {"run": ""},
+        {"run": "x" * 129},
+    ],
+)
+def test_a_request_out_of_range_leaves_no_entry_that_could_not_verify(
+    federation: Federation, region: OpenRegion, changes: dict[str, JsonValue]
+) -> None:
+    _, plan, _ = federation
+    reply, _ = region.engine.call("train", header(plan, **changes), {})
+    assert reply["reason"] == "malformed-request"
+    assert region.engine.ledger.charges == ()
+    (incident,) = [
+        envelope.record()
+        for envelope in (Envelope.decode(data) for _, data in region.engine.log.entries())
+        if envelope.kind == "incident"
+    ]
+    assert incident["round"] in (1, None)
+    assert incident["run"] in (plan.run_id, None)
+
+
+def test_the_same_refusal_is_logged_once_and_their_number_is_bounded(
+    federation: Federation, region: OpenRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, plan, _ = federation
+    monkeypatch.setattr("client.engine.incidents.MAX_INCIDENTS", 3)
+    for _ in range(5):
+        region.engine.call("train", header(plan, run="nowhere"), {})
+    assert kinds(region.engine.log).count("incident") == 1
+    for number in range(10):
+        region.engine.call("train", header(plan, run=f"nowhere-{number}"), {})
+    assert kinds(region.engine.log).count("incident") == 3
+
+
+def test_a_charge_is_not_spent_under_another_permit(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A charge made under one plan must not pay for a release with less noise under another."""
+
+    def crash(self: SealStore, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    folder, plan, _ = federation
+    laxer = changed(plan, round_timeout_s=plan.round_timeout_s + 1)
+    with open_engine(home_of(folder)) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(SealStore, "write", crash)
+            with pytest.raises(KeyboardInterrupt):
+                engine.call("train", header(plan), {})
+        with pytest.raises(PolicyError, match="was charged already"):
+            sign_permit(engine, laxer, app="a" * 64, valid_for_s=3600)
+        # Not even if the permit is put there past the desk.
+        with monkeypatch.context() as patch:
+            patch.setattr(type(engine.ledger), "charges", ())
+            sign_permit(engine, laxer, app="a" * 64, valid_for_s=3600)
+        reply, arrays = engine.call("train", header(laxer), {})
+        assert (reply["reason"], arrays) == ("not-permitted", {})
+        assert "under another permit" in str(engine.last_refusal)
+        assert len(engine.ledger.charges) == 1
+
+
+def test_a_round_states_the_delta_that_its_epsilon_is_at(tmp_path: Path) -> None:
+    folder, plan, set_ups = make_federation(
+        tmp_path / "run", regions=1, quorum=1, delta="0.0000001", delta_max="0.000001"
+    )
+    with open_region(home_of(folder), set_ups[0]) as region:
+        assert region.engine.call("train", header(plan), {})[0]["status"] == "ok"
+        charge, entry = (
+            next(
+                envelope.record()
+                for envelope in (Envelope.decode(data) for _, data in region.engine.log.entries())
+                if envelope.kind == kind
+            )
+            for kind in ("charge", "round")
+        )
+    assert entry["dp"]["delta"] == charge["delta"] == "0.000001"
+    assert entry["dp"]["epsilon_total"] == charge["epsilon_total"]

@@ -1,0 +1,120 @@
+"""Step 6, continued: permits and charges stay within the policy that the controller signed."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from common.audit.verify import fields as f
+from common.audit.verify.fields import Record
+from common.audit.verify.replay import Entry, Evidence, LogReplay
+from common.audit.verify.verdict import BUDGET
+from common.errors import FormatError
+
+_FIELDS: dict[str, f.Check] = {
+    "region": f.text,
+    "purpose": f.text,
+    "epsilon_cap_per_year": f.decimal,
+    "delta_max": f.decimal,
+    "noise_multiplier_min": f.decimal,
+    "clipping_norm_max": f.decimal,
+    "rounds_max": f.positive,
+    "quorum_min": f.positive,
+}
+
+
+def verify_policies(evidence: Evidence) -> None:
+    """Checks every permit and charge against the policy logged before it, in every region."""
+    for replay in evidence.regions():
+        _RegionPolicies(evidence, replay).verify()
+
+
+class _RegionPolicies:
+    """The policies, permits and charges of one region's log, in its order."""
+
+    def __init__(self, evidence: Evidence, replay: LogReplay) -> None:
+        self._evidence = evidence
+        self._replay = replay
+        self._policy: Record | None = None
+
+    def verify(self) -> None:
+        for entry in self._replay.entries:
+            if entry.kind == "policy":
+                self._take(entry)
+            elif entry.kind == "permit":
+                self._check_permit(entry)
+            elif entry.kind == "charge":
+                self._check_charge(entry)
+
+    def _take(self, entry: Entry) -> None:
+        policy = entry.part("policy")
+        self._policy = None
+        for name, check in _FIELDS.items():
+            try:
+                check(policy.get(name), f"policy.{name}")
+            except FormatError as error:
+                self._fail("policy-fields", entry, error.message)
+                return
+        self._policy = policy
+
+    def _check_permit(self, entry: Entry) -> None:
+        policy = self._in_force(entry)
+        if policy is None:
+            return
+        mechanisms = entry.parts("mechanisms")
+        rounds = sum(len(each["rounds"]) for each in mechanisms if isinstance(each["rounds"], list))
+        bounds = [
+            ("purpose", entry.record["purpose"] == policy["purpose"]),
+            ("delta", _decimal(entry.record["delta"]) <= _decimal(policy["delta_max"])),
+            ("rounds", rounds <= _whole(policy["rounds_max"])),
+        ]
+        plan = self._evidence.plan
+        if plan is not None and entry.record["plan"] == plan.sha256:
+            bounds.append(("quorum", _whole(plan.record["quorum"]) >= _whole(policy["quorum_min"])))
+        for each in mechanisms:
+            bounds += _mechanism_bounds(each, policy)
+        self._report("permit-beyond-policy", entry, bounds)
+
+    def _check_charge(self, entry: Entry) -> None:
+        policy = self._in_force(entry)
+        if policy is None:
+            return
+        cap = _decimal(policy["epsilon_cap_per_year"])
+        bounds = [
+            ("epsilon_cap", _decimal(entry.record["epsilon_cap"]) == cap),
+            ("delta", _decimal(entry.record["delta"]) == _decimal(policy["delta_max"])),
+            *_mechanism_bounds(entry.record, policy),
+        ]
+        self._report("charge-beyond-policy", entry, bounds)
+
+    def _in_force(self, entry: Entry) -> Record | None:
+        if self._policy is None:
+            self._fail("no-policy", entry, "No policy that holds was logged before it.")
+        return self._policy
+
+    def _report(self, code: str, entry: Entry, bounds: list[tuple[str, bool]]) -> None:
+        beyond = sorted({name for name, holds in bounds if not holds})
+        if beyond:
+            self._fail(code, entry, f"Its {', '.join(beyond)} is not within the logged policy.")
+
+    def _fail(self, code: str, entry: Entry, message: str) -> None:
+        self._evidence.fail(BUDGET, code, entry, message)
+
+
+def _mechanism_bounds(mechanism: Record, policy: Record) -> list[tuple[str, bool]]:
+    noise, norm = mechanism["noise_multiplier"], mechanism["clipping_norm"]
+    return [
+        ("noise_multiplier", _decimal(noise) >= _decimal(policy["noise_multiplier_min"])),
+        ("clipping_norm", _decimal(norm) <= _decimal(policy["clipping_norm_max"])),
+        # This version's engine takes every eligible customer into every round: a charge that claims
+        # amplification by sampling describes something that cannot have happened.
+        ("sampling_probability", _decimal(mechanism["sampling_probability"]) == 1),
+    ]
+
+
+def _decimal(value: object) -> Decimal:
+    # The schemas of permits and charges, and _FIELDS above, have let only decimals pass.
+    return Decimal(str(value))
+
+
+def _whole(value: object) -> int:
+    return value if isinstance(value, int) else 0
