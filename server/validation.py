@@ -26,6 +26,7 @@ from common.keys import Registry
 from common.messages import ReceivedArray, parse_message
 from common.parameters import arrays_digest, check_arrays
 from common.plan import Mechanism, RunPlan
+from common.timestamps import now_ms
 from server.audit_trail import UsedRound
 from server.grid_exchange import OVERSIZE_STYPE, UNDECODABLE_REPLY
 
@@ -313,8 +314,10 @@ class ReplyValidator:
             raise ReplyRefusedError("malformed-reply", "The proof of logging is too long.")
         origin = self._origin(region)
         failure: FedprefError | None = None
+        now = now_ms()
         for key in self._registry.keys_of(region, "log"):
             try:
+                self._registry.find(key.key_id, party=region, role="log", at_ms=now)
                 signed = open_checkpoint(note.encode(), NoteKey(origin, key.public_key))
                 nodes = [bytes.fromhex(str(node)) for node in proof]
                 head = signed.checkpoint

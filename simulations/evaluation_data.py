@@ -6,56 +6,90 @@ about the method, not about any region's customers. Nothing here reaches an engi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 
-from client.data.consent_filter import EligibleCustomers, filter_consented
+from client.data.consent_filter import ConsentedTransactions, EligibleCustomers, filter_consented
 from client.data.dataset import PreferenceDataset
 from client.engine.home import RegionHome
 from client.engine.policy import read_policy
 from client.engine.preparation import RegionData
 from common.catalogue import Catalogue
-from common.consent import FEDERATED_TRAINING, ConsentReplay
+from common.consent import (
+    FEDERATED_TRAINING,
+    GIVEN,
+    ConsentForm,
+    ConsentRecord,
+    ConsentReplay,
+    new_ulid,
+)
+from common.timestamps import format_time
 from simulations.customers import CustomerChoices
 from simulations.quality_methods import RegionSplit
 from simulations.regions import EvaluationWindows
 
 
-class _EveryoneConsents(ConsentReplay):
-    """A replay of a log that was never written, in which every customer consents."""
+def _everyone_consents(sids: Collection[str], at_ms: int) -> ConsentReplay:
+    """A replay of grants that nobody signed, one a customer."""
+    form = ConsentForm(
+        type="explicit",
+        legal_basis="eu-gdpr:A6-1-a",
+        controller="simulation",
+        jurisdiction="DE",
+        lang="en",
+        method="simulated",
+        withdrawal="mailto:nobody@simulation.example",
+        notice_id="none",
+        notice_sha256="0" * 64,
+        data=("pd:PurchasesAndSpendingHabit",),
+    )
+    replay = ConsentReplay()
+    for index, sid in enumerate(sorted(sids)):
+        record = ConsentRecord(
+            record_id=new_ulid(),
+            sid=sid,
+            seq=1,
+            prev=None,
+            state=GIVEN,
+            purposes={FEDERATED_TRAINING: True},
+            evidence=None,
+            event_time=format_time(at_ms),
+            expires=None,
+            form=form,
+        )
+        replay.apply(index, record, hashlib.sha256(sid.encode()).hexdigest())
+    return replay
 
-    def __init__(self, sids: Collection[str]) -> None:
-        super().__init__()
-        self._everyone = frozenset(sids)
 
-    def eligible(self, purpose: str, at_ms: int) -> frozenset[str]:
-        """Every customer, whatever the purpose and the time."""
-        del purpose, at_ms
-        return self._everyone
-
-
-def region_split(
+def region_splits(
     home: RegionHome,
     pseudonyms: Mapping[str, str],
-    windows: EvaluationWindows,
+    cuts: Sequence[EvaluationWindows],
     catalogue: Catalogue,
-) -> RegionSplit:
-    """One region's customers before and after the cut.
+) -> list[RegionSplit]:
+    """One region's customers before and after each cut.
 
     Args:
-        home: The region's home; its store is read through the quality gate.
+        home: The region's home; its store is read through the quality gate, once.
         pseudonyms: Each customer's reference and pseudonym.
-        windows: The temporal split.
+        cuts: The temporal splits.
         catalogue: The public catalogue.
     """
     data = RegionData(home, read_policy(home.policy))
     everyone = EligibleCustomers.from_replay(
-        _EveryoneConsents(pseudonyms.values()),
+        _everyone_consents(pseudonyms.values(), windows.train_from_ms),
         purpose=FEDERATED_TRAINING,
-        at_ms=windows.train_until_ms,
-        consent_size=0,
+        at_ms=max(windows.train_until_ms for windows in cuts),
+        consent_size=len(pseudonyms),
         subject_ids=pseudonyms,
     )
     consented = filter_consented(data.checked_transactions(), everyone)
+    return [_split(home.region, consented, windows, catalogue) for windows in cuts]
+
+
+def _split(
+    region: str, consented: ConsentedTransactions, windows: EvaluationWindows, catalogue: Catalogue
+) -> RegionSplit:
     train, test = (
         PreferenceDataset.from_consented(consented, catalogue, start_ms=start, end_ms=end)
         for start, end in (
@@ -63,7 +97,7 @@ def region_split(
             (windows.train_until_ms, windows.test_until_ms),
         )
     )
-    return RegionSplit(home.region, train, test)
+    return RegionSplit(region, train, test)
 
 
 def excluded_by_round(

@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from client.consent_service.registrar import GIVEN, REFUSED, WITHDRAWN
 from common.audit.log import AuditLog
-from common.consent import FEDERATED_TRAINING
+from common.consent import FEDERATED_TRAINING, GIVEN, REFUSED, WITHDRAWN
 from common.envelope import Envelope
 from common.plan import RunPlan
 from common.timestamps import parse_time

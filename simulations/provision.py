@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.consent_service.registrar import ConsentRegistrar, ConsentTerms
+from client.consent_service.registrar import ConsentRegistrar
 from client.engine.home import KEY_ROLES, RegionHome
 from client.engine.ledger import make_ledger
 from client.engine.permit_desk import sign_permit
@@ -26,7 +26,12 @@ from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
-from common.consent import FEDERATED_ANALYTICS, FEDERATED_TRAINING, RECOMMENDATIONS
+from common.consent import (
+    FEDERATED_ANALYTICS,
+    FEDERATED_TRAINING,
+    RECOMMENDATIONS,
+    ConsentForm,
+)
 from common.durable_file import write_durably
 from common.envelope import sign_record
 from common.keys import Signer, build_registry, generate_key
@@ -120,7 +125,7 @@ def open_region(home: RegionHome, set_up: RegionSetUp) -> Iterator[OpenRegion]:
             state=engine.state,
             subjects=engine.subjects,
             signer=home.signer("consent"),
-            terms=_terms(home, set_up.jurisdiction),
+            form=_form(home, set_up.jurisdiction),
         )
         customers = tuple(sorted(engine.subjects.pseudonyms()))
         choices = set_up.choose(customers)
@@ -275,14 +280,16 @@ def _controller(home: RegionHome) -> str:
     return f"{home.region}.{home.federation}"
 
 
-def _terms(home: RegionHome, jurisdiction: str) -> ConsentTerms:
-    return ConsentTerms(
+def _form(home: RegionHome, jurisdiction: str) -> ConsentForm:
+    return ConsentForm(
+        type="explicit",
+        legal_basis="eu-gdpr:A6-1-a",
         controller=_controller(home),
         jurisdiction=jurisdiction,
         lang="en",
-        legal_basis="eu-gdpr:A6-1-a",
-        notice_id=f"pn-1-{jurisdiction.lower()}",
-        notice_sha256=hashlib.sha256((home.root / "notice.json").read_bytes()).hexdigest(),
         method="web-form",
         withdrawal=f"https://{home.federation}/consent",
+        notice_id=f"pn-1-{jurisdiction.lower()}",
+        notice_sha256=hashlib.sha256((home.root / "notice.json").read_bytes()).hexdigest(),
+        data=("pd:PurchasesAndSpendingHabit",),
     )

@@ -10,14 +10,19 @@ from client.engine.subjects import SubjectKeys
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
-from common.consent import FEDERATED_TRAINING, new_ulid
+from common.consent import (
+    FEDERATED_TRAINING,
+    GIVEN,
+    REFUSED,
+    WITHDRAWN,
+    ConsentForm,
+    ConsentRecord,
+    new_ulid,
+    parse_consent,
+)
 from common.errors import ConsentError
 from common.keys import Signer
 from common.timestamps import format_time, now_ms
-
-GIVEN = "dpv:ConsentGiven"
-REFUSED = "dpv:ConsentRefused"
-WITHDRAWN = "dpv:ConsentWithdrawn"
 
 
 @dataclass(frozen=True)
@@ -50,31 +55,6 @@ class Choice:
         return cls(customer_ref, WITHDRAWN, {})
 
 
-@dataclass(frozen=True)
-class ConsentTerms:
-    """What is the same in every record of one consent form.
-
-    Attributes:
-        controller: The controller's identifier.
-        jurisdiction: ISO 3166-1 code of the country whose law applies.
-        lang: Language of the notice shown.
-        legal_basis: As in ``fedpref-consent/1``.
-        notice_id: The notice shown.
-        notice_sha256: Digest of the logged notice's envelope, in hex.
-        method: How the choice reached the region.
-        withdrawal: Where a customer withdraws.
-    """
-
-    controller: str
-    jurisdiction: str
-    lang: str
-    legal_basis: str
-    notice_id: str
-    notice_sha256: str
-    method: str
-    withdrawal: str
-
-
 class ConsentRegistrar:
     """Writes consent records into one region's log.
 
@@ -83,7 +63,7 @@ class ConsentRegistrar:
         state: The log's replayed state; it knows each subject's newest record.
         subjects: The customers' pseudonym keys.
         signer: The region's ``consent`` key.
-        terms: What every record of the form states.
+        form: What every record of one consent form states.
         clock_ms: Now, in milliseconds since the epoch.
     """
 
@@ -94,14 +74,14 @@ class ConsentRegistrar:
         state: LogState,
         subjects: SubjectKeys,
         signer: Signer,
-        terms: ConsentTerms,
+        form: ConsentForm,
         clock_ms: Callable[[], int] = now_ms,
     ) -> None:
         self._log = log
         self._state = state
         self._subjects = subjects
         self._signer = signer
-        self._terms = terms
+        self._form = form
         self._clock_ms = clock_ms
         self._pseudonyms = subjects.pseudonyms()
 
@@ -144,25 +124,18 @@ class ConsentRegistrar:
         latest = self._state.consents.latest(sid)
         if choice.state == WITHDRAWN and latest is None:
             raise ConsentError("A consent that was never given cannot be withdrawn.")
-        terms = self._terms
-        return {
-            "v": "fedpref-consent/1",
-            "record_id": new_ulid(),
-            "sid": sid,
-            "seq": 1 if latest is None else latest.seq + 1,
-            "prev": None if latest is None else self._state.consents.latest_digest(sid),
-            "state": choice.state,
-            "type": "explicit",
-            "purposes": dict(choice.purposes),
-            "legal_basis": terms.legal_basis,
-            "data": ["pd:PurchasesAndSpendingHabit"],
-            "controller": terms.controller,
-            "jurisdiction": terms.jurisdiction,
-            "lang": terms.lang,
-            "notice": {"id": terms.notice_id, "sha256": terms.notice_sha256},
-            "method": terms.method,
-            "evidence": None,
-            "event_time": event_time,
-            "expires": None,
-            "withdrawal": terms.withdrawal,
-        }
+        record = ConsentRecord(
+            record_id=new_ulid(),
+            sid=sid,
+            seq=1 if latest is None else latest.seq + 1,
+            prev=None if latest is None else self._state.consents.latest_digest(sid),
+            state=choice.state,
+            purposes=choice.purposes,
+            evidence=None,
+            event_time=event_time,
+            expires=None,
+            form=self._form,
+        ).to_record()
+        # The log is append-only: what it could not read back must not get in.
+        parse_consent(record)
+        return record

@@ -144,7 +144,8 @@ def composed_epsilon(runs: Iterable[Sequence[GaussianEvent]], delta: float) -> f
         One run's parameters are fixed when it is reserved, so its privacy loss distribution
         composes tightly (PLD). Several runs are chosen one after another, each perhaps because of
         what the last one showed: they compose by RDP, whose filter holds for adaptively chosen
-        mechanisms (Feldman and Zrnic, 2021).
+        mechanisms (Feldman and Zrnic, 2021). Where it depends on the first run's outcome whether
+        there is a second one, both statements are used, and δ of the whole is at most 2·δ.
 
     Args:
         runs: The events, run by run; empty runs are ignored.
@@ -230,6 +231,13 @@ class Ledger:
             raise BudgetError(
                 f"Round {request.server_round} of run {request.run} is charged already; "
                 "a round is paid for once."
+            )
+        if self._charges and request.time < self._charges[-1].request.time:
+            # A clock set back a year would find that year's budget unspent.
+            raise StorageError(
+                f"The clock says {request.time}, before the ledger's newest charge "
+                f"({self._charges[-1].request.time}).",
+                remedy="Correct the clock; nothing is charged till then.",
             )
         of_year = [charge for charge in self._charges if charge.request.year == request.year]
         runs = _by_run([*of_year, Charge(request, seq=0, head="")])

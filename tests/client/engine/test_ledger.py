@@ -220,3 +220,12 @@ def test_whatever_is_asked_the_year_never_exceeds_its_cap(
             spent = ledger.spending("", 2026).year
             assert before <= spent <= cap
             before = spent
+
+
+def test_a_clock_set_back_finds_no_fresh_budget(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l", cap=50, delta=DELTA) as ledger:
+        ledger.charge(request(1))
+        earlier = replace(request(2), time="2025-12-31T23:59:59.000Z")
+        with pytest.raises(StorageError, match="The clock says"):
+            ledger.charge(earlier)
+        assert len(ledger.charges) == 1
