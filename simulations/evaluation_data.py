@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 
-from client.data.consent_filter import ConsentedTransactions, EligibleCustomers, filter_consented
+from client.data.consent_filter import EligibleCustomers, filter_consented
 from client.data.dataset import PreferenceDataset
+from client.data.transactions import ConsentedTransactions
 from client.engine.home import RegionHome
 from client.engine.policy import read_policy
 from client.engine.preparation import RegionData
@@ -77,7 +78,7 @@ def region_splits(
     """
     data = RegionData(home, read_policy(home.policy))
     everyone = EligibleCustomers.from_replay(
-        _everyone_consents(pseudonyms.values(), windows.train_from_ms),
+        _everyone_consents(pseudonyms.values(), min(windows.train_from_ms for windows in cuts)),
         purpose=FEDERATED_TRAINING,
         at_ms=max(windows.train_until_ms for windows in cuts),
         consent_size=len(pseudonyms),

@@ -22,10 +22,11 @@ from common.durable_file import write_durably
 from common.plan import RunPlan
 from common.timestamps import now_ms
 from server.config import ServerHome
-from simulations.evaluation_data import excluded_by_round, region_split
+from simulations.evaluation_data import excluded_by_round, region_splits
 from simulations.history import run_history
 from simulations.provision import SERVER_PARTY, OpenRegion, RegionSetUp
 from simulations.quality import run_quality_study
+from simulations.quality_earlier import EarlierWeeks
 from simulations.quality_methods import RegionSplit
 from simulations.report import write_report
 from simulations.run_folder import RunFolder, RunState
@@ -54,13 +55,14 @@ def measure_quality(
         console: Where progress is shown.
     """
     catalogue = Catalogue.load(folder.catalogue)
-    splits: list[RegionSplit] = []
+    cuts = [scenario.windows, *([scenario.earlier.windows] if scenario.earlier else [])]
+    splits: list[list[RegionSplit]] = []
     excluded: dict[str, dict[int, frozenset[str]]] = {}
     for set_up in set_ups:
         home = RegionHome.read(folder.region_home(set_up.region))
         with open_subject_keys(home.subjects, home.stored_key) as subjects:
             pseudonyms = subjects.pseudonyms()
-        splits.append(region_split(home, pseudonyms, scenario.windows, catalogue))
+        splits.append(region_splits(home, pseudonyms, cuts, catalogue))
         choices = set_up.choose(sorted(pseudonyms))
         excluded[set_up.region] = excluded_by_round(choices, pseudonyms, plan.total_rounds)
     with Progress(
@@ -76,8 +78,28 @@ def measure_quality(
             progress.update(task, description=what, completed=done, total=total)
 
         return run_quality_study(
-            splits, catalogue, plan, seeds=tuple(seeds), excluded=excluded, progress=show
+            [cut[0] for cut in splits],
+            catalogue,
+            plan,
+            seeds=tuple(seeds),
+            excluded=excluded,
+            earlier=_earlier_weeks(scenario, splits),
+            progress=show,
         )
+
+
+def _earlier_weeks(
+    scenario: Scenario, splits: Sequence[Sequence[RegionSplit]]
+) -> EarlierWeeks | None:
+    """The regions' second cuts with what the scenario says of them."""
+    if scenario.earlier is None:
+        return None
+    return EarlierWeeks(
+        weeks=scenario.earlier.weeks,
+        judged=scenario.earlier.judged,
+        note=scenario.earlier.note,
+        splits=[cuts[1] for cuts in splits],
+    )
 
 
 def write_history(

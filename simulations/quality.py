@@ -6,40 +6,35 @@ deployment none of these figures may leave a region unnoised.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
-from client.training.evaluation import EvaluationSet, Protocol, evaluate
+from client.training.evaluation import EvaluationSet, Protocol
 from common.catalogue import Catalogue
 from common.errors import InputError
-from common.model_state import ModelState
 from common.plan import RunPlan
-from common.ranking import BoolArray, IntArray, ItemSets
+from common.ranking import BoolArray
 from simulations import baselines
+from simulations.quality_earlier import FULL_CATALOGUE, EarlierWeeks, measure_earlier
 from simulations.quality_methods import (
     METHODS,
+    NO_FACTORS,
+    NO_FACTORS_NO_NOISE,
+    NOT_APPLICABLE,
     SERVED_VARIANTS,
     Population,
-    Ranker,
     RegionSplit,
     recent_popularity,
     train_private,
 )
-from simulations.quality_table import (
-    PERSONAL_RECENCY,
-    POPULARITY,
-    REPLICATES,
-    Cell,
-    Table,
-    summarise,
-)
+from simulations.quality_ranker import Ranker
+from simulations.quality_scores import Scores
+from simulations.quality_table import PERSONAL_RECENCY, POPULARITY, REPLICATES, summarise
 
-FloatArray = npt.NDArray[np.float64]
 # What is done, how many steps are done, how many there are.
 Progress = Callable[[str, int, int], None]
 # region → round → the customers whose consent was not in force in that round.
@@ -47,7 +42,6 @@ Exclusions = Mapping[str, Mapping[int, Collection[str]]]
 
 NO_REFUSALS = "no_refusals"
 WITH_REFUSALS = "with_refusals"
-FULL_CATALOGUE = "catalogue"
 UNIVERSE_SIZE = 5000
 POPULAR_UNIVERSE = f"top-{UNIVERSE_SIZE}"
 # The private rows: which variant of which model each is.
@@ -61,6 +55,7 @@ def run_quality_study(
     *,
     seeds: Sequence[int] = (1, 2, 3, 4, 5),
     excluded: Exclusions | None = None,
+    earlier: EarlierWeeks | None = None,
     replicates: int = REPLICATES,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> dict[str, Any]:
@@ -74,6 +69,7 @@ def run_quality_study(
         excluded: For each region and round, the customers whose consent was not in force. With it,
             the private rows, the local ones and popularity are also measured at that refusal rate;
             all customers are still evaluated.
+        earlier: An earlier cut, on which what is served is measured too.
         replicates: Bootstrap resamples.
         progress: Called as the study goes on.
 
@@ -91,20 +87,25 @@ def run_quality_study(
           privacy, for comparison with published figures), ``metric`` ("ndcg@10", "recall@20",
           "hit_rate@10", "coverage@10"), ``mean`` (over customers and seeds), ``ci_low`` and
           ``ci_high`` (95%, customers and seeds resampled), ``per_seed`` (one value for a method
-          without chance), ``customers`` (with a value), ``ratio_to_popularity`` and
-          ``ratio_to_personal_recency`` ({"mean", "ci_low", "ci_high"} or None; paired).
+          without chance), ``customers`` (with a value), ``ratio_to_popularity``,
+          ``ratio_to_personal_recency`` and ``ratio_to_served``, to what a customer would be served
+          ({"mean", "ci_low", "ci_high"} or None; paired).
+        - ``earlier``: what `measure_earlier` gives, or None
         - ``not_applicable``: [{"method", "protocol", "why"}]
 
     Raises:
         InputError: The regions are not the plan's, or nobody bought anything in the test window.
     """
-    if tuple(split.region for split in splits) != plan.regions:
-        raise InputError("The study's regions are not those of the run plan, in its order.")
+    for each in (splits, earlier.splits if earlier else splits):
+        if tuple(split.region for split in each) != plan.regions:
+            raise InputError("The study's regions are not those of the run plan, in its order.")
     if catalogue.n_items != plan.n_items:
         raise InputError("The study's catalogue is not that of the run plan.")
     study = _Study(splits, catalogue, plan, tuple(seeds), excluded, progress)
+    study.total_steps += 1 if earlier else 0
     with _one_thread():
         study.run()
+        before = study.measure_earlier(earlier, replicates) if earlier else None
     return {
         "seeds": list(seeds),
         "replicates": replicates,
@@ -120,10 +121,11 @@ def run_quality_study(
             for name, population in study.populations.items()
         },
         "methods": [{"method": key, "label": label} for key, label in METHODS.items()],
-        "rows": summarise(study.table, METHODS, n_seeds=len(seeds), replicates=replicates),
+        "rows": summarise(study.scores.table, METHODS, n_seeds=len(seeds), replicates=replicates),
+        "earlier": before,
         "not_applicable": [
-            {"method": method, "protocol": Protocol.NEW.value, "why": "it ranks only own purchases"}
-            for method in ("fedpref_fused", "personal_frequency", PERSONAL_RECENCY)
+            {"method": method, "protocol": protocol.value, "why": why}
+            for method, protocol, why in NOT_APPLICABLE
         ],
     }
 
@@ -147,7 +149,7 @@ def _per_round(population: Population, plan: RunPlan) -> list[int]:
 
 
 class _Study:
-    """One study under way: fills `table`, method by method."""
+    """One study under way: fills the table of `scores`, method by method."""
 
     def __init__(
         self,
@@ -158,7 +160,7 @@ class _Study:
         excluded: Exclusions | None,
         progress: Progress,
     ) -> None:
-        self.table = Table()
+        self._catalogue = catalogue
         self._plan = plan
         self._seeds = seeds
         self._progress = progress
@@ -182,8 +184,8 @@ class _Study:
             name: Ranker(population, catalogue, plan, self._universes)
             for name, population in self.populations.items()
         }
-        self._relevant = self._relevant_items(list(evaluated.values()))
-        self._total = len(self._rankers) * (len(seeds) + 1) + 1
+        self.scores = Scores(evaluated, self._universes, catalogue.n_items)
+        self.total_steps = len(self._rankers) * (len(seeds) + 1) + 1
         self._done = 0
 
     def run(self) -> None:
@@ -193,82 +195,76 @@ class _Study:
                 self._private(setting, seed)
                 self._step(f"private models, {setting}, seed {seed}")
             self._baselines(setting)
+            self._without_privacy(setting)
             self._step(f"baselines, {setting}")
-        self._add(NO_REFUSALS, "ease", self._rankers[NO_REFUSALS].by_ease(self._popular))
+        self.scores.add(NO_REFUSALS, "ease", self._rankers[NO_REFUSALS].by_ease(self._popular))
         self._step("EASE")
+
+    def measure_earlier(self, earlier: EarlierWeeks, replicates: int) -> dict[str, Any]:
+        """Measures what is served on an earlier cut; see `measure_earlier`."""
+        result = measure_earlier(
+            earlier, self._catalogue, self._plan, seeds=self._seeds, replicates=replicates
+        )
+        self._step(f"weeks {earlier.weeks}")
+        return result
 
     def _private(self, setting: str, seed: int) -> None:
         ranker, population = self._rankers[setting], self.populations[setting]
         name = f"quality/{setting}/{seed}"
+        n_regions = len(population.regions)
         shared = train_private(population, population.regions, self._plan, name)
         models = dict.fromkeys(population.regions, shared)
-        rankings = ranker.by_model(models, n_summed=len(population.regions))
-        for variant, protocol, universe, ranked in rankings:
-            self._add(setting, _FEDERATED[variant], [(protocol, universe, ranked)])
+        rankings = ranker.by_model(models, n_summed=n_regions)
+        self.scores.add_variants(setting, _FEDERATED, rankings)
+        self.scores.add_ablated(setting, NO_FACTORS, ranker, models, n_summed=n_regions)
         alone = {
             region: train_private(population, [region], self._plan, f"{name}/alone")
             for region in population.regions
         }
-        self._add_served(setting, "local_only", alone, n_summed=1)
+        self.scores.add_served(setting, "local_only", ranker, alone, n_summed=1)
 
     def _baselines(self, setting: str) -> None:
         ranker, population = self._rankers[setting], self.populations[setting]
-        datasets = population.first_round()
         counted = baselines.popularity(population.pooled)
-        everywhere = dict.fromkeys(population.regions, counted)
-        recent = dict.fromkeys(population.regions, recent_popularity(population.pooled))
-        regional = dict(zip(population.regions, map(baselines.popularity, datasets), strict=True))
-        self._add(setting, POPULARITY, ranker.by_popularity(everywhere))
-        self._add(setting, "popularity_recent", ranker.by_popularity(recent))
-        self._add(setting, "popularity_regional", ranker.by_popularity(regional))
+        recent = recent_popularity(population.pooled)
+        by_region = map(baselines.popularity, population.first_round())
+        for method, scores in (
+            (POPULARITY, dict.fromkeys(population.regions, counted)),
+            ("popularity_recent", dict.fromkeys(population.regions, recent)),
+            ("popularity_regional", dict(zip(population.regions, by_region, strict=True))),
+        ):
+            self.scores.add(setting, method, ranker.by_popularity(scores))
         for method, is_recent in (("personal_frequency", False), (PERSONAL_RECENCY, True)):
-            self._add(setting, method, ranker.by_history(recent=is_recent, fallback=counted))
+            rankings = ranker.by_history(recent=is_recent, fallback=counted)
+            self.scores.add(setting, method, rankings)
+        model = baselines.popularity_model(recent, self._plan)
+        models = dict.fromkeys(population.regions, model)
+        self.scores.add_ablated(
+            setting,
+            NO_FACTORS_NO_NOISE,
+            ranker,
+            models,
+            n_summed=0,
+            variants=(*SERVED_VARIANTS, ("tilt", Protocol.ALL)),
+        )
+
+    def _without_privacy(self, setting: str) -> None:
+        ranker, population = self._rankers[setting], self.populations[setting]
+        datasets = population.first_round()
         alone = {
             region: baselines.train_without_privacy([dataset], self._plan)
             for region, dataset in zip(population.regions, datasets, strict=True)
         }
-        self._add_served(setting, "local_only_no_dp", alone, n_summed=0)
-        for method, parts in (
-            ("federated_no_dp", datasets),
-            ("centralised_no_dp", [population.pooled]),
+        self.scores.add_served(setting, "local_only_no_dp", ranker, alone, n_summed=0)
+        for method, parts, sizes in (
+            ("federated_no_dp", datasets, None),
+            ("centralised_no_dp", [population.pooled], None),
+            ("centralised_no_dp_large", [population.pooled], baselines.NO_PRIVACY_SIZES),
         ):
-            model = baselines.train_without_privacy(parts, self._plan)
+            model = baselines.train_without_privacy(parts, self._plan, sizes)
             models = dict.fromkeys(population.regions, model)
-            self._add_served(setting, method, models, n_summed=0)
-
-    def _add_served(
-        self, setting: str, method: str, models: Mapping[str, ModelState], *, n_summed: int
-    ) -> None:
-        """Adds what a customer would be served: tilted for new items, fused for all."""
-        rankings = self._rankers[setting].by_model(
-            models, n_summed=n_summed, variants=SERVED_VARIANTS
-        )
-        for _, protocol, universe, ranked in rankings:
-            self._add(setting, method, [(protocol, universe, ranked)])
-
-    def _add(
-        self, setting: str, method: str, rankings: Iterable[tuple[Protocol, str, IntArray]]
-    ) -> None:
-        for protocol, universe, ranked in rankings:
-            mask = self._universes[universe]
-            quality = evaluate(
-                ranked,
-                self._relevant[protocol, universe],
-                n_candidates=self._plan.n_items if mask is None else int(mask.sum()),
-            )
-            self.table.add(Cell(setting, method, protocol, universe), quality)
-
-    def _relevant_items(
-        self, evaluated: Sequence[EvaluationSet]
-    ) -> dict[tuple[Protocol, str], ItemSets]:
-        return {
-            (protocol, name): ItemSets.concatenated(
-                [each.relevant(protocol, universe) for each in evaluated]
-            )
-            for protocol in Protocol
-            for name, universe in self._universes.items()
-        }
+            self.scores.add_served(setting, method, ranker, models, n_summed=0)
 
     def _step(self, what: str) -> None:
         self._done += 1
-        self._progress(what, self._done, self._total)
+        self._progress(what, self._done, self.total_steps)

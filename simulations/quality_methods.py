@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,46 +11,57 @@ import numpy.typing as npt
 
 from client.data.dataset import PreferenceDataset
 from client.training.dp_sgd import factor_release, popularity_release
-from client.training.evaluation import (
-    RANKED_PLACES,
-    EvaluationSet,
-    Protocol,
-    without_customers,
-)
+from client.training.evaluation import EvaluationSet, Protocol, without_customers
 from client.training.noise import SeededNoise
-from client.training.personalisation import (
-    rank_fused,
-    rank_shared,
-    shared_scores,
-    tilted_scores,
-)
 from client.training.rows import popularity_values
-from common.catalogue import Catalogue
 from common.model_state import ModelState
 from common.plan import RunPlan
-from common.ranking import BoolArray, IntArray, ItemSets, top_k
 from server.aggregation import Model, first_model, next_model
 from simulations import baselines
 
 FloatArray = npt.NDArray[np.float64]
+
+_LARGE = baselines.NO_PRIVACY_SIZES
 
 # Each method's key and label, in the order of the table.
 METHODS = {
     "fedpref": "fedpref: shared factors alone",
     "fedpref_tilt": "fedpref: + local tilt by category and type",
     "fedpref_fused": "fedpref: + tilt, fused with recent own purchases",
+    "no_factors": "fedpref without its factors: the same noised popularity, tilt, own purchases",
     "popularity": "Popularity, all regions (number of customers)",
     "popularity_recent": "Popularity, all regions, recent purchases (fedpref's rows, no noise)",
+    "popularity_tilt": "The same recent popularity without noise, + fedpref's tilt, no factors",
     "popularity_regional": "Popularity, own region",
     "personal_frequency": "Own purchases by frequency",
     "personal_recency": "Own purchases, recent ones count more (half-life 12 weeks)",
+    "personal_popularity": "The same × a power of popularity without noise, no factors",
     "local_only": "Each region alone, same ε",
-    "local_only_no_dp": "Each region alone, without privacy",
-    "federated_no_dp": "Federated, without privacy",
-    "centralised_no_dp": "Centralised, without privacy",
+    "local_only_no_dp": "Each region alone, without privacy, same sizes as the private model",
+    "federated_no_dp": "Federated, without privacy, same sizes as the private model",
+    "centralised_no_dp": "Centralised, without privacy, same sizes as the private model",
+    "centralised_no_dp_large": "Centralised, without privacy, sizes chosen for that: up to "
+    f"{_LARGE.vocabulary_size:,} items, {_LARGE.rank} factors, {_LARGE.power_rounds} rounds",
     "ease": "EASE, centralised, without privacy (orientation; over 5,000 items)",
 }
+# Methods with noise: their figures are one for each seed.
+PRIVATE_METHODS = frozenset(
+    {"fedpref", "fedpref_tilt", "fedpref_fused", "no_factors", "local_only"}
+)
+# Methods that one of the protocols has no ranking for, and why.
+NOT_APPLICABLE = (
+    (
+        "fedpref_fused",
+        Protocol.NEW,
+        "it is what is served where repeats count; new items are served in the tilted order",
+    ),
+    *(
+        (method, Protocol.NEW, "it ranks only own purchases, and fills up with popularity")
+        for method in ("personal_frequency", "personal_recency", "personal_popularity")
+    ),
+)
 # What a model's scores are made into, and for which protocol.
+Variants = Collection[tuple[str, Protocol]]
 ALL_VARIANTS = (
     ("plain", Protocol.NEW),
     ("plain", Protocol.ALL),
@@ -60,6 +71,9 @@ ALL_VARIANTS = (
 )
 # What a customer would be served.
 SERVED_VARIANTS = (("tilt", Protocol.NEW), ("fused", Protocol.ALL))
+# The methods that the variants stand for when the factors count for nothing.
+NO_FACTORS = {"tilt": "no_factors", "fused": "no_factors"}
+NO_FACTORS_NO_NOISE = {"tilt": "popularity_tilt", "fused": "personal_popularity"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,136 +170,6 @@ def train_private(
         else:
             model = next_model(model, total, plan, n_regions=len(regions))
     return ModelState.from_arrays(model)
-
-
-@dataclass(frozen=True, eq=False)
-class Ranker:
-    """Ranks for every evaluated customer, region by region.
-
-    Attributes:
-        population: Who is evaluated.
-        catalogue: The public catalogue.
-        plan: The run plan.
-        universes: By name, bool[n_items] or None for the full catalogue.
-    """
-
-    population: Population
-    catalogue: Catalogue
-    plan: RunPlan
-    universes: Mapping[str, BoolArray | None]
-
-    def rankings(
-        self, protocol: Protocol
-    ) -> Iterator[tuple[str, BoolArray | None, dict[str, ItemSets | None]]]:
-        """Each universe with what is excluded for each region's customers."""
-        excluded = {
-            region: evaluation.seen if protocol is Protocol.NEW else None
-            for region, evaluation in self.population.evaluated.items()
-        }
-        for name, universe in self.universes.items():
-            yield name, universe, excluded
-
-    def by_model(
-        self,
-        models: Mapping[str, ModelState],
-        *,
-        n_summed: int,
-        variants: Collection[tuple[str, Protocol]] = ALL_VARIANTS,
-    ) -> Iterator[tuple[str, Protocol, str, IntArray]]:
-        """Rankings of models, one for each region: plain, tilted and fused.
-
-        Args:
-            models: For each region, the model it serves.
-            n_summed: How many regions' noise is in a model's popularity; 0 without noise.
-            variants: What is wanted.
-
-        Yields:
-            Variant (``plain``, ``tilt`` or ``fused``), protocol, universe, int64[n, places].
-        """
-        # Without noise a floor of one customer keeps the fusion's power defined.
-        noise = self.plan.mechanisms[0].noise_stddev * n_summed**0.5 if n_summed else 1.0
-        scores: dict[str, dict[str, FloatArray]] = {"plain": {}, "tilt": {}}
-        for region, evaluation in self.population.evaluated.items():
-            plain = shared_scores(evaluation.history, models[region])
-            scores["plain"][region] = plain
-            scores["tilt"][region] = tilted_scores(
-                plain, evaluation.history, models[region], self.catalogue
-            )
-        for variant, protocol in variants:
-            for name, universe, excluded in self.rankings(protocol):
-                parts = []
-                for region in self.population.regions:
-                    if variant == "fused":
-                        ranked = rank_fused(
-                            scores["tilt"][region],
-                            self.population.evaluated[region].history,
-                            models[region],
-                            RANKED_PLACES,
-                            popularity_noise_stddev=noise,
-                            universe=universe,
-                        )
-                    else:
-                        ranked = rank_shared(
-                            scores[variant][region],
-                            models[region],
-                            RANKED_PLACES,
-                            excluded=excluded[region],
-                            universe=universe,
-                        )
-                    parts.append(ranked)
-                yield variant, protocol, name, np.concatenate(parts)
-
-    def by_popularity(
-        self, scores: Mapping[str, FloatArray]
-    ) -> Iterator[tuple[Protocol, str, IntArray]]:
-        """Rankings by each region's float64[n_items]."""
-        for protocol in Protocol:
-            for name, universe, excluded in self.rankings(protocol):
-                yield (
-                    protocol,
-                    name,
-                    np.concatenate(
-                        [
-                            baselines.rank_by_popularity(
-                                scores[region],
-                                self.population.evaluated[region].history.n_customers,
-                                excluded=excluded[region],
-                                universe=universe,
-                            )
-                            for region in self.population.regions
-                        ]
-                    ),
-                )
-
-    def by_history(
-        self, *, recent: bool, fallback: FloatArray
-    ) -> Iterator[tuple[Protocol, str, IntArray]]:
-        """Rankings by customers' own counts, or counts with recency; for all items only."""
-        for name, universe in self.universes.items():
-            parts = []
-            for region in self.population.regions:
-                history = self.population.evaluated[region].history
-                values = (history.history() if recent else history.counts).values
-                parts.append(
-                    baselines.rank_by_history(history, values, fallback, universe=universe)
-                )
-            yield Protocol.ALL, name, np.concatenate(parts)
-
-    def by_ease(self, items: IntArray) -> Iterator[tuple[Protocol, str, IntArray]]:
-        """Rankings by EASE over some items; it ranks no others."""
-        histories = baselines.pool(
-            [self.population.evaluated[region].history for region in self.population.regions]
-        )
-        scores = baselines.ease_scores(self.population.pooled, histories, items)
-        seen = ItemSets.concatenated(
-            [self.population.evaluated[region].seen for region in self.population.regions]
-        )
-        fresh = ~seen.table(items)
-        for protocol in Protocol:
-            allowed = fresh if protocol is Protocol.NEW else None
-            ranked = top_k(scores, items, RANKED_PLACES, allowed=allowed)
-            for name in self.universes:
-                yield protocol, name, ranked
 
 
 def recent_popularity(dataset: PreferenceDataset) -> FloatArray:

@@ -18,6 +18,8 @@ Row = dict[str, Any]
 
 POPULARITY = "popularity"
 PERSONAL_RECENCY = "personal_recency"
+# What a customer would be served, by protocol; what the headlines are about.
+SERVED = {Protocol.NEW: "fedpref_tilt", Protocol.ALL: "fedpref_fused"}
 REPLICATES = 1000
 _INTERVAL = (2.5, 97.5)
 
@@ -132,10 +134,19 @@ def _metric_rows(
         row.update(mean=float(own.mean()), ci_low=float(low), ci_high=float(high))
         row["per_seed"] = [float(mean) for mean in own.mean(axis=0)]
         row["customers"] = len(own)
-        for reference in (POPULARITY, PERSONAL_RECENCY):
-            row[f"ratio_to_{reference}"] = _relative(cell.method, reference, values, means)
+        for name, reference in _references(cell.protocol).items():
+            row[f"ratio_to_{name}"] = _relative(cell.method, reference, values, means)
         rows.append(row)
     return rows
+
+
+def _references(protocol: Protocol) -> dict[str, str]:
+    """What each method is compared with, pair by pair: the field's name, and the method."""
+    return {
+        POPULARITY: POPULARITY,
+        PERSONAL_RECENCY: PERSONAL_RECENCY,
+        "served": SERVED[protocol],
+    }
 
 
 def _relative(
@@ -161,8 +172,7 @@ def _coverage_row(table: Table, cell: Cell, labels: dict[str, str]) -> Row:
     row.update(mean=float(np.mean(per_seed)), ci_low=None, ci_high=None)
     row["per_seed"] = list(per_seed)
     row["customers"] = None
-    row[f"ratio_to_{POPULARITY}"] = None
-    row[f"ratio_to_{PERSONAL_RECENCY}"] = None
+    row.update({f"ratio_to_{name}": None for name in _references(cell.protocol)})
     return row
 
 

@@ -147,6 +147,11 @@ def evaluation_windows(cut_week: int = TRAIN_CUT_WEEK) -> EvaluationWindows:
     return EvaluationWindows(*(round(moment.timestamp() * 1000) for moment in bounds))
 
 
+def weeks_after(cut_week: int) -> str:
+    """The test weeks after a cut, for people, such as 49–53."""
+    return f"{cut_week + 1}–{cut_week + TEST_WEEKS}"
+
+
 WINDOWS = evaluation_windows(TRAIN_CUT_WEEK)
 TUNING_WINDOWS = evaluation_windows(TUNING_CUT_WEEK)
 

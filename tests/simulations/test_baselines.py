@@ -3,11 +3,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from client.training.dp_sgd import noisy_gradient
 from client.training.personalisation import bought
+from client.training.rows import factor_rows
 from common.errors import InputError
 from common.ranking import NO_ITEM
+from server.aggregation import power_step
 from simulations.baselines import (
     EASE_L2,
+    NO_PRIVACY_SIZES,
+    ModelSizes,
     ease_scores,
     pool,
     popularity,
@@ -71,6 +76,39 @@ def test_federation_without_privacy_is_centralised_training() -> None:
     centralised = train_without_privacy([pool(REGIONS)], PLAN)
     assert np.array_equal(federated.vocabulary, centralised.vocabulary)
     assert federated.item_factors == pytest.approx(centralised.item_factors, abs=1e-5)
+
+
+def test_training_without_privacy_is_the_private_round_without_noise_and_clipping() -> None:
+    class NoNoise:
+        def gaussian(self, shape: tuple[int, ...], stddev: float) -> np.ndarray:
+            del stddev
+            return np.zeros(shape)
+
+    start = train_without_privacy(REGIONS, PLAN, ModelSizes(20, 4, 0))
+    gradient = noisy_gradient(
+        [rows for region in REGIONS for rows in factor_rows(region, start)],
+        start.directions,
+        noise_multiplier=1.0,
+        clipping_norm=100.0,
+        noise=NoNoise(),
+    )
+    after = train_without_privacy(REGIONS, PLAN, ModelSizes(20, 4, 1))
+    assert after.item_factors == pytest.approx(power_step(gradient, noise_stddev=0.0), abs=1e-5)
+
+
+def test_sizes_without_privacy_are_their_own_and_end_with_the_catalogue() -> None:
+    plain = train_without_privacy(REGIONS, PLAN)
+    assert plain.item_factors.shape == (PLAN.vocabulary_size, PLAN.rank)
+    assert train_without_privacy(REGIONS, PLAN, ModelSizes(30, 7, 2)).item_factors.shape == (30, 7)
+    large = train_without_privacy(REGIONS, PLAN, NO_PRIVACY_SIZES)
+    assert large.item_factors.shape == (N_ITEMS, NO_PRIVACY_SIZES.rank)
+
+
+def test_a_region_without_customers_adds_nothing() -> None:
+    empty = dataset_of({}, N_ITEMS)
+    alone = train_without_privacy(REGIONS, PLAN)
+    with_empty = train_without_privacy([*REGIONS, empty], PLAN)
+    assert np.array_equal(alone.item_factors, with_empty.item_factors)
 
 
 def test_training_without_privacy_finds_the_leading_directions() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from client.training.evaluation import Protocol, RankingQuality
 from common.errors import InputError
-from simulations.quality_table import Bootstrap, Cell, Table, summarise
+from simulations.quality_table import SERVED, Bootstrap, Cell, Table, summarise
 
 GENERATOR = np.random.default_rng(0)
 N = 400
@@ -54,6 +54,21 @@ def test_rows_have_means_intervals_and_paired_ratios() -> None:
     coverage = [row for row in rows if row["metric"] == "coverage@10"]
     assert coverage[0]["mean"] == pytest.approx(1.2)
     assert coverage[0]["per_seed"] == [1.1, 1.2, 1.3]
+
+
+def test_what_is_served_is_a_reference_of_its_protocol() -> None:
+    base = GENERATOR.uniform(0.1, 0.5, N)
+    table = Table()
+    for protocol, served in SERVED.items():
+        table.add(Cell("s", served, protocol, "u"), quality(base))
+        table.add(Cell("s", "better", protocol, "u"), quality(base * 1.2))
+    labels = {**LABELS, **dict.fromkeys(SERVED.values(), "Served")}
+    rows = [r for r in summarise(table, labels, n_seeds=1) if r["metric"] == "ndcg@10"]
+    assert len(rows) == 4
+    for row in rows:
+        expected = 1.2 if row["method"] == "better" else 1.0
+        assert row["ratio_to_served"]["mean"] == pytest.approx(expected)
+        assert row["ratio_to_served"]["ci_low"] == pytest.approx(expected)
 
 
 def test_a_reference_of_zero_has_no_ratio() -> None:

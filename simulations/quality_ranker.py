@@ -1,0 +1,217 @@
+"""Rankings for every evaluated customer, by each kind of method of the quality study."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from client.training.evaluation import RANKED_PLACES, Protocol
+from client.training.personalisation import (
+    bought,
+    popularity_power,
+    rank_fused,
+    rank_shared,
+    shared_scores,
+    tilted_scores,
+)
+from common.catalogue import Catalogue
+from common.model_state import ModelState
+from common.plan import RunPlan
+from common.ranking import BoolArray, IntArray, ItemSets, top_k
+from simulations import baselines
+from simulations.quality_methods import ALL_VARIANTS, Population, Variants
+
+FloatArray = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranker:
+    """Ranks for every evaluated customer, region by region.
+
+    Attributes:
+        population: Who is evaluated.
+        catalogue: The public catalogue.
+        plan: The run plan.
+        universes: By name, bool[n_items] or None for the full catalogue.
+    """
+
+    population: Population
+    catalogue: Catalogue
+    plan: RunPlan
+    universes: Mapping[str, BoolArray | None]
+
+    def rankings(
+        self, protocol: Protocol
+    ) -> Iterator[tuple[str, BoolArray | None, dict[str, ItemSets | None]]]:
+        """Each universe with what is excluded for each region's customers."""
+        excluded = {
+            region: evaluation.seen if protocol is Protocol.NEW else None
+            for region, evaluation in self.population.evaluated.items()
+        }
+        for name, universe in self.universes.items():
+            yield name, universe, excluded
+
+    def by_model(
+        self,
+        models: Mapping[str, ModelState],
+        *,
+        n_summed: int,
+        variants: Variants = ALL_VARIANTS,
+    ) -> Iterator[tuple[str, Protocol, str, IntArray]]:
+        """Rankings of models, one for each region: plain, tilted and fused.
+
+        Args:
+            models: For each region, the model it serves.
+            n_summed: How many regions' noise is in a model's popularity; 0 without noise.
+            variants: What is wanted.
+
+        Yields:
+            Variant (``plain``, ``tilt`` or ``fused``), protocol, universe, int64[n, places].
+        """
+        noise = self._popularity_noise(n_summed)
+        scores: dict[str, dict[str, FloatArray]] = {"plain": {}, "tilt": {}}
+        for region, evaluation in self.population.evaluated.items():
+            plain = shared_scores(evaluation.history, models[region])
+            scores["plain"][region] = plain
+            scores["tilt"][region] = tilted_scores(
+                plain, evaluation.history, models[region], self.catalogue
+            )
+        for variant, protocol in variants:
+            for name, universe, excluded in self.rankings(protocol):
+                parts = []
+                for region in self.population.regions:
+                    if variant == "fused":
+                        ranked = rank_fused(
+                            scores["tilt"][region],
+                            self.population.evaluated[region].history,
+                            models[region],
+                            RANKED_PLACES,
+                            popularity_noise_stddev=noise,
+                            universe=universe,
+                        )
+                    else:
+                        ranked = rank_shared(
+                            scores[variant][region],
+                            models[region],
+                            RANKED_PLACES,
+                            excluded=excluded[region],
+                            universe=universe,
+                        )
+                    parts.append(ranked)
+                yield variant, protocol, name, np.concatenate(parts)
+
+    def without_factors(
+        self, models: Mapping[str, ModelState], *, n_summed: int, variants: Variants
+    ) -> Iterator[tuple[str, Protocol, str, IntArray]]:
+        """What is left of `by_model` when the factors count for nothing: the ablation.
+
+        Of the models only popularity and vocabulary are used. ``tilt`` is popularity with the same
+        local tilts; ``fused`` is the fusion's formula with a weight of 0 for the shared scores: own
+        recent purchases by their recency and the power of popularity. Free places go by popularity.
+
+        Args:
+            models: For each region, the model whose popularity it has.
+            n_summed: How many regions' noise is in a model's popularity; 0 without noise.
+            variants: What is wanted, of ``tilt`` and ``fused``.
+
+        Yields:
+            Variant, protocol, universe, int64[n, places].
+        """
+        for variant, protocol in variants:
+            for name, universe, excluded in self.rankings(protocol):
+                ranked = [
+                    self._popularity_fused(region, models[region], universe, n_summed)
+                    if variant == "fused"
+                    else self._popularity_tilted(region, models[region], universe, excluded[region])
+                    for region in self.population.regions
+                ]
+                yield variant, protocol, name, np.concatenate(ranked)
+
+    def _popularity_tilted(
+        self,
+        region: str,
+        model: ModelState,
+        universe: BoolArray | None,
+        excluded: ItemSets | None,
+    ) -> IntArray:
+        history = self.population.evaluated[region].history
+        released = model.popularity[model.vocabulary].astype(np.float64)
+        everyone = np.repeat(released[None, :], history.n_customers, axis=0)
+        return rank_shared(
+            tilted_scores(everyone, history, model, self.catalogue),
+            model,
+            RANKED_PLACES,
+            excluded=excluded,
+            universe=universe,
+        )
+
+    def _popularity_fused(
+        self, region: str, model: ModelState, universe: BoolArray | None, n_summed: int
+    ) -> IntArray:
+        history = self.population.evaluated[region].history
+        power = popularity_power(model, popularity_noise_stddev=self._popularity_noise(n_summed))
+        return baselines.rank_by_history(
+            history,
+            history.history().values * power[bought(history).items],
+            model.popularity.astype(np.float64),
+            universe=universe,
+        )
+
+    def _popularity_noise(self, n_summed: int) -> float:
+        # Without noise a floor of a few customers keeps the power defined.
+        return self.plan.mechanisms[0].noise_stddev * n_summed**0.5 if n_summed else 1.0
+
+    def by_popularity(
+        self, scores: Mapping[str, FloatArray]
+    ) -> Iterator[tuple[Protocol, str, IntArray]]:
+        """Rankings by each region's float64[n_items]."""
+        for protocol in Protocol:
+            for name, universe, excluded in self.rankings(protocol):
+                yield (
+                    protocol,
+                    name,
+                    np.concatenate(
+                        [
+                            baselines.rank_by_popularity(
+                                scores[region],
+                                self.population.evaluated[region].history.n_customers,
+                                excluded=excluded[region],
+                                universe=universe,
+                            )
+                            for region in self.population.regions
+                        ]
+                    ),
+                )
+
+    def by_history(
+        self, *, recent: bool, fallback: FloatArray
+    ) -> Iterator[tuple[Protocol, str, IntArray]]:
+        """Rankings by customers' own counts, or counts with recency; for all items only."""
+        for name, universe in self.universes.items():
+            parts = []
+            for region in self.population.regions:
+                history = self.population.evaluated[region].history
+                values = (history.history() if recent else history.counts).values
+                parts.append(
+                    baselines.rank_by_history(history, values, fallback, universe=universe)
+                )
+            yield Protocol.ALL, name, np.concatenate(parts)
+
+    def by_ease(self, items: IntArray) -> Iterator[tuple[Protocol, str, IntArray]]:
+        """Rankings by EASE over some items; it ranks no others."""
+        histories = baselines.pool(
+            [self.population.evaluated[region].history for region in self.population.regions]
+        )
+        scores = baselines.ease_scores(self.population.pooled, histories, items)
+        seen = ItemSets.concatenated(
+            [self.population.evaluated[region].seen for region in self.population.regions]
+        )
+        fresh = ~seen.table(items)
+        for protocol in Protocol:
+            allowed = fresh if protocol is Protocol.NEW else None
+            ranked = top_k(scores, items, RANKED_PLACES, allowed=allowed)
+            for name in self.universes:
+                yield protocol, name, ranked
