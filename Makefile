@@ -36,6 +36,9 @@ test: $(READY) debian-packages lint ## All checks: lint, types, import contracts
 test-slow: $(READY) debian-packages ## The long suites
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
+bench: $(READY) ## Measure what the demo promises, figure beside bar
+	$(BIN)/python -m benchmarks.demo
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
