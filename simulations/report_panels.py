@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from simulations import quality_table
 from simulations.report_charts import Tick
 
 Record = Mapping[str, Any]
 
 #: What a customer would be served, by protocol; the page's headlines are about these.
-SERVED = {"new": "fedpref_tilt", "all": "fedpref_fused"}
+SERVED = {protocol.value: method for protocol, method in quality_table.SERVED.items()}
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Figures:
         estimates: By metric, in the table's order; None where the study has no such row.
         to_popularity: NDCG@10 over global popularity's, paired.
         to_recency: NDCG@10 over that of own recent purchases, paired.
+        to_served: NDCG@10 over that of what a customer would be served, paired.
         per_seed: NDCG@10 seed by seed; one value for a method without chance.
     """
 
@@ -69,6 +71,7 @@ class Figures:
     estimates: tuple[Estimate | None, ...]
     to_popularity: Estimate | None
     to_recency: Estimate | None
+    to_served: Estimate | None
     per_seed: tuple[float, ...]
 
 
@@ -141,6 +144,12 @@ class Panel:
             return f"{first.to_recency.text(3)} ×" if first.to_recency else ""
         return f"{first.to_popularity.text(2)} ×" if first.to_popularity else ""
 
+    def ratios_of(self, figures: Figures) -> tuple[Estimate | None, ...]:
+        """A row's ratios, in the order of the table's columns."""
+        if self.has_recency:
+            return (figures.to_popularity, figures.to_recency, figures.to_served)
+        return (figures.to_popularity, figures.to_served)
+
     @property
     def has_recency(self) -> bool:
         """Whether anything here is compared with own recent purchases."""
@@ -150,6 +159,47 @@ class Panel:
     def served(self) -> Method | None:
         """The method that a customer would be served."""
         return next((m for m in self.methods if m.key == SERVED[self.protocol]), None)
+
+
+@dataclass(frozen=True)
+class EarlierRow:
+    """One method on the earlier weeks."""
+
+    title: str
+    label: str
+    kind: str
+    value: Estimate
+    to_popularity: Estimate | None
+    to_recency: Estimate | None
+    served: bool
+
+
+@dataclass(frozen=True)
+class EarlierView:
+    """What is served, and its references, on an earlier cut.
+
+    Attributes:
+        weeks: The test weeks.
+        judged: The test weeks of the study proper.
+        note: What part either had in choosing the constants.
+        rows: Protocol by protocol, best first.
+        sources: Where the gains come from, in sentences.
+    """
+
+    weeks: str
+    judged: str
+    note: str
+    rows: tuple[EarlierRow, ...]
+    sources: tuple[str, ...]
+
+    def ratio(self, protocol: str) -> Estimate | None:
+        """What is served over its reference: popularity on new items, else own purchases."""
+        served = next(
+            (row for row in self.rows if row.title == protocol.upper() and row.served), None
+        )
+        if served is None:
+            return None
+        return served.to_popularity if protocol == "new" else served.to_recency
 
 
 @dataclass(frozen=True)
@@ -165,6 +215,9 @@ class QualityView:
         epsilon: ε of the private rows.
         customers: Customers in training and in the test, by region.
         not_applicable: Method, protocol and why it was not measured.
+        sources: For each protocol, where the gain of what is served comes from, in sentences.
+        cost: What privacy costs, in a sentence, if that was measured.
+        earlier: The same plan on an earlier cut, if that was measured.
     """
 
     panels: tuple[Panel, ...]
@@ -175,6 +228,9 @@ class QualityView:
     epsilon: str
     customers: Mapping[str, Mapping[str, int]]
     not_applicable: tuple[tuple[str, str, str], ...]
+    sources: Mapping[str, str]
+    cost: str
+    earlier: EarlierView | None
 
     def panel(self, protocol: str) -> Panel | None:
         """A protocol's panel over the whole catalogue."""

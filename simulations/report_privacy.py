@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 from simulations import report_numbers as numbers
@@ -122,6 +122,12 @@ class PrivacyView:
         """The region that has spent most."""
         return max(self.budgets, key=lambda budget: float(budget.spent))
 
+    @property
+    def odds(self) -> str:
+        """The factor e^ε by which one customer can change the odds, where most was spent."""
+        factor = math.exp(min(float(self.most_spent.spent), 500.0))
+        return numbers.integer(math.ceil(factor)) if factor < 1e6 else "more than a million"
+
     def bytes_of(self, region: str, server_round: int | None = None) -> int | None:
         """Bytes that left one region, in one round or in all; None if nothing did."""
         sizes = [
@@ -183,7 +189,7 @@ def _kinds(parts: list[tuple[Record, Record]], plan: Record) -> tuple[ReleaseKin
 
 
 def _array(array: Record) -> ReleasedArray:
-    elements = prod(array["shape"])
+    elements = math.prod(array["shape"])
     return ReleasedArray(
         name=array["name"],
         data_type=numbers.data_type(array["dtype"]),

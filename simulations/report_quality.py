@@ -7,14 +7,30 @@ from typing import Any
 
 from simulations import report_numbers as numbers
 from simulations.report_charts import Scale, Tick, scale_of
-from simulations.report_panels import SERVED, Estimate, Figures, Mark, Method, Panel, QualityView
+from simulations.report_gains import (
+    MAIN_METRIC,
+    cost_of_privacy,
+    regions_alone,
+    rows_of,
+    source_of_gain,
+)
+from simulations.report_panels import (
+    SERVED,
+    EarlierRow,
+    EarlierView,
+    Estimate,
+    Figures,
+    Mark,
+    Method,
+    Panel,
+    QualityView,
+)
 
 Record = Mapping[str, Any]
 # The figures of one panel: (setting, method, metric) → row of the study.
 Rows = Mapping[tuple[str, str, str], Record]
 
 SETTINGS = {"no_refusals": "nobody refuses", "with_refusals": "this run’s refusals"}
-MAIN_METRIC = "ndcg@10"
 _METRICS = {
     "ndcg@10": "NDCG@10",
     "recall@20": "Recall@20",
@@ -60,6 +76,43 @@ def quality_view(metrics: Record) -> QualityView:
             (labels[each["method"]], _PROTOCOLS[each["protocol"]][1], each["why"])
             for each in metrics["not_applicable"]
         ),
+        sources={protocol: _sources(rows, protocol) for protocol in _PROTOCOLS},
+        cost=cost_of_privacy(rows_of(rows, "new", "no_refusals")),
+        earlier=_earlier(metrics["earlier"]) if metrics["earlier"] else None,
+    )
+
+
+def _sources(rows: list[Record], protocol: str) -> str:
+    """Where the gain comes from if nobody refuses, and what a region has of it alone."""
+    measured = rows_of(rows, protocol, "no_refusals")
+    return " ".join(
+        filter(None, (source_of_gain(measured, protocol), regions_alone(measured, protocol)))
+    )
+
+
+def _earlier(earlier: Record) -> EarlierView:
+    shown, sources = [], []
+    for protocol, (_, title) in _PROTOCOLS.items():
+        measured = rows_of(earlier["rows"], protocol, "earlier_weeks")
+        sources.append(source_of_gain(measured, protocol))
+        shown += [
+            EarlierRow(
+                title=title,
+                label=row["label"],
+                kind=_kind(method),
+                value=Estimate(row["mean"], row["ci_low"], row["ci_high"]),
+                to_popularity=Estimate.of(row["ratio_to_popularity"]),
+                to_recency=Estimate.of(row["ratio_to_personal_recency"]),
+                served=method == SERVED[protocol],
+            )
+            for method, row in sorted(measured.items(), key=lambda each: -each[1]["mean"])
+        ]
+    return EarlierView(
+        weeks=earlier["weeks"],
+        judged=earlier["judged"],
+        note=earlier["note"],
+        rows=tuple(shown),
+        sources=tuple(filter(None, sources)),
     )
 
 
@@ -128,6 +181,7 @@ def _figures(rows: Rows, setting: str, method: str, names: Sequence[str]) -> Fig
         estimates=tuple(Estimate.of(rows.get((setting, method, name))) for name in names),
         to_popularity=Estimate.of(main["ratio_to_popularity"]),
         to_recency=Estimate.of(main["ratio_to_personal_recency"]),
+        to_served=Estimate.of(main["ratio_to_served"]),
         per_seed=tuple(main["per_seed"]),
     )
 
@@ -149,7 +203,7 @@ def _mark(label: str, setting: str, row: Record, offset: int, scale: Scale) -> M
 def _kind(method: str) -> str:
     if method.startswith("fedpref"):
         return "ours"
-    return "open" if method == "ease" or method.endswith("_no_dp") else "compared"
+    return "open" if method == "ease" or "_no_dp" in method else "compared"
 
 
 def _trained_on(counts: Sequence[int]) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from client.engine.entries import ACCOUNTANT
 from simulations import report_numbers as numbers
 from simulations.report_consent import ConsentView
-from simulations.report_panels import Estimate, QualityView
+from simulations.report_panels import EarlierView, Estimate, QualityView
 from simulations.report_privacy import PrivacyView
 from simulations.report_quality import SETTINGS
 from simulations.report_rounds import RoundsView
@@ -118,26 +118,49 @@ def _results(quality: QualityView) -> tuple[str, ...]:
             if (ratio := figures.to_popularity if protocol == "new" else figures.to_recency)
         ]
         if ratios:
-            sentences.append(f"{what}, {_compared(ratios, reference)}")
-    return tuple(sentences)
+            sentence = f"{what}, {_compared(ratios, reference)} {quality.sources[protocol]}"
+            sentences.append(_unbroken(sentence.rstrip()))
+    return (*sentences, *_on_earlier_weeks(quality.earlier))
+
+
+def _on_earlier_weeks(earlier: EarlierView | None) -> tuple[str, ...]:
+    """The same plan on other weeks, for the headline is one season's."""
+    if earlier is None:
+        return ()
+    parts = [
+        f"{ratio.text(3)} × {reference} on {what} ({ratio.interval(3)}: {ratio.against_one})"
+        for protocol, what, reference in (
+            ("new", "new items", "global popularity’s"),
+            ("all", "all purchases", "that of own recent purchases"),
+        )
+        if (ratio := earlier.ratio(protocol))
+    ]
+    if not parts:
+        return ()
+    sentence = (
+        f"These figures are of weeks {earlier.judged}. On weeks {earlier.weeks}, trained on what "
+        f"came before them and with the same constants, NDCG@10 is {' and '.join(parts)}, if "
+        f"nobody refuses. {earlier.note}"
+    )
+    return (_unbroken(sentence),)
 
 
 def _compared(ratios: Sequence[tuple[str, Estimate]], reference: str) -> str:
     """One ratio for each setting, and what follows from its interval."""
     (when, first), *others = ratios
     text = f"the model’s NDCG@10 is {first.text(3)} × {reference} {when}"
-    text += f" (95% interval {_unbroken(first.interval(3))})"
+    text += f" (95% interval {first.interval(3)})"
     for other_when, ratio in others:
-        text += f", and {ratio.text(3)} × {other_when} ({_unbroken(ratio.interval(3))})"
+        text += f", and {ratio.text(3)} × {other_when} ({ratio.interval(3)})"
     if len({ratio.against_one for _, ratio in ratios}) == 1:
         return f"{text}: {first.against_one}."
     each = "; ".join(f"{ratio.against_one} {when}" for when, ratio in ratios)
     return f"{text}. That is {each}."
 
 
-def _unbroken(interval: str) -> str:
-    """An interval that no line break cuts in two."""
-    return interval.replace("–", "–\N{WORD JOINER}")
+def _unbroken(text: str) -> str:
+    """A text in which no line break cuts an interval in two."""
+    return text.replace("–", "–\N{WORD JOINER}")
 
 
 def _quality_figure(quality: QualityView) -> tuple[KeyFigure, ...]:
@@ -155,8 +178,18 @@ def _quality_figure(quality: QualityView) -> tuple[KeyFigure, ...]:
             f"{ratio.text(2)} ×",
             "",
             f"NDCG@10 on new items, 95% interval {_unbroken(ratio.interval(2))}, "
-            f"{_WHEN[figures.setting]}; simulation only",
+            f"{_WHEN[figures.setting]}{_earlier_note(quality.earlier)}; simulation only",
         ),
+    )
+
+
+def _earlier_note(earlier: EarlierView | None) -> str:
+    ratio = earlier.ratio("new") if earlier else None
+    if earlier is None or ratio is None:
+        return ""
+    return (
+        f"; weeks {_unbroken(earlier.judged)}. On weeks {_unbroken(earlier.weeks)}: "
+        f"{ratio.text(2)} × ({_unbroken(ratio.interval(2))})"
     )
 
 
@@ -189,5 +222,6 @@ def _release_figure(privacy: PrivacyView) -> KeyFigure:
         numbers.size(privacy.n_bytes),
         "",
         f"{numbers.plural(len(privacy.releases), 'noised sum')} from "
-        f"{numbers.plural(len(privacy.budgets), 'region')}; no purchase, no customer identifier",
+        f"{numbers.plural(len(privacy.budgets), 'region')}, no purchase; with each sum its signed "
+        "receipt, which tells the consent log’s exact size",
     )

@@ -176,6 +176,15 @@ def test_wherever_an_epsilon_stands_it_says_what_it_means(page, name):
         assert needed in text
 
 
+def test_what_epsilon_allows_is_said_in_plain_numbers(page):
+    text = section(page, "budget").text
+    assert "At ε = 7.9993 one customer’s purchases may change the odds" in text
+    assert "by a factor of up to 2,979. That limits" in text
+    inputs = report_inputs()
+    inputs["history"]["regions"][0]["epsilon_spent"] = "900"
+    assert "up to more than a million" in section(rendered(**inputs), "budget").text
+
+
 def test_a_region_over_its_cap_is_drawn_as_such():
     inputs = report_inputs()
     inputs["history"]["regions"][1]["epsilon_spent"] = "9.5"
@@ -270,7 +279,103 @@ def test_dots_stand_where_their_values_are(page):
     ]
     places = [float(each.all("svg")[1].attributes["x"].rstrip("%")) for each in marks]
     assert places == sorted(places, reverse=True)
-    assert "0.0539 (0.0508–0.0570), 1.25 × popularity" in marks[4].attributes["aria-label"]
+    assert "0.0539 (0.0508–0.0570), 1.25 × popularity" in marks[5].attributes["aria-label"]
+
+
+def test_how_much_the_factors_bring_is_computed_from_the_rows():
+    text = section(rendered(), "summary").text
+    # Served 0.0539 and 0.4341, without factors 0.0458 and 0.4338, references 0.0431 and 0.4305.
+    assert "Of the gain on new items, 25% comes from the same noised popularity" in text
+    assert "and 75% from the shared factors (without them 1.063 ×" in text
+    assert "with popularity that has no noise 1.077 ×" in text
+    assert "Of the gain on all later purchases, 92% comes from the same noised" in text
+    assert "Without the factors NDCG@10 is 0.999 × what it is with them" in text
+    assert text.count("no clear difference.") >= 1
+
+    study = metrics()
+    for row in study["rows"]:
+        if row["method"] == "no_factors" and row["metric"] == "ndcg@10":
+            row["mean"] = 0.06 if row["protocol"] == "new" else 0.42
+    text = section(rendered(metrics=study), "quality").text
+    assert "Of the gain on new items, all comes from the same noised" in text
+    assert "Of the gain on all later purchases, all comes from the shared factors" in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.996, 1.004, "no clear difference"),
+        (1.001, 1.005, "clearly better"),
+        (0.99, 0.998, "clearly worse"),
+    ],
+)
+def test_regions_alone_are_told_by_their_interval(low, high, words):
+    study = metrics()
+    for row in study["rows"]:
+        if row["method"] == "local_only" and row["ratio_to_served"]:
+            row["ratio_to_served"] = {"mean": (low + high) / 2, "ci_low": low, "ci_high": high}
+    sentences = [each.text for each in section(rendered(metrics=study), "summary").all("p")]
+    told = next(each for each in sentences if "on all later purchases (" in each)
+    assert told.endswith(f"({low:.3f}–{high:.3f}): {words}.")
+
+
+def test_a_gain_that_is_none_has_no_source():
+    study = metrics()
+    for row in study["rows"]:
+        if row["method"] == "fedpref_tilt" and row["metric"] == "ndcg@10":
+            row["mean"] = 0.04
+    text = section(rendered(metrics=study), "summary").text
+    assert "On new items there is no gain whose source could be told." in text
+
+
+def test_the_ablations_and_the_larger_sizes_stand_in_chart_and_table(page):
+    cells = {key[:2] for key in quality_cells(page)}
+    figures = section(page, "quality").all("figure")
+    for name in ("no_factors", "popularity_tilt", "personal_popularity", "centralised_no_dp_large"):
+        label, new, repeat, _ = METHODS[name]
+        assert {label} <= {method for _, method in cells}
+        for figure, value in zip((figures[0], figures[2]), (new, repeat), strict=True):
+            names = [each.text for each in figure.walk() if "name" in each.classes]
+            assert (label in names) == (value is not None)
+    text = section(page, "quality").text
+    assert "With sizes chosen for none, NDCG@10 on new items is 1.095 × that" in text
+    assert "equal by construction" in text
+
+
+def test_the_earlier_weeks_stand_beside_the_headline():
+    text = section(rendered(), "summary").text
+    assert "These figures are of weeks 49–53. On weeks 44–48" in text
+    assert "NDCG@10 is 1.251 × global popularity’s on new items" in text
+    assert "Both were seen while the constants were chosen." in text
+    assert "On weeks 44–48: 1.25 × (" in text
+    rows = table(rendered(), "NDCG@10 on weeks 44–48").rows()[1:]
+    assert [row[0] for row in rows] == ["NEW"] * 4 + ["ALL"] * 4
+    assert rows[0][1:] == [METHODS["fedpref_tilt"][0], "0.0539 0.0508–0.0570",
+                           "1.251 1.191–1.311", "–"]  # fmt: skip
+    without = rendered(metrics=metrics(with_earlier=False)).first("body").text
+    assert "44–48" not in without
+
+
+# What leaves besides the sums
+
+
+def test_what_the_receipts_tell_is_said_in_plain_words(page):
+    text = section(page, "releases").text
+    assert "the exact size of the region’s log" in text
+    assert "exactly how many choices a region’s customers had recorded" in text
+    assert "how many chose anew" in text
+    assert "no-consent or data-quality tells something" in text
+    assert "no exact count" not in page.first("body").text
+    assert "only noised sums" not in page.first("body").text
+    assert "What the coordinator learns without noise" in section(page, "consent").text
+    assert "consent log’s exact size" in section(page, "summary").text
+    assert "gets them with each release" in section(page, "evidence").text
+
+
+def test_the_page_says_that_the_manifest_does_not_cover_it(page):
+    assert "report.html, is itself not covered by the signed manifest" in (
+        section(page, "verdict").text
+    )
 
 
 def test_what_was_not_measured_says_why(page):
