@@ -50,9 +50,13 @@ _PERMIT_VALID_S = 7 * 24 * 3600
 
 _NOTICE_TEXT = (
     "We would like to learn what our customers prefer from the purchases you make with us. Your "
-    "purchases stay in this data centre. Only sums to which noise was added leave it, such that "
-    "no one can tell from them whether you took part. You may withdraw at any time; from the next "
-    "training round on, your purchases are no longer used."
+    "purchases stay in this data centre. Sums over many customers leave it, with noise added to "
+    "them. The noise limits what anyone can learn from them about you, by a privacy budget that is "
+    "stated for each training; it does not make it impossible to learn anything. With each round "
+    "of training the size and the times of our log of choices leave too: they tell how many "
+    "customers have chosen and how many have chosen anew since, not who, and are not noised. You "
+    "may withdraw at any time; from the next training round on, your purchases are no longer used. "
+    "What was learnt before stays in the model."
 )
 
 
@@ -268,7 +272,8 @@ def _notice(home: RegionHome, jurisdiction: str) -> dict[str, JsonValue]:
         "lang": "en",
         "controller": _controller(home),
         "purposes": [FEDERATED_TRAINING, RECOMMENDATIONS, FEDERATED_ANALYTICS],
-        "recipients": f"the regions and the coordinator of {home.federation}: noised sums only",
+        "recipients": f"the regions and the coordinator of {home.federation}: noised sums, and the "
+        "sizes and times of this region's log",
         "retention": "purchases: 24 months; consent records: 10 years",
         "storage": f"the data centre {home.region}",
         "contact": f"privacy@{home.federation}",
