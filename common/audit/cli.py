@@ -16,7 +16,6 @@ app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
     help="Verifies, offline and without trusting the operator, who had consented, what left each "
     "region and what privacy budget it spent.",
     epilog=EXIT_CODES,
