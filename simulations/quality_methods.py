@@ -40,8 +40,8 @@ METHODS = {
     "local_only_no_dp": "Each region alone, without privacy, same sizes as the private model",
     "federated_no_dp": "Federated, without privacy, same sizes as the private model",
     "centralised_no_dp": "Centralised, without privacy, same sizes as the private model",
-    "centralised_no_dp_large": "Centralised, without privacy, sizes chosen for that: up to "
-    f"{_LARGE.vocabulary_size:,} items, {_LARGE.rank} factors, {_LARGE.power_rounds} rounds",
+    "centralised_no_dp_large": "Centralised, without privacy, sizes chosen for that "
+    f"({_LARGE.vocabulary_size:,} items, {_LARGE.rank} factors)",
     "ease": "EASE, centralised, without privacy (orientation; over 5,000 items)",
 }
 # Methods with noise: their figures are one for each seed.
