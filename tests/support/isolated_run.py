@@ -122,6 +122,8 @@ def refuse(federation: FakeFederation) -> None:
 
 def interrupt(federation: FakeFederation) -> None:
     """A Ctrl-C in the middle of the second round."""
+    # A shell starts background jobs with Ctrl-C ignored; these tests press it all the same.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def press(number: int) -> None:
         if number == 2:
