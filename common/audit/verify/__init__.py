@@ -75,6 +75,11 @@ def verify_bundle(path: Path, *, root_key_ids: Collection[str] = ()) -> Verdict:
     if manifest is not None and ring is not None:
         _check_manifest_signature(manifest, ring, findings)
         _verify_content(folder, manifest, ring, findings)
+    elif manifest is not None:
+        # Where the two only disagree about the federation, the signature tells which was altered.
+        other, _ = verify_registry(folder, None, (), Findings())
+        if other is not None:
+            _check_manifest_signature(manifest, other, findings)
     return findings.verdict(federation or "", manifest.run if manifest else "", root_keys)
 
 

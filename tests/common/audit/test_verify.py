@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.audit.verify import LIMITS, Verdict, verify_bundle
+from common.envelope import Envelope
 from common.errors import InputError, UsageError
 from tests.support.bundle_builder import FEDERATION, RUN, Federation
 
@@ -162,6 +164,19 @@ def test_a_sample_of_bytes_each_flipped_is_rejected_and_the_file_named(
         size = path.stat().st_size
         for position in {0, size - 1, *(generator.randrange(size) for _ in range(20))}:
             _flip(run, path, position, generator.randrange(1, 256), _names_it(run, path))
+
+
+def test_a_manifest_that_names_another_federation_is_itself_named(
+    small: Federation, tmp_path: Path
+) -> None:
+    run = small.write(tmp_path)
+    path = run / "bundle" / "manifest.json"
+    envelope = Envelope.decode(path.read_bytes(), max_bytes=1 << 20)
+    payload = envelope.payload.replace(b'"federation":"t', b'"federation":"u')
+    assert payload != envelope.payload
+    altered = replace(envelope, payload=payload)
+    path.write_bytes(altered.encode(max_bytes=1 << 20))
+    _names_it(run, path)(verify_bundle(run))
 
 
 @pytest.mark.slow
