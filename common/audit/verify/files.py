@@ -128,8 +128,6 @@ def read_manifest(folder: BundleFolder, findings: Findings) -> Manifest | None:
     try:
         data = folder.read(MANIFEST_NAME, max_bytes=MAX_MANIFEST_BYTES)
         envelope = Envelope.decode(data, max_bytes=MAX_MANIFEST_BYTES)
-        if envelope.kind != "manifest":
-            raise FormatError(f"It is a {envelope.kind}, not a manifest.")
         record = envelope.record()
         MANIFEST_SCHEMA(record, "")
         return Manifest(

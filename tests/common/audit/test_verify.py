@@ -122,7 +122,8 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path, content: str | None) -> No
         path.mkdir()
         if content == "other folder":
             (path / "readme.txt").write_text("x")
-    with pytest.raises(InputError):
+    expected = "There is nothing at" if content is None else "holds no audit bundle"
+    with pytest.raises(InputError, match=expected):
         verify_bundle(path)
 
 

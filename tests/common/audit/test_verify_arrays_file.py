@@ -56,7 +56,11 @@ _GOOD = {"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
         (b"[]", b""),
         (b"[" * 100_000, b""),
         (b'{"x":1}', b""),
-        (b'{"x":{},"x":{}}', b""),
+        (
+            b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+            b'"x":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+            b"01234567",
+        ),
         (b'{"x":{"dtype":"F32","shape":[NaN],"data_offsets":[0,8]}}', b"01234567"),
         ({"x": {**_GOOD["x"], "dtype": "BF16"}}, b"01234567"),
         ({"x": {**_GOOD["x"], "dtype": 7}}, b"01234567"),
@@ -89,6 +93,8 @@ def test_files_without_a_header_are_refused(tmp_path: Path, content: bytes) -> N
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    _write(tmp_path / "x", _GOOD, b"01234567")
+    assert file_arrays_digest(tmp_path / "x")
     (tmp_path / "link").symlink_to(tmp_path / "x")
     for name in ("missing", "link", "."):
         with pytest.raises(InputError):

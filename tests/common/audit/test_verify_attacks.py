@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from common import canonical_json
+from common.audit.checkpoint import Checkpoint, Note, add_cosignature, parse_note, sign_note
 from common.audit.verify import Verdict, verify_bundle
 from common.envelope import Envelope, Signature, pae, sign_record
 from common.timestamps import format_time, parse_time
@@ -33,6 +34,7 @@ from tests.support.bundle_builder import (
     envelope_of,
     file_states,
     record_of,
+    tree_root,
     ulid,
 )
 
@@ -192,6 +194,44 @@ def test_a6_fork_two_signed_histories_of_one_size(federation: Federation, tmp_pa
     federation.files[f"logs/{R1}/checkpoints/{index + 1}"] = other.checkpoint(R1, index + 1)
     verdict = judge(federation, tmp_path)
     assert found(verdict) == {(2, "tree-root", R1, None)}
+
+
+def test_a6_checkpoint_that_only_a_witness_signed(federation: Federation, tmp_path: Path) -> None:
+    witness = MemorySigner("witness")
+    entries = federation.key_entries()
+    entries.append(
+        entries[0] | {
+            "key_id": witness.key_id, "public_key": witness.public_key.hex(),
+            "party": "outside.example", "role": "witness",
+        }
+    )  # fmt: skip
+    federation.publish_registry(entries)
+    assert judge(federation, tmp_path).verified
+    size = len(federation.logs[R1])
+    honest = federation.checkpoint(R1, size)
+    cosigned = add_cosignature(honest, "outside.example", witness, time_s=EPOCH_MS // 1000)
+    name = f"logs/{R1}/checkpoint"
+    federation.files[name] = cosigned.encode()
+    verdict = judge(federation, tmp_path)
+    assert verdict.verified
+    assert verdict.steps[2].counts["cosignatures"] == 1
+    alone = parse_note(cosigned.encode())
+    federation.files[name] = Note(alone.text, alone.signatures[1:]).encode().encode()
+    verdict = judge(federation, tmp_path)
+    assert (2, "checkpoint", R1, None) in found(verdict)
+    assert any("The log itself did not sign it" in f.message for f in verdict.failures)
+
+
+def test_a17_checkpoint_of_another_log_signed_with_this_logs_key(
+    federation: Federation, tmp_path: Path
+) -> None:
+    log = federation.logs[R1]
+    body = Checkpoint(f"test.example/{R2}", len(log), tree_root(log)).body()
+    note = sign_note(body, f"test.example/{R1}", federation.keys[R1, "log"])
+    federation.files[f"logs/{R1}/checkpoint"] = note.encode()
+    verdict = judge(federation, tmp_path)
+    assert (2, "checkpoint", R1, None) in found(verdict)
+    assert any(f"It is of the log test.example/{R2}" in f.message for f in verdict.failures)
 
 
 # -- A7 to A13: consents, clocks and keys ----------------------------------------------------------
