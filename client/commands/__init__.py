@@ -1,0 +1,1 @@
+"""The sub-commands of ``fedpref-region``, a module for each theme."""

@@ -1,0 +1,1 @@
+"""Witnesses: who cosigns other parties' checkpoints, and keeps what contradicts them."""

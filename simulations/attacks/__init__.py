@@ -1,0 +1,1 @@
+"""Attacks on logs and bundles, each on a copy, each by its id in the specification."""
