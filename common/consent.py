@@ -20,6 +20,7 @@ from common.consent_record import (
     WITHDRAWN,
     ConsentForm,
     ConsentRecord,
+    Guardian,
     parse_consent,
 )
 from common.errors import VerificationError
@@ -40,6 +41,7 @@ __all__ = [
     "ConsentForm",
     "ConsentRecord",
     "ConsentReplay",
+    "Guardian",
     "new_ulid",
     "parse_consent",
     "subject_id",

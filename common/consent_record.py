@@ -54,8 +54,9 @@ _FORM_FIELDS = (
     "withdrawal",
 )
 _NOTICE_FIELDS = frozenset({"id", "sha256"})
+_GUARDIAN_FIELDS = frozenset({"state", "evidence"})
 _FIELDS = frozenset(
-    {"v", "record_id", "sid", "seq", "prev", "state", "purposes", "evidence"}
+    {"v", "record_id", "sid", "seq", "prev", "state", "purposes", "evidence", "minor", "guardian"}
     | {"event_time", "expires", "notice", "data", *_FORM_FIELDS}
 )
 
@@ -105,6 +106,19 @@ class ConsentForm:
 
 
 @dataclass(frozen=True, slots=True)
+class Guardian:
+    """What the guardian of a minor decided about the minor's record.
+
+    Attributes:
+        state: One of `STATES`.
+        evidence: Salted SHA-256 of the guardian's own signed token, or None.
+    """
+
+    state: str
+    evidence: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class ConsentRecord:
     """One consent record whose every field was checked; made by `parse_consent`.
 
@@ -119,6 +133,8 @@ class ConsentRecord:
         event_time: When the customer chose.
         expires: From when on the consent is no longer in force, or None.
         form: What the record shares with others.
+        minor: Whether the subject is a minor, whose consent counts only with a guardian's.
+        guardian: The guardian's state; None for an adult, or where no guardian has decided.
     """
 
     record_id: str
@@ -131,10 +147,15 @@ class ConsentRecord:
     event_time: str
     expires: str | None
     form: ConsentForm
+    minor: bool = False
+    guardian: Guardian | None = None
 
     def to_record(self) -> dict[str, JsonValue]:
         """The record to be signed: what `parse_consent` read."""
         form = self.form
+        guardian: JsonValue = None
+        if self.guardian is not None:
+            guardian = {"state": self.guardian.state, "evidence": self.guardian.evidence}
         return {
             "v": _VERSION,
             "record_id": self.record_id,
@@ -152,6 +173,8 @@ class ConsentRecord:
             "notice": {"id": form.notice_id, "sha256": form.notice_sha256},
             "method": form.method,
             "evidence": self.evidence,
+            "minor": self.minor,
+            "guardian": guardian,
             "event_time": self.event_time,
             "expires": self.expires,
             "withdrawal": form.withdrawal,
@@ -182,6 +205,7 @@ def parse_consent(record: JsonValue) -> ConsentRecord:
         if expires_ms <= event_ms:
             raise FormatError("The consent expires no later than it was given.")
     evidence = fields["evidence"]
+    minor, guardian = _read_guardian(fields, state)
     return ConsentRecord(
         record_id=matching(fields["record_id"], ULID, "record_id", "a ULID"),
         sid=sha256_hex(fields["sid"], "sid"),
@@ -193,7 +217,30 @@ def parse_consent(record: JsonValue) -> ConsentRecord:
         event_time=event_time,
         expires=expires,
         form=_read_form(fields),
+        minor=minor,
+        guardian=guardian,
     )
+
+
+def _read_guardian(fields: dict[str, JsonValue], state: str) -> tuple[bool, Guardian | None]:
+    minor, value = fields["minor"], fields["guardian"]
+    if type(minor) is not bool:
+        raise FormatError("minor is neither true nor false.")
+    if value is None:
+        if minor and state == GIVEN:
+            raise FormatError("A minor's consent needs a guardian's, which the record lacks.")
+        return minor, None
+    if not minor:
+        raise FormatError("The consent record names a guardian of someone who is no minor.")
+    parts = exact_fields(value, _GUARDIAN_FIELDS, "guardian")
+    evidence = parts["evidence"]
+    guardian = Guardian(
+        state=_one_of(parts["state"], STATES, "guardian.state"),
+        evidence=None if evidence is None else sha256_hex(evidence, "guardian.evidence"),
+    )
+    if state == GIVEN and guardian.state != GIVEN:
+        raise FormatError("A minor's consent needs a guardian's, who refused or withdrew.")
+    return True, guardian
 
 
 def _one_of(value: JsonValue, allowed: frozenset[str], where: str) -> str:

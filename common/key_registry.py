@@ -26,7 +26,9 @@ from common.validate import array, exact_fields, line, sha256_hex, timestamp, wh
 #: A registry of a few thousand keys; a logged version must also fit a log entry.
 MAX_REGISTRY_BYTES = 1 << 20
 
-_FIELDS = frozenset({"v", "federation", "registry_version", "issued_at", "prev", "root", "keys"})
+_FIELDS = frozenset(
+    {"v", "federation", "registry_version", "issued_at", "prev", "witness_quorum", "root", "keys"}
+)
 _ROOT_FIELDS = frozenset({"threshold", "keys"})
 _ROOT_KEY_FIELDS = frozenset({"key_id", "public_key"})
 
@@ -39,6 +41,7 @@ class _Version:
     number: int
     issued_at_ms: int
     prev: str | None
+    witness_quorum: int
     threshold: int
     root: Mapping[str, bytes]
     entries: Mapping[str, KeyEntry]
@@ -52,6 +55,7 @@ class Registry:
         version: The newest version's number.
         issued_at_ms: When the newest version was issued, in milliseconds since the epoch.
         head_sha256: The digest of the newest envelope: what the next version's ``prev`` must be.
+        witness_quorum: How many other parties must cosign a checkpoint for it to count.
         root_key_ids: The newest root's key ids.
         root_threshold: How many of them must sign.
         entries: All keys, in the newest version's order.
@@ -62,6 +66,7 @@ class Registry:
         self.version = version.number
         self.issued_at_ms = version.issued_at_ms
         self.head_sha256 = head_sha256
+        self.witness_quorum = version.witness_quorum
         self.root_key_ids = frozenset(version.root)
         self.root_threshold = version.threshold
         self.entries = tuple(version.entries.values())
@@ -147,6 +152,7 @@ def build_registry(
     issued_at: str,
     prev: str | None,
     threshold: int,
+    witness_quorum: int,
     root_public_keys: Sequence[bytes],
     keys: Sequence[Mapping[str, JsonValue]],
 ) -> dict[str, JsonValue]:
@@ -158,6 +164,7 @@ def build_registry(
         issued_at: When, as `common.timestamps` states times.
         prev: `Registry.head_sha256` of the version before; None for version 1.
         threshold: How many root keys must sign: more than half of them.
+        witness_quorum: How many other parties must cosign a checkpoint for it to count.
         root_public_keys: This version's root keys.
         keys: The fields of each key (`KeyEntry.to_record`).
 
@@ -171,6 +178,7 @@ def build_registry(
         "registry_version": registry_version,
         "issued_at": issued_at,
         "prev": prev,
+        "witness_quorum": witness_quorum,
         "root": {
             "threshold": threshold,
             "keys": [
@@ -215,6 +223,7 @@ def _parse_version(record: JsonValue) -> _Version:
         number=whole_number(fields["registry_version"], "registry_version", least=1),
         issued_at_ms=timestamp(fields["issued_at"], "issued_at")[1],
         prev=None if prev is None else sha256_hex(prev, "prev"),
+        witness_quorum=whole_number(fields["witness_quorum"], "witness_quorum", least=0),
         threshold=threshold,
         root=MappingProxyType(root),
         entries=MappingProxyType(entries),

@@ -182,6 +182,7 @@ def _sign_registry(scenario: Scenario, signers: Mapping[tuple[str, str], Signer]
         issued_at=format_time(issued),
         prev=None,
         threshold=ROOT_THRESHOLD,
+        witness_quorum=0,
         root_public_keys=[signer.public_key for signer in roots],
         keys=[
             {
@@ -251,6 +252,7 @@ def _policy(set_up: RegionSetUp, plan: RunPlan) -> RegionPolicy:
         quality_threshold="0.98",
         consent_age_max_s=600,
         withdrawal_in_round="finish",
+        notice_grace_s=30 * 86_400,
         modes=["local"],
     )
 
@@ -278,6 +280,8 @@ def _notice(home: RegionHome, jurisdiction: str) -> dict[str, JsonValue]:
         "storage": f"the data centre {home.region}",
         "contact": f"privacy@{home.federation}",
         "text": _NOTICE_TEXT,
+        "supersedes": None,
+        "in_force_from": format_time(now_ms()),
     }
 
 

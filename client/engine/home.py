@@ -16,7 +16,7 @@ from common.errors import FormatError, InputError
 from common.keys import Registry, Signer, load_key
 
 _IDENTITY_VERSION = "fedpref-home/1"
-KEY_ROLES = ("log", "consent", "trainer", "permit", "controller")
+KEY_ROLES = ("log", "consent", "trainer", "permit", "controller", "witness")
 
 
 @dataclass(frozen=True)

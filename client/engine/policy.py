@@ -47,7 +47,10 @@ class RegionPolicy(BaseModel):
         quorum_min: The fewest regions that an aggregate may be made of.
         quality_threshold: The least share of a store's rows that must pass the quality gate.
         consent_age_max_s: The greatest age of a consent snapshot when a round starts, in seconds.
-        withdrawal_in_round: What happens to a round under way when someone withdraws.
+        withdrawal_in_round: What happens to a round under way when someone in it withdraws:
+            ``finish`` sends its update, ``discard`` does not; the charge stays either way.
+        notice_grace_s: For how long consents to a notice stay in force after a newer notice that
+            supersedes it came into force, in seconds.
         modes: The noise modes the region takes part in.
     """
 
@@ -63,7 +66,8 @@ class RegionPolicy(BaseModel):
     quorum_min: int = Field(ge=1, le=1000)
     quality_threshold: PositiveDecimal
     consent_age_max_s: int = Field(ge=0, le=86_400)
-    withdrawal_in_round: Literal["finish"]
+    withdrawal_in_round: Literal["finish", "discard"]
+    notice_grace_s: int = Field(ge=0, le=366 * 86_400)
     modes: list[Literal["local"]]
 
     def to_record(self) -> dict[str, JsonValue]:

@@ -36,6 +36,12 @@ def records(draw: st.DrawFn) -> dict[str, Any]:
     state = draw(st.sampled_from(sorted(STATES)))
     grants = st.booleans() if state == GIVEN else st.just(False)
     event_ms = draw(st.integers(0, MAX_TIME_MS - 1))
+    minor = draw(st.booleans())
+    guardian = None
+    if minor:
+        approves = st.just(GIVEN) if state == GIVEN else st.sampled_from(sorted(STATES))
+        decided = st.fixed_dictionaries({"state": approves, "evidence": st.none() | hex_256})
+        guardian = draw(decided if state == GIVEN else st.none() | decided)
     expires = draw(st.none() | st.integers(event_ms + 1, MAX_TIME_MS).map(format_time))
     return {
         "v": "fedpref-consent/1",
@@ -54,6 +60,8 @@ def records(draw: st.DrawFn) -> dict[str, Any]:
         "notice": {"id": draw(st.sampled_from(["pn-7", "N_1.2"])), "sha256": draw(hex_256)},
         "method": draw(st.sampled_from(["web-form", "call", "in-store-tablet2"])),
         "evidence": draw(st.none() | hex_256),
+        "minor": minor,
+        "guardian": guardian,
         "event_time": format_time(event_ms),
         "expires": expires,
         "withdrawal": draw(st.sampled_from(["https://a.example/w?x=1", "mailto:dpo@a.example"])),
@@ -177,6 +185,14 @@ WRONG: dict[str, list[Any]] = {
     ],
     "method": ["", "Web-Form", "web form", "-web", "web-", "web--form", "a" * 65, *NOT_TEXT],
     "evidence": NOT_HEX,
+    "minor": [None, 0, 1, "false", [], {}, True],
+    "guardian": [
+        {"state": GIVEN, "evidence": None},  # of someone who is no minor
+        {},
+        [],
+        "",
+        False,
+    ],
     "event_time": [None, *NOT_TIME],
     "expires": [
         *NOT_TIME,
@@ -218,6 +234,32 @@ def test_a_missing_field_is_refused(name: str) -> None:
     del record[name]
     with pytest.raises(FormatError, match=name):
         parse_consent(record)
+
+
+@pytest.mark.parametrize(
+    "guardian",
+    [
+        {"state": "given", "evidence": None},
+        {"state": GIVEN},
+        {"state": GIVEN, "evidence": "5"},
+        {"state": GIVEN, "evidence": None, "name": "somebody"},
+    ],
+)
+def test_a_malformed_guardian_of_a_minor_is_refused(guardian: Any) -> None:
+    with pytest.raises(FormatError):
+        parse_consent(consent_record(minor=True, guardian=guardian))
+
+
+@pytest.mark.parametrize("guardian", [None, *({"state": s, "evidence": None} for s in STATES)])
+def test_a_minors_consent_needs_the_guardians(guardian: Any) -> None:
+    record = consent_record(minor=True, guardian=guardian)
+    if guardian is not None and guardian["state"] == GIVEN:
+        assert parse_consent(record).to_record() == record
+        return
+    with pytest.raises(FormatError, match="guardian"):
+        parse_consent(record)
+    refusal = {**record, "state": "dpv:ConsentRefused", "purposes": {}}
+    assert parse_consent(refusal).to_record() == refusal
 
 
 def test_an_unknown_field_is_refused() -> None:

@@ -53,6 +53,7 @@ def version(
         issued_at=format_time(START + number),
         prev=None if prev is None else hashlib.sha256(prev).hexdigest(),
         threshold=threshold,
+        witness_quorum=2,
         root_public_keys=[root.public_key for root in roots],
         keys=keys() if entries is None else entries,
     )

@@ -201,6 +201,7 @@ class Federation:
             "registry_version": len(self.registry) + 1,
             "issued_at": format_time(EPOCH_MS - DAY_MS),
             "prev": previous,
+            "witness_quorum": 0,
             "root": {
                 "threshold": 2,
                 "keys": [
@@ -282,6 +283,8 @@ class Federation:
             "storage": "here",
             "contact": "a@b.example",
             "text": "We ask.",
+            "supersedes": None,
+            "in_force_from": format_time(EPOCH_MS),
         }
         self._notices[region] = hashlib.sha256(self.log(region, notice)).hexdigest()
         policy = {
@@ -294,6 +297,8 @@ class Federation:
             "rounds_max": 64,
             "quorum_min": 1,
             "consent_age_max_s": self.consent_age_max_s,
+            "withdrawal_in_round": "finish",
+            "notice_grace_s": 86_400,
         }
         self.log(
             region,
@@ -334,6 +339,8 @@ class Federation:
             "notice": {"id": "pn-1", "sha256": self._notices[region]},
             "method": "web-form",
             "evidence": None,
+            "minor": False,
+            "guardian": None,
             "event_time": self.tick(1),
             "expires": format_time(EPOCH_MS + 90 * DAY_MS) if customer % 4 == 1 else None,
             "withdrawal": "mailto:a@b.example",

@@ -34,6 +34,8 @@ def consent_record(**changes: Any) -> dict[str, Any]:
         "notice": {"id": "pn-7", "sha256": "7" * 64},
         "method": "web-form",
         "evidence": None,
+        "minor": False,
+        "guardian": None,
         "event_time": EVENT_TIME,
         "expires": None,
         "withdrawal": "https://shop.example/consent",

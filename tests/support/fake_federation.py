@@ -303,6 +303,7 @@ def _sign_registry(signers: Mapping[tuple[str, str], Signer]) -> bytes:
         issued_at=format_time(now),
         prev=None,
         threshold=1,
+        witness_quorum=0,
         root_public_keys=[root.public_key],
         keys=[
             {

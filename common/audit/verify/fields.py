@@ -46,6 +46,12 @@ def time(value: JsonValue, where: str) -> None:
     parse_time(value)
 
 
+def boolean(value: JsonValue, where: str) -> None:
+    """True or false."""
+    if type(value) is not bool:
+        raise _wrong(where, "true or false")
+
+
 def integer(least: int, most: int = 2**53 - 1) -> Check:
     """A whole number in a range, its ends included."""
 

@@ -42,6 +42,8 @@ SCHEMAS: Mapping[str, Check] = {
         storage=f.text,
         contact=f.text,
         text=f.text,
+        supersedes=f.nullable(f.digest),
+        in_force_from=f.time,
     ),
     "consent": _record(
         "consent",
@@ -60,6 +62,10 @@ SCHEMAS: Mapping[str, Check] = {
         notice=f.object_of(id=f.text, sha256=f.digest),
         method=f.text,
         evidence=f.nullable(f.digest),
+        minor=f.boolean,
+        guardian=f.nullable(
+            f.object_of(state=f.one_of(*CONSENT_STATES), evidence=f.nullable(f.digest))
+        ),
         event_time=f.time,
         expires=f.nullable(f.time),
         withdrawal=f.text,
@@ -213,6 +219,7 @@ REGISTRY_SCHEMA = _record(
     registry_version=f.positive,
     issued_at=f.time,
     prev=f.nullable(f.digest),
+    witness_quorum=f.natural,
     root=f.object_of(
         threshold=f.positive, keys=f.list_of(f.object_of(key_id=f.digest, public_key=f.digest))
     ),

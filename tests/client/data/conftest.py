@@ -90,6 +90,8 @@ class ConsentHistory:
             "notice": {"id": "pn-1", "sha256": "0" * 64},
             "method": "web-form",
             "evidence": None,
+            "minor": False,
+            "guardian": None,
             "event_time": "2024-01-01T00:00:00.000Z",
             "expires": expires,
             "withdrawal": "https://region-1.example/withdraw",
