@@ -37,6 +37,10 @@ from common.errors import FormatError, InputError, StorageError
 from common.keys import Signer
 
 
+class LogMovedError(StorageError):
+    """Something else was appended before a batch that was meant for a certain size of the log."""
+
+
 class AuditLog:
     """One open log; a context manager, safe to use from several threads of one process.
 
@@ -183,17 +187,19 @@ class AuditLog:
             yield from enumerate(data, start)
             start = end
 
-    def append(self, entries: Sequence[bytes]) -> range:
+    def append(self, entries: Sequence[bytes], *, expected_size: int | None = None) -> range:
         """Appends a batch; when this returns, it is on the disk and under a signed checkpoint.
 
         Args:
             entries: The entries, in order; all of them are appended, or none.
+            expected_size: Append only if the log still has this size; None for whatever size.
 
         Returns:
             Their indices.
 
         Raises:
             FormatError: If an entry is not bytes, or longer than 65,535.
+            LogMovedError: If the log has another size than expected; nothing was appended.
             StorageError: If they could not be stored; the log is then as it was, unless the message
                 says that it is damaged.
         """
@@ -203,6 +209,11 @@ class AuditLog:
         with self._mutex:
             self._check_writable()
             start = self.size
+            if expected_size is not None and start != expected_size:
+                raise LogMovedError(
+                    f"The log {self.origin} has {start} entries by now, not {expected_size}.",
+                    remedy="Judge anew by what was appended.",
+                )
             if entries:
                 edge = self._tree.edge.copy()
                 for entry in entries:

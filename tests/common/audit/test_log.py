@@ -9,7 +9,7 @@ import pytest
 
 from common.audit import merkle
 from common.audit.checkpoint import Checkpoint, NoteKey, open_checkpoint
-from common.audit.log import AuditLog
+from common.audit.log import AuditLog, LogMovedError
 from common.audit.log_store import LogStore
 from common.audit.tiles import decode_bundle
 from common.errors import FormatError, InputError, StorageError
@@ -71,6 +71,14 @@ def test_append_returns_the_indices(log):
     assert log.append(entries_of(3, 2)) == range(2, 5)
     assert log.append([]) == range(5, 5)
     assert list(log.entries()) == list(enumerate(entries_of(5)))
+
+
+def test_a_batch_for_a_size_that_has_passed_is_left_out(log):
+    log.append(entries_of(2), expected_size=0)
+    with pytest.raises(LogMovedError, match="2 entries by now, not 1"):
+        log.append([b"judged too early"], expected_size=1)
+    assert [data for _, data in log.entries()] == entries_of(2)
+    assert log.append([b"judged anew"], expected_size=2) == range(2, 3)
 
 
 def test_every_batch_has_a_signed_checkpoint_in_the_file(log, path):
