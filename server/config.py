@@ -89,6 +89,16 @@ class ServerHome:
         return self.root / "log.sqlite"
 
     @property
+    def witness(self) -> Path:
+        """What the coordinator has witnessed of the regions' logs, and who cosigned its own."""
+        return self.root / "witness.sqlite"
+
+    @property
+    def witnesses(self) -> Path:
+        """The addresses of the outside witnesses, a JSON list; there may be none."""
+        return self.root / "witnesses.json"
+
+    @property
     def checkpoint(self) -> Path:
         """The folder of the newest checkpoint."""
         return self.root / "checkpoint"
@@ -145,7 +155,7 @@ class ServerHome:
         return Registry.from_envelopes(self.registry_envelopes(), root_key_ids=None)
 
     def signer(self, role: str) -> Signer:
-        """Opens the private key of a role, ``log`` or ``aggregator``.
+        """Opens the private key of a role: ``log``, ``aggregator`` or ``witness``.
 
         Raises:
             InputError: The key or its passphrase is missing.

@@ -29,6 +29,13 @@ class EngineName(StrEnum):
     flower = "flower"
 
 
+class InRound(StrEnum):
+    """What a region's policy does with a round under way when someone in it withdraws."""
+
+    finish = "finish"
+    discard = "discard"
+
+
 app = typer.Typer(
     help="Run a federation on this machine: the same apps and engines as a deployment.",
     epilog=EXIT_CODES,
@@ -72,6 +79,10 @@ def run(
     withdrawal_share: Annotated[
         float | None, typer.Option(min=0.0, max=1.0, help="Share who withdraw during the run.")
     ] = None,
+    withdrawal_in_round: Annotated[
+        InRound,
+        typer.Option(help="The regions' policy for a round in which someone withdraws."),
+    ] = InRound.finish,
     quality_seeds: Annotated[
         int, typer.Option(min=1, max=50, help="Over how many seeds quality is measured.")
     ] = 5,
@@ -95,6 +106,7 @@ def run(
             engine=engine.value,
             refusal_share=refusal_share,
             withdrawal_share=withdrawal_share,
+            withdrawal_in_round=withdrawal_in_round.value,
             quality_seeds=quality_seeds,
             replace=replace,
         ),

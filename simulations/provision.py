@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from client.consent_service.registrar import ConsentRegistrar
 from client.engine.home import KEY_ROLES, RegionHome
@@ -42,7 +43,8 @@ from simulations.run_folder import RunFolder
 from simulations.scenarios import Scenario
 
 SERVER_PARTY = "server"
-SERVER_ROLES = ("log", "aggregator")
+SERVER_ROLES = ("log", "aggregator", "witness")
+WITNESS_PARTY = "witness"
 ROOT_KEYS = 3
 ROOT_THRESHOLD = 2
 _KEYS_VALID_S = 366 * 24 * 3600
@@ -70,6 +72,7 @@ class RegionSetUp:
         choose: Draws how its customers choose.
         epsilon_cap: The region's cap of ε per year, as a decimal string.
         delta_max: The largest δ, as a decimal string.
+        withdrawal_in_round: What its policy does with a round in which someone withdraws.
     """
 
     region: str
@@ -77,6 +80,7 @@ class RegionSetUp:
     choose: Callable[[Sequence[str]], CustomerChoices]
     epsilon_cap: str
     delta_max: str
+    withdrawal_in_round: Literal["finish", "discard"] = "finish"
 
 
 def provision(
@@ -154,6 +158,8 @@ def open_regions(
 
 def _make_keys(folder: RunFolder, regions: Sequence[str]) -> dict[tuple[str, str], Signer]:
     places = {(SERVER_PARTY, role): folder.server / "keys" for role in SERVER_ROLES}
+    # The outside witness: a party without a log of its own.
+    places[WITNESS_PARTY, "witness"] = folder.witness / "keys"
     for region in regions:
         places.update({(region, role): folder.region_home(region) / "keys" for role in KEY_ROLES})
     signers: dict[tuple[str, str], Signer] = {}
@@ -251,7 +257,7 @@ def _policy(set_up: RegionSetUp, plan: RunPlan) -> RegionPolicy:
         quorum_min=plan.quorum,
         quality_threshold="0.98",
         consent_age_max_s=600,
-        withdrawal_in_round="finish",
+        withdrawal_in_round=set_up.withdrawal_in_round,
         notice_grace_s=30 * 86_400,
         modes=["local"],
     )

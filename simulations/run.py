@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -54,6 +55,7 @@ class RunRequest:
     engine: str
     refusal_share: float | None
     withdrawal_share: float | None
+    withdrawal_in_round: Literal["finish", "discard"]
     quality_seeds: int
     replace: bool
 
@@ -80,6 +82,7 @@ class RunRequest:
             engine=self.engine,
             refusal_share=_decimal(refusing),
             withdrawal_share=_decimal(min(withdrawing, 1 - refusing)),
+            withdrawal_in_round=self.withdrawal_in_round,
             quality_seeds=self.quality_seeds,
         )
 
@@ -214,6 +217,7 @@ class _Run:
                 choose=partial(choose, settings=settings, region_number=number),
                 epsilon_cap=settings.epsilon_cap,
                 delta_max=settings.delta,
+                withdrawal_in_round=settings.withdrawal_in_round,
             )
             for number, (region, jurisdiction) in enumerate(
                 zip(plan.regions, self._scenario.jurisdictions, strict=True)

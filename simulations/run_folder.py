@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,6 +31,7 @@ class RunSettings(BaseModel):
         engine: What carries the messages: inprocess, ray or flower.
         refusal_share: Share of customers who refuse, as a decimal string.
         withdrawal_share: Share of customers who withdraw during the run, as a decimal string.
+        withdrawal_in_round: The regions' policy for a round in which someone withdraws.
         quality_seeds: Over how many seeds quality is measured.
     """
 
@@ -43,6 +45,7 @@ class RunSettings(BaseModel):
     engine: str
     refusal_share: str
     withdrawal_share: str
+    withdrawal_in_round: Literal["finish", "discard"]
     quality_seeds: int
 
 
@@ -98,6 +101,11 @@ class RunFolder:
     def offline_root(self) -> Path:
         """The root keys, which a deployment keeps offline."""
         return self.root / "offline-root"
+
+    @property
+    def witness(self) -> Path:
+        """The outside witness's home."""
+        return self.root / "witness"
 
     @property
     def bundle(self) -> Path:

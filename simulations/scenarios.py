@@ -58,6 +58,7 @@ class Scenario:
         refusal_share: Share of customers who refuse training from the start.
         withdrawal_share: Share of customers who consent and withdraw during the run.
         quorum: The fewest regions an aggregate may be made of.
+        witness_quorum: How many other parties must cosign a checkpoint for it to count.
         planned_customers: The public planning size that hyper-parameters are derived from.
         windows: The temporal split.
         prepare: Makes the data.
@@ -71,6 +72,7 @@ class Scenario:
     refusal_share: float
     withdrawal_share: float
     quorum: int
+    witness_quorum: int
     planned_customers: int
     windows: EvaluationWindows
     prepare: PrepareData
@@ -99,6 +101,7 @@ SCENARIOS = {
             refusal_share=0.06,
             withdrawal_share=0.03,
             quorum=3,
+            witness_quorum=3,
             planned_customers=2500,
             windows=evaluation_windows(),
             prepare=_retail5,
@@ -117,6 +120,7 @@ SCENARIOS = {
             refusal_share=0.06,
             withdrawal_share=0.03,
             quorum=2,
+            witness_quorum=2,
             planned_customers=600,
             windows=WINDOWS,
             prepare=prepare_synthetic3,

@@ -64,6 +64,11 @@ class RegionHome:
         return self.root / "subjects.sqlite"
 
     @property
+    def witness(self) -> Path:
+        """What the region has witnessed of others' logs, and who cosigned its own."""
+        return self.root / "witness.sqlite"
+
+    @property
     def seals(self) -> Path:
         """The folder of sealed updates."""
         return self.root / "seals"

@@ -84,6 +84,7 @@ def small_scenario(regions: int = 3, customers: int = 20) -> Scenario:
         refusal_share=0.1,
         withdrawal_share=0.1,
         quorum=max(1, regions - 1),
+        witness_quorum=2,
         planned_customers=regions * customers,
         windows=WINDOWS,
         prepare=partial(prepare_small, regions=regions, customers=customers),
