@@ -13,8 +13,10 @@ import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
+from common.audit.checkpoint import Checkpoint, parse_note
 from common.canonical_json import JsonValue
 from common.envelope import Envelope, sign_record
 from common.errors import FormatError, InputError, StorageError
@@ -29,6 +31,9 @@ SCOPE_REGIONAL = "regional"
 
 _ROUND_TYPE = b"application/vnd.fedpref.round+json"
 _PARTY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+
+# A log's party and the two notes, both signed by that log, that cannot both be true of it.
+Conflict = tuple[str, bytes, bytes]
 
 
 class ExportableLog(Protocol):
@@ -52,6 +57,9 @@ def write_bundle(
     artifacts: Iterable[str],
     signer: Signer,
     created_at_ms: int,
+    cosigned: Mapping[str, Mapping[int, bytes]] = MappingProxyType({}),
+    witnessed: Mapping[str, Mapping[str, bytes]] = MappingProxyType({}),
+    evidence: Mapping[str, Sequence[Conflict]] = MappingProxyType({}),
 ) -> Path:
     """Writes ``run_folder/bundle``, whole or not at all; an earlier bundle is replaced.
 
@@ -63,18 +71,28 @@ def write_bundle(
         plan: The run plan as canonical JSON.
         logs: Every party's log, by party name.
         artifacts: Names of the run's result files in ``run_folder`` that the manifest covers.
-        signer: The server's ``aggregator`` key.
+        signer: The server's ``aggregator`` key, or the ``controller`` key of a region.
         created_at_ms: Now, in milliseconds since the epoch.
+        cosigned: By party and size, the notes of its log that others cosigned; all are exported,
+            and replace the plain notes of these sizes.
+        witnessed: By witness and log party, the newest note of that log that the witness holds,
+            with the witness's own line.
+        evidence: By witness, the conflicts that it keeps.
 
     Returns:
         The bundle folder.
 
     Raises:
-        InputError: A party's name is no plain name, or an artifact is missing.
+        InputError: A party's name is no plain name, an artifact is missing, or a cosigned note is
+            not of the size and log it is given for.
         StorageError: The disk is full or refuses; an earlier bundle is left as it was.
     """
-    for party in logs:
-        if _PARTY.fullmatch(party) is None:
+    names = {*logs, *cosigned, *witnessed, *evidence}
+    names |= {party for notes in witnessed.values() for party in notes}
+    names |= {party for conflicts in evidence.values() for party, _, _ in conflicts}
+    for party in sorted(names):
+        # A witness's folder holds a note for each log by its party's name, and one folder more.
+        if _PARTY.fullmatch(party) is None or party == "evidence":
             raise InputError(f"The party name {party!r} cannot name a folder of a bundle.")
     with _storage_errors(run_folder):
         covered = {name: _state(_artifact(run_folder, name)) for name in sorted(artifacts)}
@@ -83,9 +101,9 @@ def write_bundle(
                 _write(folder / "registry" / f"{number}.json", envelope)
             _write(folder / "plan.json", plan)
             for party, log in logs.items():
-                party_folder = folder / "logs" / party
-                party_folder.mkdir(parents=True)
-                log.export(party_folder, sizes=_consent_sizes(log))
+                notes = cosigned.get(party, {})
+                _export_log(log, folder / "logs" / party, f"{federation}/{party}", notes)
+            _write_witnesses(folder / "witnesses", witnessed, evidence)
             manifest: dict[str, JsonValue] = {
                 "v": "fedpref-manifest/1",
                 "federation": federation,
@@ -101,6 +119,39 @@ def write_bundle(
             _write(folder / MANIFEST_NAME, signed)
             _sync(folder)
             return _replace(run_folder / BUNDLE_FOLDER, folder)
+
+
+def _export_log(
+    log: ExportableLog, folder: Path, origin: str, cosigned: Mapping[int, bytes]
+) -> None:
+    """Writes one log; where others cosigned a checkpoint, that note stands for the plain one."""
+    for size, note in cosigned.items():
+        checkpoint = Checkpoint.parse(parse_note(note).text)
+        if (checkpoint.origin, checkpoint.size) != (origin, size):
+            raise InputError(f"The note given for size {size} of {origin} is of another.")
+    folder.mkdir(parents=True)
+    log.export(folder, sizes=_consent_sizes(log) - cosigned.keys())
+    for size, note in cosigned.items():
+        _write(folder / "checkpoints" / str(size), note)
+    newest = folder / "checkpoint"
+    if cosigned and newest.exists():
+        size = Checkpoint.parse(parse_note(newest.read_bytes()).text).size
+        _write(newest, cosigned.get(size, newest.read_bytes()))
+
+
+def _write_witnesses(
+    folder: Path,
+    witnessed: Mapping[str, Mapping[str, bytes]],
+    evidence: Mapping[str, Sequence[Conflict]],
+) -> None:
+    for witness, notes in witnessed.items():
+        for party, note in notes.items():
+            _write(folder / witness / party, note)
+    for witness, conflicts in evidence.items():
+        for number, (party, first, second) in enumerate(conflicts, start=1):
+            stem = f"{number}-{party}"
+            _write(folder / witness / "evidence" / f"{stem}-a", first)
+            _write(folder / witness / "evidence" / f"{stem}-b", second)
 
 
 def _consent_sizes(log: ExportableLog) -> set[int]:
