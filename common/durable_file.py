@@ -28,7 +28,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def make_folder_durably(path: Path) -> None:
@@ -40,10 +40,15 @@ def make_folder_durably(path: Path) -> None:
     if path.is_dir():
         return
     path.mkdir(mode=0o700)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder durable: what was made, renamed or removed there stays so.
+
+    Raises:
+        OSError: As the operating system says.
+    """
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)

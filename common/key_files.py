@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from common.durable_file import sync_folder, write_durably
 from common.errors import FormatError, InputError, StorageError
 from common.signatures import key_id
 
@@ -52,6 +53,12 @@ class Ed25519FileSigner:
         """Signs a message; gives 64 bytes."""
         return self._private_key.sign(message)
 
+    def encrypted(self, passphrase: bytes) -> bytes:
+        """The key as an encrypted PKCS#8 PEM file holds it."""
+        return self._private_key.private_bytes(
+            Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase)
+        )
+
     def __repr__(self) -> str:
         return f"Ed25519FileSigner(key_id={self._key_id!r})"
 
@@ -73,12 +80,11 @@ def generate_key(path: Path, passphrase: bytes) -> Ed25519FileSigner:
     """
     _check_passphrase(passphrase, path)
     private_key = Ed25519PrivateKey.generate()
-    pem = private_key.private_bytes(
-        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(passphrase)
-    )
+    signer = Ed25519FileSigner(private_key)
+    pem = signer.encrypted(passphrase)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _create_whole(path, pem)
+        create_whole(path, pem)
     except FileExistsError as error:
         raise InputError(
             f"There is a file at {path} already; a key is never overwritten.",
@@ -86,7 +92,7 @@ def generate_key(path: Path, passphrase: bytes) -> Ed25519FileSigner:
         ) from error
     except OSError as error:
         raise StorageError(f"The key file {path} cannot be written: {error.strerror}.") from error
-    return Ed25519FileSigner(private_key)
+    return signer
 
 
 def load_key(path: Path, passphrase: bytes) -> Ed25519FileSigner:
@@ -102,7 +108,7 @@ def load_key(path: Path, passphrase: bytes) -> Ed25519FileSigner:
         FormatError: The file is not an encrypted PKCS#8 Ed25519 key.
     """
     _check_passphrase(passphrase, path)
-    data = _read_private(path)
+    data = read_private(path)
     if not data.startswith(_ENCRYPTED_PEM):
         raise FormatError(
             f"The key file {path} is not an encrypted PKCS#8 PEM file.",
@@ -122,6 +128,28 @@ def load_key(path: Path, passphrase: bytes) -> Ed25519FileSigner:
     return Ed25519FileSigner(private_key)
 
 
+def encrypt_key_anew(path: Path, passphrase: bytes, new_passphrase: bytes) -> None:
+    """Encrypts a key file with another passphrase, in place.
+
+    After a crash the file opens with the one or with the other, and is whole.
+
+    Args:
+        path: An encrypted key file.
+        passphrase: What opens it now.
+        new_passphrase: What opens it afterwards; as `generate_key` wants it.
+
+    Raises:
+        InputError: As `load_key` does, or the new passphrase is empty or too long.
+        StorageError: The file cannot be replaced; it is as it was.
+    """
+    _check_passphrase(new_passphrase, path)
+    signer = load_key(path, passphrase)
+    try:
+        write_durably(path, signer.encrypted(new_passphrase))
+    except OSError as error:
+        raise StorageError(f"The key file {path} cannot be replaced: {error.strerror}.") from error
+
+
 def _check_passphrase(passphrase: bytes, path: Path) -> None:
     if not 1 <= len(passphrase) <= _MAX_PASSPHRASE_BYTES:
         raise InputError(
@@ -131,14 +159,19 @@ def _check_passphrase(passphrase: bytes, path: Path) -> None:
         )
 
 
-def _create_whole(path: Path, data: bytes) -> None:
-    """Writes a new file under a name of its own and links it into place.
+def create_whole(path: Path, data: bytes, *, mode: int = KEY_FILE_MODE) -> None:
+    """Makes a new file that is there whole or not at all, and durable on return.
 
-    Unlike a rename, a link never replaces what is there. The mode is set at creation: there is no
-    moment in which others can open the file.
+    It is written under a name of its own and linked into place: unlike a rename, a link never
+    replaces what is there. The mode is set at creation: there is no moment in which others can open
+    a private file.
+
+    Raises:
+        FileExistsError: There is a file already; it is untouched.
+        OSError: As the operating system says.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, KEY_FILE_MODE)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
@@ -147,46 +180,51 @@ def _create_whole(path: Path, data: bytes) -> None:
         os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
-def _read_private(path: Path) -> bytes:
-    """Reads a file that must be its owner's alone; judges the open file, not its name."""
+def read_private(path: Path, what: str = "key file") -> bytes:
+    """Reads a small file that must be its owner's alone; judges the open file, not its name.
+
+    Args:
+        path: The file.
+        what: What it is, for messages.
+
+    Raises:
+        InputError: It is missing, no plain file, or others than its owner can use it.
+        FormatError: It is longer than any such file.
+    """
     try:
         # Without O_NONBLOCK a FIFO in the key's place would hang the process.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            _check_private(os.fstat(descriptor), path)
+            _check_private(os.fstat(descriptor), path, what)
             data = os.read(descriptor, _MAX_KEY_FILE_BYTES + 1)
         finally:
             os.close(descriptor)
     except FileNotFoundError as error:
         raise InputError(
-            f"The key file {path} is missing.",
+            f"The {what} {path} is missing.",
             remedy="Restore it from the key backup, or enrol a new key.",
         ) from error
     except OSError as error:
-        raise InputError(f"The key file {path} cannot be read: {error.strerror}.") from error
+        raise InputError(f"The {what} {path} cannot be read: {error.strerror}.") from error
     if len(data) > _MAX_KEY_FILE_BYTES:
-        raise FormatError(f"The key file {path} is longer than {_MAX_KEY_FILE_BYTES} bytes.")
+        raise FormatError(f"The {what} {path} is longer than {_MAX_KEY_FILE_BYTES} bytes.")
     return data
 
 
-def _check_private(status: os.stat_result, path: Path) -> None:
+def _check_private(status: os.stat_result, path: Path, what: str) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise InputError(f"The key file {path} is not a plain file.")
+        raise InputError(f"The {what} {path} is not a plain file.")
     mode = stat.S_IMODE(status.st_mode)
     if mode & ~KEY_FILE_MODE:
         raise InputError(
-            f"The key file {path} has mode {mode:04o}; others than its owner can use it.",
+            f"The {what} {path} has mode {mode:04o}; others than its owner can use it.",
             remedy=f"Run chmod 600 {path}, and replace the key if others had access.",
         )
     if status.st_uid not in (os.geteuid(), 0):
         raise InputError(
-            f"The key file {path} belongs to another user (uid {status.st_uid}).",
+            f"The {what} {path} belongs to another user (uid {status.st_uid}).",
             remedy="Start the command as the key's owner.",
         )
