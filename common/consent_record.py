@@ -37,10 +37,10 @@ STATES = frozenset({GIVEN, REFUSED, WITHDRAWN})
 LEGAL_BASES = frozenset({"eu-gdpr:A6-1-a", "cn-pipl:13-1"})
 
 _VERSION = "fedpref-consent/1"
-_TERM = re.compile(r"[a-z][a-z0-9-]{0,31}:[A-Za-z][A-Za-z0-9]{0,63}")
+TERM = re.compile(r"[a-z][a-z0-9-]{0,31}:[A-Za-z][A-Za-z0-9]{0,63}")
 _JURISDICTION = re.compile(r"[A-Z]{2}(?:-[A-Z0-9]{1,3})?")
-_LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[A-Za-z0-9]{2,8}){0,4}")
-_NOTICE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+LANGUAGE = re.compile(r"[a-z]{2,3}(?:-[A-Za-z0-9]{2,8}){0,4}")
+NOTICE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _CODE = re.compile(r"(?=.{1,64}\Z)[a-z0-9]+(?:-[a-z0-9]+)*")
 _URL = re.compile(r"(?:https://|mailto:)[!-~]{1,2000}")
 # The order that `_share_form` unpacks.
@@ -94,13 +94,13 @@ class ConsentForm:
         _one_of(self.legal_basis, LEGAL_BASES, "legal_basis")
         line(self.controller, "controller")
         matching(self.jurisdiction, _JURISDICTION, "jurisdiction", "an ISO 3166 code")
-        matching(self.lang, _LANGUAGE, "lang", "a BCP 47 language tag")
+        matching(self.lang, LANGUAGE, "lang", "a BCP 47 language tag")
         matching(self.method, _CODE, "method", "a kebab-case code")
         matching(self.withdrawal, _URL, "withdrawal", "an https: or mailto: address")
-        matching(self.notice_id, _NOTICE_ID, "notice.id", "a notice's id")
+        matching(self.notice_id, NOTICE_ID, "notice.id", "a notice's id")
         sha256_hex(self.notice_sha256, "notice.sha256")
         for term in self.data:
-            matching(term, _TERM, "A category of data", "a term such as pd:Purchase")
+            matching(term, TERM, "A category of data", "a term such as pd:Purchase")
         if not self.data or len(set(self.data)) != len(self.data):
             raise FormatError("data names no category, or one twice.")
 
@@ -275,7 +275,7 @@ def _read_form(fields: dict[str, JsonValue]) -> ConsentForm:
 @lru_cache(maxsize=1024)
 def _share_purposes(items: tuple[tuple[str, JsonValue], ...]) -> Mapping[str, bool]:
     for purpose, _ in items:
-        matching(purpose, _TERM, "A purpose", "a prefixed term such as fedpref:FederatedTraining")
+        matching(purpose, TERM, "A purpose", "a prefixed term such as fedpref:FederatedTraining")
     return MappingProxyType({sys.intern(purpose): granted is True for purpose, granted in items})
 
 
