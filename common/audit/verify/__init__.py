@@ -41,7 +41,15 @@ from common.audit.verify.verdict import (
 from common.errors import FedprefError, UsageError
 from common.timestamps import parse_time
 
-__all__ = ["LIMITS", "Failure", "StepResult", "Verdict", "verify_bundle"]
+__all__ = [
+    "LIMITS",
+    "Evidence",
+    "Failure",
+    "StepResult",
+    "Verdict",
+    "verify_bundle",
+    "verify_with_evidence",
+]
 
 _KEY_ID = re.compile(r"[0-9a-f]{64}")
 
@@ -53,6 +61,26 @@ def verify_bundle(path: Path, *, root_key_ids: Collection[str] = ()) -> Verdict:
         path: The run folder, or the bundle folder itself; its files are read, nothing else is.
         root_key_ids: Ids of the root keys the reader trusts, in hex. Without them the bundle's own
             are taken, and named in the verdict for the reader to compare.
+
+    Raises:
+        InputError: There is no bundle at ``path``.
+        UsageError: A root key id is not 64 hex digits.
+    """
+    return verify_with_evidence(path, root_key_ids=root_key_ids)[0]
+
+
+def verify_with_evidence(
+    path: Path, *, root_key_ids: Collection[str] = ()
+) -> tuple[Verdict, Evidence | None]:
+    """Verifies a bundle as `verify_bundle` does, and gives what it admitted as well.
+
+    Args:
+        path: As for `verify_bundle`.
+        root_key_ids: As for `verify_bundle`.
+
+    Returns:
+        The verdict, and the replayed content; None if manifest or registry cannot be used, for
+        nothing can then be ascribed to anyone.
 
     Raises:
         InputError: There is no bundle at ``path``.
@@ -72,15 +100,17 @@ def verify_bundle(path: Path, *, root_key_ids: Collection[str] = ()) -> Verdict:
         check_artifacts(folder, manifest, findings)
     federation = manifest.federation if manifest else None
     ring, root_keys = verify_registry(folder, federation, root_key_ids, findings)
+    evidence: Evidence | None = None
     if manifest is not None and ring is not None:
         _check_manifest_signature(manifest, ring, findings)
-        _verify_content(folder, manifest, ring, findings)
+        evidence = _verify_content(folder, manifest, ring, findings)
     elif manifest is not None:
         # Where the two only disagree about the federation, the signature tells which was altered.
         other, _ = verify_registry(folder, None, (), Findings())
         if other is not None:
             _check_manifest_signature(manifest, other, findings)
-    return findings.verdict(federation or "", manifest.run if manifest else "", root_keys)
+    run = manifest.run if manifest else ""
+    return findings.verdict(federation or "", run, root_keys), evidence
 
 
 def _check_manifest_signature(manifest: Manifest, ring: KeyRing, findings: Findings) -> None:
@@ -99,7 +129,7 @@ def _check_manifest_signature(manifest: Manifest, ring: KeyRing, findings: Findi
 
 def _verify_content(
     folder: BundleFolder, manifest: Manifest, ring: KeyRing, findings: Findings
-) -> None:
+) -> Evidence:
     """Steps 2 to 8."""
     parties = folder.list_folder("logs")
     for party in parties:
@@ -132,3 +162,4 @@ def _verify_content(
     verify_policies(evidence)
     verify_chain(evidence, folder)
     verify_completeness(evidence, folder, manifest)
+    return evidence
