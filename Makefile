@@ -16,7 +16,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 .PHONY: help setup demo test test-slow lint format bench docs debian-packages clean
 
 help: ## Show what can be made
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
 
 setup: $(READY) ## Make the virtual environment (once)
 
@@ -36,8 +36,11 @@ test: $(READY) debian-packages lint ## All checks: lint, types, import contracts
 test-slow: $(READY) debian-packages ## The long suites
 	$(BIN)/python -m pytest -m slow --timeout 3600
 
-bench: $(READY) ## Measure what the demo promises, figure beside bar
-	$(BIN)/python -m benchmarks.demo
+bench: $(READY) ## Measure what the project promises, each figure beside its bar
+	$(BIN)/python -m benchmarks
+
+bench-%: $(READY) ## Measure one area: bench-demo, bench-audit
+	$(BIN)/python -m benchmarks $*
 
 lint: $(READY)
 	$(BIN)/ruff check .
