@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from common.consent_record import (
+    ERASURE,
     FEDERATED_ANALYTICS,
     FEDERATED_TRAINING,
     GIVEN,
+    IMPORTED,
     LEGAL_BASES,
     RECOMMENDATIONS,
     REFUSED,
@@ -33,9 +35,11 @@ from common.timestamps import MAX_TIME_MS, parse_time
 from common.validate import SHA256_HEX
 
 __all__ = [
+    "ERASURE",
     "FEDERATED_ANALYTICS",
     "FEDERATED_TRAINING",
     "GIVEN",
+    "IMPORTED",
     "LEGAL_BASES",
     "RECOMMENDATIONS",
     "REFUSED",

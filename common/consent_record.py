@@ -15,7 +15,8 @@ from types import MappingProxyType
 
 from common.canonical_json import JsonValue
 from common.errors import FormatError
-from common.identifiers import ULID
+from common.identifiers import ULID, ulid_ms
+from common.timestamps import parse_time
 from common.validate import (
     array,
     exact_fields,
@@ -35,6 +36,11 @@ REFUSED = "dpv:ConsentRefused"
 WITHDRAWN = "dpv:ConsentWithdrawn"
 STATES = frozenset({GIVEN, REFUSED, WITHDRAWN})
 LEGAL_BASES = frozenset({"eu-gdpr:A6-1-a", "cn-pipl:13-1"})
+
+#: The method of a consent that was given before, elsewhere, and brought into the log in bulk.
+IMPORTED = "imported"
+#: The method of the withdrawal that an erasure leaves in the log: this key must not come back.
+ERASURE = "erasure"
 
 _VERSION = "fedpref-consent/1"
 TERM = re.compile(r"[a-z][a-z0-9-]{0,31}:[A-Za-z][A-Za-z0-9]{0,63}")
@@ -149,6 +155,17 @@ class ConsentRecord:
     form: ConsentForm
     minor: bool = False
     guardian: Guardian | None = None
+
+    @property
+    def signed_ms(self) -> int:
+        """When the region says that it signed the record, in milliseconds since the epoch.
+
+        A choice is signed when it is made. One that was made before this log began is `IMPORTED`:
+        its event time is older than the key that signs it, and its id says when it was signed.
+        """
+        if self.form.method == IMPORTED:
+            return ulid_ms(self.record_id)
+        return parse_time(self.event_time)
 
     def to_record(self) -> dict[str, JsonValue]:
         """The record to be signed: what `parse_consent` read."""

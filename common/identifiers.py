@@ -14,6 +14,7 @@ SUBJECT_KEY_BYTES = 32
 ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_TO_BASE_32 = str.maketrans(_CROCKFORD, "0123456789ABCDEFGHIJKLMNOPQRSTUV")
 
 
 def subject_id(k_subject: bytes, customer_ref: str) -> str:
@@ -38,7 +39,22 @@ def subject_id(k_subject: bytes, customer_ref: str) -> str:
     return hashlib.sha256(b"fedpref-sid/1" + k_subject + reference).hexdigest()
 
 
-def new_ulid() -> str:
-    """A new ULID: 48 bits of the clock in milliseconds, 80 random bits."""
-    number = now_ms() << 80 | secrets.randbits(80)
+def new_ulid(time_ms: int | None = None) -> str:
+    """A new ULID: 48 bits of a time in milliseconds, 80 random bits.
+
+    Args:
+        time_ms: The time, in milliseconds since the epoch; the system clock's if None.
+    """
+    number = (now_ms() if time_ms is None else time_ms) << 80 | secrets.randbits(80)
     return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+
+
+def ulid_ms(ulid: str) -> int:
+    """When a ULID was made, as it says, in milliseconds since the epoch.
+
+    Raises:
+        FormatError: It is no ULID in its canonical spelling.
+    """
+    if ULID.fullmatch(ulid) is None:
+        raise FormatError("A record's id is not a ULID.")
+    return int(ulid[:10].translate(_TO_BASE_32), 32)

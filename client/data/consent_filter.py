@@ -66,6 +66,8 @@ class EligibleCustomers:
         at_ms: int,
         consent_size: int,
         subject_ids: Mapping[str, str],
+        *,
+        notice_grace_s: int = 0,
     ) -> EligibleCustomers:
         """Takes the customers whose latest logged record allows the purpose.
 
@@ -76,6 +78,8 @@ class EligibleCustomers:
             consent_size: How many entries were replayed.
             subject_ids: The region's table of store's reference → pseudonym; customers whose key
                 was erased are not in it.
+            notice_grace_s: For how long the region's policy keeps consents to a superseded notice
+                in force; 0, the strictest, if it is not given.
 
         Raises:
             ConsentError: The replay is not one, or the table gives two customers one pseudonym or
@@ -88,7 +92,7 @@ class EligibleCustomers:
                 remedy="Replay the verified log with common.consent.ConsentReplay.",
             )
         _check_pseudonyms(subject_ids)
-        sids = replay.eligible(purpose, at_ms)
+        sids = replay.eligible(purpose, at_ms, notice_grace_s=notice_grace_s)
         linked = {ref: sid for ref, sid in subject_ids.items() if sid in sids}
         return cls(purpose, at_ms, consent_size, sids, linked, seal=_REPLAY_SEAL)
 

@@ -1,119 +1,361 @@
-"""The deletable table of customers' pseudonym keys.
+"""The deletable table of customers' pseudonym keys, and of the evidence of their choices.
 
 A customer's pseudonym is a hash under 32 random bytes of their own. Deleting these bytes makes
-every record of theirs in the append-only log unlinkable (crypto-shredding). The bytes are encrypted
-at rest under the region's storage key, each bound to its customer.
+every record of theirs in the append-only log unlinkable (crypto-shredding). Keys and evidence are
+encrypted at rest under the region's storage key, each bound to its customer. Both lie in one file:
+erasing someone deletes both and encrypts the rest under a new storage key in one transaction.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import apsw
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from common.consent import subject_id
-from common.durable_file import write_durably
-from common.errors import InputError, StorageError
+from client.engine.storage_key import StorageKey, StorageKeyFile, make_storage_key
+from common.consent import SUBJECT_KEY_BYTES, subject_id
+from common.errors import StorageError
 
-SUBJECT_KEY_BYTES = 32
-_NONCE_BYTES = 12
+__all__ = [
+    "SUBJECT_KEY_BYTES",
+    "EvidenceRow",
+    "SubjectKeys",
+    "make_storage_key",
+    "open_subject_keys",
+]
+
+# Rows that are encrypted anew at a time: a million rows must not be held at once.
+_CHUNK_ROWS = 10_000
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS subjects (
   customer_ref TEXT PRIMARY KEY,
   encrypted_key BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS evidence (
+  record_id TEXT NOT NULL,
+  giver TEXT NOT NULL,
+  customer_ref TEXT NOT NULL,
+  encrypted BLOB NOT NULL,
+  PRIMARY KEY (record_id, giver)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS evidence_of_customer ON evidence (customer_ref);
+CREATE TABLE IF NOT EXISTS imports (
+  file_sha256 TEXT PRIMARY KEY,
+  records INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS meta (
+  name TEXT PRIMARY KEY,
+  value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
 """
 
 
-def make_storage_key(path: Path) -> None:
-    """Makes a random storage key, mode 0600."""
-    write_durably(path, os.urandom(32))
+@dataclass(frozen=True)
+class EvidenceRow:
+    """One piece of evidence.
+
+    Attributes:
+        record_id: The consent record that it is of.
+        giver: Whose it is: ``subject`` or ``guardian``.
+        customer_ref: The customer's reference.
+        value: Salt and token.
+    """
+
+    record_id: str
+    giver: str
+    customer_ref: str
+    value: bytes = field(repr=False)
 
 
 class SubjectKeys:
-    """An open table of pseudonym keys; use `open_subject_keys`."""
+    """An open table; use `open_subject_keys`. Safe to use from several threads.
 
-    def __init__(self, connection: apsw.Connection, path: Path, storage_key: bytes) -> None:
+    Args:
+        connection: The table's file, opened.
+        path: The file.
+        key_file: The file of the storage key.
+        key: The storage key that the table is under.
+    """
+
+    def __init__(
+        self, connection: apsw.Connection, path: Path, key_file: StorageKeyFile, key: StorageKey
+    ) -> None:
         self._connection = connection
         self._path = path
-        self._cipher = AESGCM(storage_key)
+        self._key_file = key_file
+        self._key = key
+        self._lock = threading.RLock()
+        # Pseudonyms seen so far; all of them once `_has_all`.
+        self._sids: dict[str, str] = {}
+        self._has_all = False
+        self._version = self._data_version()
 
-    def enrol(self, customer_refs: Iterable[str]) -> None:
-        """Draws a key for each customer who has none; durable on return."""
-        rows = []
-        for customer_ref in customer_refs:
-            nonce = os.urandom(_NONCE_BYTES)
-            secret = os.urandom(SUBJECT_KEY_BYTES)
-            rows.append(
-                (customer_ref, nonce + self._cipher.encrypt(nonce, secret, customer_ref.encode()))
-            )
-        with _storage_errors(self._path), self._connection:
-            self._connection.executemany("INSERT OR IGNORE INTO subjects VALUES (?, ?)", rows)
+    def enrol(self, customer_refs: Iterable[str]) -> dict[str, str]:
+        """Draws a key for each customer who has none; durable on return.
+
+        Returns:
+            The pseudonym of each of them.
+        """
+        with self._use():
+            wanted = list(dict.fromkeys(customer_refs))
+            found = {ref: sid for ref in wanted if (sid := self._find(ref)) is not None}
+            drawn: dict[str, str] = {}
+            rows = []
+            for ref in wanted:
+                if ref not in found:
+                    secret = os.urandom(SUBJECT_KEY_BYTES)
+                    drawn[ref] = subject_id(secret, ref)
+                    rows.append((ref, self._key.seal(secret, ref.encode())))
+            if rows:
+                with self._connection:
+                    self._connection.executemany("INSERT INTO subjects VALUES (?, ?)", rows)
+            self._sids.update(drawn)
+            return found | drawn
+
+    def pseudonym(self, customer_ref: str) -> str | None:
+        """One customer's pseudonym, or None if they have no key.
+
+        Raises:
+            StorageError: The key does not decrypt: the table or the storage key was altered.
+        """
+        with self._use():
+            return self._find(customer_ref)
 
     def pseudonyms(self) -> dict[str, str]:
-        """Every enrolled customer's pseudonym: ``{customer_ref: sid in hex}``.
+        """Every enrolled customer's pseudonym, by reference in order: ``{reference: hex}``.
 
         Raises:
             StorageError: A key does not decrypt: the table or the storage key was altered.
         """
-        with _storage_errors(self._path):
-            rows = list(self._connection.execute("SELECT * FROM subjects ORDER BY customer_ref"))
-        return {customer_ref: self._sid(customer_ref, sealed) for customer_ref, sealed in rows}
+        with self._use():
+            if not self._has_all:
+                rows = self._connection.execute("SELECT * FROM subjects ORDER BY customer_ref")
+                self._sids = {ref: subject_id(self._open(ref, sealed), ref) for ref, sealed in rows}
+                self._has_all = True
+            return dict(self._sids)
 
-    def _sid(self, customer_ref: str, sealed: bytes) -> str:
-        nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+    def secret(self, customer_ref: str) -> bytes | None:
+        """A customer's own key, for that customer alone; None if they have none."""
+        with self._use():
+            row = self._connection.execute(
+                "SELECT encrypted_key FROM subjects WHERE customer_ref = ?", (customer_ref,)
+            ).fetchone()
+            return None if row is None else self._open(customer_ref, row[0])
+
+    def keep_evidence(self, rows: Sequence[EvidenceRow]) -> None:
+        """Stores evidence, encrypted; durable on return."""
+        with self._use(), self._connection:
+            self._connection.executemany(
+                "INSERT INTO evidence VALUES (?, ?, ?, ?)",
+                [
+                    (
+                        row.record_id,
+                        row.giver,
+                        row.customer_ref,
+                        self._key.seal(row.value, _evidence_context(row.record_id, row.giver)),
+                    )
+                    for row in rows
+                ],
+            )
+
+    def drop_evidence(self, record_ids: Iterable[str]) -> None:
+        """Deletes the evidence of records that were not logged after all."""
+        with self._use(), self._connection:
+            self._connection.executemany(
+                "DELETE FROM evidence WHERE record_id = ?", [(each,) for each in record_ids]
+            )
+
+    def evidence(self, customer_ref: str) -> list[EvidenceRow]:
+        """All evidence of one customer's records."""
+        with self._use():
+            rows = self._rows(
+                "SELECT record_id, giver, encrypted FROM evidence WHERE customer_ref = ?"
+                " ORDER BY record_id, giver",
+                (customer_ref,),
+            )
+            return [
+                EvidenceRow(
+                    record_id,
+                    giver,
+                    customer_ref,
+                    self._key.open(sealed, _evidence_context(record_id, giver)),
+                )
+                for record_id, giver, sealed in rows
+            ]
+
+    def imported(self, file_sha256: str) -> int | None:
+        """How many records the finished import of a file has made; None if there was none."""
+        with self._use():
+            row = self._connection.execute(
+                "SELECT records FROM imports WHERE file_sha256 = ?", (file_sha256,)
+            ).fetchone()
+            return None if row is None else int(row[0])
+
+    def finish_import(self, file_sha256: str, records: int) -> None:
+        """Remembers that a file was imported whole."""
+        with self._use(), self._connection:
+            self._connection.execute(
+                "INSERT OR REPLACE INTO imports VALUES (?, ?)", (file_sha256, records)
+            )
+
+    def erase(self, customer_refs: Collection[str]) -> None:
+        """Destroys customers' keys and evidence, in every older copy of the table too.
+
+        The rest is encrypted under a new storage key, and the old one is destroyed; killed at any
+        moment, it leaves the state before or the state after. Costs time in proportion to the
+        table: about ten seconds for a million customers.
+
+        Raises:
+            StorageError: The disk refuses, or something else keeps the table's write-ahead log in
+                use: the keys are destroyed then, but their ciphertext lies there still.
+        """
+        with self._use(), self._key_file.changing():
+            # Whatever goes wrong from here on, the next use asks the table for its key again.
+            self._version = -1
+            following = self._key_file.draw_next()
+            refs = [(ref,) for ref in customer_refs]
+            with self._connection:
+                self._connection.executemany("DELETE FROM subjects WHERE customer_ref = ?", refs)
+                self._connection.executemany("DELETE FROM evidence WHERE customer_ref = ?", refs)
+                self._encrypt_anew(following)
+            self._key_file.activate_next()
+            for ref in customer_refs:
+                self._sids.pop(ref, None)
+            self._key, self._version = following, self._data_version()
+            self._truncate()
+
+    def _encrypt_anew(self, following: StorageKey) -> None:
+        """Encrypts every row under another key, and says so, within a transaction."""
+        for rows in self._chunks("SELECT customer_ref, encrypted_key FROM subjects", 1):
+            self._connection.executemany(
+                "UPDATE subjects SET encrypted_key = ?2 WHERE customer_ref = ?1",
+                [(ref, following.seal(self._open(ref, old), ref.encode())) for ref, old in rows],
+            )
+        for rows in self._chunks("SELECT record_id, giver, encrypted FROM evidence", 2):
+            contexts = [_evidence_context(record_id, giver) for record_id, giver, _ in rows]
+            self._connection.executemany(
+                "UPDATE evidence SET encrypted = ?3 WHERE record_id = ?1 AND giver = ?2",
+                [
+                    (record_id, giver, following.seal(self._key.open(old, context), context))
+                    for (record_id, giver, old), context in zip(rows, contexts, strict=True)
+                ],
+            )
+        self._connection.execute(
+            "UPDATE meta SET value = ? WHERE name = 'storage_key'", (following.fingerprint,)
+        )
+
+    def _chunks(self, select: str, key_columns: int) -> Iterator[list[tuple[Any, ...]]]:
+        """A table's rows in order of its primary key, the first columns, some at a time."""
+        names = select.split()[1 : 1 + key_columns]
+        key = ", ".join(name.rstrip(",") for name in names)
+        marks = ", ".join("?" * key_columns)
+        last: tuple[Any, ...] = ("",) * key_columns
+        while rows := self._rows(
+            f"{select} WHERE ({key}) > ({marks}) ORDER BY {key} LIMIT {_CHUNK_ROWS}", last
+        ):
+            yield rows
+            last = rows[-1][:key_columns]
+
+    def _rows(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        return self._connection.execute(sql, values).fetchall()
+
+    def _truncate(self) -> None:
+        """Empties the write-ahead log: it holds pages as they were before."""
+        self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+
+    def _find(self, customer_ref: str) -> str | None:
+        sid = self._sids.get(customer_ref)
+        if sid is None and not self._has_all:
+            secret = self.secret(customer_ref)
+            if secret is not None:
+                sid = self._sids[customer_ref] = subject_id(secret, customer_ref)
+        return sid
+
+    def _open(self, customer_ref: str, sealed: bytes) -> bytes:
         try:
-            secret = self._cipher.decrypt(nonce, ciphertext, customer_ref.encode())
-        except InvalidTag as error:
+            return self._key.open(sealed, customer_ref.encode())
+        except StorageError as error:
             raise StorageError(
-                f"A customer's key in {self._path} does not decrypt.",
-                remedy="Restore the table and the storage key from the same backup.",
+                f"A customer's key in {self._path} does not decrypt.", remedy=error.remedy
             ) from error
-        return subject_id(secret, customer_ref)
+
+    def _data_version(self) -> int:
+        return int(self._connection.pragma("data_version"))
+
+    @contextmanager
+    def _use(self) -> Iterator[None]:
+        """Holds the table; forgets what was read if another process has written since."""
+        with self._lock, _storage_errors(self._path):
+            version = self._data_version()
+            if version != self._version:
+                self._sids, self._has_all, self._version = {}, False, version
+                self._key = self._key_file.find(_fingerprint(self._connection))
+            yield
+
+
+def _evidence_context(record_id: str, giver: str) -> bytes:
+    return f"{record_id} {giver}".encode()
 
 
 @contextmanager
 def open_subject_keys(path: Path, storage_key_path: Path) -> Iterator[SubjectKeys]:
-    """Opens the table, making it if it is missing.
+    """Opens the table, making it if it is missing; finishes an erasure that a crash interrupted.
 
     Raises:
         InputError: The storage key is missing or not 32 bytes.
-        StorageError: The table cannot be used.
+        StorageError: The table cannot be used, or is under another storage key.
     """
-    try:
-        storage_key = storage_key_path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"The storage key {storage_key_path} cannot be read: {error.strerror}.",
-            remedy="Restore it from the region's key backup.",
-        ) from error
-    if len(storage_key) != 32:
-        raise InputError(f"The storage key {storage_key_path} is not 32 bytes long.")
+    key_file = StorageKeyFile(storage_key_path)
+    if not path.exists():
+        # A new table needs a key; without one none is made.
+        key_file.find(None)
     # Made readable by its owner alone before anything is in it.
     path.touch(mode=0o600)
     with _storage_errors(path):
         connection = apsw.Connection(str(path))
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=FULL")
-        # Deleted keys must not linger in free pages.
-        connection.execute("PRAGMA secure_delete=ON")
-        connection.execute(_SCHEMA)
+        try:
+            connection.set_busy_timeout(5_000)
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=FULL")
+            # Deleted keys must not linger in free pages.
+            connection.execute("PRAGMA secure_delete=ON")
+            with connection:
+                connection.execute(_SCHEMA)
+            key = key_file.find(_fingerprint(connection))
+            with connection:
+                connection.execute(
+                    "INSERT OR IGNORE INTO meta VALUES ('storage_key', ?)", (key.fingerprint,)
+                )
+        except BaseException:
+            connection.close()
+            raise
     try:
-        yield SubjectKeys(connection, path, storage_key)
+        yield SubjectKeys(connection, path, key_file, key)
     finally:
         connection.close()
+
+
+def _fingerprint(connection: apsw.Connection) -> str | None:
+    row = connection.execute("SELECT value FROM meta WHERE name = 'storage_key'").fetchone()
+    return None if row is None else str(row[0])
 
 
 @contextmanager
 def _storage_errors(path: Path) -> Iterator[None]:
     try:
         yield
-    except apsw.Error as error:
+    except apsw.BusyError as error:
+        raise StorageError(
+            f"The subjects' table {path} is in use by another process: {error}.",
+            remedy="Close what reads or copies it, and try again.",
+        ) from error
+    except (apsw.Error, OSError) as error:
         raise StorageError(
             f"The subjects' table {path} cannot be used: {error}.",
             remedy="Check the disk's space and the file's mode and owner.",
