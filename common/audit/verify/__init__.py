@@ -38,6 +38,7 @@ from common.audit.verify.verdict import (
     StepResult,
     Verdict,
 )
+from common.audit.verify.witnesses import describe_witnesses
 from common.errors import FedprefError, UsageError
 from common.timestamps import parse_time
 
@@ -143,20 +144,20 @@ def _verify_content(
         for party in parties
         if party in ring.parties
     }
-    check_names(folder, {party: replay.size for party, replay in replays.items()}, findings)
-    findings.note(
-        "No outside witness's cosignature is required in this version: an operator with all keys "
-        "could show different readers different histories."
-    )
+    witnesses = {key.party for key in ring.keys_of("witness")}
+    sizes = {party: replay.size for party, replay in replays.items()}
+    check_names(folder, sizes, witnesses, findings)
     plan = read_plan(folder, manifest, findings)
     evidence = Evidence(
         federation=manifest.federation,
         run=manifest.run,
+        ring=ring,
         plan=plan,
         parties=ring.parties if plan is None else plan.regions | {SERVER},
         replays=replays,
         findings=findings,
     )
+    findings.witnesses = describe_witnesses(evidence)
     verify_rounds(evidence)
     verify_budget(evidence)
     verify_policies(evidence)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from common.audit.verify.chain import MODEL_FILE
 from common.audit.verify.files import BundleFolder, Manifest
 from common.audit.verify.replay import SERVER, Entry, Evidence, LogReplay
@@ -14,6 +16,7 @@ def verify_completeness(evidence: Evidence, folder: BundleFolder, manifest: Mani
     _check_parties(evidence)
     for replay in evidence.regions():
         _check_region(evidence, replay)
+        _check_cosigned(evidence, replay)
     _check_releases(evidence)
     _check_server(evidence)
     _check_model(evidence, folder, manifest)
@@ -54,6 +57,20 @@ def _check_region(evidence: Evidence, replay: LogReplay) -> None:
         elif entry.kind in ("round", "release") and entry.text("charge_id") not in charges:
             evidence.fail(
                 COMPLETENESS, "no-charge", entry, f"A {entry.kind} without a logged charge."
+            )
+
+
+def _check_cosigned(evidence: Evidence, replay: LogReplay) -> None:
+    """Enough others have seen every round: without that, a region could still unsay it."""
+    newest = lru_cache(replay.cosigned.newest)
+    for entry in replay.of_kind("round"):
+        quorum = evidence.ring.quorum_at(entry.time_ms("end"))
+        if quorum and newest(quorum) <= entry.index:
+            evidence.fail(
+                COMPLETENESS,
+                "not-cosigned",
+                entry,
+                f"No checkpoint that covers it was cosigned by {quorum} other parties.",
             )
 
 

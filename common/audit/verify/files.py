@@ -95,6 +95,13 @@ class BundleFolder:
         except (OSError, ValueError) as error:
             raise InputError(f"{name} cannot be read: {error}.") from error
 
+    def has(self, name: str) -> bool:
+        """Whether there is a regular file of this name."""
+        try:
+            return stat.S_ISREG((self.root / name).lstat().st_mode)
+        except (OSError, ValueError):
+            return False
+
     def names(self) -> tuple[set[str], set[str]]:
         """The paths of all regular files, and of everything else that is no folder."""
         files: set[str] = set()

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from common import canonical_json
 from common.audit.merkle import MerkleAccumulator, leaf_hash
 from common.audit.verify.checkpoints import CheckpointReader, SignedCheckpoint
+from common.audit.verify.cosigned import CosignedSizes, SettledEntries
 from common.audit.verify.fields import Record
 from common.audit.verify.files import BundleFolder
 from common.audit.verify.records import OWN_TIME, check_record
@@ -89,6 +90,12 @@ class _Replayer:
         self._findings = findings
         self._roles = SERVER_ROLES if log.party == SERVER else REGION_ROLES
         self._tree = MerkleAccumulator()
+        claimed = CosignedSizes()
+        for size, notes in checkpoints.items():
+            for signed in notes:
+                claimed.add(size, signed.cosignatures)
+        # A claim that the tree then refutes is a failure of its own.
+        self._settled = SettledEntries(claimed, ring.quorum_at)
         self._notices: dict[str, str] = {}
         self._ids: set[tuple[str, str]] = set()
         # The latest time of any entry so far, and of any but a consent. A clock set back does not
@@ -128,13 +135,13 @@ class _Replayer:
                 held = max(self._log.roots, default=0)
                 self._fail(
                     LOGS,
-                    "tree-root",
+                    "tree-root" if signed.witness is None else "split-view",
                     f"{signed.file} is signed for another history: from entry {held} to entry "
                     f"{size - 1}, at least one was changed, inserted, removed or reordered.",
                     index=None,
                     file=signed.file,
                 )
-            elif not signed.signed_in_time(self._latest_own_ms, self._created_ms):
+            elif not signed.signed_in_time(self._latest_own_ms, self._created_ms, self._settled):
                 self._fail(
                     LOGS,
                     "checkpoint-key",
@@ -143,13 +150,14 @@ class _Replayer:
                     file=signed.file,
                 )
             else:
+                self._log.cosigned.add(size, signed.cosignatures)
                 self._log.roots[size] = signed.checkpoint.root.hex()
                 self._log.times_ms[size] = self._latest_ms or 0
 
     def _read_entry(self, index: int, data: bytes, leaf: bytes, file: str) -> None:
         """Admits an entry, or records why not."""
         try:
-            kind, record, own_ms = self._verified_record(data)
+            kind, record, own_ms = self._verified_record(index, data)
             self._check_unique(kind, record)
         except FedprefError as error:
             self._fail(RECORDS, "record", error.message, index=index, file=file)
@@ -167,7 +175,7 @@ class _Replayer:
             self._notices[hashlib.sha256(data).hexdigest()] = str(record["notice_id"])
         self._log.entries.append(Entry(self._log.party, index, leaf.hex(), kind, record))
 
-    def _verified_record(self, data: bytes) -> tuple[str, Record, int | None]:
+    def _verified_record(self, index: int, data: bytes) -> tuple[str, Record, int | None]:
         """An entry's kind, its record and the time that it states, if it states one."""
         envelope = Envelope.decode(data)
         kind = envelope.kind
@@ -188,6 +196,8 @@ class _Replayer:
             role=role,
             own_ms=own_ms,
             order_ms=self._latest_own_ms,
+            settled=self._settled,
+            index=index,
         )
         self._check_owner(kind, record)
         return kind, record, own_ms

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
+from common.audit.verify.cosigned import SettledEntries
 from common.audit.verify.fields import Record
 from common.audit.verify.files import BundleFolder
 from common.audit.verify.records import REGISTRY_SCHEMA
@@ -42,6 +43,12 @@ class RegisteredKey:
     not_after_ms: int
     revoked_at_ms: int | None
 
+    def valid_at(self, time_ms: int) -> bool:
+        """Whether it counts at a time, in milliseconds since the epoch."""
+        return self.not_before_ms <= time_ms <= self.not_after_ms and (
+            self.revoked_at_ms is None or time_ms < self.revoked_at_ms
+        )
+
     def check_time(self, own_ms: int | None, order_ms: int | None) -> None:
         """Checks that it was valid when a record was signed.
 
@@ -64,17 +71,52 @@ class RegisteredKey:
             raise VerificationError(f"The key {self.key_id[:12]}… was not yet valid.")
 
 
+@dataclass(frozen=True)
+class RegistryVersion:
+    """One verified version of the registry.
+
+    Attributes:
+        sha256: Digest of its envelope.
+        issued_ms: When it was issued, in milliseconds since the epoch.
+        witness_quorum: How many other parties must cosign a checkpoint for it to count.
+    """
+
+    sha256: bytes
+    issued_ms: int
+    witness_quorum: int
+
+
 class KeyRing:
     """The keys of a verified registry.
 
     Args:
         keys: The newest version's keys; earlier versions' are among them.
-        versions: SHA-256 of every version's envelope.
+        versions: Every version, oldest first; at least one.
     """
 
-    def __init__(self, keys: Iterable[RegisteredKey], versions: Collection[bytes]) -> None:
+    def __init__(self, keys: Iterable[RegisteredKey], versions: Sequence[RegistryVersion]) -> None:
         self._keys = {key.key_id: key for key in keys}
-        self.versions = frozenset(versions)
+        self._versions = tuple(versions)
+        self.versions = frozenset(version.sha256 for version in versions)
+
+    @property
+    def witness_quorum(self) -> int:
+        """How many other parties must cosign a checkpoint, by the newest version."""
+        return self._versions[-1].witness_quorum
+
+    def quorum_at(self, time_ms: int) -> int:
+        """How many other parties had to cosign a checkpoint at a time.
+
+        What was logged under an earlier version is judged by that version: a federation that adds
+        a witness does not thereby undo its history.
+        """
+        issued = [version for version in self._versions if version.issued_ms <= time_ms]
+        return (issued or self._versions[:1])[-1].witness_quorum
+
+    def party_of(self, key_id: str) -> str | None:
+        """Whose key this is; None if it is not in the registry."""
+        key = self._keys.get(key_id)
+        return None if key is None else key.party
 
     @property
     def parties(self) -> frozenset[str]:
@@ -95,8 +137,20 @@ class KeyRing:
         role: str,
         own_ms: int | None,
         order_ms: int | None = None,
+        settled: SettledEntries | None = None,
+        index: int = 0,
     ) -> None:
         """Checks that every signature of an envelope is by a key of this party and role.
+
+        Args:
+            envelope: The envelope.
+            party: Who must have signed.
+            role: The role the key must have.
+            own_ms: The time the record states, if it states one.
+            order_ms: The latest time stated before it.
+            settled: Which entries of the record's log other parties saw before a revocation; None
+                if it stands in no log.
+            index: The record's index in that log.
 
         Raises:
             VerificationError: A signature is missing, repeated or bad, or its key is unknown,
@@ -121,6 +175,12 @@ class KeyRing:
             if not verify_signature(key.public_key, message, signature.signature):
                 raise VerificationError(f"Its signature by {key.key_id[:12]}… does not hold.")
             key.check_time(own_ms, order_ms)
+            revoked_ms = key.revoked_at_ms
+            if revoked_ms and settled and not settled.covers(index, revoked_ms):
+                raise VerificationError(
+                    f"The key {key.key_id[:12]}… was revoked, and no checkpoint that covers this "
+                    "entry was cosigned by enough other parties before."
+                )
 
 
 def verify_registry(
@@ -169,10 +229,9 @@ class _Chain:
         self._federation = federation
         self._roots: dict[str, bytes] = {}
         self._signers: frozenset[str] = frozenset()
-        self._issued_ms = 0
         self.threshold = 0
         self.keys: dict[str, RegisteredKey] = {}
-        self.versions: list[bytes] = []
+        self.versions: list[RegistryVersion] = []
 
     def root_keys(self, pinned: Collection[str]) -> tuple[RootKey, ...]:
         return tuple(RootKey(key, key in pinned) for key in sorted(self._roots))
@@ -200,22 +259,28 @@ class _Chain:
         _check_kept(self.keys, keys)
         self._roots, self.threshold, self._signers = roots, threshold, signers
         self.keys = keys
-        self.versions.append(hashlib.sha256(data).digest())
+        quorum = record["witness_quorum"]
+        self.versions.append(
+            RegistryVersion(
+                sha256=hashlib.sha256(data).digest(),
+                issued_ms=parse_time(str(record["issued_at"])),
+                witness_quorum=quorum if isinstance(quorum, int) else 0,
+            )
+        )
 
     def _check_order(self, record: Record) -> None:
         version = len(self.versions) + 1
         if record["registry_version"] != version:
             raise VerificationError(f"It is not version {version}.")
-        if record["prev"] != (self.versions[-1].hex() if self.versions else None):
+        last = self.versions[-1] if self.versions else None
+        if record["prev"] != (last.sha256.hex() if last else None):
             raise VerificationError("It does not name the digest of the version before.")
         if self._federation is None:
             self._federation = str(record["federation"])
         if record["federation"] != self._federation:
             raise VerificationError("It is the registry of another federation.")
-        issued_ms = parse_time(str(record["issued_at"]))
-        if issued_ms < self._issued_ms:
+        if last and parse_time(str(record["issued_at"])) < last.issued_ms:
             raise VerificationError("It was issued before the version before.")
-        self._issued_ms = issued_ms
 
 
 def _roots(value: object) -> tuple[dict[str, bytes], int]:

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from common.audit.verify.consents import ConsentHistory
+from common.audit.verify.cosigned import CosignedSizes
 from common.audit.verify.fields import Record
 from common.audit.verify.plan_facts import PlanFacts
+from common.audit.verify.registry import KeyRing
 from common.audit.verify.verdict import Findings
 from common.timestamps import parse_time
 
@@ -73,6 +75,7 @@ class LogReplay:
         consents: The consents.
         roots: Every size with a signed checkpoint that holds, and the root hash there, in hex.
         times_ms: The latest time that an entry before such a size states.
+        cosigned: Which other parties cosigned such a size, and when.
     """
 
     party: str
@@ -82,6 +85,7 @@ class LogReplay:
     consents: ConsentHistory = field(default_factory=ConsentHistory)
     roots: dict[int, str] = field(default_factory=dict)
     times_ms: dict[int, int] = field(default_factory=dict)
+    cosigned: CosignedSizes = field(default_factory=CosignedSizes)
 
     def of_kind(self, kind: str) -> Iterator[Entry]:
         """The accepted entries of one kind, in the log's order."""
@@ -95,6 +99,7 @@ class Evidence:
     Attributes:
         federation: The federation's name.
         run: The run the bundle is about.
+        ring: The verified registry.
         plan: The run's plan; None if it is missing or malformed.
         parties: The server and every region that takes part: those with a log to show.
         replays: The replayed logs by party.
@@ -103,6 +108,7 @@ class Evidence:
 
     federation: str
     run: str
+    ring: KeyRing
     plan: PlanFacts | None
     parties: frozenset[str]
     replays: Mapping[str, LogReplay]

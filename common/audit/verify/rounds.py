@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from common.audit.sparse_merkle import SparseMerkleTree, position
+from common.audit.verify.checkpoints import COSIGNATURE_GRAIN_MS
 from common.audit.verify.fields import Record
 from common.audit.verify.records import FEDERATED_TRAINING
 from common.audit.verify.replay import CLOCK_TOLERANCE_MS, Entry, Evidence, LogReplay
@@ -79,6 +80,7 @@ class _RegionRounds:
         self._check_order(entry)
         self._check_permitted(entry)
         if self._check_snapshot(entry):
+            self._check_witnessed(entry)
             self._check_eligible(entry)
         self._check_freshness(entry)
         self._last[entry.text("run")] = entry
@@ -140,6 +142,33 @@ class _RegionRounds:
             self._fail("consent-root", entry, f"The log's root at size {size} is another.")
             return False
         return True
+
+    def _check_witnessed(self, entry: Entry) -> None:
+        """Enough others saw the consents it names, and saw them just before it began."""
+        start_ms = entry.time_ms("start")
+        quorum = self._evidence.ring.quorum_at(start_ms)
+        size, cosigned = _size(entry.part("consent")), self._replay.cosigned
+        if cosigned.count(size) < quorum:
+            self._fail(
+                "not-witnessed",
+                entry,
+                f"{cosigned.count(size)} other parties cosigned the checkpoint of its consents "
+                f"(size {size}); the registry asks for {quorum}.",
+            )
+            return
+        fresh = cosigned.count(
+            size,
+            earliest_ms=start_ms - self._max_age_ms,
+            latest_ms=start_ms + CLOCK_TOLERANCE_MS + COSIGNATURE_GRAIN_MS,
+        )
+        if fresh < quorum:
+            self._fail(
+                "witness-stale",
+                entry,
+                f"{fresh} other parties cosigned the checkpoint of its consents (size {size}) "
+                f"within {self._max_age_ms // 1000} s before its start; the registry asks for "
+                f"{quorum}.",
+            )
 
     def _check_eligible(self, entry: Entry) -> None:
         train, size = entry.part("train"), _size(entry.part("consent"))

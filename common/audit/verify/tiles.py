@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from common.audit.verify.files import MANIFEST_NAME, BundleFolder
 from common.audit.verify.verdict import MANIFEST, Findings
 from common.errors import FormatError
 
 PLAN_NAME = "plan.json"
+WITNESSES = "witnesses"
 ENTRIES_PER_TILE = 256
 _LENGTH_BYTES = 2
 
@@ -16,6 +17,18 @@ _LENGTH_BYTES = 2
 def log_folder(party: str) -> str:
     """The folder of one party's log, inside the bundle."""
     return f"logs/{party}"
+
+
+def conflict_files(folder: BundleFolder, witness: str, party: str) -> Iterator[tuple[str, str]]:
+    """The two files of each conflict about a party's log that a witness keeps."""
+    place = f"{WITNESSES}/{witness}/evidence"
+    for name in folder.list_folder(place):
+        number, _, rest = name.partition("-")
+        if number.isascii() and number.isdigit() and rest in (f"{party}-a", f"{party}-b"):
+            stem = f"{place}/{number}-{party}"
+            # Of a lone half, the missing one is named when it is read.
+            if rest.endswith("-a") or not folder.has(f"{stem}-a"):
+                yield f"{stem}-a", f"{stem}-b"
 
 
 def tile_name(party: str, index: int, size: int) -> str:
@@ -63,12 +76,15 @@ def _entries(data: bytes, name: str, expected: int) -> list[bytes]:
     return entries
 
 
-def check_names(folder: BundleFolder, sizes: Mapping[str, int], findings: Findings) -> None:
+def check_names(
+    folder: BundleFolder, sizes: Mapping[str, int], witnesses: Collection[str], findings: Findings
+) -> None:
     """Checks that every file has a place in the format, so that nothing is carried along unread.
 
     Args:
         folder: The bundle.
         sizes: Every verified log's size, by party.
+        witnesses: The parties that have a witness key.
         findings: Where failures go.
     """
     expected = {MANIFEST_NAME, PLAN_NAME}
@@ -78,6 +94,9 @@ def check_names(folder: BundleFolder, sizes: Mapping[str, int], findings: Findin
         earlier = f"{log_folder(party)}/checkpoints"
         expected |= {f"{earlier}/{name}" for name in folder.list_folder(earlier)}
         expected |= {tile_name(party, n, size) for n in range(0, size, ENTRIES_PER_TILE)}
+        for witness in witnesses:
+            expected.add(f"{WITNESSES}/{witness}/{party}")
+            expected |= {name for pair in conflict_files(folder, witness, party) for name in pair}
     files, _ = folder.names()
     for name in sorted(files - expected):
         findings.fail(

@@ -121,6 +121,32 @@ class RootKey:
 
 
 @dataclass(frozen=True)
+class WitnessFacts:
+    """What a party that has a witness key did in this bundle.
+
+    Attributes:
+        party: Who.
+        outside: Whether it has no log of its own, thus nothing to hide.
+        logs: The parties whose logs it cosigned.
+        cosignatures: How many of their checkpoints it cosigned.
+    """
+
+    party: str
+    outside: bool
+    logs: tuple[str, ...]
+    cosignatures: int
+
+    def to_record(self) -> dict[str, JsonValue]:
+        """As JSON values."""
+        return {
+            "party": self.party,
+            "outside": self.outside,
+            "logs": list(self.logs),
+            "cosignatures": self.cosignatures,
+        }
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What a bundle proves, or the first place where it does not.
 
@@ -131,6 +157,7 @@ class Verdict:
         failures: What does not hold, by step, then as found; at most five of one kind per log.
         failures_total: All failures, those not listed included.
         root_keys: The root keys the registry was signed with.
+        witnesses: Every party that has a witness key, and what it cosigned.
         notes: What the reader should know and what is no failure.
     """
 
@@ -140,6 +167,7 @@ class Verdict:
     failures: tuple[Failure, ...]
     failures_total: int
     root_keys: tuple[RootKey, ...]
+    witnesses: tuple[WitnessFacts, ...]
     notes: tuple[str, ...]
 
     @property
@@ -178,6 +206,7 @@ class Verdict:
             "failures_total": self.failures_total,
             "steps": [step.to_record() for step in self.steps],
             "root_keys": [{"key_id": key.key_id, "pinned": key.pinned} for key in self.root_keys],
+            "witnesses": [witness.to_record() for witness in self.witnesses],
             "notes": list(self.notes),
             "cannot_prove": list(LIMITS),
         }
@@ -192,6 +221,7 @@ class Findings:
         self._counts: list[Counter[str]] = [Counter() for _ in STEPS]
         self._begun: set[int] = set()
         self._notes: list[str] = []
+        self.witnesses: tuple[WitnessFacts, ...] = ()
 
     def begin(self, step: int) -> None:
         """Marks a step as carried out."""
@@ -241,6 +271,7 @@ class Findings:
             failures=tuple(sorted(self._failures, key=lambda failure: failure.step)),
             failures_total=self._totals.total(),
             root_keys=root_keys,
+            witnesses=self.witnesses,
             notes=tuple(self._notes),
         )
 
