@@ -56,6 +56,13 @@ class KeyEntry:
             "revoked_at": None if revoked is None else format_time(revoked),
         }
 
+    def is_valid_at(self, at_ms: int) -> bool:
+        """Whether it may act at a time: within its validity, and not revoked by then."""
+        revoked = self.revoked_at_ms
+        return self.not_before_ms <= at_ms < self.not_after_ms and (
+            revoked is None or at_ms < revoked
+        )
+
     def continues(self, earlier: KeyEntry) -> bool:
         """Whether this may follow ``earlier`` in a later version: nothing but a revocation.
 

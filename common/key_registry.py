@@ -56,6 +56,7 @@ class Registry:
         issued_at_ms: When the newest version was issued, in milliseconds since the epoch.
         head_sha256: The digest of the newest envelope: what the next version's ``prev`` must be.
         witness_quorum: How many other parties must cosign a checkpoint for it to count.
+        root_keys: The newest root's public keys by key id.
         root_key_ids: The newest root's key ids.
         root_threshold: How many of them must sign.
         entries: All keys, in the newest version's order.
@@ -67,10 +68,12 @@ class Registry:
         self.issued_at_ms = version.issued_at_ms
         self.head_sha256 = head_sha256
         self.witness_quorum = version.witness_quorum
+        self.root_keys = version.root
         self.root_key_ids = frozenset(version.root)
         self.root_threshold = version.threshold
         self.entries = tuple(version.entries.values())
         self._by_id = version.entries
+        self._version = version
 
     @classmethod
     def from_envelopes(
@@ -108,6 +111,29 @@ class Registry:
         if previous is None or head is None:  # never: there is a first version
             raise VerificationError("The key registry has no version.")
         return cls(previous, head)
+
+    @classmethod
+    def unsigned(cls, record: JsonValue, previous: Registry | None) -> Registry:
+        """Checks a version that nobody has signed yet, for those who are asked to.
+
+        All rules hold but those about signatures.
+
+        Args:
+            record: What is to be signed.
+            previous: The verified registry that it follows; None for version 1.
+
+        Raises:
+            FormatError: The record is malformed.
+            VerificationError: A key is not sound, or the version may not follow ``previous``.
+        """
+        version = _parse_version(record)
+        if previous is None:
+            _check_succession(version, None, 1, None)
+        else:
+            _check_succession(
+                version, previous._version, previous.version + 1, previous.head_sha256
+            )
+        return cls(version, "")
 
     def find(self, key_id: str, *, party: str, role: str, at_ms: int) -> bytes:
         """Gives a key's public bytes if it may act for this party in this role at this time.

@@ -13,7 +13,8 @@ from common import canonical_json
 from common.canonical_json import JsonValue
 from common.durable_file import write_durably
 from common.errors import FormatError, InputError
-from common.keys import Registry, Signer, load_key
+from common.key_store import KeyStore
+from common.keys import Registry, Signer
 
 _IDENTITY_VERSION = "fedpref-home/1"
 KEY_ROLES = ("log", "consent", "trainer", "permit", "controller", "witness")
@@ -131,34 +132,26 @@ class RegionHome:
             raise InputError(f"{path} is not a region's identity ({_IDENTITY_VERSION}).")
         return cls(root=root, region=str(record["region"]), federation=str(record["federation"]))
 
+    @property
+    def key_store(self) -> KeyStore:
+        """The region's private keys, in files or elsewhere."""
+        return KeyStore(self.keys, self.region)
+
     def passphrase(self) -> bytes:
         """The passphrase of the private keys.
 
         Raises:
-            InputError: If the passphrase file is missing or empty.
+            InputError: If the passphrase file is missing, empty or readable by others.
         """
-        path = self.keys / "passphrase"
-        try:
-            secret = path.read_bytes().strip()
-        except FileNotFoundError as error:
-            raise InputError(
-                f"{self.region}: the key passphrase file {path} is missing.",
-                remedy="Restore it from the region's key backup.",
-            ) from error
-        if not secret:
-            raise InputError(
-                f"{self.region}: the key passphrase file {path} is empty.",
-                remedy="Restore it from the region's key backup.",
-            )
-        return secret
+        return self.key_store.passphrase()
 
     def signer(self, role: str) -> Signer:
-        """Opens the private key of one role.
+        """Opens the private key of one role, wherever `common.key_store` says it is kept.
 
         Args:
             role: One of `KEY_ROLES`.
         """
-        return load_key(self.keys / f"{role}.pem", self.passphrase())
+        return self.key_store.signer(role)
 
     def read_registry(self) -> Registry:
         """Reads and verifies the chain of key registry versions.
