@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from common.audit.checkpoint import COSIGNATURE_V1, Checkpoint, NoteKey
 from common.audit.entry import MAX_ENTRY_BYTES, SIGNING_ROLES
+from common.audit.federation_keys import FederationKeys
 from common.audit.merkle import leaf_hash, verify_inclusion
 from common.audit.proof_file import LogProof, open_log_note
 from common.audit.verify.fields import Record
@@ -33,7 +34,7 @@ class LoggedEntry:
         record: Its record; fields, signature and the signer's role were checked.
         checkpoint: The log's head under which it was proved.
         witnesses: The other parties whose cosignature of that head counts, with its POSIX time.
-        quorum: How many of these the federation's key registry asks for.
+        quorum: How many of these the federation asked for when the entry was made.
     """
 
     party: str
@@ -56,7 +57,7 @@ class LoggedEntry:
 
 
 def verify_logged_entry(
-    data: bytes, proof: LogProof, registry: Registry, *, party: str, kind: str
+    data: bytes, proof: LogProof, keys: FederationKeys, *, party: str, kind: str
 ) -> LoggedEntry:
     """Verifies an entry of a party's log.
 
@@ -66,7 +67,7 @@ def verify_logged_entry(
     Args:
         data: The entry's bytes.
         proof: Its proof.
-        registry: The federation's keys.
+        keys: The federation's keys.
         party: Whose log it must be in.
         kind: The kind of record it must be; one that states its own time.
 
@@ -81,6 +82,7 @@ def verify_logged_entry(
     record = envelope.record()
     check_record(kind, record)
     own_ms = parse_time(str(record[OWN_TIME[kind]]))
+    registry, quorum = keys.registry, keys.quorum_at(own_ms)
     origin = f"{registry.federation}/{party}"
     log_entries = {NoteKey(origin, key.public_key): key for key in registry.keys_of(party, "log")}
     if not log_entries:
@@ -96,14 +98,12 @@ def verify_logged_entry(
     leaf = leaf_hash(data)
     verify_inclusion(leaf, proof.index, note.checkpoint.size, proof.hashes, note.checkpoint.root)
     witnesses = _counting({witness_entries[k]: at for k, at in note.cosigned_at_s.items()})
-    seen_ms = _seen_ms(witnesses, registry.witness_quorum, own_ms)
+    seen_ms = _seen_ms(witnesses, quorum, own_ms)
     signers = _signers(envelope, registry, party, SIGNING_ROLES[kind])
     for key in signers:
         _check_time(key, own_ms, seen_ms)
     _check_any([log_entries[key] for key in note.log_keys], own_ms, seen_ms)
-    return LoggedEntry(
-        party, proof.index, leaf, record, note.checkpoint, witnesses, registry.witness_quorum
-    )
+    return LoggedEntry(party, proof.index, leaf, record, note.checkpoint, witnesses, quorum)
 
 
 def _counting(cosigned_at_s: Mapping[KeyEntry, int]) -> dict[str, int]:

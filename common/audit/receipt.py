@@ -19,6 +19,7 @@ from typing import Protocol
 from common import canonical_json
 from common.audit.checkpoint import Checkpoint, parse_note
 from common.audit.entry import MAX_ENTRY_BYTES
+from common.audit.federation_keys import FederationKeys
 from common.audit.logged_entry import LoggedEntry, verify_logged_entry
 from common.audit.proof_file import MAX_PROOF_BYTES, LogProof
 from common.audit.receipt_text import LANGUAGES, receipt_language, rule_text, strength
@@ -26,7 +27,6 @@ from common.canonical_json import JsonValue
 from common.consent_record import FEDERATED_TRAINING
 from common.envelope import Envelope
 from common.errors import FormatError, InputError, VerificationError
-from common.keys import Registry
 from common.validate import exact_fields, line, party, timestamp, whole_number
 
 MAX_RECEIPT_BYTES = 4 * (MAX_ENTRY_BYTES + MAX_PROOF_BYTES)
@@ -233,12 +233,12 @@ def first_round_above(log: ProvingLog, index: int) -> FirstExcluded | None:
     return None
 
 
-def check_receipt(data: bytes, registry: Registry) -> CheckedReceipt:
+def check_receipt(data: bytes, keys: FederationKeys) -> CheckedReceipt:
     """Checks a receipt by itself, against the federation's keys.
 
     Args:
         data: The receipt file.
-        registry: The key registry, verified from root keys that the reader trusts.
+        keys: The federation's keys, verified from root keys that the reader trusts.
 
     Raises:
         FormatError: The receipt is malformed.
@@ -246,14 +246,14 @@ def check_receipt(data: bytes, registry: Registry) -> CheckedReceipt:
             says more than its entry.
     """
     receipt = Receipt.parse(data)
-    if receipt.federation != registry.federation:
+    if receipt.federation != keys.federation:
         raise VerificationError(
             f"The receipt is of the federation {receipt.federation}; the keys are those of "
-            f"{registry.federation}."
+            f"{keys.federation}."
         )
     try:
         logged = verify_logged_entry(
-            receipt.entry, receipt.proof, registry, party=receipt.region, kind="consent"
+            receipt.entry, receipt.proof, keys, party=receipt.region, kind="consent"
         )
     except VerificationError as error:
         place = f"log {receipt.region}, entry {receipt.proof.index}"
