@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from client.commands import keys
 from common.terminal import EXIT_CODES, run_command
 
 app = typer.Typer(
@@ -22,6 +23,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(keys.app, name="keys")
 
 HomeArgument = Annotated[Path, typer.Argument(help="The region's home folder.")]
 
