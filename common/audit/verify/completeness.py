@@ -7,6 +7,7 @@ from functools import lru_cache
 from common.audit.verify.chain import MODEL_FILE
 from common.audit.verify.files import BundleFolder, Manifest
 from common.audit.verify.replay import SERVER, Entry, Evidence, LogReplay
+from common.audit.verify.rounds import DISCARDED
 from common.audit.verify.verdict import COMPLETENESS
 
 
@@ -17,6 +18,7 @@ def verify_completeness(evidence: Evidence, folder: BundleFolder, manifest: Mani
     for replay in evidence.regions():
         _check_region(evidence, replay)
         _check_cosigned(evidence, replay)
+        _note_unused_charges(evidence, replay)
     _check_releases(evidence)
     _check_server(evidence)
     _check_model(evidence, folder, manifest)
@@ -58,6 +60,28 @@ def _check_region(evidence: Evidence, replay: LogReplay) -> None:
             evidence.fail(
                 COMPLETENESS, "no-charge", entry, f"A {entry.kind} without a logged charge."
             )
+
+
+def _note_unused_charges(evidence: Evidence, replay: LogReplay) -> None:
+    """A charge without a round spends budget for nothing; the log may say why."""
+    used = {entry.text("charge_id") for entry in replay.of_kind("round")}
+    discarded = {
+        (entry.record["run"], entry.record["round"])
+        for entry in replay.of_kind("incident")
+        if entry.record["reason"] == DISCARDED
+    }
+    unused = [e for e in replay.of_kind("charge") if e.text("charge_id") not in used]
+    explained = [e for e in unused if (e.record["run"], e.record["round"]) in discarded]
+    if explained:
+        evidence.findings.note(
+            f"{replay.party} discarded {len(explained)} rounds because someone in them withdrew; "
+            "nothing of them left, their charges stay."
+        )
+    if len(unused) > len(explained):
+        evidence.findings.note(
+            f"{replay.party} charged {len(unused) - len(explained)} rounds that it does not log, "
+            "and does not say why."
+        )
 
 
 def _check_cosigned(evidence: Evidence, replay: LogReplay) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 from common.audit.verify.fields import Record
@@ -18,11 +19,20 @@ _CROCKFORD = str.maketrans("0123456789ABCDEFGHJKMNPQRSTVWXYZ", "0123456789ABCDEF
 _ID_BYTES = 16
 
 
+@dataclass(frozen=True, slots=True)
+class _Superseded:
+    """That the notice at a log index supersedes another, and from when."""
+
+    index: int
+    notice: int
+    in_force_ms: int
+
+
 class ConsentHistory:
     """Who had consented to federated training, at every size of one log.
 
-    A million records are held in about 250 bytes each: a journal of (log index, subject, until
-    when consent lasts) and each subject's newest sequence number and envelope digest.
+    A million records are held in about 250 bytes each: a journal of (log index, subject, notice,
+    until when consent lasts) and each subject's newest sequence number and envelope digest.
     """
 
     def __init__(self) -> None:
@@ -33,6 +43,9 @@ class ConsentHistory:
         self._indexes = array("Q")
         self._subjects = array("I")
         self._until = array("q")
+        self._notices = array("I")
+        self._notice_numbers: dict[str, int] = {}
+        self._superseded: list[_Superseded] = []
         self._record_ids = bytearray()
 
     @property
@@ -44,6 +57,16 @@ class ConsentHistory:
     def subjects(self) -> int:
         """How many subjects they are of."""
         return len(self._sids)
+
+    def apply_notice(self, index: int, record: Record) -> None:
+        """Takes the next notice of the log: consents to the one it supersedes will lapse."""
+        older = record["supersedes"]
+        if older is not None:
+            in_force_ms = parse_time(str(record["in_force_from"]))
+            self._superseded.append(_Superseded(index, self._notice(str(older)), in_force_ms))
+
+    def _notice(self, digest: str) -> int:
+        return self._notice_numbers.setdefault(digest, len(self._notice_numbers))
 
     def apply(self, index: int, record: Record, digest: bytes) -> None:
         """Takes the next record of the log.
@@ -81,24 +104,52 @@ class ConsentHistory:
         self._indexes.append(index)
         self._subjects.append(number)
         self._until.append(_granted_until(record))
+        notice = record["notice"]
+        self._notices.append(
+            self._notice(str(notice["sha256"]) if isinstance(notice, dict) else "")
+        )
         ulid = int(str(record["record_id"]).translate(_CROCKFORD), 32)
         self._record_ids += ulid.to_bytes(_ID_BYTES, "big")
 
-    def eligible(self, size: int, at_ms: int) -> Iterator[bytes]:
+    def eligible(self, size: int, at_ms: int, grace_ms: int) -> Iterator[bytes]:
         """The subjects whose consent is in force.
 
         Args:
             size: Only the log's first ``size`` entries count.
-            at_ms: The time at which expiry is judged, in milliseconds since the epoch.
+            at_ms: The time at which expiry and notices are judged, in milliseconds since the epoch.
+            grace_ms: For how long consents stay in force after a notice that supersedes theirs
+                came into force.
 
         Returns:
             The subjects' pseudonyms, 32 bytes each.
         """
         until = array("q", bytes(8 * len(self._sids)))
         stop = bisect_left(self._indexes, size)
-        for position in range(stop):
-            until[self._subjects[position]] = self._until[position]
+        lapsed = {
+            each.notice
+            for each in self._superseded
+            if each.index < size and each.in_force_ms + grace_ms <= at_ms
+        }
+        if lapsed:
+            for position in range(stop):
+                old = self._notices[position] in lapsed
+                until[self._subjects[position]] = _NEVER if old else self._until[position]
+        else:
+            for position in range(stop):
+                until[self._subjects[position]] = self._until[position]
         return (sid for sid, last in zip(self._sids, until, strict=True) if last > at_ms)
+
+    def ended(self, start: int, stop: int, at_ms: int) -> Iterator[tuple[int, bytes]]:
+        """The records of a part of the log that end a consent: their indexes and subjects.
+
+        Args:
+            start: The first log index.
+            stop: One past the last.
+            at_ms: The time at which expiry is judged.
+        """
+        for position in range(bisect_left(self._indexes, start), bisect_left(self._indexes, stop)):
+            if self._until[position] <= at_ms:
+                yield self._indexes[position], self._sids[self._subjects[position]]
 
     def duplicate_ids(self) -> list[int]:
         """The log indices of records whose id an earlier record has."""

@@ -173,6 +173,7 @@ class _Replayer:
             return
         if kind == "notice":
             self._notices[hashlib.sha256(data).hexdigest()] = str(record["notice_id"])
+            self._log.consents.apply_notice(index, record)
         self._log.entries.append(Entry(self._log.party, index, leaf.hex(), kind, record))
 
     def _verified_record(self, index: int, data: bytes) -> tuple[str, Record, int | None]:

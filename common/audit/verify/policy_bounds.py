@@ -19,6 +19,9 @@ _FIELDS: dict[str, f.Check] = {
     "clipping_norm_max": f.decimal,
     "rounds_max": f.positive,
     "quorum_min": f.positive,
+    "consent_age_max_s": f.natural,
+    "withdrawal_in_round": f.one_of("finish", "discard"),
+    "notice_grace_s": f.integer(0, 366 * 86_400),
 }
 
 

@@ -261,3 +261,16 @@ def check_record(kind: str, record: Record) -> None:
     if schema is None:
         raise FormatError(f"Records of kind {kind!r} are not known to this version.")
     schema(record, "")
+    if kind == "consent":
+        _check_guardian(record)
+
+
+def _check_guardian(record: Record) -> None:
+    """A minor's consent counts only with a guardian's; no one else has a guardian here."""
+    guardian = record["guardian"]
+    if not record["minor"] and guardian is not None:
+        raise FormatError("It names a guardian of someone who is no minor.")
+    if record["minor"] and record["state"] == CONSENT_GIVEN:
+        given = isinstance(guardian, dict) and guardian["state"] == CONSENT_GIVEN
+        if not given:
+            raise FormatError("It is a minor's consent without the consent of a guardian.")

@@ -12,6 +12,8 @@ from common.timestamps import parse_time
 
 # The greatest age of a consent snapshot when its round starts; a region's policy may ask for less.
 MAX_CONSENT_AGE_MS = 600_000
+# The reason of the incident that stands in a region's log for a round it did not send.
+DISCARDED = "discarded-for-withdrawal"
 
 
 def verify_rounds(evidence: Evidence) -> None:
@@ -29,6 +31,8 @@ class _RegionRounds:
         self._replay = replay
         self._permits: dict[str, Entry] = {}
         self._max_age_ms = MAX_CONSENT_AGE_MS
+        self._policies: list[Entry] = []
+        self._discarded: set[tuple[str, int]] = set()
         self._last: dict[str, Entry] = {}
         self._seen: set[tuple[str, int, int]] = set()
         self._nonces: set[str] = set()
@@ -43,6 +47,8 @@ class _RegionRounds:
                 self._read_policy(entry)
             elif entry.kind == "round":
                 self._check_round(entry)
+            elif entry.kind == "incident":
+                self._read_incident(entry)
             elif entry.kind == "charge":
                 self._charged_ms[entry.text("charge_id")] = entry.time_ms("time")
 
@@ -70,7 +76,19 @@ class _RegionRounds:
         if differing:
             self._fail("permit-plan", entry, f"Its {', '.join(differing)} is not the plan's.")
 
+    def _read_incident(self, entry: Entry) -> None:
+        run, number = entry.record["run"], entry.record["round"]
+        if entry.record["reason"] == DISCARDED and isinstance(number, int):
+            self._evidence.findings.count(ROUNDS, "discarded rounds")
+            self._discarded.add((str(run), number))
+
+    def _policy_at(self, size: int) -> Record:
+        """The policy in force when a log had this size."""
+        held = [entry for entry in self._policies if entry.index < size]
+        return held[-1].part("policy") if held else {}
+
     def _read_policy(self, entry: Entry) -> None:
+        self._policies.append(entry)
         age_s = entry.part("policy").get("consent_age_max_s")
         if type(age_s) is int and age_s >= 0:
             self._max_age_ms = min(MAX_CONSENT_AGE_MS, age_s * 1000)
@@ -97,6 +115,10 @@ class _RegionRounds:
         self._seen.add(name)
         if last and entry.number("round") < last.number("round"):
             self._fail("round-order", entry, "An earlier round is logged after a later one.")
+        if (entry.text("run"), entry.number("round")) in self._discarded:
+            self._fail(
+                "round-after-discard", entry, "The same round was discarded for a withdrawal."
+            )
 
     def _check_permitted(self, entry: Entry) -> None:
         permit = self._permits.get(entry.text("permit_id"))
@@ -177,7 +199,14 @@ class _RegionRounds:
             self._fail("nonce-reused", entry, "Its nonce is an earlier round's: customers link.")
         self._nonces.add(nonce.hex())
         at_ms = parse_time(str(train["at"]))
-        positions = [position(nonce, sid) for sid in self._replay.consents.eligible(size, at_ms)]
+        policy = self._policy_at(size)
+        grace_s = policy.get("notice_grace_s")
+        # Without a policy that says otherwise, a superseded notice has no grace.
+        grace_ms = grace_s * 1000 if type(grace_s) is int else 0
+        sids = list(self._replay.consents.eligible(size, at_ms, grace_ms))
+        if policy.get("withdrawal_in_round") == "discard":
+            self._check_discard(entry, size, at_ms, frozenset(sids))
+        positions = [position(nonce, sid) for sid in sids]
         self._evidence.findings.count(ROUNDS, "eligible customers", len(positions))
         if not positions:
             self._fail("no-consent", entry, "Nobody's consent was in force.")
@@ -194,6 +223,23 @@ class _RegionRounds:
         low = 1 << (len(positions).bit_length() - 1)
         if train["n_bucket"] != f"{low}-{2 * low - 1}":
             self._fail("size-bucket", entry, "Its stated number of customers is wrong.")
+
+    def _check_discard(
+        self, entry: Entry, size: int, at_ms: int, included: frozenset[bytes]
+    ) -> None:
+        """Under such a policy, nothing may leave once someone in the round has withdrawn."""
+        ended = [
+            index
+            for index, sid in self._replay.consents.ended(size, entry.index, at_ms)
+            if sid in included
+        ]
+        if ended:
+            self._fail(
+                "withdrawal-not-discarded",
+                entry,
+                f"The policy discards a round when someone in it withdraws; entry {ended[0]} ended "
+                "the consent of one of its customers before its update was released.",
+            )
 
     def _check_freshness(self, entry: Entry) -> None:
         size = _size(entry.part("consent"))

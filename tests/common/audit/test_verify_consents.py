@@ -30,6 +30,7 @@ def _record(
         "state": state,
         "purposes": {} if granted is None else {TRAINING: granted},
         "expires": None if expires is None else format_time(expires),
+        "notice": {"id": "pn-1", "sha256": digest("notice")},
     }
 
 
@@ -74,7 +75,7 @@ def test_the_eligible_set_is_that_of_the_latest_records(
             for customer, state, granted, expires in latest.values()
             if state == STATES[0] and granted is True and (expires is None or expires > at_ms)
         }
-        found = list(history.eligible(size, at_ms))
+        found = list(history.eligible(size, at_ms, 0))
         assert set(found) == expected
         assert len(found) == len(expected)
     assert history.records == len(events)
@@ -95,9 +96,9 @@ def test_a_record_that_does_not_continue_the_chain_is_left_out(field: str, value
     record, envelope = chains.next(1, (1, STATES[1], False, None))
     with pytest.raises(VerificationError):
         history.apply(1, record | {field: value}, envelope)
-    assert len(list(history.eligible(2, 0))) == 1
+    assert len(list(history.eligible(2, 0, 0))) == 1
     history.apply(2, record, envelope)
-    assert list(history.eligible(3, 0)) == []
+    assert list(history.eligible(3, 0, 0)) == []
 
 
 @pytest.mark.parametrize(("field", "value"), [("seq", 2), ("prev", digest("x"))])
