@@ -23,6 +23,7 @@ from common.audit.checkpoint import (
     parse_note,
 )
 from common.audit.merkle import HASH_BYTES, verify_inclusion
+from common.canonical_json import JsonValue
 from common.errors import FormatError, InputError, VerificationError
 
 PROOF_SUFFIX = ".tlog-proof"
@@ -89,14 +90,17 @@ class LogProof:
             raise FormatError(f"It is no proof file: its first line is not {_HEADER}.")
         extra: bytes | None = None
         if lines and lines[0].startswith(_EXTRA):
-            extra = _unbase64(lines.pop(0).removeprefix(_EXTRA), "the extra data")
+            extra = read_base64(
+                lines.pop(0).removeprefix(_EXTRA), "the extra data", max_bytes=MAX_EXTRA_BYTES
+            )
         number = lines.pop(0).removeprefix(_INDEX) if lines and lines[0].startswith(_INDEX) else ""
         if _NUMBER.fullmatch(number) is None:
             raise FormatError("The proof file does not state the entry's index.")
         # Counted before decoding, so that a long foreign file costs nothing.
         if len(lines) > MAX_HASHES:
             raise FormatError(f"An inclusion proof has at most {MAX_HASHES} hashes.")
-        hashes = tuple(_unbase64(line, "a hash of the inclusion proof") for line in lines)
+        what = "a hash of the inclusion proof"
+        hashes = tuple(read_base64(line, what, max_bytes=HASH_BYTES) for line in lines)
         return cls(int(number), hashes, checkpoint, extra)
 
 
@@ -204,11 +208,18 @@ def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-def _unbase64(text: str, what: str) -> bytes:
+def read_base64(value: JsonValue, what: str, *, max_bytes: int) -> bytes:
+    """Reads base64 strictly: only the one canonical text of at most so many bytes.
+
+    Raises:
+        FormatError: It is anything else; names ``what``.
+    """
+    if type(value) is not str or len(value) > 4 * (max_bytes // 3 + 1):
+        raise FormatError(f"The base64 of {what} is too long, or not a text.")
     try:
-        data = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
+        data = base64.b64decode(value.encode("ascii"), validate=True)
+    except (UnicodeEncodeError, binascii.Error) as error:
         raise FormatError(f"The base64 of {what} is malformed.") from error
-    if _base64(data) != text:
+    if _base64(data) != value:
         raise FormatError(f"The base64 of {what} is not in its one canonical form.")
     return data

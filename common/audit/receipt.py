@@ -11,7 +11,6 @@ the rule must be the one that follows from the entry, and the first excluded rou
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,7 +20,7 @@ from common.audit.checkpoint import Checkpoint, parse_note
 from common.audit.entry import MAX_ENTRY_BYTES
 from common.audit.federation_keys import FederationKeys
 from common.audit.logged_entry import LoggedEntry, verify_logged_entry
-from common.audit.proof_file import MAX_PROOF_BYTES, LogProof
+from common.audit.proof_file import MAX_PROOF_BYTES, LogProof, read_base64
 from common.audit.receipt_text import LANGUAGES, receipt_language, rule_text, strength
 from common.canonical_json import JsonValue
 from common.consent_record import FEDERATED_TRAINING
@@ -125,7 +124,7 @@ class Receipt:
         return cls(
             federation=line(fields["federation"], "federation"),
             region=party(fields["region"], "region"),
-            entry=decode_entry(fields["entry"], "entry"),
+            entry=read_base64(fields["entry"], "entry", max_bytes=MAX_ENTRY_BYTES),
             proof=LogProof.parse(proof.encode("utf-8")),
             rule=rule,
             first_excluded=_read_excluded(fields["first_excluded"]),
@@ -282,23 +281,6 @@ def grants_training(record: dict[str, JsonValue]) -> bool:
         and isinstance(purposes, dict)
         and purposes.get(FEDERATED_TRAINING) is True
     )
-
-
-def decode_entry(value: JsonValue, where: str) -> bytes:
-    """A log entry's bytes from a field in base64.
-
-    Raises:
-        FormatError: It is not canonical base64, or longer than an entry.
-    """
-    if type(value) is not str or len(value) > 4 * MAX_ENTRY_BYTES // 3 + 4:
-        raise FormatError(f"{where} is not a log entry in base64.")
-    try:
-        data = base64.b64decode(value.encode("ascii"), validate=True)
-    except (UnicodeEncodeError, binascii.Error) as error:
-        raise FormatError(f"{where} is not a log entry in base64.") from error
-    if base64.b64encode(data).decode("ascii") != value:
-        raise FormatError(f"The base64 of {where} is not in its one canonical form.")
-    return data
 
 
 def _read_excluded(value: JsonValue) -> FirstExcluded | None:
