@@ -3,26 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
+from client.consent_service.evidence import GUARDIAN, SUBJECT, Evidence
+from client.consent_service.notices import find_notice, in_force
 from client.engine.log_state import LogState
-from client.engine.subjects import SubjectKeys
+from client.engine.subjects import EvidenceRow, SubjectKeys
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
-from common.canonical_json import JsonValue
 from common.consent import (
+    ERASURE,
     FEDERATED_TRAINING,
     GIVEN,
+    IMPORTED,
     REFUSED,
     WITHDRAWN,
     ConsentForm,
     ConsentRecord,
+    Guardian,
+    SubjectState,
     new_ulid,
     parse_consent,
 )
+from common.envelope import Envelope
 from common.errors import ConsentError
 from common.keys import Signer
-from common.timestamps import format_time, now_ms
+from common.timestamps import format_time, now_ms, parse_time
+
+
+@dataclass(frozen=True)
+class GuardianChoice:
+    """What a minor's guardian decided.
+
+    Attributes:
+        state: One of `GIVEN`, `REFUSED`, `WITHDRAWN`.
+        evidence: The guardian's own signed token, or None.
+    """
+
+    state: str
+    evidence: bytes | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -33,37 +52,83 @@ class Choice:
         customer_ref: The region's own reference of the customer; it never leaves the region.
         state: One of `GIVEN`, `REFUSED`, `WITHDRAWN`.
         purposes: Purpose by purpose; a purpose that is missing is refused.
+        form: The form of its language and notice; the registrar's own if None.
+        evidence: The identity provider's signed token; the log has its salted digest only.
+        minor: Whether the customer is a minor; their consent needs a guardian's.
+        guardian: What the guardian decided.
+        event_time_ms: When the customer chose, in milliseconds since the epoch; now if None.
+        expires_ms: From when on a consent is no longer in force; as the form has it if None.
     """
 
     customer_ref: str
     state: str
     purposes: Mapping[str, bool]
+    form: ConsentForm | None = None
+    evidence: bytes | None = field(default=None, repr=False)
+    minor: bool = False
+    guardian: GuardianChoice | None = None
+    event_time_ms: int | None = None
+    expires_ms: int | None = None
 
     @classmethod
-    def give(cls, customer_ref: str, purposes: Mapping[str, bool]) -> Choice:
+    def give(
+        cls,
+        customer_ref: str,
+        purposes: Mapping[str, bool],
+        *,
+        form: ConsentForm | None = None,
+        evidence: bytes | None = None,
+    ) -> Choice:
         """Consent to the purposes that are true."""
-        return cls(customer_ref, GIVEN, dict(purposes))
+        return cls(customer_ref, GIVEN, dict(purposes), form=form, evidence=evidence)
 
     @classmethod
-    def refuse(cls, customer_ref: str) -> Choice:
+    def refuse(
+        cls, customer_ref: str, *, form: ConsentForm | None = None, evidence: bytes | None = None
+    ) -> Choice:
         """Refusal of everything."""
-        return cls(customer_ref, REFUSED, {})
+        return cls(customer_ref, REFUSED, {}, form=form, evidence=evidence)
 
     @classmethod
-    def withdraw(cls, customer_ref: str) -> Choice:
+    def withdraw(
+        cls, customer_ref: str, *, form: ConsentForm | None = None, evidence: bytes | None = None
+    ) -> Choice:
         """Withdrawal of everything given before."""
-        return cls(customer_ref, WITHDRAWN, {})
+        return cls(customer_ref, WITHDRAWN, {}, form=form, evidence=evidence)
+
+    def of_minor(self, guardian: GuardianChoice | None) -> Choice:
+        """The same choice by a minor, with what their guardian decided."""
+        return replace(self, minor=True, guardian=guardian)
+
+
+@dataclass(frozen=True)
+class LoggedConsent:
+    """One of a customer's records.
+
+    Attributes:
+        index: Its index in the log.
+        record: What it says.
+        entry: The log entry: the signed envelope.
+    """
+
+    index: int
+    record: ConsentRecord
+    entry: bytes = field(repr=False)
 
 
 class ConsentRegistrar:
     """Writes consent records into one region's log.
 
+    Safe to use from several threads, beside an engine that appends to the same log: whatever a
+    record depends on is held still (`LogState.lock`) until the record is logged.
+
     Args:
         log: The region's open log.
         state: The log's replayed state; it knows each subject's newest record.
-        subjects: The customers' pseudonym keys.
+        subjects: The customers' pseudonym keys and evidence.
         signer: The region's ``consent`` key.
-        form: What every record of one consent form states.
+        form: What every record of one consent form states, for choices that name no form.
+        lasts_s: After how many seconds a consent expires; None if it does not.
         clock_ms: Now, in milliseconds since the epoch.
     """
 
@@ -74,7 +139,8 @@ class ConsentRegistrar:
         state: LogState,
         subjects: SubjectKeys,
         signer: Signer,
-        form: ConsentForm,
+        form: ConsentForm | None = None,
+        lasts_s: int | None = None,
         clock_ms: Callable[[], int] = now_ms,
     ) -> None:
         self._log = log
@@ -82,60 +148,217 @@ class ConsentRegistrar:
         self._subjects = subjects
         self._signer = signer
         self._form = form
+        self._lasts_s = lasts_s
         self._clock_ms = clock_ms
-        self._pseudonyms = subjects.pseudonyms()
 
     def consents(self, customer_ref: str) -> bool:
         """Whether the customer's newest record gives consent to federated training."""
-        self._state.refresh()
-        sid = self._pseudonyms.get(customer_ref)
-        latest = self._state.consents.latest(sid) if sid is not None else None
+        latest = self.latest(customer_ref)
         return (
             latest is not None
             and latest.state == GIVEN
             and latest.purposes.get(FEDERATED_TRAINING) is True
         )
 
+    def latest(self, customer_ref: str) -> ConsentRecord | None:
+        """The customer's newest record, or None."""
+        sid = self._subjects.pseudonym(customer_ref)
+        with self._state.lock:
+            self._state.refresh()
+            return None if sid is None else self._state.consents.latest(sid)
+
+    def state_of(self, customer_ref: str, purpose: str, *, notice_grace_s: int) -> SubjectState:
+        """Whether the customer's consent for a purpose is in force now, or why not."""
+        sid = self._subjects.pseudonym(customer_ref) or ""
+        with self._state.lock:
+            self._state.refresh()
+            return self._state.consents.state_of(
+                sid, purpose, self._clock_ms(), notice_grace_s=notice_grace_s
+            )
+
+    def history(self, customer_ref: str) -> list[LoggedConsent]:
+        """The customer's records, oldest first; none of an unknown customer."""
+        sid = self._subjects.pseudonym(customer_ref)
+        if sid is None:
+            return []
+        with self._state.lock:
+            self._state.refresh()
+            indices = self._state.consents.indices(sid)
+        entries = [next(self._log.entries(index, index + 1)) for index in indices]
+        return [
+            LoggedConsent(index, parse_consent(Envelope.decode(data).record()), data)
+            for index, data in entries
+        ]
+
+    def entry_index(self, record_id: str) -> int | None:
+        """The log index of a record, or None if the log has none of this id."""
+        with self._state.lock:
+            self._state.refresh()
+            return self._state.consents.index_of(record_id)
+
     def record(self, choices: Sequence[Choice]) -> range:
         """Logs choices durably, all or none, and returns their log indices.
 
+        Every choice is an event of its own: one that repeats the newest is logged once more.
+
         Raises:
-            ConsentError: A withdrawal of something never given, or a customer named twice.
+            ConsentError: A withdrawal by someone who never gave, a customer named twice, or a
+                consent that its notice does not allow.
+            FormatError: A choice is malformed, such as a minor's consent without a guardian's.
         """
-        if not choices:
-            return range(self._log.size, self._log.size)
         if len({choice.customer_ref for choice in choices}) != len(choices):
             raise ConsentError("A customer is named twice in one batch of choices.")
-        self._state.refresh()
-        unknown = [c.customer_ref for c in choices if c.customer_ref not in self._pseudonyms]
-        if unknown:
-            self._subjects.enrol(unknown)
-            self._pseudonyms = self._subjects.pseudonyms()
-        event_time = format_time(self._clock_ms())
-        entries = [
-            make_entry(self._to_record(choice, event_time), self._signer) for choice in choices
+        with self._state.lock:
+            self._state.refresh()
+            if not choices:
+                return range(self._state.size, self._state.size)
+            now = self._clock_ms()
+            known = self._known(choices)
+            prepared = [self._prepare(each, known.get(each.customer_ref), now) for each in choices]
+            sids = self._subjects.enrol(choice.customer_ref for choice in choices)
+            records = [
+                replace(record, sid=sids[choice.customer_ref])
+                for choice, (record, _) in zip(choices, prepared, strict=True)
+            ]
+            return self._log_records(records, [row for _, rows in prepared for row in rows])
+
+    def erase_record(self, customer_ref: str) -> int | None:
+        """Logs the withdrawal that an erasure leaves, unless nothing is on record or it is there.
+
+        Returns:
+            Its log index; None if nothing was logged.
+        """
+        with self._state.lock:
+            latest = self.latest(customer_ref)
+            if latest is None or latest.form.method == ERASURE:
+                return None
+            record = replace(
+                latest,
+                record_id=new_ulid(self._clock_ms()),
+                seq=latest.seq + 1,
+                prev=self._state.consents.latest_digest(latest.sid),
+                state=WITHDRAWN,
+                purposes={},
+                evidence=None,
+                event_time=format_time(self._clock_ms()),
+                expires=None,
+                guardian=None,
+                form=replace(latest.form, method=ERASURE),
+            )
+            return self._log_records([record], [])[0]
+
+    def _known(self, choices: Sequence[Choice]) -> dict[str, str]:
+        """The pseudonyms of those who have one; an erasure that was interrupted is finished."""
+        known = {
+            choice.customer_ref: sid
+            for choice in choices
+            if (sid := self._subjects.pseudonym(choice.customer_ref)) is not None
+        }
+        erased = [
+            ref
+            for ref, sid in known.items()
+            if (latest := self._state.consents.latest(sid)) and latest.form.method == ERASURE
         ]
+        if erased:
+            self._subjects.erase(erased)
+        return {ref: sid for ref, sid in known.items() if ref not in erased}
+
+    def _prepare(
+        self, choice: Choice, sid: str | None, now: int
+    ) -> tuple[ConsentRecord, list[EvidenceRow]]:
+        """A choice's record, its evidence kept apart; the pseudonym of a newcomer comes later."""
+        consents = self._state.consents
+        latest = None if sid is None else consents.latest(sid)
+        event_ms = now if choice.event_time_ms is None else choice.event_time_ms
+        record_id = new_ulid(now)
+        evidence = None if choice.evidence is None else Evidence.of(choice.evidence)
+        guardian, token = choice.guardian, None
+        if guardian is not None and guardian.evidence is not None:
+            token = Evidence.of(guardian.evidence)
+        record = ConsentRecord(
+            record_id=record_id,
+            sid=sid or "0" * 64,
+            seq=1 if latest is None else latest.seq + 1,
+            prev=None if latest is None or sid is None else consents.latest_digest(sid),
+            state=choice.state,
+            purposes=choice.purposes,
+            evidence=None if evidence is None else evidence.digest,
+            event_time=format_time(event_ms),
+            expires=self._expires(choice, event_ms),
+            form=self._form_of(choice, latest),
+            # Who withdraws need not say again that they are a minor.
+            minor=choice.minor or (choice.state != GIVEN and latest is not None and latest.minor),
+            guardian=None
+            if guardian is None
+            else Guardian(guardian.state, None if token is None else token.digest),
+        )
+        # The log is append-only: what it could not read back must not get in.
+        record = parse_consent(record.to_record())
+        self._check(record, sid, now)
+        rows = []
+        if evidence is not None:
+            rows.append(evidence.row(record_id, SUBJECT, choice.customer_ref))
+        if token is not None:
+            rows.append(token.row(record_id, GUARDIAN, choice.customer_ref))
+        return record, rows
+
+    def _form_of(self, choice: Choice, latest: ConsentRecord | None) -> ConsentForm:
+        if choice.form is not None:
+            return choice.form
+        if self._form is not None:
+            return self._form
+        if latest is not None and choice.state != GIVEN:
+            return latest.form
+        raise ConsentError("A choice names no form, and there is none for all.")
+
+    def _expires(self, choice: Choice, event_ms: int) -> str | None:
+        if choice.state != GIVEN:
+            return None
+        if choice.expires_ms is not None:
+            return format_time(choice.expires_ms)
+        return None if self._lasts_s is None else format_time(event_ms + self._lasts_s * 1000)
+
+    def _check(self, record: ConsentRecord, sid: str | None, now: int) -> None:
+        """Checks what one record alone does not show."""
+        form = record.form
+        logged = find_notice(self._state.notices, form.notice_sha256)
+        if logged.notice.notice_id != form.notice_id or logged.notice.lang != form.lang:
+            raise ConsentError("A choice's form names its notice with another id or language.")
+        if record.state == WITHDRAWN and not self._ever_gave(sid):
+            raise ConsentError("A consent that was never given cannot be withdrawn.")
+        if record.state != GIVEN:
+            return
+        granted = {purpose for purpose, given in record.purposes.items() if given}
+        if not granted:
+            raise ConsentError("A consent grants no purpose.", remedy="Record it as a refusal.")
+        if not granted <= set(logged.notice.purposes):
+            raise ConsentError("A consent grants a purpose that its notice does not name.")
+        if form.method != IMPORTED and parse_time(record.event_time) > now:
+            raise ConsentError("A consent was given in the future.")
+        if form.method != IMPORTED and logged not in in_force(self._state.notices, now):
+            raise ConsentError(
+                "A consent is to a notice that is not in force, or no longer.",
+                remedy="Show the customer the newest notice and ask anew.",
+            )
+
+    def _ever_gave(self, sid: str | None) -> bool:
+        if sid is None:
+            return False
+        latest = self._state.consents.latest(sid)
+        if latest is None or latest.state in (GIVEN, WITHDRAWN):
+            return latest is not None
+        # The newest is a refusal: what came before it, only the log has.
+        for index in self._state.consents.indices(sid):
+            _, data = next(self._log.entries(index, index + 1))
+            if Envelope.decode(data).record()["state"] == GIVEN:
+                return True
+        return False
+
+    def _log_records(self, records: Sequence[ConsentRecord], rows: Sequence[EvidenceRow]) -> range:
+        """Signs and logs records; their evidence is durable before them."""
+        entries = [make_entry(record.to_record(), self._signer) for record in records]
+        if rows:
+            self._subjects.keep_evidence(rows)
         indices = self._log.append(entries)
         self._state.refresh()
         return indices
-
-    def _to_record(self, choice: Choice, event_time: str) -> dict[str, JsonValue]:
-        sid = self._pseudonyms[choice.customer_ref]
-        latest = self._state.consents.latest(sid)
-        if choice.state == WITHDRAWN and latest is None:
-            raise ConsentError("A consent that was never given cannot be withdrawn.")
-        record = ConsentRecord(
-            record_id=new_ulid(),
-            sid=sid,
-            seq=1 if latest is None else latest.seq + 1,
-            prev=None if latest is None else self._state.consents.latest_digest(sid),
-            state=choice.state,
-            purposes=choice.purposes,
-            evidence=None,
-            event_time=event_time,
-            expires=None,
-            form=self._form,
-        ).to_record()
-        # The log is append-only: what it could not read back must not get in.
-        parse_consent(record)
-        return record

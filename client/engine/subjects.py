@@ -164,13 +164,6 @@ class SubjectKeys:
                 ],
             )
 
-    def drop_evidence(self, record_ids: Iterable[str]) -> None:
-        """Deletes the evidence of records that were not logged after all."""
-        with self._use(), self._connection:
-            self._connection.executemany(
-                "DELETE FROM evidence WHERE record_id = ?", [(each,) for each in record_ids]
-            )
-
     def evidence(self, customer_ref: str) -> list[EvidenceRow]:
         """All evidence of one customer's records."""
         with self._use():

@@ -1,0 +1,173 @@
+"""Which notices are in force, and how a new one is published.
+
+A notice is signed by the controller and logged; its log entry's digest is what consents name. One
+that supersedes another asks for consent anew: consents to the older one lapse, after the policy's
+grace.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from client.engine.log_state import LogState
+from common.audit.entry import make_entry
+from common.audit.log import AuditLog
+from common.canonical_json import JsonValue
+from common.errors import ConsentError, FormatError, InputError
+from common.keys import Signer
+from common.notice import LoggedNotice, Notice, parse_notice
+from common.timestamps import format_time, now_ms
+
+AUTOMATIC = "auto"
+_VERSION = "fedpref-notice/1"
+# Two clocks may disagree a little about what is past.
+_PAST_MS = 60_000
+
+
+def in_force(notices: Iterable[LoggedNotice], at_ms: int) -> list[LoggedNotice]:
+    """The notices that may be consented to at a time: in force, and superseded by none in force.
+
+    Args:
+        notices: The notices of a log, in its order.
+        at_ms: The time, in milliseconds since the epoch.
+    """
+    begun = [each for each in notices if each.notice.in_force_from_ms <= at_ms]
+    superseded = {each.notice.supersedes for each in begun}
+    return [each for each in begun if each.sha256 not in superseded]
+
+
+def offered(notices: Iterable[LoggedNotice], at_ms: int) -> dict[str, LoggedNotice]:
+    """The notice that customers are asked about, by language: the newest one in force.
+
+    Args:
+        notices: The notices of a log, in its order.
+        at_ms: The time, in milliseconds since the epoch.
+    """
+    return {each.notice.lang: each for each in in_force(notices, at_ms)}
+
+
+def find_notice(notices: Sequence[LoggedNotice], sha256: str) -> LoggedNotice:
+    """The logged notice of a digest.
+
+    Raises:
+        ConsentError: There is none.
+    """
+    for each in notices:
+        if each.sha256 == sha256:
+            return each
+    raise ConsentError(
+        "The notice that a choice names is not in the log.",
+        remedy="Publish it first: fedpref-region notice publish.",
+    )
+
+
+def read_notice_file(path: Path) -> Notice:
+    """Reads a notice's declaration (TOML): every field of a notice but what publishing adds.
+
+    Raises:
+        InputError: It is missing or malformed: names the file and the field.
+    """
+    try:
+        fields = tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_notice(
+            {"v": _VERSION, "supersedes": None, "in_force_from": format_time(0)} | fields
+        )
+    except OSError as error:
+        raise InputError(f"The notice {path} cannot be read: {error.strerror}.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"The notice {path} is not TOML: {error}.") from error
+    except FormatError as error:
+        raise InputError(
+            f"The notice {path}: {error.message}",
+            remedy="Give notice_id, lang, controller, purposes, recipients, retention, storage, "
+            "contact and text.",
+        ) from error
+
+
+def publish(
+    log: AuditLog,
+    state: LogState,
+    notice: Notice,
+    signer: Signer,
+    *,
+    supersedes: str | None,
+    in_force_from_ms: int,
+    clock_ms: int | None = None,
+) -> LoggedNotice:
+    """Signs and logs a notice.
+
+    Args:
+        log: The region's open log.
+        state: Its replayed state.
+        notice: The notice; its ``supersedes`` and ``in_force_from`` are replaced.
+        signer: The region's ``controller`` key.
+        supersedes: The digest of the notice that it replaces, `AUTOMATIC` for the newest one of its
+            language that nothing has superseded, or None.
+        in_force_from_ms: From when it may be consented to, in milliseconds since the epoch.
+        clock_ms: Now; the system clock's if None.
+
+    Raises:
+        InputError: The superseded notice is unknown or superseded already, or would lapse in the
+            past.
+    """
+    now = now_ms() if clock_ms is None else clock_ms
+    with state.lock:
+        state.refresh()
+        older = _superseded_by(state.notices, notice, supersedes)
+        if older is not None and in_force_from_ms < now - _PAST_MS:
+            raise InputError(
+                "A notice that supersedes another cannot have been in force before it was logged.",
+                remedy="Let it be in force from now or later: --in-force-from.",
+            )
+        record = replace(
+            notice,
+            supersedes=None if older is None else older.sha256,
+            in_force_from=format_time(in_force_from_ms),
+            in_force_from_ms=in_force_from_ms,
+        ).to_record()
+        parse_notice(record)
+        log.append([make_entry(record, signer)])
+        state.refresh()
+        return state.notices[-1]
+
+
+def _superseded_by(
+    notices: Sequence[LoggedNotice], notice: Notice, supersedes: str | None
+) -> LoggedNotice | None:
+    gone = {each.notice.supersedes for each in notices}
+    if supersedes == AUTOMATIC:
+        open_ones = [
+            each for each in notices if each.notice.lang == notice.lang and each.sha256 not in gone
+        ]
+        return open_ones[-1] if open_ones else None
+    if supersedes is None:
+        return None
+    for each in notices:
+        if each.sha256 == supersedes:
+            if supersedes in gone:
+                raise InputError(
+                    f"The notice {supersedes[:12]}… was superseded already.",
+                    remedy="Supersede the one that took its place: fedpref-region notice list.",
+                )
+            return each
+    raise InputError(
+        f"There is no notice {supersedes[:12]}… in the log to supersede.",
+        remedy="fedpref-region notice list shows them.",
+    )
+
+
+def notice_row(notices: Sequence[LoggedNotice], each: LoggedNotice) -> dict[str, JsonValue]:
+    """A notice as ``notice list --json`` shows it."""
+    by = [other.sha256 for other in notices if other.notice.supersedes == each.sha256]
+    return {
+        "index": each.index,
+        "sha256": each.sha256,
+        "notice_id": each.notice.notice_id,
+        "lang": each.notice.lang,
+        "in_force_from": each.notice.in_force_from,
+        "supersedes": each.notice.supersedes,
+        "superseded_by": by[0] if by else None,
+    }
