@@ -7,15 +7,20 @@ verifies under a consent key of the registry that was valid when the record was 
 from __future__ import annotations
 
 import hashlib
+import threading
 from dataclasses import dataclass
 
+from client.engine.policy import RegionPolicy
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
-from common.consent import ConsentReplay, parse_consent
+from common.consent import FEDERATED_TRAINING, GIVEN, ConsentReplay, parse_consent
 from common.envelope import Envelope, verify_envelope
 from common.errors import FedprefError, VerificationError
 from common.keys import Registry
-from common.timestamps import parse_time
+from common.notice import LoggedNotice, parse_notice
+
+#: The incident that marks a round whose update was discarded.
+DISCARDED = "discarded-for-withdrawal"
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,16 @@ class LogState:
         region: The region's party name.
 
     Attributes:
+        lock: Held while the log is replayed. Whoever needs the state to stay at one size, or to
+            append what depends on it, holds it meanwhile.
         consents: The consents in force.
+        notices: Every notice, in the log's order.
+        rounds: The indices of the region's round entries.
         charges: Every logged charge by its id.
         released: The charges under which a round was logged: each has paid for its release.
+        discarded: The (run, round) of each update that was discarded.
+        endings: The index and pseudonym of every consent record that does not allow training:
+            whoever had allowed it before has ended it there.
         policy_sha256: Digest of the policy in force, as the controller signed it.
         size: How many entries were replayed.
     """
@@ -54,27 +66,45 @@ class LogState:
         self._controller_keys = {
             key.key_id: key.public_key for key in registry.keys_of(region, "controller")
         }
+        self.lock = threading.RLock()
         self.consents = ConsentReplay()
+        self.notices: list[LoggedNotice] = []
+        self.rounds: list[int] = []
         self.charges: dict[str, LoggedCharge] = {}
         self.released: set[str] = set()
+        self.discarded: set[tuple[str, int]] = set()
+        self.endings: list[tuple[int, str]] = []
         self.policy_sha256: str | None = None
         self.size = 0
 
-    def refresh(self) -> None:
+    def refresh(self, *, stop: int | None = None) -> None:
         """Replays what was logged since the last call.
+
+        Args:
+            stop: One past the last index to replay; the log's size now if None.
 
         Raises:
             VerificationError: An entry is not what it claims to be; names the log and the index.
         """
-        for index, data in self._log.entries(start=self.size):
-            try:
-                self._apply(index, data)
-            except FedprefError as error:
-                raise VerificationError(
-                    f"Entry {index} of the log of {self._region} does not hold: {error}",
-                    remedy="Verify the log with fedpref-audit; nothing is trained till then.",
-                ) from error
-            self.size = index + 1
+        with self.lock:
+            for index, data in self._log.entries(start=self.size, stop=stop):
+                try:
+                    self._apply(index, data)
+                except FedprefError as error:
+                    raise VerificationError(
+                        f"Entry {index} of the log of {self._region} does not hold: {error}",
+                        remedy="Verify the log with fedpref-audit; nothing is trained till then.",
+                    ) from error
+                self.size = index + 1
+
+    def eligible(self, policy: RegionPolicy, at_ms: int) -> frozenset[str]:
+        """The pseudonyms of all whose consent for the policy's purpose is in force.
+
+        Args:
+            policy: The region's policy.
+            at_ms: When, in milliseconds since the epoch.
+        """
+        return self.consents.eligible(policy.purpose, at_ms, notice_grace_s=policy.notice_grace_s)
 
     def last_round(self, run: str) -> str | None:
         """The leaf hash of the region's newest round entry of a run, in hex."""
@@ -86,25 +116,38 @@ class LogState:
             self._apply_consent(index, data, envelope)
         elif envelope.kind == "round":
             record = envelope.record()
+            self.rounds.append(index)
             self._last_round[str(record["run"])] = self._log.leaf_hash(index).hex()
             self.released.add(str(record["charge_id"]))
         elif envelope.kind == "charge":
             self._apply_charge(envelope.record())
+        elif envelope.kind == "incident":
+            self._apply_incident(envelope.record())
         elif envelope.kind == "policy":
             verify_envelope(envelope, self._controller_keys)
             self.policy_sha256 = str(envelope.record()["policy_sha256"])
+        elif envelope.kind == "notice":
+            verify_envelope(envelope, self._controller_keys)
+            notice = LoggedNotice(
+                index, hashlib.sha256(data).hexdigest(), parse_notice(envelope.record())
+            )
+            self.consents.apply_notice(index, notice.notice, notice.sha256)
+            self.notices.append(notice)
 
     def _apply_consent(self, index: int, data: bytes, envelope: Envelope) -> None:
         key_ids = verify_envelope(envelope, self._consent_keys)
         record = parse_consent(envelope.record())
         for key_id in key_ids:
-            self._registry.find(
-                key_id,
-                party=self._region,
-                role="consent",
-                at_ms=parse_time(record.event_time),
-            )
+            self._registry.find(key_id, party=self._region, role="consent", at_ms=record.signed_ms)
         self.consents.apply(index, record, hashlib.sha256(data).hexdigest())
+        if record.state != GIVEN or record.purposes.get(FEDERATED_TRAINING) is not True:
+            self.endings.append((index, record.sid))
+
+    def _apply_incident(self, record: dict[str, JsonValue]) -> None:
+        run, server_round = record["run"], record["round"]
+        discarded = record["reason"] == DISCARDED
+        if discarded and isinstance(run, str) and isinstance(server_round, int):
+            self.discarded.add((run, server_round))
 
     def _apply_charge(self, record: dict[str, JsonValue]) -> None:
         charge = LoggedCharge(
