@@ -114,6 +114,22 @@ def run(
     )
 
 
+@app.command("attack-log")
+def attack_log(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
+) -> int:
+    """Try every attack of the specification on copies of a run's evidence, and show what happens.
+
+    The run is only read. Exit code 0 if every attack is caught, 8 if one is missed.
+    """
+    from common.errors import EXIT_OK, VerificationError
+    from simulations.attacks.table import show_attacks
+    from simulations.run_folder import RunFolder
+
+    caught = show_attacks(RunFolder(run_folder), Console(highlight=False))
+    return EXIT_OK if caught else VerificationError.exit_code
+
+
 def main() -> None:
     """Runs the command line."""
     run_command(app, on_interrupt="Nothing is lost: the same command goes on from here.")
