@@ -14,6 +14,7 @@ from common.errors import VerificationError
 from common.keys import check_public_key, key_id, verify_signature
 from tests.support import ed25519_arithmetic as ed25519
 from tests.support.memory_signer import MemorySigner
+from tests.support.unsound_keys import unsound_keys
 from tests.vectors.ed25519 import generate
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "ed25519"
@@ -21,7 +22,6 @@ EDGE_CASES = json.loads((VECTORS / "edge_cases.json").read_bytes())
 RFC_8032 = json.loads((VECTORS / "rfc8032.json").read_bytes())
 
 SIGNER = MemorySigner("signatures")
-TORSION = ed25519.order_8_point()
 
 
 def _fields(case: dict[str, str]) -> tuple[bytes, bytes, bytes]:
@@ -91,21 +91,15 @@ def test_a_public_key_has_32_bytes(length: int) -> None:
         check_public_key(public_key)
 
 
-def _unsound_keys() -> dict[str, bytes]:
-    keys = {f"small order {n}": (n * TORSION).encode() for n in range(8)}
-    honest = 12345 * ed25519.BASE
-    keys |= {f"mixed order {n}": (honest + n * TORSION).encode() for n in range(1, 8)}
-    for y in range(19):
-        for sign in (0, 1):
-            keys[f"non-canonical y = {y}, sign {sign}"] = (ed25519.P + y | sign << 255).to_bytes(
-                32, "little"
-            )
-    keys["identity with its sign set"] = (1 | 1 << 255).to_bytes(32, "little")
-    keys["not on the curve"] = (2).to_bytes(32, "little")
-    return keys
+def test_there_are_14_encodings_of_small_order_points_for_a_lax_reader() -> None:
+    encodings = ed25519.small_order_encodings()
+    assert len(set(encodings)) == len(encodings) == 14
+    points = [ed25519.decode(data) for data in encodings]
+    assert all(point is not None and 8 * point == ed25519.IDENTITY for point in points)
+    assert len({point.encode() for point in points if point is not None}) >= 8
 
 
-@pytest.mark.parametrize(("name", "public_key"), _unsound_keys().items(), ids=lambda value: None)
+@pytest.mark.parametrize(("name", "public_key"), unsound_keys().items(), ids=lambda value: None)
 def test_unsound_keys_are_refused(name: str, public_key: bytes) -> None:
     with pytest.raises(VerificationError, match="not a sound"):
         check_public_key(public_key)

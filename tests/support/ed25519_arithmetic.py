@@ -120,3 +120,19 @@ def accepts(
         h = challenge(r_bytes, public_key, message)
     factor = 8 if cofactored else 1
     return factor * (s * BASE) == factor * (r + h * a)
+
+
+def small_order_encodings() -> list[bytes]:
+    """All 32 bytes that a lax reader takes for a point of small order, canonical or not.
+
+    Eight points, of five y among them; y = 0 and y = 1 can also be written p and p + 1, and a lax
+    reader takes either sign of x = 0.
+    """
+    torsion = order_8_point()
+    ys = {(number * torsion).y for number in range(8)}
+    numbers = ys | {y + P for y in ys if y + P < 2**255}
+    return [
+        (number | sign << 255).to_bytes(32, "little")
+        for number in sorted(numbers)
+        for sign in (0, 1)
+    ]
