@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -114,6 +115,11 @@ class LoggedConsent:
     index: int
     record: ConsentRecord
     entry: bytes = field(repr=False)
+
+    @property
+    def sha256(self) -> str:
+        """The digest of the envelope: what the next record names as the one before it."""
+        return hashlib.sha256(self.entry).hexdigest()
 
 
 class ConsentRegistrar:
