@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from common.audit.witness_command import witness_app
 from common.errors import EXIT_OK, VerificationError
 from common.terminal import EXIT_CODES, run_command
 
@@ -20,6 +21,7 @@ app = typer.Typer(
     "region and what privacy budget it spent.",
     epilog=EXIT_CODES,
 )
+app.add_typer(witness_app, name="witness")
 
 
 @app.callback()
