@@ -131,12 +131,10 @@ def _export_log(
             raise InputError(f"The note given for size {size} of {origin} is of another.")
     folder.mkdir(parents=True)
     log.export(folder, sizes=_consent_sizes(log) - cosigned.keys())
-    for size, note in cosigned.items():
-        _write(folder / "checkpoints" / str(size), note)
     newest = folder / "checkpoint"
-    if cosigned and newest.exists():
-        size = Checkpoint.parse(parse_note(newest.read_bytes()).text).size
-        _write(newest, cosigned.get(size, newest.read_bytes()))
+    final = Checkpoint.parse(parse_note(newest.read_bytes()).text).size if cosigned else None
+    for size, note in cosigned.items():
+        _write(newest if size == final else folder / "checkpoints" / str(size), note)
 
 
 def _write_witnesses(

@@ -1,9 +1,10 @@
 """Builds small, honest audit bundles with real keys, and lets a test play the dishonest operator.
 
 `Federation` acts out a run of two regions and a server: every record is made and signed as in
-production. A test's ``alter`` may change any record just before it is signed, so that all that
+production, and the other parties and an outside witness cosign each checkpoint. A test's
+``alter`` may change any record just before it is signed, so that all that
 follows is consistent with the lie; afterwards it may also change the logs themselves. `write` then
-signs checkpoints and manifest anew, as an operator with all non-root keys could.
+signs checkpoints, cosignatures and manifest anew, as all parties together could.
 """
 
 from __future__ import annotations
@@ -23,20 +24,21 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from common import canonical_json
-from common.audit.checkpoint import Checkpoint, sign_note
+from common.audit.checkpoint import Checkpoint, add_cosignature, parse_note, sign_note
 from common.audit.merkle import leaf_hash, root_hash
 from common.audit.sparse_merkle import SparseMerkleTree, position
 from common.envelope import Envelope, Signature, pae, sign_record
 from common.keys import key_id
 from common.parameters import arrays_digest, save_arrays
-from common.timestamps import format_time
+from common.timestamps import format_time, parse_time
 
 FEDERATION = "test.example"
 RUN = "run-1"
 REGIONS = ("region-1", "region-2")
 SERVER = "server"
-REGION_ROLES = ("log", "consent", "trainer", "permit", "controller")
-SERVER_ROLES = ("log", "aggregator")
+OUTSIDE = "witness"
+REGION_ROLES = ("log", "consent", "trainer", "permit", "controller", "witness")
+SERVER_ROLES = ("log", "aggregator", "witness")
 ROLE_OF_KIND = {
     "notice": "controller",
     "policy": "controller",
@@ -47,9 +49,9 @@ ROLE_OF_KIND = {
     "release": "trainer",
     "aggregate": "aggregator",
     "model": "aggregator",
-    "incident": "aggregator",
     "manifest": "aggregator",
 }
+DISCARDED = "discarded-for-withdrawal"
 # ε after 1, 2 and 3 rounds at NOISE and DELTA, as dp-accounting's PLD gives it, rounded up.
 EPSILONS = ("1.765649", "2.582274", "3.233198")
 EPOCH_MS = 1_767_225_600_000  # 2026-01-01
@@ -120,6 +122,13 @@ class Federation:
         quorum: The fewest regions of an aggregate.
         consent_age_max_s: The regions' policy for the age of consents.
         pause_ms: Time before each round, in milliseconds.
+        witness_quorum: How many cosignatures the registry asks for.
+        cosigners: The witnesses that cosign every log but their own.
+        withdrawal_in_round: The regions' policy, ``finish`` or ``discard``; they keep to it unless
+            ``sends_anyway``.
+        notice_grace_s: The regions' policy for consents to superseded notices.
+        before_round: Acts before a round, once it is due; gets its number.
+        in_round: Acts in a region after its charge and before its round entry; gets both.
         alter: May change a record in place before it is signed; gets the party and the record.
     """
 
@@ -130,6 +139,13 @@ class Federation:
     quorum: int = 2
     consent_age_max_s: int = 600
     alter: Alter | None = None
+    witness_quorum: int = 2
+    cosigners: tuple[str, ...] = (*REGIONS, SERVER, OUTSIDE)
+    withdrawal_in_round: str = "finish"
+    sends_anyway: bool = False
+    notice_grace_s: int = 86_400
+    before_round: Callable[[Federation, int], None] | None = None
+    in_round: Callable[[Federation, str, int], None] | None = None
     clock_ms: int = EPOCH_MS
     logs: dict[str, list[bytes]] = field(default_factory=dict)
     checkpoints: dict[str, set[int]] = field(default_factory=dict)
@@ -147,12 +163,17 @@ class Federation:
             self.checkpoints[party] = set()
             for role in SERVER_ROLES if party == SERVER else REGION_ROLES:
                 self.keys[party, role] = MemorySigner(f"{party} {role}")
+        self.keys[OUTSIDE, "witness"] = MemorySigner(f"{OUTSIDE} witness")
+        # When a checkpoint was cosigned; those not named here, when they are written down.
+        self.cosigned_ms: dict[tuple[str, int], int] = {}
         self._chains: dict[str, tuple[int, str]] = {}
-        self._granted: dict[str, dict[str, bool]] = {region: {} for region in REGIONS}
+        # For each subject that has consented, the notice; and from when each one has lapsed.
+        self._granted: dict[str, dict[str, str]] = {region: {} for region in REGIONS}
+        self._lapses_ms: dict[str, int] = {}
         self._ledger = dict.fromkeys(REGIONS, (0, "0" * 64))
         self._last_round: dict[str, str | None] = dict.fromkeys(REGIONS)
         self._permits: dict[str, JsonRecord] = {}
-        self._notices: dict[str, str] = {}
+        self._notices: dict[str, tuple[str, str]] = {}
 
     def tick(self, ms: int = 1000) -> str:
         """The next moment, as a timestamp."""
@@ -160,6 +181,8 @@ class Federation:
         return format_time(self.clock_ms)
 
     def signer(self, party: str, kind: str) -> MemorySigner:
+        if kind == "incident":
+            return self.keys[party, "aggregator" if party == SERVER else "trainer"]
         return self.keys[party, ROLE_OF_KIND[kind]]
 
     def log(self, party: str, record: JsonRecord) -> bytes:
@@ -201,7 +224,7 @@ class Federation:
             "registry_version": len(self.registry) + 1,
             "issued_at": format_time(EPOCH_MS - DAY_MS),
             "prev": previous,
-            "witness_quorum": 0,
+            "witness_quorum": self.witness_quorum,
             "root": {
                 "threshold": 2,
                 "keys": [
@@ -272,21 +295,7 @@ class Federation:
         }
 
     def _prepare(self, region: str) -> None:
-        notice = {
-            "v": "fedpref-notice/1",
-            "notice_id": "pn-1",
-            "lang": "en",
-            "controller": region,
-            "purposes": ["fedpref:FederatedTraining"],
-            "recipients": "none",
-            "retention": "P1Y",
-            "storage": "here",
-            "contact": "a@b.example",
-            "text": "We ask.",
-            "supersedes": None,
-            "in_force_from": format_time(EPOCH_MS),
-        }
-        self._notices[region] = hashlib.sha256(self.log(region, notice)).hexdigest()
+        self.notice(region, supersede=False)
         policy = {
             "region": region,
             "purpose": "fedpref:FederatedTraining",
@@ -297,8 +306,8 @@ class Federation:
             "rounds_max": 64,
             "quorum_min": 1,
             "consent_age_max_s": self.consent_age_max_s,
-            "withdrawal_in_round": "finish",
-            "notice_grace_s": 86_400,
+            "withdrawal_in_round": self.withdrawal_in_round,
+            "notice_grace_s": self.notice_grace_s,
         }
         self.log(
             region,
@@ -315,6 +324,30 @@ class Federation:
             self.consent(region, customer, "dpv:ConsentRefused" if refuses else "dpv:ConsentGiven")
         self._permit(region)
 
+    def notice(self, region: str, *, supersede: bool = True) -> None:
+        """Logs a notice, which takes the place of the last one from now on."""
+        _, last = self._notices.get(region, ("", None))
+        number = len([e for e in self.logs[region] if record_of(e)["v"] == "fedpref-notice/1"])
+        record: JsonRecord = {
+            "v": "fedpref-notice/1",
+            "notice_id": f"pn-{number + 1}",
+            "lang": "en",
+            "controller": region,
+            "purposes": ["fedpref:FederatedTraining"],
+            "recipients": "none",
+            "retention": "P1Y",
+            "storage": "here",
+            "contact": "a@b.example",
+            "text": "We ask.",
+            "supersedes": last if supersede else None,
+            "in_force_from": format_time(self.clock_ms),
+        }
+        entry = self.log(region, record)
+        self._notices[region] = (record["notice_id"], hashlib.sha256(entry).hexdigest())
+        if record["supersedes"] is not None:
+            since_ms = parse_time(record["in_force_from"])
+            self._lapses_ms[record["supersedes"]] = since_ms + 1000 * self.notice_grace_s
+
     def sid(self, region: str, customer: int) -> str:
         return digest(f"sid {region} {customer}")
 
@@ -322,6 +355,7 @@ class Federation:
         """The next consent record of a customer."""
         sid = self.sid(region, customer)
         seq, prev = self._chains.get(sid, (0, None))
+        notice_id, notice_sha256 = self._notices[region]
         return {
             "v": "fedpref-consent/1",
             "record_id": ulid(f"{sid} {seq + 1}"),
@@ -336,7 +370,7 @@ class Federation:
             "controller": region,
             "jurisdiction": "DE",
             "lang": "en",
-            "notice": {"id": "pn-1", "sha256": self._notices[region]},
+            "notice": {"id": notice_id, "sha256": notice_sha256},
             "method": "web-form",
             "evidence": None,
             "minor": False,
@@ -352,7 +386,17 @@ class Federation:
         entry = self.log(region, record)
         sid = self.sid(region, customer)
         self._chains[sid] = (record["seq"], hashlib.sha256(entry).hexdigest())
-        self._granted[region][sid] = state == "dpv:ConsentGiven"
+        self._granted[region].pop(sid, None)
+        if state == "dpv:ConsentGiven":
+            self._granted[region][sid] = record["notice"]["sha256"]
+
+    def eligible(self, region: str, at_ms: int) -> list[str]:
+        """Whose consent is in force; no consent of the acted run expires."""
+        return [
+            sid
+            for sid, notice in self._granted[region].items()
+            if self._lapses_ms.get(notice, at_ms + 1) > at_ms
+        ]
 
     def _permit(self, region: str) -> None:
         self._permits[region] = {
@@ -380,7 +424,10 @@ class Federation:
     def _round(self, number: int) -> None:
         mechanism = "popularity" if number == 1 else "factors"
         start, model_in = self.tick(), arrays_digest(self.model)
-        parts = [self._region_round(region, number, mechanism) for region in REGIONS]
+        if self.before_round is not None:
+            self.before_round(self, number)
+        tried = {region: self._region_round(region, number, mechanism) for region in REGIONS}
+        parts = [part for part in tried.values() if part is not None]
         name = "popularity" if number == 1 else "item_factors"
         shape = (3,) if number == 1 else (3, 2)
         self.model = self.model | {name: np.full(shape, number, dtype="<f4")}
@@ -395,7 +442,11 @@ class Federation:
                 "rule": "sum",
                 "mode": "local",
                 "regions": parts,
-                "refused": [],
+                "refused": [
+                    {"region": region, "reason": DISCARDED}
+                    for region, part in tried.items()
+                    if part is None
+                ],
                 "quorum": self.quorum,
                 "model_in": model_in,
                 "model_out": arrays_digest(self.model),
@@ -404,13 +455,21 @@ class Federation:
             },
         )
 
-    def _region_round(self, region: str, number: int, mechanism: str) -> JsonRecord:
+    def _region_round(self, region: str, number: int, mechanism: str) -> JsonRecord | None:
         start, at = self.tick(), self.tick()
         size = len(self.logs[region])
         self.checkpoints[region].add(size)
-        charge = self._charge(region, number, mechanism)
+        self.cosigned_ms[region, size] = self.clock_ms
         nonce = digest(f"nonce {region} {number}")
-        sids = [sid for sid, granted in self._granted[region].items() if granted]
+        sids = self.eligible(region, parse_time(at))
+        root = tree_root(self.logs[region]).hex()
+        charge = self._charge(region, number, mechanism)
+        if self.in_round is not None:
+            self.in_round(self, region, number)
+        gone = set(sids) - set(self.eligible(region, parse_time(at)))
+        if gone and self.withdrawal_in_round == "discard" and not self.sends_anyway:
+            self.incident(region, number, DISCARDED)
+            return None
         permit = self._permits[region]
         shape = (3,) if number == 1 else (3, 2)
         update = {"popularity" if number == 1 else "gradient": np.ones(shape, dtype="<f4")}
@@ -425,7 +484,7 @@ class Federation:
             "consent": {
                 "origin": f"{FEDERATION}/{region}",
                 "size": size,
-                "root": tree_root(self.logs[region][:size]).hex(),
+                "root": root,
             },
             "train": {
                 "root": eligible_root(nonce, sids),
@@ -475,6 +534,22 @@ class Federation:
             "update": record["update"],
         }
 
+    def incident(self, party: str, number: int | None, reason: str) -> None:
+        """Logs an incident of a round."""
+        self.log(
+            party,
+            {
+                "v": "fedpref-incident/1",
+                "run": RUN,
+                "round": number,
+                "region": None if party == SERVER else party,
+                "party": party,
+                "reason": reason,
+                "detail": "It was so.",
+                "time": self.tick(),
+            },
+        )
+
     def _charge(self, region: str, number: int, mechanism: str) -> JsonRecord:
         seq, _ = self._ledger[region]
         epsilon = EPSILONS[number - 1]
@@ -521,19 +596,55 @@ class Federation:
         self.logs[party][index] = sign_record(record, self.signer(party, kind))
 
     def checkpoint(self, party: str, size: int) -> bytes:
+        """The checkpoint of a size as the log itself signed it."""
         origin = f"{FEDERATION}/{party}"
         body = Checkpoint(origin, size, tree_root(self.logs[party][:size])).body()
         return sign_note(body, origin, self.keys[party, "log"]).encode()
+
+    def cosign(self, party: str, note: bytes, cosigners: Iterable[str] | None = None) -> bytes:
+        """Has the other parties cosign a note of a party's log, in the order of their names."""
+        size = Checkpoint.parse(parse_note(note).text).size
+        time_s = self.cosigned_ms.get((party, size), self.clock_ms) // 1000
+        for witness in sorted(self.cosigners if cosigners is None else cosigners):
+            if witness != party:
+                signer = self.keys[witness, "witness"]
+                note = add_cosignature(note, witness, signer, time_s=time_s).encode()
+        return note
+
+    def cosigned(self, party: str, size: int) -> bytes:
+        return self.cosign(party, self.checkpoint(party, size))
+
+    def cosigned_notes(self) -> dict[str, dict[int, bytes]]:
+        """By party and size, every checkpoint that was cosigned."""
+        if not self.cosigners:
+            return {}
+        return {
+            party: {size: self.cosigned(party, size) for size in {len(log), *self.sizes(party)}}
+            for party, log in self.logs.items()
+        }
+
+    def sizes(self, party: str) -> list[int]:
+        return sorted(size for size in self.checkpoints[party] if size <= len(self.logs[party]))
+
+    def witnessed(self) -> dict[str, dict[str, bytes]]:
+        """By witness and party, the newest note that the witness holds, with its own line."""
+        return {
+            witness: {
+                party: self.cosign(party, self.checkpoint(party, len(log)), [witness])
+                for party, log in self.logs.items()
+                if party != witness
+            }
+            for witness in self.cosigners
+        }
 
     def log_files(self) -> dict[str, bytes]:
         """The logs' files as their bundle has them, with checkpoints signed now."""
         files: dict[str, bytes] = {}
         for party, entries in self.logs.items():
             folder = f"logs/{party}"
-            files[f"{folder}/checkpoint"] = self.checkpoint(party, len(entries))
-            for size in self.checkpoints[party]:
-                if size <= len(entries):
-                    files[f"{folder}/checkpoints/{size}"] = self.checkpoint(party, size)
+            files[f"{folder}/checkpoint"] = self.cosigned(party, len(entries))
+            for size in self.sizes(party):
+                files[f"{folder}/checkpoints/{size}"] = self.cosigned(party, size)
             for start in range(0, len(entries), 256):
                 tile = entries[start : start + 256]
                 name = f"{start // 256:03d}" + ("" if len(tile) == 256 else f".p/{len(tile)}")
@@ -545,7 +656,13 @@ class Federation:
     def bundle_files(self) -> dict[str, bytes]:
         """Every file of the bundle but the manifest."""
         registry = {f"registry/{n}.json": data for n, data in enumerate(self.registry, start=1)}
-        return {**registry, "plan.json": self.plan, **self.log_files(), **self.files}
+        witnesses = {
+            f"witnesses/{witness}/{party}": note
+            for witness, notes in self.witnessed().items()
+            for party, note in notes.items()
+        }
+        files = {**registry, "plan.json": self.plan, **self.log_files(), **witnesses}
+        return files | self.files
 
     def manifest(self, files: dict[str, bytes]) -> bytes:
         record: JsonRecord = {

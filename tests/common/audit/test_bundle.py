@@ -58,6 +58,8 @@ def write(federation: Federation, logs: dict[str, AuditLog], tmp_path: Path) -> 
             "artifacts": list(federation.artifacts),
             "signer": federation.keys[SERVER, "aggregator"],
             "created_at_ms": federation.clock_ms + 1000,
+            "cosigned": federation.cosigned_notes(),
+            "witnessed": federation.witnessed(),
         }
         return write_bundle(run, **(arguments | changes))  # type: ignore[arg-type]
 
@@ -122,7 +124,7 @@ class _ManyFiles:
 
 
 def test_the_manifest_of_a_large_bundle_can_be_read(write: Write) -> None:
-    bundle = write(logs={"region-1": _ManyFiles()})
+    bundle = write(logs={"region-1": _ManyFiles()}, cosigned={}, witnessed={})
     assert (bundle / "manifest.json").stat().st_size > 65_535
     step = verify_bundle(bundle.parent).steps[0]
     assert step.counts == {"files": 702, "artifacts": 3}
