@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from client.commands import keys
+from client.commands import erase, keys, notice
 from common.terminal import EXIT_CODES, run_command
 
 app = typer.Typer(
@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 
 app.add_typer(keys.app, name="keys")
+app.add_typer(notice.app, name="notice")
+app.command()(erase.erase)
 
 HomeArgument = Annotated[Path, typer.Argument(help="The region's home folder.")]
 

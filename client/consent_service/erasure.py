@@ -27,6 +27,8 @@ class Erasure:
         rounds: In how many training rounds the person had been.
         runs: The runs that these rounds are of: what was learnt in them stays in their models.
         evidence: How many pieces of evidence were destroyed.
+        resumed: Whether an earlier attempt had destroyed the key and was only completed: what it
+            found is not known any more.
     """
 
     withdrawal: int | None
@@ -34,6 +36,7 @@ class Erasure:
     rounds: int
     runs: tuple[str, ...]
     evidence: int
+    resumed: bool = False
 
     def to_record(self) -> dict[str, JsonValue]:
         """As ``erase --json`` and the desk show it."""
@@ -43,6 +46,7 @@ class Erasure:
             "rounds": self.rounds,
             "runs": list(self.runs),
             "evidence": self.evidence,
+            "resumed": self.resumed,
         }
 
 
@@ -68,6 +72,8 @@ def erase_customer(
     """
     with state.lock:
         if subjects.pseudonym(customer_ref) is None:
+            if subjects.finished_erasure:
+                return Erasure(None, 0, 0, (), 0, resumed=True)
             raise ConsentError(
                 "The region holds no key of a customer with this reference.",
                 remedy="They were erased already, or never known: check the reference's spelling.",

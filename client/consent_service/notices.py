@@ -7,15 +7,18 @@ grace.
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from client.engine.home import RegionHome
 from client.engine.log_state import LogState
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
+from common.envelope import Envelope, verify_envelope
 from common.errors import ConsentError, FormatError, InputError
 from common.keys import Signer
 from common.notice import LoggedNotice, Notice, parse_notice
@@ -23,6 +26,7 @@ from common.timestamps import format_time, now_ms
 
 AUTOMATIC = "auto"
 _VERSION = "fedpref-notice/1"
+_PAYLOAD_TYPE = b'"payloadType":"application/vnd.fedpref.notice+json"'
 # Two clocks may disagree a little about what is past.
 _PAST_MS = 60_000
 
@@ -157,6 +161,28 @@ def _superseded_by(
         f"There is no notice {supersedes[:12]}… in the log to supersede.",
         remedy="fedpref-region notice list shows them.",
     )
+
+
+def logged_notices(home: RegionHome) -> list[LoggedNotice]:
+    """The notices of a region's log, which may be in use by its engine meanwhile.
+
+    Raises:
+        VerificationError: The controller has not signed one of them.
+    """
+    keys = {
+        key.key_id: key.public_key
+        for key in home.read_registry().keys_of(home.region, "controller")
+    }
+    notices = []
+    with AuditLog.open_read_only(home.log) as log:
+        for index, data in log.entries():
+            # The type stands in plain text in the envelope: a million consents need no decoding.
+            if _PAYLOAD_TYPE in data:
+                envelope = Envelope.decode(data)
+                verify_envelope(envelope, keys)
+                sha256 = hashlib.sha256(data).hexdigest()
+                notices.append(LoggedNotice(index, sha256, parse_notice(envelope.record())))
+    return notices
 
 
 def notice_row(notices: Sequence[LoggedNotice], each: LoggedNotice) -> dict[str, JsonValue]:

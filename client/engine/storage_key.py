@@ -77,6 +77,8 @@ class StorageKeyFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._next = path.with_name(f"{path.name}.next")
+        #: Whether `find` has finished a change of keys that a crash had interrupted.
+        self.finished = False
 
     def find(self, fingerprint: str | None) -> StorageKey:
         """The key of a table, after finishing a change of keys that a crash interrupted.
@@ -139,6 +141,7 @@ class StorageKeyFile:
             return
         if fingerprint == self._read(self._next).fingerprint:
             self.activate_next()
+            self.finished = True
         else:
             # The table was not encrypted anew: this key has never protected anything.
             self._next.unlink()

@@ -95,6 +95,13 @@ class SubjectKeys:
         self._sids: dict[str, str] = {}
         self._has_all = False
         self._version = self._data_version()
+        if key_file.finished:
+            self._truncate()
+
+    @property
+    def finished_erasure(self) -> bool:
+        """Whether opening the table has completed an erasure that a crash had interrupted."""
+        return self._key_file.finished
 
     def enrol(self, customer_refs: Iterable[str]) -> dict[str, str]:
         """Draws a key for each customer who has none; durable on return.

@@ -1,0 +1,76 @@
+"""``fedpref-region erase``: destroys what links a person to the log."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from client.consent_service.erasure import Erasure
+    from client.engine.home import RegionHome
+
+LEFT_TO_DO = """\
+What remains: the log keeps {records} under a pseudonym that nobody can link to anyone, \
+and all proofs still hold. {rounds} What an identity provider, a web server or the region's store \
+of purchases knows of this person is not in this home.
+
+What you must do now:
+1. Replace the copy of the storage key that you keep elsewhere by {storage_key}, and destroy the \
+older copy. Backups of the subjects' table from before this erasure can then be opened by nobody.
+2. Make a new backup: the older ones cannot bring the other customers' keys back any more.
+3. Erase the person's purchases in the region's store, and any receipt or export kept for them."""
+
+
+def erase(
+    home: Annotated[Path, typer.Argument(help="The region's home folder.")],
+    customer_ref: Annotated[str, typer.Argument(help="The region's reference of the customer.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Show the outcome as JSON.")] = False,
+) -> None:
+    """Erase a customer: log a withdrawal, then destroy their key and evidence for good.
+
+    Afterwards no pseudonym of theirs can be linked to them, and the log still verifies. The storage
+    key changes: replace your copy of it. An erasure that was interrupted is completed by the same
+    command.
+    """
+    from client.consent_service.erasure import erase_customer
+    from client.consent_service.region_records import open_records
+    from client.engine.home import RegionHome
+    from common import canonical_json
+
+    region = RegionHome.read(home)
+    with open_records(region) as records:
+        if not yes:
+            typer.confirm("This cannot be undone. Erase this customer?", abort=True)
+        erasure = erase_customer(
+            records.log, records.state, records.subjects, records.registrar(), customer_ref
+        )
+    if json:
+        typer.echo(canonical_json.encode(erasure.to_record()))
+    else:
+        Console(highlight=False, soft_wrap=True).print(describe(region, erasure), markup=False)
+
+
+def describe(region: RegionHome, erasure: Erasure) -> str:
+    """What was done, what remains and what the operator must do."""
+    done = "The customer is erased: their key and their evidence are destroyed"
+    if erasure.withdrawal is not None:
+        done += f", and the log has a last withdrawal, entry {erasure.withdrawal}"
+    rounds = "They were in no training round."
+    if erasure.resumed:
+        done = "An erasure that had been interrupted is completed"
+        rounds = "What was learnt in training rounds stays in their models."
+    if erasure.rounds:
+        rounds = (
+            f"They were in {erasure.rounds} training round(s) of {', '.join(erasure.runs)}; what "
+            "was learnt there stays in those models: erasing is not unlearning."
+        )
+    left = LEFT_TO_DO.format(
+        records="the records" if erasure.resumed else f"{erasure.records} record(s)",
+        rounds=rounds,
+        storage_key=region.stored_key.resolve(),
+    )
+    return f"{done}.\n\n{left}"
