@@ -9,6 +9,8 @@ from typing import Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from common.audit.customer_command import customer_app
+from common.audit.forecast_command import forecast_app
 from common.audit.witness_command import witness_app
 from common.errors import EXIT_OK, VerificationError
 from common.terminal import EXIT_CODES, run_command
@@ -22,6 +24,8 @@ app = typer.Typer(
     epilog=EXIT_CODES,
 )
 app.add_typer(witness_app, name="witness")
+app.add_typer(customer_app)
+app.add_typer(forecast_app)
 
 
 @app.callback()

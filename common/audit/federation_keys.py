@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.canonical_json import JsonValue
 from common.envelope import Envelope
-from common.errors import FormatError, InputError
+from common.errors import FormatError, InputError, VerificationError
 from common.keys import MAX_REGISTRY_BYTES, Registry
 from common.timestamps import parse_time
 
@@ -32,20 +32,22 @@ class FederationKeys:
 
     @classmethod
     def from_envelopes(
-        cls, envelopes: Sequence[bytes], *, root_key_ids: Collection[str] | None
+        cls, envelopes: Sequence[bytes], *, root_key_ids: Collection[str] | None = None
     ) -> FederationKeys:
         """Verifies all versions of a registry, oldest first.
 
         Args:
             envelopes: The bytes of versions 1, 2, … without a gap.
-            root_key_ids: Ids of version 1's root keys, known from elsewhere; they must be exactly
-                those. None trusts the registry as it is found.
+            root_key_ids: Ids of root keys that the reader trusts, in hex: enough of them must
+                have signed the newest version. None or empty trusts the registry as it is found.
 
         Raises:
             FormatError: A version is malformed.
-            VerificationError: A version does not verify.
+            VerificationError: A version does not verify, or not with enough trusted keys.
         """
-        registry = Registry.from_envelopes(envelopes, root_key_ids=root_key_ids)
+        registry = Registry.from_envelopes(envelopes, root_key_ids=None)
+        if root_key_ids:
+            _check_trusted(envelopes[-1], registry, root_key_ids)
         quorums = tuple(_quorum(data) for data in envelopes)
         return cls(registry, quorums)
 
@@ -89,6 +91,17 @@ def read_federation_keys(
     if not versions:
         raise InputError(f"There is no key registry in {folder}.", remedy=_REMEDY)
     return FederationKeys.from_envelopes(versions, root_key_ids=root_key_ids)
+
+
+def _check_trusted(newest: bytes, registry: Registry, trusted: Collection[str]) -> None:
+    # The registry has verified all its signatures already.
+    signatures = Envelope.decode(newest, max_bytes=MAX_REGISTRY_BYTES).signatures
+    signers = {each.key_id for each in signatures} & registry.root_key_ids
+    if len(signers & set(trusted)) < registry.root_threshold:
+        raise VerificationError(
+            f"Of the root keys you named, {len(signers & set(trusted))} signed the newest "
+            f"registry; {registry.root_threshold} must."
+        )
 
 
 def _read(path: Path) -> bytes:

@@ -15,7 +15,7 @@ from common.audit.receipt import CheckedReceipt, check_receipt, grants_training
 from common.audit.verified_bundle import VerifiedBundle
 from common.errors import VerificationError
 
-_REMEDY = "Keep both: the receipt and the bundle are signed, and together they are the evidence."
+_REMEDY = "Keep both: the proof and the bundle are signed, and together they are the evidence."
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def check_receipt_history(data: bytes, bundle: VerifiedBundle) -> ReceiptHistory
     checked = check_receipt(data, bundle.keys)
     logged = checked.logged
     replay = bundle.replay(logged.party)
-    _check_held(logged, bundle, replay.size)
+    check_held(logged, bundle)
     participation = Participation(bundle, logged.party, str(logged.record["sid"]))
     rounds = tuple(each for each in participation.rounds() if each.consent_size > logged.index)
     if checked.ends_consent:
@@ -60,27 +60,33 @@ def check_receipt_history(data: bytes, bundle: VerifiedBundle) -> ReceiptHistory
     return ReceiptHistory(checked, replay.size, rounds)
 
 
-def _check_held(logged: LoggedEntry, bundle: VerifiedBundle, size: int) -> None:
-    """The bundle's log has the entry at its place, and goes on from the receipt's checkpoint."""
+def check_held(logged: LoggedEntry, bundle: VerifiedBundle) -> None:
+    """Checks that a bundle's log has an entry at its place and goes on from its checkpoint.
+
+    Raises:
+        InputError: The bundle lacks that log.
+        VerificationError: It has not, or does not; the message names the entry.
+    """
     party, seen = logged.party, logged.checkpoint
+    size = bundle.replay(party).size
     if logged.index >= size:
         fault = f"the log in the bundle ends before it, with {size} entries"
     elif leaf_hash(bundle.entry(party, logged.index)) != logged.leaf:
         fault = "the log in the bundle holds another entry in its place"
     elif seen.size > size:
         fault = (
-            f"the receipt's checkpoint has {seen.size} entries, the log in the bundle {size}: it "
-            "was cut short, or the bundle is older than the receipt"
+            f"the proof's checkpoint has {seen.size} entries, the log in the bundle {size}: it was "
+            "cut short, or the bundle is older than the proof"
         )
     elif bundle.root_at(party, seen.size) != seen.root:
         fault = (
             f"among the log's first {seen.size} entries at least one is not what the region signed "
-            "when it gave the receipt"
+            "when the proof was made"
         )
     else:
         return
     raise VerificationError(
-        f"The bundle and the receipt contradict each other at {logged.place}: {fault}.",
+        f"The bundle and the proof contradict each other at {logged.place}: {fault}.",
         remedy=_REMEDY,
     )
 
