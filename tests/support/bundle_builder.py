@@ -296,6 +296,14 @@ class Federation:
 
     def _prepare(self, region: str) -> None:
         self.notice(region, supersede=False)
+        self.policy(region)
+        for customer in range(self.customers):
+            refuses = customer % 4 == 3
+            self.consent(region, customer, "dpv:ConsentRefused" if refuses else "dpv:ConsentGiven")
+        self._permit(region)
+
+    def policy(self, region: str) -> None:
+        """Logs the region's policy as it is now."""
         policy = {
             "region": region,
             "purpose": "fedpref:FederatedTraining",
@@ -319,10 +327,6 @@ class Federation:
                 "in_force_from": self.tick(),
             },
         )
-        for customer in range(self.customers):
-            refuses = customer % 4 == 3
-            self.consent(region, customer, "dpv:ConsentRefused" if refuses else "dpv:ConsentGiven")
-        self._permit(region)
 
     def notice(self, region: str, *, supersede: bool = True) -> None:
         """Logs a notice, which takes the place of the last one from now on."""
