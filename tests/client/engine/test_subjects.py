@@ -37,9 +37,10 @@ def evidence(ref: str, number: int, giver: str = "subject") -> EvidenceRow:
 def sealed(folder: Path) -> dict[str, bytes]:
     connection = apsw.Connection(str(folder / "subjects.sqlite"))
     try:
+        rows = dict(connection.execute("SELECT * FROM subjects").fetchall())
         # What was written lies in the file itself from here on, not only in its write-ahead log.
         connection.wal_checkpoint()
-        return dict(connection.execute("SELECT * FROM subjects").fetchall())
+        return rows
     finally:
         connection.close()
 
