@@ -6,28 +6,26 @@ and the run's results beside the folder.
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
+from common.audit.bundle_folder import (
+    BUNDLE_FOLDER,
+    SCOPE_REGIONAL,
+    file_state,
+    publish,
+    storage_errors,
+    temporary_folder,
+    write_file,
+    write_manifest,
+)
 from common.audit.checkpoint import Checkpoint, parse_note
-from common.canonical_json import JsonValue
-from common.envelope import Envelope, sign_record
-from common.errors import FormatError, InputError, StorageError
+from common.envelope import Envelope
+from common.errors import FormatError, InputError
 from common.keys import Signer
-from common.timestamps import format_time
-
-BUNDLE_FOLDER = "bundle"
-MANIFEST_NAME = "manifest.json"
-# A million entries are some 4,000 files of 120 bytes each in the manifest.
-MAX_MANIFEST_BYTES = 64 << 20
-SCOPE_REGIONAL = "regional"
 
 _ROUND_TYPE = b"application/vnd.fedpref.round+json"
 _PARTY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -94,31 +92,26 @@ def write_bundle(
         # A witness's folder holds a note for each log by its party's name, and one folder more.
         if _PARTY.fullmatch(party) is None or party == "evidence":
             raise InputError(f"The party name {party!r} cannot name a folder of a bundle.")
-    with _storage_errors(run_folder):
-        covered = {name: _state(_artifact(run_folder, name)) for name in sorted(artifacts)}
-        with _temporary_folder(run_folder) as folder:
+    with storage_errors(run_folder):
+        covered = {name: file_state(_artifact(run_folder, name)) for name in sorted(artifacts)}
+        with temporary_folder(run_folder, BUNDLE_FOLDER) as folder:
             for number, envelope in enumerate(registry, start=1):
-                _write(folder / "registry" / f"{number}.json", envelope)
-            _write(folder / "plan.json", plan)
+                write_file(folder / "registry" / f"{number}.json", envelope)
+            write_file(folder / "plan.json", plan)
             for party, log in logs.items():
                 notes = cosigned.get(party, {})
                 _export_log(log, folder / "logs" / party, f"{federation}/{party}", notes)
             _write_witnesses(folder / "witnesses", witnessed, evidence)
-            manifest: dict[str, JsonValue] = {
-                "v": "fedpref-manifest/1",
-                "federation": federation,
-                "run": run,
-                "scope": SCOPE_REGIONAL,
-                "created_at": format_time(created_at_ms),
-                "files": {
-                    path.relative_to(folder).as_posix(): _state(path) for path in _files(folder)
-                },
-                "artifacts": covered,
-            }
-            signed = sign_record(manifest, signer, max_bytes=MAX_MANIFEST_BYTES)
-            _write(folder / MANIFEST_NAME, signed)
-            _sync(folder)
-            return _replace(run_folder / BUNDLE_FOLDER, folder)
+            write_manifest(
+                folder,
+                federation=federation,
+                run=run,
+                scope=SCOPE_REGIONAL,
+                artifacts=covered,
+                signer=signer,
+                created_at_ms=created_at_ms,
+            )
+            return publish(folder, run_folder / BUNDLE_FOLDER)
 
 
 def _export_log(
@@ -134,7 +127,7 @@ def _export_log(
     newest = folder / "checkpoint"
     final = Checkpoint.parse(parse_note(newest.read_bytes()).text).size if cosigned else None
     for size, note in cosigned.items():
-        _write(newest if size == final else folder / "checkpoints" / str(size), note)
+        write_file(newest if size == final else folder / "checkpoints" / str(size), note)
 
 
 def _write_witnesses(
@@ -144,12 +137,12 @@ def _write_witnesses(
 ) -> None:
     for witness, notes in witnessed.items():
         for party, note in notes.items():
-            _write(folder / witness / party, note)
+            write_file(folder / witness / party, note)
     for witness, conflicts in evidence.items():
         for number, (party, first, second) in enumerate(conflicts, start=1):
             stem = f"{number}-{party}"
-            _write(folder / witness / "evidence" / f"{stem}-a", first)
-            _write(folder / witness / "evidence" / f"{stem}-b", second)
+            write_file(folder / witness / "evidence" / f"{stem}-a", first)
+            write_file(folder / witness / "evidence" / f"{stem}-b", second)
 
 
 def _consent_sizes(log: ExportableLog) -> set[int]:
@@ -177,74 +170,3 @@ def _artifact(run_folder: Path, name: str) -> Path:
             remedy="Finish the run before its bundle is written.",
         )
     return path
-
-
-def _state(path: Path) -> JsonValue:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"sha256": digest, "bytes": path.stat().st_size}
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
-def _sync(folder: Path) -> None:
-    """Makes a folder's whole content durable."""
-    for path in [*folder.rglob("*"), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _replace(target: Path, folder: Path) -> Path:
-    previous = folder.with_suffix(".old")
-    if target.exists():
-        # A folder cannot be renamed onto one that has files: the old one steps aside first.
-        target.rename(previous)
-    try:
-        folder.rename(target)
-    except OSError:
-        if previous.exists():
-            previous.rename(target)
-        raise
-    shutil.rmtree(previous, ignore_errors=True)
-    _sync_folder(target.parent)
-    return target
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _temporary_folder(run_folder: Path) -> Iterator[Path]:
-    folder = run_folder / f".{BUNDLE_FOLDER}-{os.getpid()}.tmp"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _storage_errors(run_folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StorageError(
-            f"The audit bundle cannot be written in {run_folder}: {error.strerror}.",
-            remedy="Free disk space or correct the folder's mode; then write the bundle again.",
-        ) from error
