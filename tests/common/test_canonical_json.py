@@ -3,6 +3,7 @@ from __future__ import annotations
 import enum
 import json
 import math
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from common.errors import FormatError
 VECTORS = Path(__file__).parents[1] / "vectors" / "rfc8785"
 ACCEPTED = json.loads((VECTORS / "accepted.json").read_bytes())
 REFUSED = json.loads((VECTORS / "refused.json").read_bytes())
+NUMBERS = json.loads((VECTORS / "numbers.json").read_bytes())
 
 scalars = (
     st.none()
@@ -47,6 +49,24 @@ def test_refused_vectors(vector: dict[str, str]) -> None:
     data = vector["text"].encode() if "text" in vector else bytes.fromhex(vector["hex"])
     with pytest.raises(FormatError, match=vector["why"]):
         decode(data)
+
+
+@pytest.mark.parametrize("vector", NUMBERS, ids=lambda vector: vector["ieee754"])
+def test_published_numbers_are_refused_but_for_zero(vector: dict[str, str | None]) -> None:
+    (number,) = struct.unpack(">d", bytes.fromhex(str(vector["ieee754"])))
+    with pytest.raises(FormatError, match="whole number"):
+        encode(number)
+    canonical = vector["canonical"]
+    if canonical is None:
+        with pytest.raises(rfc8785.CanonicalizationError):
+            rfc8785.dumps(number)
+    else:
+        assert rfc8785.dumps(number) == canonical.encode()
+    if canonical == "0":
+        assert decode(b"0") == 0
+    elif canonical is not None:
+        with pytest.raises(FormatError, match=r"whole number|2\^53"):
+            decode(canonical.encode())
 
 
 @given(values)

@@ -19,6 +19,7 @@ from tests.vectors.ed25519 import generate
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "ed25519"
 EDGE_CASES = json.loads((VECTORS / "edge_cases.json").read_bytes())
+SPECCHECK = json.loads((VECTORS / "speccheck.json").read_bytes())
 RFC_8032 = json.loads((VECTORS / "rfc8032.json").read_bytes())
 
 SIGNER = MemorySigner("signatures")
@@ -45,6 +46,50 @@ def test_none_of_the_edge_cases_is_accepted(case: dict[str, str]) -> None:
         canonical_hash=case["accepted_by"] == generate.CANONICAL_HASH,
     )
     assert not verify_signature(public_key, message, signature)
+
+
+@pytest.mark.parametrize("case", SPECCHECK, ids=lambda case: str(case["number"]))
+def test_none_of_the_published_speccheck_cases_is_accepted(case: dict[str, str]) -> None:
+    public_key, message, signature = _fields(case)
+    # Typed in wrongly, no equation would hold: each is accepted by some lax verifier.
+    assert any(
+        ed25519.accepts(
+            public_key, message, signature, cofactored=cofactored, canonical_hash=canonical_hash
+        )
+        for cofactored in (False, True)
+        for canonical_hash in (False, True)
+    )
+    assert _conditions(public_key, signature) == _CONDITIONS[int(case["number"])]
+    assert not verify_signature(public_key, message, signature)
+
+
+def test_there_are_twelve_published_speccheck_cases() -> None:
+    assert [case["number"] for case in SPECCHECK] == list(range(12))
+
+
+#: Orders of A and R, whether S is below L, and which of A and R have their canonical encoding.
+_CONDITIONS = [
+    ("small", "small", True, True, True),
+    ("small", "mixed", True, True, True),
+    ("mixed", "small", True, True, True),
+    ("mixed", "mixed", True, True, True),
+    ("mixed", "mixed", True, True, True),
+    ("mixed", "prime", True, True, True),
+    ("prime", "prime", False, True, True),
+    ("prime", "prime", False, True, True),
+    ("mixed", "small", True, True, False),
+    ("mixed", "small", True, True, False),
+    ("small", "mixed", True, False, True),
+    ("small", "mixed", True, False, True),
+]
+
+
+def _conditions(public_key: bytes, signature: bytes) -> tuple[str, str, bool, bool, bool]:
+    a, r = ed25519.decode(public_key), ed25519.decode(signature[:32])
+    assert a is not None
+    assert r is not None
+    below = int.from_bytes(signature[32:], "little") < ed25519.L
+    return a.order, r.order, below, a.encode() == public_key, r.encode() == signature[:32]
 
 
 def test_a_verifier_backed_by_openssl_accepts_some_edge_cases() -> None:
