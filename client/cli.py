@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from client.commands import erase, keys, notice
+from client.commands import consent, erase, keys, notice
 from common.terminal import EXIT_CODES, run_command
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(consent.app, name="consent")
 app.add_typer(keys.app, name="keys")
 app.add_typer(notice.app, name="notice")
 app.command()(erase.erase)
@@ -132,17 +133,31 @@ def permit(
 def engine(
     home: HomeArgument,
     socket: Annotated[Path, typer.Option(help="The Unix socket that the relay calls.")],
+    consent_socket: Annotated[
+        Path | None,
+        typer.Option(help="The Unix socket that `consent serve` calls; none by default."),
+    ] = None,
 ) -> None:
     """Run the region's privacy engine until interrupted."""
     import signal
+    from contextlib import ExitStack
 
+    from client.consent_service.desk_opening import desk_on
+    from client.consent_service.desk_socket import serve_desk
     from client.engine.home import RegionHome
     from client.engine.service import open_engine
     from common.engine_channel import serve_channel
 
     region = RegionHome.read(home)
-    with open_engine(region) as opened, serve_channel(opened, socket):
-        Console().print(f"{region.region}: engine ready on {socket}. Ctrl-C stops it.")
+    with ExitStack() as stack:
+        opened = stack.enter_context(open_engine(region))
+        ready = f"{region.region}: engine ready on {socket}"
+        if consent_socket is not None:
+            desk = desk_on(region, opened.log, opened.state, opened.subjects)
+            stack.enter_context(serve_desk(stack.enter_context(desk), consent_socket))
+            ready += f", consent desk on {consent_socket}"
+        stack.enter_context(serve_channel(opened, socket))
+        Console().print(f"{ready}. Ctrl-C stops it.")
         signal.pause()
 
 
