@@ -47,6 +47,24 @@ def describe(message: Message, context: Context) -> Message:
     return _relay("describe", message, context)
 
 
+@app.query("publish")
+def publish(message: Message, context: Context) -> Message:
+    """Carries the request for the checkpoint of the region's log, and the checkpoint back."""
+    return _relay("publish", message, context)
+
+
+@app.query("cosign")
+def cosign(message: Message, context: Context) -> Message:
+    """Carries the others' checkpoints to the region's witness, and its cosignatures back."""
+    return _relay("cosign", message, context)
+
+
+@app.query("keep")
+def keep(message: Message, context: Context) -> Message:
+    """Carries the others' cosignatures of the region's checkpoint to where they are kept."""
+    return _relay("keep", message, context)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Carries one round's request to the engine, and the sealed update back."""

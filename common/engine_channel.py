@@ -51,7 +51,7 @@ class EngineChannel(Protocol):
         """Asks one thing and waits for the answer.
 
         Args:
-            method: ``describe`` or ``train``.
+            method: ``describe``, ``publish``, ``cosign``, ``keep`` or ``train``.
             header: The request, as canonical JSON has it.
             arrays: The current model; empty before the first round.
 

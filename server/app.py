@@ -5,6 +5,7 @@ from __future__ import annotations
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from common import canonical_json
 from common.durable_file import write_durably
 from common.errors import FedprefError, StorageError
 from common.messages import decode_arrays
@@ -14,6 +15,7 @@ from server.checkpoint import CheckpointStore
 from server.config import ServerConfig, ServerHome
 from server.events import EventWriter
 from server.strategy import Bounds, RegionSumStrategy
+from server.witness_phase import open_witness_phase
 
 app = ServerApp()
 
@@ -55,10 +57,14 @@ def run_server(grid: Grid, config: ServerConfig) -> None:
 
 def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: EventWriter) -> None:
     plan, registry = home.read_plan(), home.read_registry()
-    with open_audit_trail(home, plan, registry) as trail:
+    timeout_s = min(config.witness_timeout_s, plan.round_timeout_s)
+    with (
+        open_audit_trail(home, plan, registry) as trail,
+        open_witness_phase(home, registry, trail, timeout_s=timeout_s) as witnesses,
+    ):
         bounds = Bounds(config.nodes_wait_s, config.describe_timeout_s)
         checkpoints = CheckpointStore(home.checkpoint)
-        strategy = RegionSumStrategy(plan, registry, trail, checkpoints, events, bounds)
+        strategy = RegionSumStrategy(plan, registry, trail, checkpoints, events, bounds, witnesses)
         result = strategy.start(
             grid,
             strategy.initial_arrays,
@@ -76,3 +82,8 @@ def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: Even
         digest = arrays_digest(model)
         trail.log_model(digest)
         events.write("model-published", model=digest)
+        # What is cosigned to its last entry stays so: a finished run asks nobody again.
+        ended = canonical_json.encode({"run": plan.run_id, "log_size": trail.log.size})
+        if not home.ended.is_file() or home.ended.read_bytes() != ended:
+            strategy.witness_end(grid)
+            write_durably(home.ended, ended)

@@ -22,6 +22,8 @@ from common.timestamps import format_time, now_ms
 from server.config import SERVER_PARTY, ServerHome
 
 _MAX_DETAIL_CHARACTERS = 500
+#: The incident that a region's log has shown two histories: it is refused from then on.
+SPLIT_VIEW = "split-view"
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,14 @@ class AuditTrail:
     def __init__(self, log: AuditLog, signer: Signer, registry: Registry, plan: RunPlan) -> None:
         self.log = log
         self._signer = signer
-        self._plan = plan
+        #: The run plan.
+        self.plan = plan
         #: Leaf hash (hex) and record of each round's aggregate entry of this run, by round.
         self.aggregates: dict[int, tuple[str, Aggregate]] = {}
         #: The run's published model, by digest, once there is one.
         self.model: str | None = None
+        #: The regions whose logs have shown two histories in this run.
+        self.forked: set[str] = set()
         self._logged_keys: set[bytes] = set()
         self._read_back(registry)
 
@@ -114,17 +119,17 @@ class AuditTrail:
             )
         record: dict[str, JsonValue] = {
             "v": "fedpref-aggregate/1",
-            "run": self._plan.run_id,
+            "run": self.plan.run_id,
             "round": aggregate.server_round,
             "attempt": aggregate.attempt,
             "mechanism": aggregate.mechanism,
             "rule": "sum",
-            "mode": self._plan.mode,
+            "mode": self.plan.mode,
             "regions": [used.to_record() for used in aggregate.used],
             "refused": [
                 {"region": region, "reason": reason} for region, reason in aggregate.refused
             ],
-            "quorum": self._plan.quorum,
+            "quorum": self.plan.quorum,
             "model_in": aggregate.model_in,
             "model_out": aggregate.model_out,
             "start": aggregate.start,
@@ -148,7 +153,7 @@ class AuditTrail:
         self._append(
             {
                 "v": "fedpref-incident/1",
-                "run": self._plan.run_id,
+                "run": self.plan.run_id,
                 "round": server_round,
                 "region": region,
                 "party": SERVER_PARTY,
@@ -167,17 +172,17 @@ class AuditTrail:
         if self.model is not None:
             if self.model != digest:
                 raise VerificationError(
-                    f"Run {self._plan.run_id} published another model than the one at hand."
+                    f"Run {self.plan.run_id} published another model than the one at hand."
                 )
             return
         self._append(
             {
                 "v": "fedpref-model/1",
-                "run": self._plan.run_id,
+                "run": self.plan.run_id,
                 "model": digest,
                 "rounds": self.last_round,
-                "plan": self._plan.digest,
-                "catalogue": self._plan.catalogue,
+                "plan": self.plan.digest,
+                "catalogue": self.plan.catalogue,
                 "time": format_time(now_ms()),
             }
         )
@@ -198,12 +203,14 @@ class AuditTrail:
                     continue
                 verify_envelope(envelope, keys)
                 record = envelope.record()
-                if record["run"] != self._plan.run_id:
+                if record["run"] != self.plan.run_id:
                     continue
                 if envelope.kind == "aggregate":
                     self._read_aggregate(leaf_hash(data).hex(), record)
                 elif envelope.kind == "model":
                     self.model = str(record["model"])
+                elif envelope.kind == "incident" and record["reason"] == SPLIT_VIEW:
+                    self.forked.add(str(record["region"]))
             except (FedprefError, KeyError, TypeError, ValueError) as error:
                 raise VerificationError(
                     f"Entry {index} of the coordinator's log does not hold: {error}",

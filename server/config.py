@@ -25,6 +25,7 @@ class ServerConfig(BaseModel):
         nodes_wait_s: For how long to wait for the plan's regions before the first round; with
             fewer than the quorum then, the run fails.
         describe_timeout_s: For how long a node may take to say which region it is.
+        witness_timeout_s: For how long regions may take to publish or cosign checkpoints.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -32,6 +33,7 @@ class ServerConfig(BaseModel):
     server_home: Path = Field(alias="server-home")
     nodes_wait_s: float = Field(alias="nodes-wait-s", default=120.0, gt=0, le=86_400)
     describe_timeout_s: float = Field(alias="describe-timeout-s", default=60.0, gt=0, le=3600)
+    witness_timeout_s: float = Field(alias="witness-timeout-s", default=60.0, gt=0, le=3600)
 
     @classmethod
     def read(cls, run_config: Mapping[str, object]) -> ServerConfig:
@@ -47,7 +49,8 @@ class ServerConfig(BaseModel):
             raise InputError(
                 f"The run configuration's {'.'.join(map(str, first['loc']))} is not accepted: "
                 f"{first['msg']}.",
-                remedy="The keys are server-home, nodes-wait-s and describe-timeout-s.",
+                remedy="The keys are server-home, nodes-wait-s, describe-timeout-s and "
+                "witness-timeout-s.",
             ) from error
         if not config.server_home.is_absolute():
             raise InputError(
@@ -102,6 +105,11 @@ class ServerHome:
     def checkpoint(self) -> Path:
         """The folder of the newest checkpoint."""
         return self.root / "checkpoint"
+
+    @property
+    def ended(self) -> Path:
+        """Of which run, at which size of the coordinator's log, all logs were cosigned at last."""
+        return self.root / "ended.json"
 
     @property
     def events(self) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from flwr.app import Message, MessageType
@@ -91,6 +91,14 @@ class Roster:
                 f"that a round needs are connected; missing: {', '.join(missing)}.",
                 remedy="Start the missing regions' nodes and their engines.",
             )
+
+    def gather(self, grid: Grid, regions: Collection[str], *, timeout_s: float) -> None:
+        """Waits till these regions have a node, or the time is over."""
+        deadline = time.monotonic() + timeout_s
+        self.refresh(grid)
+        while not set(regions) <= set(self._nodes) and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
+            self.refresh(grid)
 
     def settle(self, grid: Grid, *, timeout_s: float) -> None:
         """Waits till every region has a node or no node is still to answer, or the time is over."""

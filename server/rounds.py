@@ -17,6 +17,7 @@ from server.aggregation import first_model, next_model
 from server.audit_trail import Aggregate
 from server.validation import (
     MISSING_REASONS,
+    NOT_WITNESSED,
     Question,
     ReplyRefusedError,
     ReplyValidator,
@@ -91,8 +92,14 @@ class OpenRound:
             region
             for region in sorted(self._plan.regions)
             if region not in self.accepted
-            and self.refused.get(region, "no-reply") in MISSING_REASONS
+            and self.refused.get(region, "no-reply") in {*MISSING_REASONS, NOT_WITNESSED}
         ]
+
+    @property
+    def unwitnessed(self) -> set[str]:
+        """The regions that were asked, and lacked a fresh, cosigned checkpoint by then."""
+        asked = {question.region for _, question in self._asked}
+        return {each for each in asked if self.refused.get(each) == NOT_WITNESSED}
 
     @property
     def complete(self) -> bool:

@@ -5,17 +5,19 @@ before it is added, a round with fewer regions than the quorum publishes nothing
 where its log says it stopped. Weights are public: each region's update counts once, as it is; no
 number that a region reports beside its noised update is read, or sent at all.
 
-The order of a round: ask → validate each reply as it arrives → sum, by region in order → next
-model, kept on disk → aggregate entry in the log (durable) → checkpoint. A crash between the last
-two leaves an entry without its checkpoint. The model kept before then takes the checkpoint's place
-if it is the one that the entry names; without it the round is asked for again, the regions answer
-with the bytes they sealed, and the model that comes of it must be the one that the entry names.
+The order of a round: every log's checkpoint before every other party (`server.witness_phase`; a
+region whose checkpoint they do not cosign is not asked) → ask → validate each reply as it arrives →
+sum, by region in order → next model, kept on disk → aggregate entry in the log (durable) →
+checkpoint. A crash between the last two leaves an entry without its checkpoint. The model kept
+before then takes the checkpoint's place if it is the one that the entry names; without it the round
+is asked for again, the regions answer with the bytes they sealed, and the model that comes of it
+must be the one that the entry names.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -29,11 +31,13 @@ from common.messages import compose_message, encode_arrays
 from common.plan import RunPlan
 from server.audit_trail import AuditTrail
 from server.checkpoint import CheckpointStore, make_checkpoint
+from server.config import SERVER_PARTY
 from server.events import EventWriter
 from server.grid_exchange import bounded_inflation, exchange
 from server.roster import Roster
 from server.rounds import ATTEMPT, ClosedRound, OpenRound
 from server.validation import IMPOSTOR_REASONS, MISSING_REASONS, ReplyValidator
+from server.witness_phase import PhaseOutcome, WitnessPhase
 
 #: How often a round asks the regions that did not answer, while it lacks the quorum.
 WAVES = 2
@@ -69,6 +73,7 @@ class RegionSumStrategy(Strategy):
         checkpoints: Where the model is kept between rounds.
         events: Who is told what happens.
         bounds: How long to wait for nodes.
+        witnesses: Has the regions' checkpoints cosigned.
 
     Raises:
         StorageError: The checkpoint is damaged.
@@ -83,12 +88,15 @@ class RegionSumStrategy(Strategy):
         checkpoints: CheckpointStore,
         events: EventWriter,
         bounds: Bounds,
+        witnesses: WitnessPhase,
     ) -> None:
         self._plan = plan
         self._trail = trail
         self._checkpoints = checkpoints
         self._events = events
         self._bounds = bounds
+        self._witnesses = witnesses
+        self._witnessed = PhaseOutcome()
         self._validator = ReplyValidator(plan, registry)
         self._open: OpenRound | None = None
         self._roster = Roster(
@@ -151,24 +159,61 @@ class RegionSumStrategy(Strategy):
                     result.evaluate_metrics_serverapp[server_round] = evaluated
         return result
 
+    def witness_end(self, grid: Grid) -> None:
+        """Has every log cosigned once more: all that the run has logged is then covered.
+
+        Args:
+            grid: Flower's connection to the nodes.
+
+        Raises:
+            FederationError: The coordinator's log, or that of a region whose updates are in the
+                model, is not covered; names each, and the same command tries again.
+        """
+        counted = {
+            used.region
+            for _, aggregate in self._trail.aggregates.values()
+            for used in aggregate.used
+        } - self._witnesses.barred
+        open_ends = {*counted, SERVER_PARTY}
+        reasons: dict[str, str] = {}
+        with bounded_inflation(_MAX_BODY_BYTES):
+            for _ in range(WAVES):
+                self._roster.gather(grid, counted & open_ends, timeout_s=self._bounds.nodes_wait_s)
+                nodes = self._roster.nodes
+                outcome = self._witnesses.run(grid, nodes, open_ends - {SERVER_PARTY}, None)
+                open_ends -= self._witnesses.keep(grid, nodes, outcome)
+                if SERVER_PARTY in outcome.cosigned:
+                    open_ends.discard(SERVER_PARTY)
+                if not open_ends:
+                    return
+                reasons = {
+                    party: outcome.refused.get(party, ("no-node", ""))[0] for party in open_ends
+                }
+        told = ", ".join(f"{party}: {why}" for party, why in sorted(reasons.items()))
+        raise FederationError(
+            f"The model is published, but the last entries of some logs are not cosigned ({told}).",
+            remedy="Mend the parties named; the same command then goes on from here.",
+        )
+
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> list[Message]:
-        """Makes a request to every region that has a node and may still be asked."""
+        """Makes a request to every region that may still be asked and was just witnessed."""
         del config
         self._roster.refresh(grid)
         current = self._round(server_round, arrays)
         nodes = self._roster.nodes
-        header: dict[str, JsonValue] = {
-            "run": self._plan.run_id,
-            "round": server_round,
-            "attempt": ATTEMPT,
-            "mechanism": current.mechanism.name,
-            "plan": self._plan.digest,
-        }
         messages = []
         for region in current.unanswered:
-            if region in nodes:
+            if region in nodes and region in self._witnessed.cosigned:
+                header: dict[str, JsonValue] = {
+                    "run": self._plan.run_id,
+                    "round": server_round,
+                    "attempt": ATTEMPT,
+                    "mechanism": current.mechanism.name,
+                    "plan": self._plan.digest,
+                    "cosignatures": [*self._witnessed.lines(region)],
+                }
                 message = Message(
                     compose_message(header, current.arrays),
                     dst_node_id=nodes[region],
@@ -238,15 +283,31 @@ class RegionSumStrategy(Strategy):
         config: ConfigRecord,
         timeout: float,
     ) -> Iterator[Message]:
-        """Asks, and once more while the quorum is lacking; gives replies as they arrive."""
-        for wave in range(WAVES):
-            if wave:
-                # A region whose node was lost may have another by now.
-                self._roster.settle(grid, timeout_s=self._bounds.describe_timeout_s)
+        """Asks, and once more whom it may help; gives replies as they arrive."""
+        current = self._round(server_round, arrays)
+        regions = current.unanswered
+        for _ in range(WAVES):
+            self._witness(grid, current, regions)
             messages = self.configure_train(server_round, arrays, config, grid)
             yield from exchange(grid, messages, timeout_s=timeout)
-            if self._round(server_round, None).complete:
+            regions = current.unanswered
+            if current.complete:
+                # A region that was restarted in between has its checkpoint cosigned anew.
+                regions = [each for each in regions if each in current.unwitnessed]
+            if not regions:
                 return
+            if not current.complete:
+                # A region whose node was lost may have another by now.
+                self._roster.settle(grid, timeout_s=self._bounds.describe_timeout_s)
+
+    def _witness(self, grid: Grid, current: OpenRound, regions: Sequence[str]) -> None:
+        """Has these regions' checkpoints cosigned; refuses those that are not, for now."""
+        self._roster.refresh(grid)
+        outcome = self._witnesses.run(grid, self._roster.nodes, regions, current.server_round)
+        self._witnessed = outcome
+        for region, (reason, detail) in sorted(outcome.refused.items()):
+            if region != SERVER_PARTY:
+                current.refuse(region, reason, detail)
 
     def _round(self, server_round: int, arrays: ArrayRecord | None) -> OpenRound:
         if self._open is None or self._open.server_round != server_round:

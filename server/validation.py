@@ -83,6 +83,8 @@ _FLOWER_ERRORS = {
 }
 #: Nobody answered: asking once more may help.
 MISSING_REASONS = frozenset({"message-unavailable", "no-node", "no-reply", "node-unavailable"})
+#: The region lacks a fresh, cosigned checkpoint, as it does when its engine was restarted.
+NOT_WITNESSED = "not-witnessed"
 #: The carrier is not the region, whatever it says.
 IMPOSTOR_REASONS = frozenset({"other-node", "other-region", "wrong-signer"})
 
@@ -198,8 +200,9 @@ class ReplyValidator:
         self, reply: Message, question: Question
     ) -> tuple[dict[str, JsonValue], dict[str, ReceivedArray]]:
         if reply.has_error():
-            reason = _FLOWER_ERRORS.get(reply.error.code, "node-error")
-            raise ReplyRefusedError(reason, f"Flower reports error {int(reply.error.code)}.")
+            raise ReplyRefusedError(
+                flower_reason(reply.error.code), f"Flower reports error {int(reply.error.code)}."
+            )
         if reply.metadata.src_node_id != question.node:
             raise ReplyRefusedError("other-node", "The reply is another node's than was asked.")
         specs = self._plan.released_arrays(question.mechanism.name)
@@ -216,7 +219,7 @@ class ReplyValidator:
         except FormatError as error:
             raise ReplyRefusedError("malformed-reply", error.message) from error
         if header.get("status") == "refused":
-            raise ReplyRefusedError(_region_reason(header), "The region refused the request.")
+            raise ReplyRefusedError(region_reason(header), "The region refused the request.")
         if header.get("status") != "ok" or set(header) != _REPLY_FIELDS:
             raise ReplyRefusedError("malformed-reply", "The reply's fields are not a reply's.")
         return header, received
@@ -359,7 +362,12 @@ def _array_records(reply: Message) -> list[Array]:
     return [array for record in reply.content.array_records.values() for array in record.values()]
 
 
-def _region_reason(header: Mapping[str, JsonValue]) -> str:
+def flower_reason(code: int) -> str:
+    """The reason code for an error that Flower reports in a node's place."""
+    return _FLOWER_ERRORS.get(code, "node-error")
+
+
+def region_reason(header: Mapping[str, JsonValue]) -> str:
     """The region's own reason if it has the form of one; it is printed and logged."""
     reason = header.get("reason")
     if not isinstance(reason, str) or len(reason) > _MAX_REASON_CHARACTERS:

@@ -77,7 +77,7 @@ def opening_choices(customers: Sequence[str], choices: CustomerChoices) -> list[
 class CustomersActing:
     """An engine channel whose customers act while a run is on.
 
-    Just before a round's request reaches the engine, the customers due to withdraw do so: their
+    Just before a round's checkpoint is published, the customers due to withdraw do so: their
     records are logged first, and that round's consent snapshot no longer has them.
     """
 
@@ -96,7 +96,7 @@ class CustomersActing:
     ) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
         """Lets customers act, then passes the request on."""
         server_round = header.get("round")
-        if method == "train" and isinstance(server_round, int):
+        if method == "publish" and isinstance(server_round, int):
             due = self._choices.withdrawing.get(server_round, ())
             self._registrar.record(
                 [

@@ -65,6 +65,9 @@ def engine_sockets(channels: Sequence[EngineChannel]) -> Iterator[dict[str, str]
         # unless the home folder has this file.
         (folder / "ray_bootstrap_config.yaml").write_text("{}\n", encoding="utf-8")
         environment.pop(SOCKET_VARIABLE, None)
+        # The outside witness is on this machine, whatever proxy the way out has.
+        for name in ("no_proxy", "NO_PROXY"):
+            environment[name] = ",".join(filter(None, [environment.get(name), "127.0.0.1"]))
         yield environment
 
 

@@ -1,7 +1,7 @@
 """Carries a run's messages by the engine that was asked for: in process, on Ray, or `flwr run`.
 
-The regions' privacy engines are always hosted here, by the simulation; what differs is what runs
-the two Flower apps and how their messages travel.
+The regions' privacy engines and the outside witness are always hosted here, by the simulation; what
+differs is what runs the two Flower apps and how their messages travel.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from common.engine_channel import EngineChannel, register_channel
 from common.plan import RunPlan
+from simulations.outside_witness import witness_in_process, witness_over_http
 from simulations.run_folder import RunFolder
 
 
@@ -36,11 +37,14 @@ def federate(
     if engine == "ray":
         from simulations.ray_run import run_on_ray
 
-        run_on_ray(in_order, server_home, log=folder.root / "ray.log")
+        with witness_over_http(folder):
+            run_on_ray(in_order, server_home, log=folder.root / "ray.log")
     elif engine == "flower":
-        _run_with_flower(in_order, server_home, folder.root.resolve())
+        with witness_over_http(folder):
+            _run_with_flower(in_order, server_home, folder.root.resolve())
     else:
-        _run_in_process(in_order, server_home)
+        with witness_in_process(folder):
+            _run_in_process(in_order, server_home)
 
 
 def _run_with_flower(channels: Sequence[EngineChannel], server_home: Path, root: Path) -> None:

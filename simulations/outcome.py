@@ -31,6 +31,7 @@ from simulations.quality_methods import RegionSplit
 from simulations.report import write_report
 from simulations.run_folder import RunFolder, RunState
 from simulations.scenarios import Scenario
+from simulations.witness_export import read_witnesses
 
 ARTIFACTS = ("model.safetensors", "metrics.json", "history.json")
 
@@ -133,6 +134,7 @@ def bundle_run(folder: RunFolder, scenario: Scenario, plan: RunPlan) -> Verdict:
                 **{region: folder.region_home(region) for region in plan.regions},
             }.items()
         }
+        witnesses = read_witnesses(folder, scenario.federation, logs)
         write_bundle(
             folder.root,
             federation=scenario.federation,
@@ -143,6 +145,9 @@ def bundle_run(folder: RunFolder, scenario: Scenario, plan: RunPlan) -> Verdict:
             artifacts=ARTIFACTS,
             signer=home.signer("aggregator"),
             created_at_ms=now_ms(),
+            cosigned=witnesses.cosigned,
+            witnessed=witnesses.witnessed,
+            evidence=witnesses.evidence,
         )
     return verify_bundle(folder.root)
 

@@ -26,6 +26,7 @@ from client.engine.subjects import make_storage_key, open_subject_keys
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
+from common.audit.witness.store import WitnessStore
 from common.canonical_json import JsonValue
 from common.consent import (
     FEDERATED_ANALYTICS,
@@ -38,6 +39,7 @@ from common.envelope import sign_record
 from common.keys import Signer, build_registry, generate_key
 from common.plan import RunPlan
 from common.timestamps import format_time, now_ms
+from server.config import ServerHome
 from simulations.customers import CustomerChoices, CustomersActing, opening_choices
 from simulations.run_folder import RunFolder
 from simulations.scenarios import Scenario
@@ -188,7 +190,7 @@ def _sign_registry(scenario: Scenario, signers: Mapping[tuple[str, str], Signer]
         issued_at=format_time(issued),
         prev=None,
         threshold=ROOT_THRESHOLD,
-        witness_quorum=0,
+        witness_quorum=scenario.witness_quorum,
         root_public_keys=[signer.public_key for signer in roots],
         keys=[
             {
@@ -210,6 +212,8 @@ def _sign_registry(scenario: Scenario, signers: Mapping[tuple[str, str], Signer]
 def _make_server_home(folder: RunFolder, plan: RunPlan, registry: bytes) -> None:
     _store_registry(folder.server, registry)
     write_durably(folder.server / "plan.json", canonical_json.encode(plan.to_record()))
+    for witness in (ServerHome(folder.server).witness, folder.witness / "witness.sqlite"):
+        WitnessStore.open(witness, create=True).close()
 
 
 def _store_registry(home: Path, registry: bytes) -> None:
@@ -236,6 +240,7 @@ def _make_region_home(
     with AuditLog.open(home.log, origin=home.origin, signer=home.signer("log"), create=True) as log:
         log.append([registry, notice, in_force])
     make_ledger(home.ledger)
+    WitnessStore.open(home.witness, create=True).close()
     with open_subject_keys(home.subjects, home.stored_key) as subjects:
         subjects.enrol(_customers(home, policy))
 

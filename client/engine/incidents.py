@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from client.engine.log_state import DISCARDED
+from client.engine.refusals import DiscardedError, NotWitnessedError
 from client.engine.request import MAX_ROUND, RUN_ID
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -27,6 +29,8 @@ MAX_INCIDENTS = 256
 _MAX_DETAIL = 1000
 
 _REASONS: tuple[tuple[type[FedprefError], str], ...] = (
+    (NotWitnessedError, "not-witnessed"),
+    (DiscardedError, DISCARDED),
     (BudgetError, "budget-exhausted"),
     (ConsentError, "no-consent"),
     (QualityGateError, "data-quality"),
@@ -67,22 +71,66 @@ class Incidents:
         reason = next((code for kind, code in _REASONS if isinstance(error, kind)), "refused")
         run, server_round = _run_of(header), _round_of(header)
         incident = (run, server_round, reason)
-        # A store that fails cannot be told about in itself.
-        tellable = not isinstance(error, StorageError)
+        # A store that fails cannot be told about in itself; a discard has its incident already.
+        tellable = not isinstance(error, StorageError | DiscardedError)
         if tellable and incident not in self._logged and len(self._logged) < MAX_INCIDENTS:
-            record: dict[str, JsonValue] = {
-                "v": "fedpref-incident/1",
-                "run": run,
-                "round": server_round,
-                "region": self._region,
-                "party": self._region,
-                "reason": reason,
-                "detail": error.message[:_MAX_DETAIL],
-                "time": format_time(self._clock_ms()),
-            }
-            self._log.append([make_entry(record, self._signer)])
-            self._logged.add(incident)
+            self._append(run, server_round, reason, error.message)
         return {"status": "refused", "region": self._region, "reason": reason}
+
+    def note(self, run: str, reason: str, detail: str) -> None:
+        """Logs something seen in a run that is no refusal of a request: a split view, say.
+
+        Args:
+            run: The run.
+            reason: A kebab-case code.
+            detail: One sentence of our own.
+        """
+        if (run, None, detail) not in self._logged and len(self._logged) < MAX_INCIDENTS:
+            self._append(run, None, reason, detail)
+            self._logged.add((run, None, detail))
+
+    def _append(self, run: str | None, server_round: int | None, reason: str, detail: str) -> None:
+        record = incident_record(
+            run=run,
+            server_round=server_round,
+            region=self._region,
+            reason=reason,
+            detail=detail,
+            time_ms=self._clock_ms(),
+        )
+        self._log.append([make_entry(record, self._signer)])
+        self._logged.add((run, server_round, reason))
+
+
+def incident_record(
+    *,
+    run: str | None,
+    server_round: int | None,
+    region: str,
+    reason: str,
+    detail: str,
+    time_ms: int,
+) -> dict[str, JsonValue]:
+    """A ``fedpref-incident/1`` record of a region.
+
+    Args:
+        run: The run, if it was in one.
+        server_round: The round, if it was in one.
+        region: The region's party name.
+        reason: A kebab-case code.
+        detail: One sentence of our own, without personal data.
+        time_ms: When, in milliseconds since the epoch.
+    """
+    return {
+        "v": "fedpref-incident/1",
+        "run": run,
+        "round": server_round,
+        "region": region,
+        "party": region,
+        "reason": reason,
+        "detail": detail[:_MAX_DETAIL],
+        "time": format_time(time_ms),
+    }
 
 
 def _run_of(header: Mapping[str, JsonValue]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from client.data.consent_filter import EligibleCustomers, filter_consented
 from client.data.dataset import PreferenceDataset
@@ -31,7 +32,6 @@ class ConsentSnapshot:
         eligible: The customers; only the consent filter can use it.
         consent_size: The log's size it was taken at.
         consent_root: The log's root hash at that size, in hex.
-        train_root: Root of the compressed sparse Merkle tree over the eligible customers, in hex.
         nonce: The round's random nonce that separates its positions from other rounds', in hex.
         size_bucket: The number of eligible customers as a power-of-two interval.
         at_ms: When it was taken, in milliseconds since the epoch.
@@ -40,7 +40,6 @@ class ConsentSnapshot:
     eligible: EligibleCustomers
     consent_size: int
     consent_root: str
-    train_root: str
     nonce: str
     size_bucket: str
     at_ms: int
@@ -67,6 +66,7 @@ class ConsentSnapshot:
             at_ms=at_ms,
             consent_size=state.size,
             subject_ids=pseudonyms,
+            notice_grace_s=policy.notice_grace_s,
         )
         if not eligible.sids:
             raise ConsentError(
@@ -74,17 +74,24 @@ class ConsentSnapshot:
                 "nothing to train on.",
                 remedy="Training starts once customers have consented.",
             )
-        nonce = os.urandom(NONCE_BYTES)
-        tree = SparseMerkleTree([position(nonce, bytes.fromhex(sid)) for sid in eligible.sids])
         return cls(
             eligible=eligible,
             consent_size=state.size,
             consent_root=log_root.hex(),
-            train_root=tree.root.hex(),
-            nonce=nonce.hex(),
+            nonce=os.urandom(NONCE_BYTES).hex(),
             size_bucket=_power_of_two_interval(len(eligible.sids)),
             at_ms=at_ms,
         )
+
+    @cached_property
+    def train_root(self) -> str:
+        """Root of the compressed sparse Merkle tree over the eligible customers, in hex.
+
+        Computed when first asked for: a large region publishes without waiting for it.
+        """
+        nonce = bytes.fromhex(self.nonce)
+        tree = SparseMerkleTree([position(nonce, bytes.fromhex(sid)) for sid in self.eligible.sids])
+        return tree.root.hex()
 
 
 def _power_of_two_interval(count: int) -> str:

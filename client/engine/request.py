@@ -1,4 +1,4 @@
-"""A round's request, read strictly: it comes from a coordinator that nobody trusts."""
+"""A round's requests, read strictly: they come from a coordinator that nobody trusts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from common.audit.cosigners import MAX_LINE_CHARACTERS, MAX_LINES
 from common.canonical_json import JsonValue
 from common.errors import FormatError
 
@@ -14,20 +15,44 @@ RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 MAX_ROUND = 1000
 MAX_ATTEMPT = 1000
 
-_FIELDS = {"run": str, "round": int, "attempt": int, "mechanism": str, "plan": str}
+MAX_SIZE = 1 << 53
+MAX_SINCE = 256
+MAX_CHECKPOINTS = 256
+MAX_PROOF_NODES = 64
+MAX_NOTE_CHARACTERS = 16 * 1024
+
+_FIELDS = {
+    "run": str,
+    "round": int,
+    "attempt": int,
+    "mechanism": str,
+    "plan": str,
+    "cosignatures": list,
+}
 _MECHANISM = re.compile(r"[a-z][a-z-]{0,63}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """A round's request as the coordinator states it."""
+    """A request to train, as the coordinator states it.
+
+    Attributes:
+        run: The run.
+        server_round: The round.
+        attempt: The attempt.
+        mechanism: The round's mechanism.
+        plan: Digest of the run plan.
+        cosignatures: Other parties' signature lines of the checkpoint that the region published
+            for this round.
+    """
 
     run: str
     server_round: int
     attempt: int
     mechanism: str
     plan: str
+    cosignatures: tuple[str, ...]
 
     @classmethod
     def parse(cls, header: Mapping[str, JsonValue]) -> TrainRequest:
@@ -37,7 +62,7 @@ class TrainRequest:
             FormatError: A field is missing, unknown, of the wrong type, or out of range.
         """
         if set(header) != set(_FIELDS):
-            raise FormatError("A train request has exactly run, round, attempt, mechanism, plan.")
+            raise FormatError(f"A train request has exactly {', '.join(_FIELDS)}.")
         for name, kind in _FIELDS.items():
             if type(header[name]) is not kind:
                 raise FormatError(f"The train request's {name} is not of type {kind.__name__}.")
@@ -47,6 +72,7 @@ class TrainRequest:
             attempt=int(str(header["attempt"])),
             mechanism=str(header["mechanism"]),
             plan=str(header["plan"]),
+            cosignatures=_lines(header["cosignatures"]),
         )
         in_range = {
             "run": RUN_ID.fullmatch(request.run) is not None,
@@ -59,3 +85,148 @@ class TrainRequest:
             if not holds:
                 raise FormatError(f"The train request's {name} is out of range.")
         return request
+
+
+@dataclass(frozen=True)
+class PublishRequest:
+    """A request to publish the log's checkpoint.
+
+    Attributes:
+        run: The run.
+        server_round: The round that begins with it; None once the last one is over.
+        since: The sizes that witnesses hold: a consistency proof is wanted from each.
+    """
+
+    run: str
+    server_round: int | None
+    since: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, header: Mapping[str, JsonValue]) -> PublishRequest:
+        """Reads a request's header.
+
+        Raises:
+            FormatError: A field is missing, unknown, of the wrong type, or out of range.
+        """
+        _require_fields(header, {"run", "round", "since"}, "publish")
+        since = header["since"]
+        if not isinstance(since, list) or len(since) > MAX_SINCE:
+            raise FormatError(f"The publish request's since is no list of at most {MAX_SINCE}.")
+        number = header["round"]
+        return cls(
+            run=_run(header["run"]),
+            server_round=None if number is None else _whole(number, "round", 1, MAX_ROUND),
+            since=tuple(sorted({_whole(size, "since", 0, MAX_SIZE) for size in since})),
+        )
+
+
+@dataclass(frozen=True)
+class ForeignCheckpoint:
+    """Another party's checkpoint, to be witnessed.
+
+    Attributes:
+        origin: Its log's origin, as the coordinator says.
+        note: The signed note.
+        old_size: The size that this region holds of that log, as the coordinator believes.
+        proof: The consistency proof from there.
+    """
+
+    origin: str
+    note: bytes
+    old_size: int
+    proof: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class CosignRequest:
+    """A request to witness others' checkpoints."""
+
+    run: str
+    checkpoints: tuple[ForeignCheckpoint, ...]
+
+    @classmethod
+    def parse(cls, header: Mapping[str, JsonValue]) -> CosignRequest:
+        """Reads a request's header.
+
+        Raises:
+            FormatError: A field is missing, unknown, of the wrong type, or out of range.
+        """
+        _require_fields(header, {"run", "checkpoints"}, "cosign")
+        items = header["checkpoints"]
+        if not isinstance(items, list) or len(items) > MAX_CHECKPOINTS:
+            raise FormatError(f"A cosign request has a list of at most {MAX_CHECKPOINTS}.")
+        return cls(_run(header["run"]), tuple(_checkpoint(item) for item in items))
+
+
+@dataclass(frozen=True)
+class KeepRequest:
+    """A request to keep others' cosignatures of the region's own checkpoint."""
+
+    run: str
+    size: int
+    cosignatures: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, header: Mapping[str, JsonValue]) -> KeepRequest:
+        """Reads a request's header.
+
+        Raises:
+            FormatError: A field is missing, unknown, of the wrong type, or out of range.
+        """
+        _require_fields(header, {"run", "size", "cosignatures"}, "keep")
+        return cls(
+            run=_run(header["run"]),
+            size=_whole(header["size"], "size", 0, MAX_SIZE),
+            cosignatures=_lines(header["cosignatures"]),
+        )
+
+
+def _checkpoint(item: JsonValue) -> ForeignCheckpoint:
+    if not isinstance(item, dict):
+        raise FormatError("A checkpoint to cosign is no object.")
+    _require_fields(item, {"origin", "note", "old", "proof"}, "cosign")
+    origin, note, proof = item["origin"], item["note"], item["proof"]
+    if not isinstance(origin, str) or not isinstance(note, str) or len(note) > MAX_NOTE_CHARACTERS:
+        raise FormatError("A checkpoint to cosign has no origin or no note of a checkpoint's size.")
+    if not isinstance(proof, list) or len(proof) > MAX_PROOF_NODES:
+        raise FormatError(f"A consistency proof is a list of at most {MAX_PROOF_NODES} hashes.")
+    return ForeignCheckpoint(
+        origin=origin,
+        note=note.encode(),
+        old_size=_whole(item["old"], "old", 0, MAX_SIZE),
+        proof=tuple(_hash(node) for node in proof),
+    )
+
+
+def _require_fields(header: Mapping[str, JsonValue], fields: set[str], method: str) -> None:
+    if set(header) != fields:
+        raise FormatError(f"A {method} request has exactly {', '.join(sorted(fields))}.")
+
+
+def _run(value: JsonValue) -> str:
+    if not isinstance(value, str) or RUN_ID.fullmatch(value) is None:
+        raise FormatError("The request's run is no run's id.")
+    return value
+
+
+def _whole(value: JsonValue, name: str, least: int, most: int) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise FormatError(f"The request's {name} is not a whole number from {least} to {most}.")
+    return value
+
+
+def _hash(value: JsonValue) -> bytes:
+    if not isinstance(value, str) or _DIGEST.fullmatch(value) is None:
+        raise FormatError("A consistency proof has something that is no hash.")
+    return bytes.fromhex(value)
+
+
+def _lines(value: JsonValue) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_LINES:
+        raise FormatError(f"Cosignatures are a list of at most {MAX_LINES} lines.")
+    lines = []
+    for line in value:
+        if not isinstance(line, str) or len(line) > MAX_LINE_CHARACTERS:
+            raise FormatError("A cosignature is a signature line.")
+        lines.append(line)
+    return tuple(lines)

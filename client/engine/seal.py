@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from common import canonical_json
-from common.durable_file import make_folder_durably, write_durably
+from common.durable_file import make_folder_durably, sync_folder, write_durably
 from common.errors import FedprefError, StorageError
 from common.parameters import load_arrays, save_arrays
 
@@ -99,6 +99,20 @@ class SealStore:
                 f"The seal {path} is damaged: {error}",
                 remedy="Restore it from a backup; the round cannot be trained a second time.",
             ) from error
+
+    def remove(self, run: str, server_round: int) -> None:
+        """Removes a seal durably: its update will never be sent.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        path = self._path(run, server_round)
+        try:
+            path.unlink(missing_ok=True)
+            if self._folder.is_dir():
+                sync_folder(self._folder)
+        except OSError as error:
+            raise StorageError(f"The seal {path} cannot be removed: {error.strerror}.") from error
 
     def _path(self, run: str, server_round: int) -> Path:
         return self._folder / f"{run}-{server_round:04d}.seal"

@@ -1,8 +1,9 @@
-"""The privacy engine: takes a round's request, gives back a sealed, charged, logged update.
+"""The privacy engine: takes a round's requests, gives back a sealed, charged, logged update.
 
-One round, in this order: check the permit → take the consent snapshot → charge the ledger (durable)
-→ train → noise → seal (durable) → log the round and the release → answer. A repeated request gets
-the same sealed bytes. Whatever fails, fails before anything leaves.
+One round, in this order: publish the log's checkpoint and take the consent snapshot of that size →
+others cosign it → check the permit → check the cosignatures → charge the ledger (durable) → train →
+noise → seal (durable) → log the round and the release → answer. A repeated request gets the same
+sealed bytes. Whatever fails, fails before anything leaves.
 """
 
 from __future__ import annotations
@@ -12,40 +13,44 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 import numpy as np
 
 from client.data.quality import QualityReport
-from client.engine.entries import RoundContext, charge_record, release_record, round_record
+from client.engine.charging import Charging
+from client.engine.entries import RoundContext, release_record, round_record
 from client.engine.home import RegionHome
 from client.engine.incidents import Incidents
-from client.engine.ledger import Charge, ChargeRequest, Ledger, open_ledger
+from client.engine.ledger import Ledger, open_ledger
 from client.engine.log_state import LogState
 from client.engine.permit import CodeIdentity, Permit, open_permit
 from client.engine.policy import RegionPolicy, read_policy
 from client.engine.preparation import ConsentSnapshot, RegionData
 from client.engine.provenance import dependencies_digest, engine_digest
-from client.engine.request import RUN_ID, TrainRequest
+from client.engine.request import (
+    RUN_ID,
+    CosignRequest,
+    KeepRequest,
+    PublishRequest,
+    TrainRequest,
+)
 from client.engine.seal import Seal, SealStore
+from client.engine.sealed_rounds import SealedRounds
+from client.engine.snapshots import Published, PublishedSnapshots
 from client.engine.subjects import SubjectKeys, open_subject_keys
+from client.engine.witnessing import RegionWitness, open_region_witness
 from client.training.dp_sgd import factor_release, popularity_release
 from client.training.noise import NoiseSource, SystemNoise
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
-from common.audit.merkle import leaf_hash
 from common.canonical_json import JsonValue
-from common.consent import new_ulid
-from common.errors import (
-    FedprefError,
-    FormatError,
-    PolicyError,
-    StorageError,
-)
+from common.errors import FedprefError, FormatError, PolicyError
 from common.keys import Registry, Signer
 from common.parameters import arrays_digest, check_arrays
 from common.plan import Mechanism, RunPlan
-from common.timestamps import format_time, now_ms
+from common.timestamps import now_ms
 
 PROTOCOL_VERSION = 1
 _logger = logging.getLogger("fedpref.engine")
@@ -61,6 +66,7 @@ class PrivacyEngine:
         log: AuditLog,
         ledger: Ledger,
         subjects: SubjectKeys,
+        witness: RegionWitness,
         noise: NoiseSource,
         clock_ms: Callable[[], int],
     ) -> None:
@@ -75,13 +81,33 @@ class PrivacyEngine:
         self._trainer: Signer = home.signer("trainer")
         self._noise = noise
         self._clock_ms = clock_ms
+        self._witness = witness
+        self._snapshots = PublishedSnapshots(home.region, self.policy, witness.cosigners)
+        self._charging = Charging(
+            home,
+            log=log,
+            state=self.state,
+            ledger=ledger,
+            policy=self.policy,
+            signer=self._trainer,
+            clock_ms=clock_ms,
+        )
         self._seals = SealStore(home.seals)
+        self._sealed = SealedRounds(
+            log,
+            self.state,
+            self._seals,
+            registry=self.registry,
+            policy=self.policy,
+            signer=self._trainer,
+            clock_ms=clock_ms,
+        )
         self._data = RegionData(home, self.policy)
         self._incidents = Incidents(log, self._trainer, home.region, clock_ms)
         self._lock = threading.RLock()
         self.state.refresh()
         self._match_policy_and_log()
-        self._match_ledger_and_log()
+        self._charging.match_ledger_and_log()
 
     def call(
         self, method: str, header: Mapping[str, JsonValue], arrays: Mapping[str, np.ndarray]
@@ -93,11 +119,9 @@ class PrivacyEngine:
         """
         with self._lock:
             try:
-                if method == "describe":
-                    return self.describe(), {}
                 if method == "train":
                     return self.train(TrainRequest.parse(header), arrays)
-                raise FormatError(f"The engine has no method {method!r}.")
+                return self._answer(method, header), {}
             except FedprefError as error:
                 self.last_refusal = error
                 return self._incidents.refuse(error, header), {}
@@ -105,6 +129,22 @@ class PrivacyEngine:
                 # A defect of ours: its words stay in the region, in the engine's own log.
                 _logger.exception("%s failed in region %s", method, self.home.region)
                 raise
+
+    def _answer(self, method: str, header: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """Answers a request that takes no arrays and gives none."""
+        if method == "describe":
+            return self.describe()
+        if method == "publish":
+            return self.publish(PublishRequest.parse(header))
+        if method == "cosign":
+            request = CosignRequest.parse(header)
+            self._require_known(request.run)
+            return self._ok(cosignatures=self._witness.cosign(request, self._incidents))
+        if method == "keep":
+            keep = KeepRequest.parse(header)
+            self._require_known(keep.run)
+            return self._ok(kept=self._witness.keep(keep.size, keep.cosignatures))
+        raise FormatError(f"The engine has no method {method!r}.")
 
     def describe(self) -> dict[str, JsonValue]:
         """Who answers here: the region, the protocol, the engine's digest and its key."""
@@ -135,10 +175,38 @@ class PrivacyEngine:
             permit = self._open_permit(plan.run_id)
             if permit.plan.digest != plan.digest:
                 raise PolicyError(f"{self.home.region}: its permit is for another plan.")
-            self.ledger.admit(plan.run_id, self._year(), plan.privacy_events())
+            self._charging.admit(plan)
             self._data.require_catalogue_of(plan)
             self._data.quality_report()
             self._snapshot(plan)
+
+    def publish(self, request: PublishRequest) -> dict[str, JsonValue]:
+        """Publishes the log's checkpoint; if a round begins with it, who consents is fixed by it.
+
+        Raises:
+            PolicyError: There is no permit for the run.
+            ConsentError: No customer's consent is in force.
+        """
+        self._require_known(request.run)
+        with self.state.lock:
+            self.state.refresh()
+            size, snapshot = self.state.size, None
+            if self._begins(request):
+                snapshot = self._snapshot(self._open_permit(request.run).plan)
+        note = self.log.checkpoint_at(size)
+        self._snapshots.publish(Published(request.run, request.server_round, size, note, snapshot))
+        proofs = self._witness.proofs(request.since, size)
+        return self._ok(checkpoint=note.decode(), proofs=proofs)
+
+    def _begins(self, request: PublishRequest) -> bool:
+        """Whether training follows: a round that was sealed already needs no snapshot."""
+        return (
+            request.server_round is not None
+            and self._seals.read(request.run, request.server_round) is None
+        )
+
+    def _ok(self, **fields: JsonValue) -> dict[str, JsonValue]:
+        return {"status": "ok", "region": self.home.region, **fields}
 
     def train(
         self, request: TrainRequest, arrays: Mapping[str, np.ndarray]
@@ -154,15 +222,17 @@ class PrivacyEngine:
         mechanism = permit.mechanism_of(request.server_round, request.mechanism)
         check_arrays(arrays, permit.plan.model_arrays(request.server_round), grid_exponent=None)
         model_in = arrays_digest(arrays)
-        seal = self._seals.read(request.run, request.server_round)
+        seal, included = self._sealed.read(request.run, request.server_round), None
         if seal is None:
-            seal = self._train_and_seal(request, permit, mechanism, dict(arrays), model_in)
+            seal, included = self._train_and_seal(
+                request, permit, mechanism, dict(arrays), model_in
+            )
         elif seal.model_in != model_in:
             raise PolicyError(
                 f"Round {request.server_round} was sealed for another model; it is not trained "
                 "a second time."
             )
-        index = self._log_sealed(seal)
+        index = self._sealed.log(request.run, request.server_round, seal, included=included)
         return self._reply(request, seal, index)
 
     def _train_and_seal(
@@ -172,11 +242,15 @@ class PrivacyEngine:
         mechanism: Mechanism,
         model: dict[str, np.ndarray],
         model_in: str,
-    ) -> Seal:
+    ) -> tuple[Seal, frozenset[str]]:
+        """Trains and seals; gives the seal, and the pseudonyms it was trained on."""
         plan = permit.plan
         start_ms = self._clock_ms()
-        snapshot = self._snapshot(plan)
-        charge = self._charge(request, permit, mechanism)
+        snapshot = self._snapshots.use(
+            request.run, request.server_round, request.cosignatures, start_ms=start_ms
+        )
+        self._witness.keep(snapshot.consent_size, request.cosignatures)
+        charge = self._charging.charge(request, permit, mechanism)
         dataset = self._data.dataset(plan, snapshot.eligible)
         if mechanism.name == "popularity":
             update = popularity_release(
@@ -211,63 +285,8 @@ class PrivacyEngine:
             arrays=update_arrays,
         )
         self._seals.write(request.run, request.server_round, seal)
-        return seal
-
-    def _charge(self, request: TrainRequest, permit: Permit, mechanism: Mechanism) -> Charge:
-        # A charge without a seal released nothing, so a repeated request may still use it.
-        charge = self.ledger.find(request.run, request.server_round)
-        self._require_same_permit(request, permit)
-        if charge is not None and charge.request.charge_id in self.state.released:
-            raise StorageError(
-                f"The seal of round {request.server_round} is gone; the log has its release.",
-                remedy="Restore the seal from a backup; noise is never drawn twice for one charge.",
-            )
-        if charge is None:
-            self.ledger.admit(request.run, self._year(), permit.plan.privacy_events())
-            charge = self.ledger.charge(
-                ChargeRequest(
-                    charge_id=new_ulid(),
-                    run=request.run,
-                    server_round=request.server_round,
-                    attempt=request.attempt,
-                    mechanism=mechanism.name,
-                    noise_multiplier=mechanism.noise_multiplier,
-                    clipping_norm=mechanism.clipping_norm,
-                    sampling_probability=mechanism.sampling_probability,
-                    steps=1,
-                    permit_id=permit.permit_id,
-                    time=format_time(self._clock_ms()),
-                )
-            )
-            self._log_charge(charge)
-        return charge
-
-    def _require_same_permit(self, request: TrainRequest, permit: Permit) -> None:
-        """A run is charged under one permit: what was reserved is what runs."""
-        for charge in self.ledger.charges:
-            if charge.request.run == request.run and charge.request.permit_id != permit.permit_id:
-                raise PolicyError(
-                    f"Run {request.run} was charged under another permit; a run has one permit.",
-                    remedy="Begin a new run under the new permit.",
-                )
-
-    def _log_charge(self, charge: Charge) -> None:
-        spending = self.ledger.spending(
-            charge.request.run, charge.request.year, upto_seq=charge.seq
-        )
-        record = charge_record(charge, spending, self.home.region, self.policy)
-        self.log.append([make_entry(record, self._trainer)])
-        self.state.refresh()
-
-    def _log_sealed(self, seal: Seal) -> int:
-        """Logs a seal's two entries once; returns the round entry's index."""
-        wanted = leaf_hash(seal.round_entry)
-        for index in range(seal.log_size, self.log.size):
-            if self.log.leaf_hash(index) == wanted:
-                return index
-        indices = self.log.append([seal.round_entry, seal.release_entry])
-        self.state.refresh()
-        return indices[0]
+        self._snapshots.spend()
+        return seal, snapshot.eligible.sids
 
     def _reply(
         self, request: TrainRequest, seal: Seal, index: int
@@ -289,17 +308,19 @@ class PrivacyEngine:
         return header, dict(seal.arrays)
 
     def _snapshot(self, plan: RunPlan) -> ConsentSnapshot:
-        self.state.refresh()
-        return ConsentSnapshot.take(
-            self.state,
-            self.policy,
-            self.subjects.pseudonyms(),
-            at_ms=self._clock_ms(),
-            plan=plan,
-            log_root=self.log.root_at(self.state.size),
-        )
+        with self.state.lock:
+            self.state.refresh()
+            return ConsentSnapshot.take(
+                self.state,
+                self.policy,
+                self.subjects.pseudonyms(),
+                at_ms=self._clock_ms(),
+                plan=plan,
+                log_root=self.log.root_at(self.state.size),
+            )
 
-    def _open_permit(self, run: str) -> Permit:
+    def _require_known(self, run: str) -> tuple[Path, Path]:
+        """The files of a run's permit and plan: nobody else's runs are served, or witnessed."""
         permit_path = self.home.permits / f"{run}.json"
         plan_path = self.home.permits / f"{run}.plan.json"
         if not (RUN_ID.fullmatch(run) and permit_path.is_file() and plan_path.is_file()):
@@ -307,6 +328,10 @@ class PrivacyEngine:
                 f"{self.home.region}: there is no permit for this run.",
                 remedy="The region's operator signs one with `fedpref-region permit`.",
             )
+        return permit_path, plan_path
+
+    def _open_permit(self, run: str) -> Permit:
+        permit_path, plan_path = self._require_known(run)
         plan = RunPlan.from_record(canonical_json.decode(plan_path.read_bytes(), max_bytes=1 << 20))
         code = CodeIdentity(app="", engine=engine_digest(), deps=dependencies_digest())
         return open_permit(
@@ -325,27 +350,6 @@ class PrivacyEngine:
                 "and logged.",
                 remedy="Restore the signed policy, or let the controller sign and log this one.",
             )
-
-    def _match_ledger_and_log(self) -> None:
-        """Logs charges that a crash left unlogged; refuses a ledger older than the log."""
-        in_ledger = {charge.request.charge_id: charge for charge in self.ledger.charges}
-        for logged in self.state.charges.values():
-            charge = in_ledger.get(logged.charge_id)
-            if charge is None or (charge.seq, charge.head) != (
-                logged.ledger_seq,
-                logged.ledger_head,
-            ):
-                raise StorageError(
-                    f"The budget ledger {self.home.ledger} lacks charge {logged.charge_id}, which "
-                    "the log has: it is an old or foreign copy.",
-                    remedy="Restore the newest ledger; nothing is trained till then.",
-                )
-        for charge in self.ledger.charges:
-            if charge.request.charge_id not in self.state.charges:
-                self._log_charge(charge)
-
-    def _year(self) -> int:
-        return int(format_time(self._clock_ms())[:4])
 
 
 @contextmanager
@@ -379,11 +383,15 @@ def open_engine(
             )
         )
         subjects = stack.enter_context(open_subject_keys(home.subjects, home.stored_key))
+        witness = stack.enter_context(
+            open_region_witness(home, home.read_registry(), log, clock_ms=clock_ms)
+        )
         yield PrivacyEngine(
             home,
             log=log,
             ledger=ledger,
             subjects=subjects,
+            witness=witness,
             noise=noise if noise is not None else SystemNoise(),
             clock_ms=clock_ms,
         )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from client.app import app as client_app
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
+from common.audit.witness.registry_logs import RegistryLogs
+from common.audit.witness.store import WitnessStore
+from common.audit.witness.witness import ConflictError, StaleSizeError, Witness
 from common.canonical_json import JsonValue
 from common.durable_file import write_durably
 from common.engine_channel import register_channel
@@ -69,22 +73,37 @@ class FakeEngine:
         tamper_arrays: Changes what is released, before it is digested and signed.
         tamper_record: Changes the round record before it is signed.
         tamper_reply: Changes the reply after it was made.
+        tamper_answer: Changes the answer to publish, cosign or keep.
+        published: The size published for each round.
+        cosigned: The cosignatures that each round's request came with.
+        kept: The cosignatures to keep, by size.
     """
 
     def __init__(
-        self, plan: RunPlan, region: str, log: AuditLog, trainer: Signer, seed: int
+        self,
+        plan: RunPlan,
+        region: str,
+        log: AuditLog,
+        trainer: Signer,
+        seed: int,
+        witness: Witness,
     ) -> None:
         self.plan = plan
         self.region = region
         self.log = log
         self.trainer = trainer
         self.seed = seed
+        self.witness = witness
         self.asked: list[tuple[str, object]] = []
         self.before_train: Callable[[int], None] | None = None
         self.tamper_arrays: Callable[[Arrays], Arrays] | None = None
         self.tamper_record: Callable[[Header], None] | None = None
         self.tamper_reply: Callable[[Header, Arrays], tuple[Header, Arrays]] | None = None
+        self.tamper_answer: Callable[[str, Header], Header] | None = None
         self.sealed: dict[int, tuple[bytes, int, Arrays]] = {}
+        self.published: dict[object, int] = {}
+        self.cosigned: dict[object, list[str]] = {}
+        self.kept: dict[int, list[str]] = {}
 
     def call(
         self, method: str, header: Header, arrays: Mapping[str, np.ndarray]
@@ -92,8 +111,12 @@ class FakeEngine:
         self.asked.append((method, header.get("round")))
         if method == "describe":
             return self.describe(), {}
+        if method != "train":
+            answer = getattr(self, method)(header)
+            return (self.tamper_answer(method, answer) if self.tamper_answer else answer), {}
         number = header["round"]
         assert isinstance(number, int)
+        self.cosigned[number] = list(header.get("cosignatures", []))  # type: ignore[arg-type]
         if self.before_train is not None:
             self.before_train(number)
         if number not in self.sealed:
@@ -109,6 +132,35 @@ class FakeEngine:
             "engine": NO_DIGEST,
             "trainer_key": self.trainer.key_id,
         }
+
+    def publish(self, header: Header) -> Header:
+        size = self.published[header["round"]] = self.log.size
+        proofs: Header = {
+            str(old): [x.hex() for x in self.log.consistency_proof(old, size)] if old else []
+            for old in header["since"]  # type: ignore[union-attr]
+            if old <= size  # type: ignore[operator]
+        }
+        note = self.log.checkpoint_at(size).decode()
+        return {"status": "ok", "region": self.region, "checkpoint": note, "proofs": proofs}
+
+    def cosign(self, header: Header) -> Header:
+        answers = [self._cosign(item) for item in header["checkpoints"]]  # type: ignore[union-attr]
+        return {"status": "ok", "region": self.region, "cosignatures": [*answers]}
+
+    def _cosign(self, item: Any) -> Header:
+        proof = [bytes.fromhex(node) for node in item["proof"]]
+        try:
+            line = self.witness.cosign(item["note"].encode(), item["old"], proof)
+        except StaleSizeError as error:
+            return {"origin": item["origin"], "refused": "stale", "size": error.known_size}
+        except ConflictError:
+            return {"origin": item["origin"], "refused": "conflict", "size": item["old"]}
+        size = int(item["note"].splitlines()[1])
+        return {"origin": item["origin"], "size": size, "line": line}
+
+    def keep(self, header: Header) -> Header:
+        lines = self.kept[int(str(header["size"]))] = list(header["cosignatures"])  # type: ignore[arg-type]
+        return {"status": "ok", "region": self.region, "kept": len(lines)}
 
     def release(self, number: int) -> Arrays:
         """What the region releases in a round: noise on the grid, the same each time."""
@@ -249,11 +301,11 @@ class FakeFederation:
 
 @contextmanager
 def open_federation(
-    folder: Path, plan: RunPlan, *, nodes_wait_s: float = 5.0
+    folder: Path, plan: RunPlan, *, nodes_wait_s: float = 5.0, witness_quorum: int = 2
 ) -> Iterator[FakeFederation]:
     """Makes a federation in a folder, with its engines open."""
     home = ServerHome(folder / "server")
-    signers = _make_keys(plan, home)
+    signers = _make_keys(plan, home, witness_quorum)
     write_durably(home.plan, canonical_json.encode(plan.to_record()))
     with ExitStack() as stack:
         engines = {}
@@ -266,7 +318,18 @@ def open_federation(
                     create=True,
                 )
             )
-            engines[region] = FakeEngine(plan, region, log, signers[region, "trainer"], seed)
+            store = stack.enter_context(
+                WitnessStore.open(folder / f"{region}-witness.sqlite", create=True)
+            )
+            witness = Witness(
+                store,
+                name=region,
+                signer=signers[region, "witness"],
+                log_keys=RegistryLogs(home.read_registry, but=region),
+            )
+            engines[region] = FakeEngine(
+                plan, region, log, signers[region, "trainer"], seed, witness
+            )
         yield FakeFederation(
             plan=plan,
             home=home,
@@ -280,22 +343,25 @@ def open_federation(
         )
 
 
-def _make_keys(plan: RunPlan, home: ServerHome) -> dict[tuple[str, str], Signer]:
+def _make_keys(
+    plan: RunPlan, home: ServerHome, witness_quorum: int
+) -> dict[tuple[str, str], Signer]:
     passphrase = secrets.token_hex(16).encode()
     home.keys.mkdir(parents=True, mode=0o700)
     write_durably(home.keys / "passphrase", passphrase)
     signers: dict[tuple[str, str], Signer] = {}
-    for role in ("log", "aggregator"):
+    for role in ("log", "aggregator", "witness"):
         signers["server", role] = generate_key(home.keys / f"{role}.pem", passphrase)
     for region in plan.regions:
-        for role in ("log", "trainer"):
+        for role in ("log", "trainer", "witness"):
             signers[region, role] = MemorySigner(f"{region} {role}")
     home.registry.mkdir(parents=True)
-    write_durably(home.registry / "1.json", _sign_registry(signers))
+    write_durably(home.registry / "1.json", _sign_registry(signers, witness_quorum))
+    WitnessStore.open(home.witness, create=True).close()
     return signers
 
 
-def _sign_registry(signers: Mapping[tuple[str, str], Signer]) -> bytes:
+def _sign_registry(signers: Mapping[tuple[str, str], Signer], witness_quorum: int) -> bytes:
     root, now = MemorySigner("root"), now_ms()
     record = build_registry(
         federation=FEDERATION,
@@ -303,7 +369,7 @@ def _sign_registry(signers: Mapping[tuple[str, str], Signer]) -> bytes:
         issued_at=format_time(now),
         prev=None,
         threshold=1,
-        witness_quorum=0,
+        witness_quorum=witness_quorum,
         root_public_keys=[root.public_key],
         keys=[
             {

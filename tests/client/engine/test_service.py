@@ -12,12 +12,14 @@ import pytest
 
 from client.consent_service.registrar import Choice
 from client.engine import service as service_module
+from client.engine.charging import Charging
 from client.engine.ledger import open_ledger
 from client.engine.permit_desk import sign_permit
 from client.engine.policy import read_policy
 from client.engine.request import TrainRequest
 from client.engine.seal import SealStore
-from client.engine.service import PrivacyEngine, open_engine
+from client.engine.sealed_rounds import SealedRounds
+from client.engine.service import open_engine
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -31,6 +33,7 @@ from server.aggregation import first_model
 from simulations.customers import CustomerChoices
 from simulations.provision import OpenRegion, RegionSetUp, open_region
 from simulations.run_folder import RunFolder
+from tests.support.cosigning import ask, publish
 from tests.support.small_federation import home_of, make_federation
 
 Federation = tuple[RunFolder, RunPlan, list[RegionSetUp]]
@@ -62,6 +65,7 @@ def header(of_plan: RunPlan, server_round: int = 1, **changes: JsonValue) -> dic
         "attempt": 1,
         "mechanism": "popularity" if server_round == 1 else "factors",
         "plan": of_plan.digest,
+        "cosignatures": [],
     }
     return request | changes
 
@@ -83,7 +87,7 @@ def test_a_round_is_charged_sealed_and_logged_in_this_order(
 ) -> None:
     _, plan, _ = federation
     before = region.engine.log.size
-    reply, arrays = region.engine.call("train", header(plan), {})
+    reply, arrays = ask(region.engine, header(plan), {})
     assert reply["status"] == "ok"
     assert kinds(region.engine.log)[before:] == ["charge", "round", "release"]
     entries = [Envelope.decode(data).record() for _, data in region.engine.log.entries(before)]
@@ -100,7 +104,7 @@ def test_a_round_is_charged_sealed_and_logged_in_this_order(
 
 def test_only_the_declared_array_leaves(federation: Federation, region: OpenRegion) -> None:
     _, plan, _ = federation
-    reply, arrays = region.engine.call("train", header(plan), {})
+    reply, arrays = ask(region.engine, header(plan), {})
     (spec,) = plan.released_arrays("popularity")
     assert {name: array.shape for name, array in arrays.items()} == {spec.name: spec.shape}
     text = canonical_json.encode(reply).decode()
@@ -111,9 +115,9 @@ def test_a_repeated_request_gets_the_same_sealed_bytes_and_no_second_charge(
     federation: Federation, region: OpenRegion
 ) -> None:
     _, plan, _ = federation
-    _, first = region.engine.call("train", header(plan), {})
+    _, first = ask(region.engine, header(plan), {})
     size = region.engine.log.size
-    _, second = region.engine.call("train", header(plan, attempt=1), {})
+    _, second = ask(region.engine, header(plan, attempt=1), {})
     np.testing.assert_array_equal(first["popularity"], second["popularity"])
     assert len(region.engine.ledger.charges) == 1
     assert region.engine.log.size == size
@@ -123,11 +127,11 @@ def test_another_model_for_a_sealed_round_is_refused(
     federation: Federation, region: OpenRegion
 ) -> None:
     _, plan, _ = federation
-    _, first = region.engine.call("train", header(plan), {})
+    _, first = ask(region.engine, header(plan), {})
     model = model_after(plan, first["popularity"])
-    assert region.engine.call("train", header(plan, 2), model)[0]["status"] == "ok"
+    assert ask(region.engine, header(plan, 2), model)[0]["status"] == "ok"
     other = dict(model, item_factors=-model["item_factors"])
-    reply, arrays = region.engine.call("train", header(plan, 2), other)
+    reply, arrays = ask(region.engine, header(plan, 2), other)
     assert (reply["status"], reply["reason"], arrays) == ("refused", "not-permitted", {})
 
 
@@ -169,7 +173,7 @@ def test_a_model_of_wrong_shape_is_refused_before_any_charge(
     federation: Federation, region: OpenRegion
 ) -> None:
     _, plan, _ = federation
-    _, first = region.engine.call("train", header(plan), {})
+    _, first = ask(region.engine, header(plan), {})
     model = model_after(plan, first["popularity"])
     for wrong in (
         dict(model, item_factors=model["item_factors"][:, :1]),
@@ -177,7 +181,7 @@ def test_a_model_of_wrong_shape_is_refused_before_any_charge(
         {name: value for name, value in model.items() if name != "vocabulary"},
         dict(model, item_factors=np.full_like(model["item_factors"], np.nan)),
     ):
-        reply, _ = region.engine.call("train", header(plan, 2), wrong)
+        reply, _ = ask(region.engine, header(plan, 2), wrong)
         assert reply["status"] == "refused"
     assert len(region.engine.ledger.charges) == 1
 
@@ -230,7 +234,7 @@ def test_a_withdrawal_takes_effect_in_the_next_round(
     federation: Federation, region: OpenRegion
 ) -> None:
     _, plan, _ = federation
-    _, first = region.engine.call("train", header(plan), {})
+    _, first = ask(region.engine, header(plan), {})
     leaving = next(c for c in region.customers if region.registrar.consents(c))
     sid = region.engine.subjects.pseudonyms()[leaving]
     seen: list[frozenset[str]] = []
@@ -244,7 +248,7 @@ def test_a_withdrawal_takes_effect_in_the_next_round(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(service_module.RegionData, "dataset", watch)
         model = model_after(plan, first["popularity"])
-        assert region.engine.call("train", header(plan, 2), model)[0]["status"] == "ok"
+        assert ask(region.engine, header(plan, 2), model)[0]["status"] == "ok"
     assert sid not in seen[0]
     assert len(seen[0]) > 0
 
@@ -257,7 +261,7 @@ def test_nobody_consenting_means_no_training(tmp_path: Path) -> None:
         tmp_path / "run", regions=1, quorum=1, choose=all_refuse
     )
     with open_region(home_of(folder), set_ups[0]) as region:
-        assert region.engine.call("train", header(plan), {})[0]["reason"] == "no-consent"
+        assert publish(region.engine, header(plan))["reason"] == "no-consent"
         assert region.engine.ledger.charges == ()
 
 
@@ -266,7 +270,7 @@ def test_a_budget_too_small_for_the_plan_is_refused_before_the_first_charge(
 ) -> None:
     folder, plan, set_ups = make_federation(tmp_path / "run", regions=1, quorum=1, epsilon_cap="4")
     with open_region(home_of(folder), set_ups[0]) as region:
-        assert region.engine.call("train", header(plan), {})[0]["reason"] == "budget-exhausted"
+        assert ask(region.engine, header(plan), {})[0]["reason"] == "budget-exhausted"
         assert region.engine.ledger.charges == ()
 
 
@@ -281,10 +285,10 @@ def test_a_crash_between_charge_and_seal_wastes_no_second_charge(
     with open_engine(home_of(folder)) as engine, monkeypatch.context() as patch:
         patch.setattr(SealStore, "write", crash)
         with pytest.raises(KeyboardInterrupt):
-            engine.call("train", header(plan), {})
+            ask(engine, header(plan), {})
         assert kinds(engine.log)[-1] == "charge"
     with open_engine(home_of(folder)) as engine:
-        assert engine.call("train", header(plan), {})[0]["status"] == "ok", engine.last_refusal
+        assert ask(engine, header(plan), {})[0]["status"] == "ok", engine.last_refusal
         assert len(engine.ledger.charges) == 1
         assert kinds(engine.log)[-3:] == ["charge", "round", "release"]
 
@@ -294,13 +298,13 @@ def test_a_crash_between_ledger_and_log_is_mended_when_the_engine_opens(
 ) -> None:
     folder, plan, _ = federation
 
-    def crash(self: PrivacyEngine, charge: object) -> None:
+    def crash(self: Charging, charge: object) -> None:
         raise KeyboardInterrupt
 
     with open_engine(home_of(folder)) as engine, monkeypatch.context() as patch:
-        patch.setattr(PrivacyEngine, "_log_charge", crash)
+        patch.setattr(Charging, "log", crash)
         with pytest.raises(KeyboardInterrupt):
-            engine.call("train", header(plan), {})
+            ask(engine, header(plan), {})
         assert len(engine.ledger.charges) == 1
         assert "charge" not in kinds(engine.log)
     with open_engine(home_of(folder)) as engine:
@@ -312,18 +316,18 @@ def test_a_crash_between_seal_and_log_logs_the_sealed_entries_once(
 ) -> None:
     folder, plan, _ = federation
 
-    def crash(self: PrivacyEngine, seal: object) -> int:
+    def crash(self: SealedRounds, *_: object, **__: object) -> int:
         raise KeyboardInterrupt
 
     with open_engine(home_of(folder)) as engine, monkeypatch.context() as patch:
-        patch.setattr(PrivacyEngine, "_log_sealed", crash)
+        patch.setattr(SealedRounds, "log", crash)
         with pytest.raises(KeyboardInterrupt):
-            engine.call("train", header(plan), {})
+            ask(engine, header(plan), {})
     sealed = SealStore(home_of(folder).seals).read(plan.run_id, 1)
     assert sealed is not None
     with open_engine(home_of(folder)) as engine:
         for _ in range(2):
-            _, arrays = engine.call("train", header(plan), {})
+            _, arrays = ask(engine, header(plan), {})
             np.testing.assert_array_equal(arrays["popularity"], sealed.arrays["popularity"])
         assert kinds(engine.log).count("round") == kinds(engine.log).count("release") == 1
 
@@ -335,7 +339,7 @@ def test_a_ledger_restored_from_before_a_charge_is_noticed(federation: Federatio
         pass
     shutil.copy(home.ledger, home.root / "backup")
     with open_engine(home) as engine:
-        assert engine.call("train", header(plan), {})[0]["status"] == "ok", engine.last_refusal
+        assert ask(engine, header(plan), {})[0]["status"] == "ok", engine.last_refusal
     for suffix in ("-wal", "-shm"):
         home.ledger.with_name(home.ledger.name + suffix).unlink(missing_ok=True)
     shutil.copy(home.root / "backup", home.ledger)
@@ -347,11 +351,11 @@ def test_a_lost_seal_is_not_replaced_by_a_second_draw(federation: Federation) ->
     folder, plan, _ = federation
     home = home_of(folder)
     with open_engine(home) as engine:
-        assert engine.call("train", header(plan), {})[0]["status"] == "ok"
+        assert ask(engine, header(plan), {})[0]["status"] == "ok"
     for path in home.seals.iterdir():
         path.unlink()
     with open_engine(home) as engine:
-        reply, arrays = engine.call("train", header(plan), {})
+        reply, arrays = ask(engine, header(plan), {})
         assert (reply["reason"], arrays) == ("storage-failure", {})
         assert "seal of round 1 is gone" in str(engine.last_refusal)
 
@@ -378,7 +382,7 @@ def test_a_missing_ledger_is_not_silently_begun_anew(federation: Federation) -> 
     folder, plan, _ = federation
     home = home_of(folder)
     with open_engine(home) as engine:
-        assert engine.call("train", header(plan), {})[0]["status"] == "ok", engine.last_refusal
+        assert ask(engine, header(plan), {})[0]["status"] == "ok", engine.last_refusal
     home.ledger.unlink()
     with pytest.raises(StorageError, match=r"ledger\.sqlite is missing"), open_engine(home):
         pass
@@ -396,16 +400,16 @@ def test_budget_holds_across_runs(federation: Federation) -> None:
     folder, plan, _ = federation
     second = changed(plan, run_id="run-2")
     with open_engine(home_of(folder)) as engine:
-        reply, arrays = engine.call("train", header(plan), {})
+        reply, arrays = ask(engine, header(plan), {})
         assert reply["status"] == "ok"
         model = model_after(plan, arrays["popularity"])
         for server_round in plan.mechanisms[1].rounds:
-            reply, arrays = engine.call("train", header(plan, server_round), model)
+            reply, arrays = ask(engine, header(plan, server_round), model)
             assert reply["status"] == "ok"
         spent = engine.ledger.spending(plan.run_id, int(engine.ledger.charges[0].request.time[:4]))
         assert spent.year <= float(plan.epsilon) <= spent.cap
         sign_permit(engine, second, app="a" * 64, valid_for_s=3600)
-        reply, arrays = engine.call("train", header(second), {})
+        reply, arrays = ask(engine, header(second), {})
         assert (reply["reason"], arrays) == ("budget-exhausted", {})
         assert kinds(engine.log)[-1] == "incident"
     with open_ledger(home_of(folder).ledger, cap=8, delta=float(plan.delta)) as ledger:
@@ -488,14 +492,14 @@ def test_a_charge_is_not_spent_under_another_permit(
         with monkeypatch.context() as patch:
             patch.setattr(SealStore, "write", crash)
             with pytest.raises(KeyboardInterrupt):
-                engine.call("train", header(plan), {})
+                ask(engine, header(plan), {})
         with pytest.raises(PolicyError, match="was charged already"):
             sign_permit(engine, laxer, app="a" * 64, valid_for_s=3600)
         # Not even if the permit is put there past the desk.
         with monkeypatch.context() as patch:
             patch.setattr(type(engine.ledger), "charges", ())
             sign_permit(engine, laxer, app="a" * 64, valid_for_s=3600)
-        reply, arrays = engine.call("train", header(laxer), {})
+        reply, arrays = ask(engine, header(laxer), {})
         assert (reply["reason"], arrays) == ("not-permitted", {})
         assert "under another permit" in str(engine.last_refusal)
         assert len(engine.ledger.charges) == 1
@@ -506,7 +510,7 @@ def test_a_round_states_the_delta_that_its_epsilon_is_at(tmp_path: Path) -> None
         tmp_path / "run", regions=1, quorum=1, delta="0.0000001", delta_max="0.000001"
     )
     with open_region(home_of(folder), set_ups[0]) as region:
-        assert region.engine.call("train", header(plan), {})[0]["status"] == "ok"
+        assert ask(region.engine, header(plan), {})[0]["status"] == "ok"
         charge, entry = (
             next(
                 envelope.record()

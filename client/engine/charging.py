@@ -1,0 +1,142 @@
+"""Charges: paid from the ledger, then logged, before anything is trained.
+
+The ledger is what the region spends from; the log is what others see. After a crash between the
+two the missing entries are logged; a ledger that lacks what the log has is an old copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from client.engine.entries import charge_record
+from client.engine.home import RegionHome
+from client.engine.ledger import Charge, ChargeRequest, Ledger
+from client.engine.log_state import LogState
+from client.engine.permit import Permit
+from client.engine.policy import RegionPolicy
+from client.engine.request import TrainRequest
+from common.audit.entry import make_entry
+from common.audit.log import AuditLog
+from common.consent import new_ulid
+from common.errors import PolicyError, StorageError
+from common.keys import Signer
+from common.plan import Mechanism, RunPlan
+from common.timestamps import format_time
+
+
+class Charging:
+    """Charges a region's budget and logs it.
+
+    Args:
+        home: The region's home.
+        log: Its open log.
+        state: What the log says.
+        ledger: Its open ledger.
+        policy: The policy in force.
+        signer: The region's ``trainer`` key.
+        clock_ms: Now, in milliseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        home: RegionHome,
+        *,
+        log: AuditLog,
+        state: LogState,
+        ledger: Ledger,
+        policy: RegionPolicy,
+        signer: Signer,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._home = home
+        self._log = log
+        self._state = state
+        self._ledger = ledger
+        self._policy = policy
+        self._signer = signer
+        self._clock_ms = clock_ms
+
+    def admit(self, plan: RunPlan) -> None:
+        """Checks that the budget pays for a whole run.
+
+        Raises:
+            BudgetError: It does not.
+        """
+        year = int(format_time(self._clock_ms())[:4])
+        self._ledger.admit(plan.run_id, year, plan.privacy_events())
+
+    def charge(self, request: TrainRequest, permit: Permit, mechanism: Mechanism) -> Charge:
+        """The charge of a round: made and logged now, or the one that a crash left unused.
+
+        Raises:
+            BudgetError: The budget does not pay for the run.
+            PolicyError: The run was charged under another permit.
+            StorageError: The charge has paid for a release already.
+        """
+        # A charge without a seal released nothing, so a repeated request may still use it.
+        charge = self._ledger.find(request.run, request.server_round)
+        self._require_same_permit(request, permit)
+        if charge is not None and charge.request.charge_id in self._state.released:
+            raise StorageError(
+                f"The seal of round {request.server_round} is gone; the log has its release.",
+                remedy="Restore the seal from a backup; noise is never drawn twice for one charge.",
+            )
+        if charge is None:
+            self.admit(permit.plan)
+            charge = self._ledger.charge(
+                ChargeRequest(
+                    charge_id=new_ulid(),
+                    run=request.run,
+                    server_round=request.server_round,
+                    attempt=request.attempt,
+                    mechanism=mechanism.name,
+                    noise_multiplier=mechanism.noise_multiplier,
+                    clipping_norm=mechanism.clipping_norm,
+                    sampling_probability=mechanism.sampling_probability,
+                    steps=1,
+                    permit_id=permit.permit_id,
+                    time=format_time(self._clock_ms()),
+                )
+            )
+            self.log(charge)
+        return charge
+
+    def log(self, charge: Charge) -> None:
+        """Logs a charge of the ledger."""
+        spending = self._ledger.spending(
+            charge.request.run, charge.request.year, upto_seq=charge.seq
+        )
+        record = charge_record(charge, spending, self._home.region, self._policy)
+        self._log.append([make_entry(record, self._signer)])
+        self._state.refresh()
+
+    def match_ledger_and_log(self) -> None:
+        """Logs charges that a crash left unlogged; refuses a ledger older than the log.
+
+        Raises:
+            StorageError: The log has a charge that the ledger lacks.
+        """
+        in_ledger = {charge.request.charge_id: charge for charge in self._ledger.charges}
+        for logged in self._state.charges.values():
+            charge = in_ledger.get(logged.charge_id)
+            if charge is None or (charge.seq, charge.head) != (
+                logged.ledger_seq,
+                logged.ledger_head,
+            ):
+                raise StorageError(
+                    f"The budget ledger {self._home.ledger} lacks charge {logged.charge_id}, which "
+                    "the log has: it is an old or foreign copy.",
+                    remedy="Restore the newest ledger; nothing is trained till then.",
+                )
+        for charge in self._ledger.charges:
+            if charge.request.charge_id not in self._state.charges:
+                self.log(charge)
+
+    def _require_same_permit(self, request: TrainRequest, permit: Permit) -> None:
+        """A run is charged under one permit: what was reserved is what runs."""
+        for charge in self._ledger.charges:
+            if charge.request.run == request.run and charge.request.permit_id != permit.permit_id:
+                raise PolicyError(
+                    f"Run {request.run} was charged under another permit; a run has one permit.",
+                    remedy="Begin a new run under the new permit.",
+                )

@@ -1,0 +1,13 @@
+"""Refusals of the engine's own that a coordinator is told of by a reason code each."""
+
+from __future__ import annotations
+
+from common.errors import PolicyError
+
+
+class NotWitnessedError(PolicyError):
+    """No fresh checkpoint of the region's log, cosigned by enough others, stands for the round."""
+
+
+class DiscardedError(PolicyError):
+    """A round's update stays in the region: someone in it withdrew before it could leave."""

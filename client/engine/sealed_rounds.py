@@ -1,0 +1,153 @@
+"""What happens to a sealed update: it is logged and may leave, or it is discarded and stays.
+
+Which of the two a withdrawal in the middle of a round brings about is the policy's choice, named in
+the log. ``finish``: the round was lawful when it began, and ends. ``discard``: if anyone in the
+round has withdrawn by the time it would be logged, an incident takes the place of the round and its
+release, and the seal is removed; the charge stays. The check and the append are one: a withdrawal
+that comes between them makes the append fail, and the check is done again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Set
+
+from client.engine.incidents import incident_record
+from client.engine.log_state import DISCARDED, LogState
+from client.engine.policy import RegionPolicy
+from client.engine.refusals import DiscardedError
+from client.engine.seal import Seal, SealStore
+from common.audit.entry import make_entry
+from common.audit.log import AuditLog, LogMovedError
+from common.audit.merkle import leaf_hash
+from common.canonical_json import JsonValue
+from common.envelope import Envelope
+from common.errors import FormatError
+from common.keys import Registry, Signer
+from common.timestamps import parse_time
+
+
+class SealedRounds:
+    """A region's sealed updates on their way into its log.
+
+    Args:
+        log: The region's open log.
+        state: What the log says.
+        seals: The folder of seals.
+        registry: The verified key registry.
+        policy: The policy in force.
+        signer: The region's ``trainer`` key.
+        clock_ms: Now, in milliseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        log: AuditLog,
+        state: LogState,
+        seals: SealStore,
+        *,
+        registry: Registry,
+        policy: RegionPolicy,
+        signer: Signer,
+        clock_ms: Callable[[], int],
+    ) -> None:
+        self._log = log
+        self._state = state
+        self._seals = seals
+        self._registry = registry
+        self._policy = policy
+        self._signer = signer
+        self._clock_ms = clock_ms
+
+    def read(self, run: str, server_round: int) -> Seal | None:
+        """Reads a round's seal back, or None if the round was never sealed.
+
+        Raises:
+            DiscardedError: The round was discarded; the log says so.
+            StorageError: The seal was altered.
+        """
+        self._state.refresh()
+        if (run, server_round) in self._state.discarded:
+            # A crash may have come between the incident and this.
+            self._seals.remove(run, server_round)
+            raise self._discarded(server_round)
+        return self._seals.read(run, server_round)
+
+    def log(
+        self, run: str, server_round: int, seal: Seal, *, included: Set[str] | None = None
+    ) -> int:
+        """Logs a seal's two entries once, and gives the round entry's index.
+
+        Args:
+            run: The run.
+            server_round: The round.
+            seal: The seal.
+            included: The pseudonyms it was trained on; None to take them from the log.
+
+        Raises:
+            DiscardedError: Someone in it has withdrawn, and the policy is ``discard``.
+        """
+        logged = self._logged(seal)
+        while logged is None:
+            self._state.refresh()
+            judged = self._state.size
+            if self._policy.withdrawal_in_round == "discard" and self._someone_left(seal, included):
+                self._discard(run, server_round)
+            try:
+                entries = [seal.round_entry, seal.release_entry]
+                logged = self._log.append(entries, expected_size=judged)[0]
+            except LogMovedError:
+                continue
+            self._state.refresh()
+        return logged
+
+    def _logged(self, seal: Seal) -> int | None:
+        wanted = leaf_hash(seal.round_entry)
+        for index in range(seal.log_size, self._log.size):
+            if self._log.leaf_hash(index) == wanted:
+                return index
+        return None
+
+    def _someone_left(self, seal: Seal, included: Set[str] | None) -> bool:
+        size, at_ms = _consent_of(Envelope.decode(seal.round_entry).record())
+        endings = self._state.endings
+        left = {sid for _, sid in endings[bisect_left(endings, (size, "")) :]}
+        if not left:
+            return False
+        if included is None:
+            # After a restart only the log still knows who was in the round.
+            then = LogState(self._log, self._registry, self._policy.region)
+            then.refresh(stop=size)
+            included = then.eligible(self._policy, at_ms)
+        return not left.isdisjoint(included)
+
+    def _discard(self, run: str, server_round: int) -> None:
+        error = self._discarded(server_round)
+        record = incident_record(
+            run=run,
+            server_round=server_round,
+            region=self._policy.region,
+            reason=DISCARDED,
+            detail=error.message,
+            time_ms=self._clock_ms(),
+        )
+        # The incident marks the round for good; only then may the seal go.
+        self._log.append([make_entry(record, self._signer)])
+        self._state.refresh()
+        self._seals.remove(run, server_round)
+        raise error
+
+    def _discarded(self, server_round: int) -> DiscardedError:
+        return DiscardedError(
+            f"{self._policy.region}: the update of round {server_round} was discarded, for a "
+            "customer in it withdrew before it was sent; its charge stays.",
+            remedy="The next round is without that customer.",
+        )
+
+
+def _consent_of(record: dict[str, JsonValue]) -> tuple[int, int]:
+    """The size and the time of the consent snapshot that a round entry names."""
+    consent, train = record["consent"], record["train"]
+    if not isinstance(consent, dict) or not isinstance(train, dict):
+        raise FormatError("The sealed round entry names no consent snapshot.")
+    return int(str(consent["size"])), parse_time(str(train["at"]))

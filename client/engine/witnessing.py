@@ -1,0 +1,118 @@
+"""A region as witness of the others' logs, and its own log before the others.
+
+Before each round, and once more after the last: `publish` gives the log's checkpoint with proofs
+that it only appends to what others hold; `cosign` judges the others' checkpoints; `keep` stores
+the cosignatures that others gave. None of it tells more than sizes, times and hashes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from client.engine.home import RegionHome
+from client.engine.incidents import Incidents
+from client.engine.request import CosignRequest, ForeignCheckpoint
+from common.audit.checkpoint import Checkpoint, parse_note
+from common.audit.cosigners import Cosigners
+from common.audit.log import AuditLog
+from common.audit.witness.registry_logs import RegistryLogs
+from common.audit.witness.store import CosignatureStore, WitnessStore
+from common.audit.witness.witness import ConflictError, StaleSizeError, Witness
+from common.canonical_json import JsonValue
+from common.errors import FormatError, InputError, VerificationError
+from common.keys import Registry
+
+SPLIT_VIEW = "split-view"
+
+
+class RegionWitness:
+    """A region's witness and what it keeps; use `open_region_witness`.
+
+    Args:
+        witness: Judges the others' checkpoints.
+        kept: The cosignatures of the region's own.
+        cosigners: Who may cosign.
+        log: The region's open log.
+        region: The region's party name.
+    """
+
+    def __init__(
+        self,
+        witness: Witness,
+        kept: CosignatureStore,
+        cosigners: Cosigners,
+        *,
+        log: AuditLog,
+        region: str,
+    ) -> None:
+        self.cosigners = cosigners
+        self._witness = witness
+        self._kept = kept
+        self._log = log
+        self._region = region
+
+    def proofs(self, since: Sequence[int], size: int) -> dict[str, JsonValue]:
+        """Consistency proofs to a size, in hex, from each size before it that others hold."""
+        return {
+            str(old): [node.hex() for node in self._log.consistency_proof(old, size)]
+            if 0 < old < size
+            else []
+            for old in since
+            # Whoever holds more of this log than there is has seen it before a rollback.
+            if old <= size
+        }
+
+    def cosign(self, request: CosignRequest, incidents: Incidents) -> list[JsonValue]:
+        """Judges others' checkpoints, each by itself: a cosignature, or why not."""
+        return [self._cosign(each, request.run, incidents) for each in request.checkpoints]
+
+    def keep(self, size: int, lines: Sequence[str]) -> int:
+        """Stores those cosignatures of an own checkpoint that hold, and says how many did.
+
+        Raises:
+            InputError: The log has no such size.
+        """
+        if not 0 <= size <= self._log.size:
+            raise InputError(f"The log of {self._region} has no size {size}.")
+        note = self._log.checkpoint_at(size)
+        return len(self._kept.keep(note, lines, self.cosigners.keys(but=self._region)))
+
+    def _cosign(self, each: ForeignCheckpoint, run: str, incidents: Incidents) -> JsonValue:
+        try:
+            line = self._witness.cosign(each.note, each.old_size, each.proof)
+        except (ConflictError, StaleSizeError) as error:
+            if isinstance(error, StaleSizeError) and not error.split_view:
+                return {"origin": each.origin, "refused": "stale", "size": error.known_size}
+            incidents.note(run, SPLIT_VIEW, f"Both notes are kept as evidence: {error.message}")
+            return {"origin": each.origin, "refused": "conflict", "size": each.old_size}
+        except (VerificationError, FormatError):
+            return {"origin": each.origin, "refused": "invalid", "size": 0}
+        size = Checkpoint.parse(parse_note(each.note).text).size
+        return {"origin": each.origin, "size": size, "line": line}
+
+
+@contextmanager
+def open_region_witness(
+    home: RegionHome, registry: Registry, log: AuditLog, *, clock_ms: Callable[[], int]
+) -> Iterator[RegionWitness]:
+    """Opens what a region has witnessed, and who cosigned its own log; closes it on exit.
+
+    Raises:
+        InputError: Its witness key or its memory is missing.
+        StorageError: Its memory is damaged.
+    """
+    with WitnessStore.open(home.witness) as store:
+        yield RegionWitness(
+            Witness(
+                store,
+                name=home.region,
+                signer=home.signer("witness"),
+                log_keys=RegistryLogs(lambda: registry, but=home.region, clock_ms=clock_ms),
+                clock_s=lambda: clock_ms() // 1000,
+            ),
+            CosignatureStore(store, home.origin),
+            Cosigners(registry),
+            log=log,
+            region=home.region,
+        )

@@ -1,0 +1,90 @@
+"""The witnesses that the coordinator reaches without a region: itself, and the outside ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from common.audit.witness.channel import WitnessChannel
+from common.audit.witness.errors import ConflictError, StaleSizeError, UnreachableWitnessError
+from common.errors import FedprefError
+from server.witness_replies import PublishedLog
+from server.witness_sizes import WitnessSizes
+
+#: Told of what is amiss: whose log or which witness's, a reason code, one sentence.
+Trouble = Callable[[str, str, str], None]
+
+
+@dataclass
+class NearAnswers:
+    """What these witnesses answered.
+
+    Attributes:
+        lines: By party, the signature lines of its checkpoint, not verified yet.
+        forked: By party, how its log contradicts what a witness holds.
+        stale: The parties whose log has to prove its way from another size.
+    """
+
+    lines: dict[str, list[str]] = field(default_factory=dict)
+    forked: dict[str, str] = field(default_factory=dict)
+    stale: set[str] = field(default_factory=set)
+
+
+class NearWitnesses:
+    """Asks each witness for each log.
+
+    Args:
+        channels: The witnesses by name: the coordinator's own by its party, the others by anything.
+        sizes: What each holds of each log.
+        trouble: Told of a witness that fails.
+    """
+
+    def __init__(
+        self, channels: Mapping[str, WitnessChannel], sizes: WitnessSizes, trouble: Trouble
+    ) -> None:
+        self._channels = channels
+        self._sizes = sizes
+        self._trouble = trouble
+
+    def cosign(self, logs: Sequence[PublishedLog]) -> NearAnswers:
+        """Submits checkpoints; a witness that cannot be reached is not waited for twice."""
+        answers = NearAnswers()
+        for name, channel in self._channels.items():
+            try:
+                for log in logs:
+                    if log.party != name and log.party not in answers.forked:
+                        self._ask(name, channel, log, answers)
+            except UnreachableWitnessError as error:
+                self._trouble(name, "witness-unreachable", error.message)
+        return answers
+
+    def _ask(
+        self, name: str, channel: WitnessChannel, log: PublishedLog, answers: NearAnswers
+    ) -> None:
+        try:
+            lines = self._submit(name, channel, log)
+        except UnreachableWitnessError:
+            raise
+        except (ConflictError, StaleSizeError) as error:
+            if isinstance(error, ConflictError) or error.split_view:
+                answers.forked[log.party] = f"{name} holds another history: {error.message}"
+            elif self._sizes.wants_proof(name, log, self._trouble):
+                answers.stale.add(log.party)
+        except FedprefError as error:
+            detail = f"{name} does not cosign the log of {log.party}: {error.message}"
+            self._trouble(name, "witness-refused", detail)
+        else:
+            answers.lines.setdefault(log.party, []).extend(lines)
+
+    def _submit(self, name: str, channel: WitnessChannel, log: PublishedLog) -> list[str]:
+        old, proof = self._sizes.way_to(name, log)
+        try:
+            lines = channel.add_checkpoint(log.note, old, proof)
+        except StaleSizeError as error:
+            self._sizes.learn(name, log.origin, error.known_size)
+            if error.split_view or error.known_size not in log.proofs:
+                raise
+            old, proof = self._sizes.way_to(name, log)
+            lines = channel.add_checkpoint(log.note, old, proof)
+        self._sizes.learn(name, log.origin, log.size)
+        return lines

@@ -1,0 +1,53 @@
+"""What each witness holds of each log, as far as the coordinator knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from server.witness_replies import PublishedLog
+
+
+class WitnessSizes:
+    """The size of the newest checkpoint that each witness cosigned, by log.
+
+    Args:
+        guess: What a witness not heard of yet probably holds of a log, by origin: what the
+            coordinator itself holds, for all are asked at the same times.
+    """
+
+    def __init__(self, guess: dict[str, int]) -> None:
+        self._guess = guess
+        self._known: dict[tuple[str, str], int] = {}
+
+    def learn(self, witness: str, origin: str, size: int) -> None:
+        """Notes what a witness holds."""
+        self._known[witness, origin] = size
+
+    def held_of(self, origin: str) -> list[int]:
+        """The sizes that witnesses hold of a log, ascending: it must prove its way from each."""
+        known = {size for (_, of), size in self._known.items() if of == origin}
+        return sorted({0, self._guess.get(origin, 0), *known})
+
+    def way_to(self, witness: str, log: PublishedLog) -> tuple[int, tuple[bytes, ...]]:
+        """The size to name to a witness, and the log's proof from there.
+
+        Without a proof from what it holds, size 0 is named: the witness then says what it holds.
+        """
+        old = self._known.get((witness, log.origin), self._guess.get(log.origin, 0))
+        proof = log.proofs.get(old)
+        return (0, ()) if proof is None or old > log.size else (old, proof)
+
+    def wants_proof(
+        self, witness: str, log: PublishedLog, trouble: Callable[[str, str, str], None]
+    ) -> bool:
+        """Whether a proof that the log did not give yet would do; tells of a rollback."""
+        size = self._known[witness, log.origin]
+        if size <= log.size:
+            return size not in log.proofs
+        trouble(
+            log.party,
+            "log-rolled-back",
+            f"{witness} holds {size} entries of the log of {log.party}, which now shows "
+            f"{log.size}.",
+        )
+        return False
