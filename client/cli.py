@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from client.commands import consent, erase, keys, notice
+from client.commands import consent, erase, export_subject, keys, notice
 from common.terminal import EXIT_CODES, run_command
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app.add_typer(consent.app, name="consent")
 app.add_typer(keys.app, name="keys")
 app.add_typer(notice.app, name="notice")
 app.command()(erase.erase)
+app.command()(export_subject.export_subject)
 
 HomeArgument = Annotated[Path, typer.Argument(help="The region's home folder.")]
 

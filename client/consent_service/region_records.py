@@ -57,6 +57,23 @@ def open_records(home: RegionHome) -> Iterator[RegionRecords]:
         yield RegionRecords(home, log, state, subjects)
 
 
+@contextmanager
+def read_records(home: RegionHome) -> Iterator[RegionRecords]:
+    """Opens a region's log as it is now, for reading, beside the process that owns it.
+
+    Raises:
+        StorageError: A store is damaged.
+        VerificationError: The region's own log does not verify.
+    """
+    with (
+        AuditLog.open_read_only(home.log) as log,
+        open_subject_keys(home.subjects, home.stored_key) as subjects,
+    ):
+        state = LogState(log, home.read_registry(), home.region)
+        state.refresh()
+        yield RegionRecords(home, log, state, subjects)
+
+
 def _opened_log(home: RegionHome) -> AuditLog:
     try:
         return AuditLog.open(home.log, origin=home.origin, signer=home.signer("log"))

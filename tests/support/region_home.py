@@ -137,6 +137,20 @@ def make_region_home(
     return home
 
 
+def round_record(
+    number: int, consent_size: int, at_ms: int, run: str = "run-1"
+) -> dict[str, object]:
+    """What is read of a round entry, and no more."""
+    return {
+        "v": "fedpref-round/1",
+        "run": run,
+        "round": number,
+        "charge_id": f"charge-{run}-{number}",
+        "consent": {"origin": f"{FEDERATION}/{REGION}", "size": consent_size, "root": "0" * 64},
+        "train": {"root": "0" * 64, "nonce": "0" * 64, "n_bucket": "1-1", "at": format_time(at_ms)},
+    }
+
+
 @dataclass(frozen=True)
 class OpenHome:
     """An open home, as a process that owns the log has it."""
@@ -146,6 +160,14 @@ class OpenHome:
     state: LogState
     subjects: SubjectKeys
     registrar: ConsentRegistrar
+
+    def log_round(self, number: int, *, consent_size: int | None = None, later_ms: int = 0) -> int:
+        """Logs a round that takes consents as they are now; gives its index."""
+        size = self.log.size if consent_size is None else consent_size
+        record = round_record(number, size, now_ms() + later_ms)
+        (index,) = self.log.append([make_entry(record, self.home.signer("trainer"))])  # type: ignore[arg-type]
+        self.state.refresh()
+        return index
 
 
 @contextmanager
