@@ -52,6 +52,8 @@ class LogState:
         endings: The index and pseudonym of every consent record that does not allow training:
             whoever had allowed it before has ended it there.
         policy_sha256: Digest of the policy in force, as the controller signed it.
+        notice_graces: The index of each policy, and for how many seconds it keeps consents to a
+            superseded notice in force.
         size: How many entries were replayed.
     """
 
@@ -75,6 +77,7 @@ class LogState:
         self.discarded: set[tuple[str, int]] = set()
         self.endings: list[tuple[int, str]] = []
         self.policy_sha256: str | None = None
+        self.notice_graces: list[tuple[int, int]] = []
         self.size = 0
 
     def refresh(self, *, stop: int | None = None) -> None:
@@ -125,7 +128,7 @@ class LogState:
             self._apply_incident(envelope.record())
         elif envelope.kind == "policy":
             verify_envelope(envelope, self._controller_keys)
-            self.policy_sha256 = str(envelope.record()["policy_sha256"])
+            self._apply_policy(index, envelope.record())
         elif envelope.kind == "notice":
             verify_envelope(envelope, self._controller_keys)
             notice = LoggedNotice(
@@ -142,6 +145,12 @@ class LogState:
         self.consents.apply(index, record, hashlib.sha256(data).hexdigest())
         if record.state != GIVEN or record.purposes.get(FEDERATED_TRAINING) is not True:
             self.endings.append((index, record.sid))
+
+    def _apply_policy(self, index: int, record: dict[str, JsonValue]) -> None:
+        self.policy_sha256 = str(record["policy_sha256"])
+        policy = record["policy"]
+        grace_s = policy.get("notice_grace_s") if isinstance(policy, dict) else None
+        self.notice_graces.append((index, grace_s if isinstance(grace_s, int) else 0))
 
     def _apply_incident(self, record: dict[str, JsonValue]) -> None:
         run, server_round = record["run"], record["round"]
