@@ -6,7 +6,6 @@ signature and log entry here is real.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from client.consent_service.forms import FormSettings
+from client.consent_service.notices import offered
 from client.consent_service.registrar import ConsentRegistrar
 from client.engine.home import KEY_ROLES, RegionHome
 from client.engine.ledger import make_ledger
@@ -32,7 +33,6 @@ from common.consent import (
     FEDERATED_ANALYTICS,
     FEDERATED_TRAINING,
     RECOMMENDATIONS,
-    ConsentForm,
 )
 from common.durable_file import write_durably
 from common.envelope import sign_record
@@ -52,6 +52,7 @@ ROOT_THRESHOLD = 2
 _KEYS_VALID_S = 366 * 24 * 3600
 _PERMIT_VALID_S = 7 * 24 * 3600
 
+_NOTICE_LANG = "en"
 _NOTICE_TEXT = (
     "We would like to learn what our customers prefer from the purchases you make with us. Your "
     "purchases stay in this data centre. Sums over many customers leave it, with noise added to "
@@ -135,7 +136,9 @@ def open_region(home: RegionHome, set_up: RegionSetUp) -> Iterator[OpenRegion]:
             state=engine.state,
             subjects=engine.subjects,
             signer=home.signer("consent"),
-            form=_form(home, set_up.jurisdiction),
+            form=FormSettings.read(home.root).form(
+                offered(engine.state.notices, now_ms())[_NOTICE_LANG]
+            ),
         )
         customers = tuple(sorted(engine.subjects.pseudonyms()))
         choices = set_up.choose(customers)
@@ -233,6 +236,7 @@ def _make_region_home(
     home.catalogue.symlink_to(os.path.relpath(folder.catalogue, home.root))
     policy = _policy(set_up, plan)
     write_durably(home.policy, canonical_json.encode(policy.to_record()))
+    _form_settings(home, set_up.jurisdiction).write(home.root)
     controller = home.signer("controller")
     notice = make_entry(_notice(home, set_up.jurisdiction), controller)
     in_force = make_entry(_policy_record(policy), controller)
@@ -282,7 +286,7 @@ def _notice(home: RegionHome, jurisdiction: str) -> dict[str, JsonValue]:
     return {
         "v": "fedpref-notice/1",
         "notice_id": f"pn-1-{jurisdiction.lower()}",
-        "lang": "en",
+        "lang": _NOTICE_LANG,
         "controller": _controller(home),
         "purposes": [FEDERATED_TRAINING, RECOMMENDATIONS, FEDERATED_ANALYTICS],
         "recipients": f"the regions and the coordinator of {home.federation}: noised sums, and the "
@@ -300,16 +304,10 @@ def _controller(home: RegionHome) -> str:
     return f"{home.region}.{home.federation}"
 
 
-def _form(home: RegionHome, jurisdiction: str) -> ConsentForm:
-    return ConsentForm(
-        type="explicit",
+def _form_settings(home: RegionHome, jurisdiction: str) -> FormSettings:
+    return FormSettings(
         legal_basis="eu-gdpr:A6-1-a",
-        controller=_controller(home),
         jurisdiction=jurisdiction,
-        lang="en",
-        method="web-form",
         withdrawal=f"https://{home.federation}/consent",
-        notice_id=f"pn-1-{jurisdiction.lower()}",
-        notice_sha256=hashlib.sha256((home.root / "notice.json").read_bytes()).hexdigest(),
         data=("pd:PurchasesAndSpendingHabit",),
     )
