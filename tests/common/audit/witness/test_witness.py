@@ -342,7 +342,7 @@ REQUESTS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(requests=REQUESTS)
 def test_whatever_is_asked_all_that_is_cosigned_is_one_growing_tree(requests):
     cosigned = []
