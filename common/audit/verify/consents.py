@@ -6,9 +6,10 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import NamedTuple
 
 from common.audit.verify.fields import Record
+from common.audit.verify.numbered_keys import NumberedKeys
 from common.audit.verify.records import CONSENT_GIVEN, FEDERATED_TRAINING
 from common.errors import VerificationError
 from common.timestamps import parse_time
@@ -17,6 +18,7 @@ _NEVER = 0
 _FOREVER = 2**62
 _CROCKFORD = str.maketrans("0123456789ABCDEFGHJKMNPQRSTVWXYZ", "0123456789ABCDEFGHIJKLMNOPQRSTUV")
 _ID_BYTES = 16
+_SID_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +30,70 @@ class _Superseded:
     in_force_ms: int
 
 
+class ConsentFacts(NamedTuple):
+    """What the replay needs of one consent record.
+
+    Attributes:
+        sid: The subject's pseudonym, 32 bytes.
+        seq: The number within the subject's records.
+        prev: The digest of the subject's previous envelope, 32 bytes; None for the first.
+        until_ms: Until when consent to federated training lasts; 0 if it was not given.
+        notice_id: The id of the notice that was shown.
+        notice: The digest of that notice's envelope, in hex.
+        record_id: The record's ULID, 16 bytes.
+    """
+
+    sid: bytes
+    seq: int
+    prev: bytes | None
+    until_ms: int
+    notice_id: str
+    notice: str
+    record_id: bytes
+
+
+def consent_facts(record: Record) -> ConsentFacts:
+    """Takes the facts out of a consent record whose fields were checked."""
+    prev, notice, seq = record["prev"], record["notice"], record["seq"]
+    expires = record["expires"]
+    return ConsentFacts(
+        sid=bytes.fromhex(str(record["sid"])),
+        seq=seq if isinstance(seq, int) else 0,
+        prev=None if prev is None else bytes.fromhex(str(prev)),
+        until_ms=until(record, None if expires is None else parse_time(str(expires))),
+        notice_id=str(notice["id"]) if isinstance(notice, dict) else "",
+        notice=str(notice["sha256"]) if isinstance(notice, dict) else "",
+        record_id=ulid_bytes(str(record["record_id"])),
+    )
+
+
+def until(record: Record, expires_ms: int | None) -> int:
+    """Until when consent to federated training lasts; 0 if the record does not give it."""
+    purposes = record["purposes"]
+    granted = (
+        record["state"] == CONSENT_GIVEN
+        and isinstance(purposes, dict)
+        and purposes.get(FEDERATED_TRAINING) is True
+    )
+    if not granted:
+        return _NEVER
+    return _FOREVER if expires_ms is None else expires_ms
+
+
+def ulid_bytes(ulid: str) -> bytes:
+    """A ULID's 128 bits."""
+    return int(ulid.translate(_CROCKFORD), 32).to_bytes(_ID_BYTES, "big")
+
+
 class ConsentHistory:
     """Who had consented to federated training, at every size of one log.
 
-    A million records are held in about 250 bytes each: a journal of (log index, subject, notice,
+    A million records are held in about 120 bytes each: a journal of (log index, subject, notice,
     until when consent lasts) and each subject's newest sequence number and envelope digest.
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[bytes, int] = {}
-        self._sids: list[bytes] = []
+        self._subjects_by_sid = NumberedKeys(_SID_BYTES)
         self._seqs = array("Q")
         self._digests = bytearray()
         self._indexes = array("Q")
@@ -46,7 +102,8 @@ class ConsentHistory:
         self._notices = array("I")
         self._notice_numbers: dict[str, int] = {}
         self._superseded: list[_Superseded] = []
-        self._record_ids = bytearray()
+        self._record_ids = NumberedKeys(_ID_BYTES)
+        self._duplicate_ids: list[int] = []
 
     @property
     def records(self) -> int:
@@ -56,7 +113,7 @@ class ConsentHistory:
     @property
     def subjects(self) -> int:
         """How many subjects they are of."""
-        return len(self._sids)
+        return len(self._subjects_by_sid)
 
     def apply_notice(self, index: int, record: Record) -> None:
         """Takes the next notice of the log: consents to the one it supersedes will lapse."""
@@ -68,48 +125,44 @@ class ConsentHistory:
     def _notice(self, digest: str) -> int:
         return self._notice_numbers.setdefault(digest, len(self._notice_numbers))
 
-    def apply(self, index: int, record: Record, digest: bytes) -> None:
+    def apply(self, index: int, facts: ConsentFacts, digest: bytes) -> None:
         """Takes the next record of the log.
 
         Args:
             index: Its index in the log.
-            record: A consent record whose fields were checked.
+            facts: Those of a consent record whose fields were checked.
             digest: SHA-256 of its envelope.
 
         Raises:
             VerificationError: It does not continue its subject's chain; it is left out.
         """
-        sid = bytes.fromhex(str(record["sid"]))
-        number = self._numbers.get(sid)
-        if number is None:
-            last_seq, last_digest = 0, None
-        else:
+        number = self._subjects_by_sid.find(facts.sid)
+        last_seq, last_digest = 0, None
+        if number is not None:
             last_seq = self._seqs[number]
-            last_digest = self._digests[32 * number : 32 * number + 32].hex()
-        if record["seq"] != last_seq + 1:
+            last_digest = bytes(self._digests[32 * number : 32 * number + 32])
+        if facts.seq != last_seq + 1:
             raise VerificationError(
-                f"It is record {record['seq']} of its subject, where {last_seq + 1} should follow: "
+                f"It is record {facts.seq} of its subject, where {last_seq + 1} should follow: "
                 "a record was replayed, left out or reordered."
             )
-        if record["prev"] != last_digest:
+        if facts.prev != last_digest:
             raise VerificationError("It does not name the digest of its subject's last record.")
         if number is None:
-            number = self._numbers[sid] = len(self._sids)
-            self._sids.append(sid)
+            number = self._subjects_by_sid.add(facts.sid)
             self._seqs.append(1)
             self._digests += digest
         else:
-            self._seqs[number] = last_seq + 1
+            self._seqs[number] = facts.seq
             self._digests[32 * number : 32 * number + 32] = digest
         self._indexes.append(index)
         self._subjects.append(number)
-        self._until.append(_granted_until(record))
-        notice = record["notice"]
-        self._notices.append(
-            self._notice(str(notice["sha256"]) if isinstance(notice, dict) else "")
-        )
-        ulid = int(str(record["record_id"]).translate(_CROCKFORD), 32)
-        self._record_ids += ulid.to_bytes(_ID_BYTES, "big")
+        self._until.append(facts.until_ms)
+        self._notices.append(self._notice(facts.notice))
+        if self._record_ids.find(facts.record_id) is None:
+            self._record_ids.add(facts.record_id)
+        else:
+            self._duplicate_ids.append(index)
 
     def eligible(self, size: int, at_ms: int, grace_ms: int) -> Iterator[bytes]:
         """The subjects whose consent is in force.
@@ -123,7 +176,7 @@ class ConsentHistory:
         Returns:
             The subjects' pseudonyms, 32 bytes each.
         """
-        until = array("q", bytes(8 * len(self._sids)))
+        lasts = array("q", bytes(8 * len(self._subjects_by_sid)))
         stop = bisect_left(self._indexes, size)
         lapsed = {
             each.notice
@@ -133,11 +186,12 @@ class ConsentHistory:
         if lapsed:
             for position in range(stop):
                 old = self._notices[position] in lapsed
-                until[self._subjects[position]] = _NEVER if old else self._until[position]
+                lasts[self._subjects[position]] = _NEVER if old else self._until[position]
         else:
             for position in range(stop):
-                until[self._subjects[position]] = self._until[position]
-        return (sid for sid, last in zip(self._sids, until, strict=True) if last > at_ms)
+                lasts[self._subjects[position]] = self._until[position]
+        sids = self._subjects_by_sid
+        return (sids[number] for number, last in enumerate(lasts) if last > at_ms)
 
     def ended(self, start: int, stop: int, at_ms: int) -> Iterator[tuple[int, bytes]]:
         """The records of a part of the log that end a consent: their indexes and subjects.
@@ -149,29 +203,8 @@ class ConsentHistory:
         """
         for position in range(bisect_left(self._indexes, start), bisect_left(self._indexes, stop)):
             if self._until[position] <= at_ms:
-                yield self._indexes[position], self._sids[self._subjects[position]]
+                yield self._indexes[position], self._subjects_by_sid[self._subjects[position]]
 
     def duplicate_ids(self) -> list[int]:
         """The log indices of records whose id an earlier record has."""
-        ids = [
-            bytes(self._record_ids[start : start + _ID_BYTES])
-            for start in range(0, len(self._record_ids), _ID_BYTES)
-        ]
-        # Sorted once at the end: a set of ids kept all along would cost more than all else here.
-        order = sorted(range(len(ids)), key=ids.__getitem__)
-        return sorted(
-            self._indexes[second] for first, second in pairwise(order) if ids[first] == ids[second]
-        )
-
-
-def _granted_until(record: Record) -> int:
-    purposes = record["purposes"]
-    granted = (
-        record["state"] == CONSENT_GIVEN
-        and isinstance(purposes, dict)
-        and purposes.get(FEDERATED_TRAINING) is True
-    )
-    if not granted:
-        return _NEVER
-    expires = record["expires"]
-    return _FOREVER if expires is None else parse_time(str(expires))
+        return list(self._duplicate_ids)

@@ -174,13 +174,32 @@ class KeyRing:
             seen.add(key.key_id)
             if not verify_signature(key.public_key, message, signature.signature):
                 raise VerificationError(f"Its signature by {key.key_id[:12]}… does not hold.")
-            key.check_time(own_ms, order_ms)
-            revoked_ms = key.revoked_at_ms
-            if revoked_ms and settled and not settled.covers(index, revoked_ms):
-                raise VerificationError(
-                    f"The key {key.key_id[:12]}… was revoked, and no checkpoint that covers this "
-                    "entry was cosigned by enough other parties before."
-                )
+            self.check_time(
+                key.key_id, own_ms=own_ms, order_ms=order_ms, settled=settled, index=index
+            )
+
+    def check_time(
+        self,
+        key_id: str,
+        *,
+        own_ms: int | None,
+        order_ms: int | None,
+        settled: SettledEntries | None,
+        index: int,
+    ) -> None:
+        """Checks that a key of the registry was valid when it signed; see `check_signatures`.
+
+        Raises:
+            VerificationError: It was not, or nobody else saw the entry before its revocation.
+        """
+        key = self._keys[key_id]
+        key.check_time(own_ms, order_ms)
+        revoked_ms = key.revoked_at_ms
+        if revoked_ms and settled and not settled.covers(index, revoked_ms):
+            raise VerificationError(
+                f"The key {key.key_id[:12]}… was revoked, and no checkpoint that covers this "
+                "entry was cosigned by enough other parties before."
+            )
 
 
 def verify_registry(

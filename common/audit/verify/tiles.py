@@ -58,7 +58,17 @@ def read_tiles(
     for first in range(start - start % ENTRIES_PER_TILE, size, ENTRIES_PER_TILE):
         name = tile_name(party, first, size)
         expected = min(ENTRIES_PER_TILE, size - first)
-        yield name, first, _entries(folder.read(name), name, expected)
+        yield name, first, read_tile(folder, name, expected)
+
+
+def read_tile(folder: BundleFolder, name: str, expected: int) -> list[bytes]:
+    """Reads the entries of one file.
+
+    Raises:
+        InputError: The file is missing or unreadable.
+        FormatError: It does not hold exactly ``expected`` entries.
+    """
+    return _entries(folder.read(name), name, expected)
 
 
 def _entries(data: bytes, name: str, expected: int) -> list[bytes]:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.audit.verify.consents import ConsentHistory
+from common.audit.verify.consents import ConsentHistory, consent_facts
 from common.errors import VerificationError
 from common.timestamps import format_time
 from tests.support.bundle_builder import digest, ulid
@@ -67,7 +67,9 @@ def test_the_eligible_set_is_that_of_the_latest_records(
     history, chains = ConsentHistory(), _Chains()
     for number, event in enumerate(events):
         record, envelope = chains.next(number, event)
-        history.apply(2 * number, record, envelope)  # Other entries stand in between.
+        history.apply(
+            2 * number, consent_facts(record), envelope
+        )  # Other entries stand in between.
     for size, at_ms in asked:
         latest = {event[0]: event for number, event in enumerate(events) if 2 * number < size}
         expected = {
@@ -92,12 +94,13 @@ GIVEN: Event = (1, STATES[0], True, None)
 )
 def test_a_record_that_does_not_continue_the_chain_is_left_out(field: str, value: object) -> None:
     history, chains = ConsentHistory(), _Chains()
-    history.apply(0, *chains.next(0, GIVEN))
+    record, envelope = chains.next(0, GIVEN)
+    history.apply(0, consent_facts(record), envelope)
     record, envelope = chains.next(1, (1, STATES[1], False, None))
     with pytest.raises(VerificationError):
-        history.apply(1, record | {field: value}, envelope)
+        history.apply(1, consent_facts(record | {field: value}), envelope)
     assert len(list(history.eligible(2, 0, 0))) == 1
-    history.apply(2, record, envelope)
+    history.apply(2, consent_facts(record), envelope)
     assert list(history.eligible(3, 0, 0)) == []
 
 
@@ -106,7 +109,7 @@ def test_a_first_record_that_is_none_is_left_out(field: str, value: object) -> N
     history, chains = ConsentHistory(), _Chains()
     record, envelope = chains.next(0, GIVEN)
     with pytest.raises(VerificationError):
-        history.apply(0, record | {field: value}, envelope)
+        history.apply(0, consent_facts(record | {field: value}), envelope)
     assert history.records == 0
 
 
@@ -115,5 +118,5 @@ def test_repeated_record_ids_are_found_by_their_index() -> None:
     for number, customer in enumerate((1, 2, 3, 4)):
         record, envelope = chains.next(number, (customer, STATES[0], True, None))
         record["record_id"] = ulid("same" if customer in (2, 4) else str(customer))
-        history.apply(10 * number, record, envelope)
+        history.apply(10 * number, consent_facts(record), envelope)
     assert history.duplicate_ids() == [30]
