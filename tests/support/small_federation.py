@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -128,6 +129,7 @@ def set_ups_for(
     epsilon_cap: str = "8",
     delta_max: str | None = None,
     choose: Callable[[Sequence[str]], CustomerChoices] | None = None,
+    withdrawal_in_round: Literal["finish", "discard"] = "finish",
 ) -> list[RegionSetUp]:
     """What each region is provisioned with."""
     return [
@@ -137,6 +139,7 @@ def set_ups_for(
             choose=choose or partial(draw_small, region_number=number),
             epsilon_cap=epsilon_cap,
             delta_max=delta_max or plan.delta,
+            withdrawal_in_round=withdrawal_in_round,
         )
         for number, (region, jurisdiction) in enumerate(
             zip(plan.regions, scenario.jurisdictions, strict=True)
@@ -152,6 +155,7 @@ def make_federation(
     epsilon_cap: str = "8",
     delta_max: str | None = None,
     choose: Callable[[Sequence[str]], CustomerChoices] | None = None,
+    withdrawal_in_round: Literal["finish", "discard"] = "finish",
     **plan_changes: object,
 ) -> tuple[RunFolder, RunPlan, list[RegionSetUp]]:
     """Provisions a federation below ``root``."""
@@ -161,7 +165,12 @@ def make_federation(
     prepared = scenario.prepare(folder.data, seed=3)
     plan = small_plan(scenario, prepared, **plan_changes)
     set_ups = set_ups_for(
-        plan, scenario, epsilon_cap=epsilon_cap, delta_max=delta_max, choose=choose
+        plan,
+        scenario,
+        epsilon_cap=epsilon_cap,
+        delta_max=delta_max,
+        choose=choose,
+        withdrawal_in_round=withdrawal_in_round,
     )
     provision(folder, scenario, plan, set_ups, APP)
     return folder, plan, set_ups
