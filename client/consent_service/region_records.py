@@ -11,7 +11,7 @@ from client.engine.home import RegionHome
 from client.engine.log_state import LogState
 from client.engine.subjects import SubjectKeys, open_subject_keys
 from common.audit.log import AuditLog
-from common.errors import StorageError
+from common.audit.writer_lock import WriterBusyError
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,8 @@ def read_records(home: RegionHome) -> Iterator[RegionRecords]:
 def _opened_log(home: RegionHome) -> AuditLog:
     try:
         return AuditLog.open(home.log, origin=home.origin, signer=home.signer("log"))
-    except StorageError as error:
-        if "Another process" not in error.message:
-            raise
-        raise StorageError(
+    except WriterBusyError as error:
+        raise WriterBusyError(
             error.message,
             remedy="The region's engine or consent service owns the log: stop it first, or let it "
             "do this through its consent desk.",

@@ -18,6 +18,7 @@ from pathlib import Path
 import apsw
 
 from common import canonical_json
+from common.audit.writer_lock import WriterBusyError, WriterLock
 from common.canonical_json import JsonValue
 from common.errors import BudgetError, StorageError
 from common.privacy import GaussianEvent, epsilon, epsilon_rdp
@@ -264,10 +265,25 @@ class Ledger:
                 remedy="Ask for a smaller ε or fewer rounds, or wait for the next budget year.",
             )
 
-    def _insert(self, request: ChargeRequest) -> Charge:
+    def adopt(self, request: ChargeRequest, head: str) -> Charge:
+        """Takes back a charge that the log has and this restored ledger lacks.
+
+        Raises:
+            StorageError: It is not this ledger's next row.
+        """
+        charge = self._insert(request, expected_head=head)
+        self._charges.append(charge)
+        return charge
+
+    def _insert(self, request: ChargeRequest, *, expected_head: str | None = None) -> Charge:
         seq = len(self._charges) + 1
         record = request.to_record(seq, self.head)
         charge = Charge(request, seq, hashlib.sha256(canonical_json.encode(record)).hexdigest())
+        if expected_head not in (None, charge.head):
+            raise StorageError(
+                f"Charge {request.charge_id} of the log does not continue the ledger {self._path}.",
+                remedy="The ledger is of another history: restore a newer backup of it.",
+            )
         with _storage_errors(self._path), self._connection:
             self._connection.execute(
                 "INSERT INTO charges VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
@@ -290,23 +306,41 @@ class Ledger:
         return charge
 
     def _load(self) -> list[Charge]:
-        charges: list[Charge] = []
-        head = GENESIS_HEAD
-        with _storage_errors(self._path):
-            rows = list(self._connection.execute("SELECT * FROM charges ORDER BY seq"))
-        for expected, row in enumerate(rows, start=1):
-            seq, charge_id, *rest, stored_head = row
-            request = ChargeRequest(charge_id, *rest)
-            record = request.to_record(seq, head)
-            head = hashlib.sha256(canonical_json.encode(record)).hexdigest()
-            if (seq, stored_head) != (expected, head):
-                raise StorageError(
-                    f"The budget ledger {self._path} was altered: row {expected} does not "
-                    "continue the chain of heads.",
-                    remedy="Restore its newest backup; nothing is trained till then.",
-                )
-            charges.append(Charge(request, seq, head))
-        return charges
+        return _read_chain(self._connection, self._path)
+
+
+def _read_chain(connection: apsw.Connection, path: Path) -> list[Charge]:
+    charges: list[Charge] = []
+    head = GENESIS_HEAD
+    with _storage_errors(path):
+        rows = list(connection.execute("SELECT * FROM charges ORDER BY seq"))
+    for expected, row in enumerate(rows, start=1):
+        seq, charge_id, *rest, stored_head = row
+        request = ChargeRequest(charge_id, *rest)
+        record = request.to_record(seq, head)
+        head = hashlib.sha256(canonical_json.encode(record)).hexdigest()
+        if (seq, stored_head) != (expected, head):
+            raise StorageError(
+                f"The budget ledger {path} was altered: row {expected} does not "
+                "continue the chain of heads.",
+                remedy="Restore its newest backup; nothing is trained till then.",
+            )
+        charges.append(Charge(request, seq, head))
+    return charges
+
+
+def read_charges(path: Path) -> list[Charge]:
+    """A ledger's charges, oldest first, its chain of heads checked; beside its writer, too.
+
+    Raises:
+        StorageError: It is missing, unreadable or altered.
+    """
+    with _storage_errors(path):
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        return _read_chain(connection, path)
+    finally:
+        connection.close()
 
 
 def _by_run(charges: Iterable[Charge]) -> list[list[GaussianEvent]]:
@@ -357,21 +391,34 @@ def open_ledger(path: Path, *, cap: float, delta: float) -> Iterator[Ledger]:
             f"The budget ledger {path} is missing.",
             remedy="Restore its newest backup; nothing is trained till then.",
         )
-    with _storage_errors(path):
-        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
-        try:
-            # EXCLUSIVE holds the lock for as long as the ledger is open: one writer.
-            connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=FULL")
-            connection.execute("SELECT count(*) FROM charges")
-        except BaseException:
-            connection.close()
-            raise
+    # One writer; readers, such as a backup, may look on meanwhile.
+    lock = _writer_lock(path)
     try:
-        yield Ledger(connection, path, cap=cap, delta=delta)
+        with _storage_errors(path):
+            connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
+            try:
+                connection.execute("PRAGMA journal_mode=WAL")
+                connection.execute("PRAGMA synchronous=FULL")
+                connection.execute("SELECT count(*) FROM charges")
+            except BaseException:
+                connection.close()
+                raise
+        try:
+            yield Ledger(connection, path, cap=cap, delta=delta)
+        finally:
+            connection.close()
     finally:
-        connection.close()
+        lock.release()
+
+
+def _writer_lock(path: Path) -> WriterLock:
+    try:
+        return WriterLock(path)
+    except WriterBusyError as error:
+        raise StorageError(
+            f"The budget ledger {path} is in use by another process.",
+            remedy="Stop the other engine of this region first.",
+        ) from error
 
 
 @contextmanager

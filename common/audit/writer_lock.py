@@ -9,6 +9,10 @@ from pathlib import Path
 from common.errors import StorageError
 
 
+class WriterBusyError(StorageError):
+    """Another process holds the lock."""
+
+
 class WriterLock:
     """Holds a log for one writer, by an advisory lock on a file beside it.
 
@@ -19,7 +23,8 @@ class WriterLock:
         path: The log's path; the lock file is ``<path>.lock``.
 
     Raises:
-        StorageError: If another open log holds it; the message names the process.
+        WriterBusyError: If another open log holds it; the message names the process.
+        StorageError: If the lock file cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +43,7 @@ class WriterLock:
         except BlockingIOError:
             holder = os.pread(self._file, 32, 0).decode("ascii", "replace").strip()
             os.close(self._file)
-            raise StorageError(
+            raise WriterBusyError(
                 f"Another process (pid {holder or 'unknown'}) writes to the log {path}.",
                 remedy="Stop it, or open the log read-only.",
             ) from None
