@@ -15,6 +15,7 @@ from common.durable_file import write_durably
 from common.errors import FormatError, InputError
 from common.key_store import KeyStore
 from common.keys import Registry, Signer
+from common.registry_install import registry_envelopes
 
 _IDENTITY_VERSION = "fedpref-home/1"
 KEY_ROLES = ("log", "consent", "trainer", "permit", "controller", "witness")
@@ -165,10 +166,10 @@ class RegionHome:
 
 def read_registry(folder: Path) -> Registry:
     """Reads and verifies the key registry versions in ``folder``, oldest first."""
-    files = sorted(folder.glob("*.json"), key=lambda path: int(path.stem))
-    if not files:
+    versions = registry_envelopes(folder)
+    if not versions:
         raise InputError(
             f"There is no key registry in {folder}.",
             remedy="Copy the federation's registry/*.json there.",
         )
-    return Registry.from_envelopes([path.read_bytes() for path in files], root_key_ids=None)
+    return Registry.from_envelopes(versions, root_key_ids=None)

@@ -462,3 +462,9 @@ def test_nothing_is_overwritten_at_the_root(federation: Federation, keys: Comman
     federation.sign(draft, 0, 1)
     code, _, errors = keys("root", "finish", draft, "--out", federation.versions[0])
     assert (code, "another file" in errors) == (3, True)
+
+
+def test_a_foreign_file_among_the_versions_is_named(federation: Federation, keys: Command) -> None:
+    (federation.home / "registry" / "newest.json").write_bytes(b"{}")
+    code, _, errors = keys("check", federation.home)
+    assert (code, "not named by its version" in " ".join(errors.split())) == (3, True)
