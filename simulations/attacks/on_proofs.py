@@ -8,12 +8,57 @@ from dataclasses import replace
 from pathlib import Path
 
 from client.engine.subjects import open_subject_keys
+from common import canonical_json
 from common.audit.checkpoint import NoteKey
 from common.audit.log import AuditLog
 from common.audit.proof_file import LogProof, verify_log_proof
-from common.errors import FedprefError
+from common.audit.receipt import make_receipt
+from common.audit.receipt_history import check_receipt_history
+from common.audit.verified_bundle import open_verified
+from common.consent import GIVEN, WITHDRAWN, new_ulid
+from common.errors import FedprefError, VerificationError
+from common.timestamps import format_time, now_ms
 from simulations.attacks.attack import Outcome, Trial
 from simulations.attacks.forgery import Forgery
+
+
+def withhold_withdrawal(forgery: Forgery, folder: Path) -> Outcome:
+    """A8: a customer withdraws and gets a receipt; the log that others see never has the record.
+
+    Everything in the bundle is genuine, and it verifies: only the customer's receipt tells.
+    """
+    region, entries = forgery.region, forgery.entries[forgery.region]
+    index = forgery.find(region, "consent", state=GIVEN)[-1]
+    record = forgery.record(region, index) | {
+        "record_id": new_ulid(),
+        "state": WITHDRAWN,
+        "purposes": {},
+        "seq": forgery.record(region, index)["seq"] + 1,
+        "prev": hashlib.sha256(entries[index]).hexdigest(),
+        "event_time": format_time(now_ms()),
+        "expires": None,
+    }
+    bundle = open_verified(forgery.write(folder))
+    origin, signer = forgery.region_home(region).origin, forgery.signer(region, "log")
+    shown_until = forgery.find(region, "round")[-1]
+    with AuditLog.open(folder / "shown.sqlite", origin=origin, signer=signer, create=True) as log:
+        log.append([*entries[:shown_until], forgery.sign(region, record)])
+        receipt = make_receipt(
+            log,
+            shown_until,
+            log.checkpoint(),
+            federation=forgery.federation,
+            region=region,
+            issued_at=format_time(now_ms()),
+            lang="en",
+        )
+    try:
+        check_receipt_history(canonical_json.encode(receipt), bundle)
+    except VerificationError as error:
+        place = f"receipt of entry {shown_until}"
+        return Outcome(caught=str(shown_until) in error.message, place=place, message=error.message)
+    return Outcome(caught=False, place="receipt", message="the receipt and the bundle agree")
+
 
 Forge = Callable[[LogProof], LogProof]
 
@@ -101,6 +146,7 @@ def guess_pseudonyms(forgery: Forgery, folder: Path) -> Outcome:
 
 #: Each attack of this module by its id, with a few words on it.
 ATTACKS: tuple[tuple[str, str, Trial], ...] = (
+    ("A8", "withdrawal withheld from the log, against the receipt", withhold_withdrawal),
     ("A18", "forged inclusion proofs", forge_proofs),
     ("A24", "dictionary attack on pseudonyms", guess_pseudonyms),
 )

@@ -39,7 +39,8 @@ def set_clock_back(forgery: Forgery) -> Mark:
             part[name] = format_time(parse_time(part[name]) - _HOUR_MS)
 
     forgery.change(region, index, back)
-    return Mark(frozenset({"clock-rollback"}), party=region, index=index)
+    # A key enrolled less than an hour ago was not valid then: that names the entry too.
+    return Mark(frozenset({"clock-rollback", "record"}), party=region, index=index)
 
 
 def use_revoked_key(forgery: Forgery) -> Mark:

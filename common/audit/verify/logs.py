@@ -143,7 +143,7 @@ class _Replayer:
         size = self._tree.size
         for signed in self._checkpoints.get(size, ()):
             if self._tree.root() != signed.checkpoint.root:
-                held = max(self._log.roots, default=0)
+                held = self._held(size, signed)
                 self._fail(
                     LOGS,
                     "tree-root" if signed.witness is None else "split-view",
@@ -187,6 +187,12 @@ class _Replayer:
             self._notices[hashlib.sha256(data).hexdigest()] = str(record["notice_id"])
             self._log.consents.apply_notice(index, record)
         self._log.entries.append(Entry(self._log.party, index, leaf.hex(), kind, record))
+
+    def _held(self, size: int, signed: SignedCheckpoint) -> int:
+        """Up to which smaller size the same signer's checkpoints hold."""
+        seen = {other for other, party, _ in self._log.cosigned if party == signed.witness}
+        held = self._log.roots.keys() if signed.witness is None else seen
+        return max((other for other in held if other < size), default=0)
 
     def _consent_keys(self) -> dict[str, bytes]:
         """The keys that may sign consents in this log; their times are judged in order."""
