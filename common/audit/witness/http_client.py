@@ -105,7 +105,8 @@ class HttpWitness:
             url, data=body, headers={"Content-Type": "text/plain; charset=utf-8"}, method="POST"
         )
         try:
-            with self._opener.open(request, timeout=self._timeout_s) as response:
+            # For the socket twice as long: it ends the thread, not the wait for it.
+            with self._opener.open(request, timeout=2 * self._timeout_s) as response:
                 content_type = response.headers.get("Content-Type", "")
                 return _Answer(response.status, content_type, _bounded(response))
         except urllib.error.HTTPError as error:
