@@ -352,6 +352,8 @@ def _make_keys(
     signers: dict[tuple[str, str], Signer] = {}
     for role in ("log", "aggregator", "witness"):
         signers["server", role] = generate_key(home.keys / f"{role}.pem", passphrase)
+    # The outside witness: a party without a log.
+    signers["witness", "witness"] = MemorySigner("witness witness")
     for region in plan.regions:
         for role in ("log", "trainer", "witness"):
             signers[region, role] = MemorySigner(f"{region} {role}")
