@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 
 from common.audit.customer_command import customer_app
+from common.audit.diff_command import diff_app
+from common.audit.export_command import export_app
 from common.audit.forecast_command import forecast_app
 from common.audit.witness_command import witness_app
 from common.errors import EXIT_OK, VerificationError
@@ -26,6 +28,8 @@ app = typer.Typer(
 app.add_typer(witness_app, name="witness")
 app.add_typer(customer_app)
 app.add_typer(forecast_app)
+app.add_typer(export_app)
+app.add_typer(diff_app)
 
 
 @app.callback()

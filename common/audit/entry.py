@@ -22,7 +22,7 @@ SIGNING_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "incident": frozenset({"aggregator", "trainer"}),
         "keys": frozenset({"root"}),
         "ledger": frozenset({"trainer"}),
-        "manifest": frozenset({"aggregator"}),
+        "manifest": frozenset({"aggregator", "controller"}),
         "model": frozenset({"aggregator"}),
         "notice": frozenset({"controller"}),
         "permit": frozenset({"permit"}),

@@ -13,6 +13,12 @@ _MARKS: dict[Status, tuple[str, str]] = {
     "passed": ("yes", "green"),
     "failed": ("NO", "bold red"),
     "not checked": ("not checked", "yellow"),
+    "not in this bundle": ("not in this bundle", "yellow"),
+}
+# What a bundle that does not hold everything leaves out; the headline must not promise more.
+_SCOPES = {
+    "one-region": ", as a bundle of one region, without the other regions' consents",
+    "cross-border": ", as a bundle that crosses a border, without any consents",
 }
 
 
@@ -42,7 +48,10 @@ def print_verdict(console: Console, verdict: Verdict, place: str) -> None:
 def _headline(verdict: Verdict, place: str) -> Text:
     run = f" Run {verdict.run} of {verdict.federation}." if verdict.run else ""
     if verdict.verified:
-        return Text.assemble(("Verified. ", "bold green"), f"{place} is whole and unaltered.", run)
+        scope = _SCOPES.get(verdict.scope, "")
+        return Text.assemble(
+            ("Verified. ", "bold green"), f"{place} is whole and unaltered{scope}.", run
+        )
     if verdict.integrity:
         reason = "What is there is unaltered, but not everything is there"
     else:

@@ -20,12 +20,14 @@ from common.audit.verify.files import (
     check_files,
     read_manifest,
 )
-from common.audit.verify.logs import replay_log
+from common.audit.verify.logs import LogReplayer, replay_log
+from common.audit.verify.partial import PartialReplayer
 from common.audit.verify.plan_facts import read_plan
 from common.audit.verify.policy_bounds import verify_policies
 from common.audit.verify.registry import KeyRing, verify_registry
 from common.audit.verify.replay import SERVER, Evidence
 from common.audit.verify.rounds import verify_rounds
+from common.audit.verify.scope import whole_logs
 from common.audit.verify.tiles import check_names
 from common.audit.verify.verdict import (
     LIMITS,
@@ -111,17 +113,23 @@ def verify_with_evidence(
         if other is not None:
             _check_manifest_signature(manifest, other, findings)
     run = manifest.run if manifest else ""
-    return findings.verdict(federation or "", run, root_keys), evidence
+    scope = manifest.scope if manifest else ""
+    return findings.verdict(federation or "", run, root_keys, scope=scope), evidence
 
 
 def _check_manifest_signature(manifest: Manifest, ring: KeyRing, findings: Findings) -> None:
+    # The server makes a run's bundle; a region exports what it answers for by its controller's key.
+    signatures = manifest.envelope.signatures
+    named = ring.party_of(signatures[0].key_id) if signatures else None
+    party = named if named in ring.parties and named is not None else SERVER
     try:
         ring.check_signatures(
             manifest.envelope,
-            party=SERVER,
-            role="aggregator",
+            party=party,
+            role="aggregator" if party == SERVER else "controller",
             own_ms=parse_time(manifest.created_at),
         )
+        findings.signed_by = party
     except FedprefError as error:
         findings.fail(
             MANIFEST, "manifest-signature", f"manifest.json: {error.message}", file="manifest.json"
@@ -139,14 +147,26 @@ def _verify_content(
     for step in (LOGS, RECORDS, SUBJECTS):
         findings.begin(step)
     created_ms = parse_time(manifest.created_at)
+    whole = whole_logs(folder, manifest.scope, parties, findings)
     replays = {
-        party: replay_log(folder, party, manifest.federation, ring, created_ms, findings)
+        party: replay_log(
+            folder,
+            party,
+            manifest.federation,
+            ring,
+            created_ms,
+            findings,
+            LogReplayer if party in whole else PartialReplayer,
+        )
         for party in parties
         if party in ring.parties
     }
+    if not whole - {SERVER}:
+        findings.leave_out(SUBJECTS)
     witnesses = {key.party for key in ring.keys_of("witness")}
     sizes = {party: replay.size for party, replay in replays.items()}
-    check_names(folder, sizes, witnesses, findings)
+    parts = {party: replay.files for party, replay in replays.items() if not replay.whole}
+    check_names(folder, sizes, parts, witnesses, findings)
     plan = read_plan(folder, manifest, findings)
     evidence = Evidence(
         federation=manifest.federation,

@@ -38,6 +38,7 @@ class Manifest:
         envelope: The signed envelope.
         federation: The federation's name.
         run: The run's id.
+        scope: What the bundle holds, one of `common.audit.verify.records.SCOPES`.
         created_at: When the bundle was written, as a UTC timestamp.
         files: Every file of the bundle folder but the manifest itself, by relative path.
         artifacts: The run's results beside the bundle folder, by file name.
@@ -46,6 +47,7 @@ class Manifest:
     envelope: Envelope
     federation: str
     run: str
+    scope: str
     created_at: str
     files: Mapping[str, FileState]
     artifacts: Mapping[str, FileState]
@@ -141,6 +143,7 @@ def read_manifest(folder: BundleFolder, findings: Findings) -> Manifest | None:
             envelope=envelope,
             federation=str(record["federation"]),
             run=str(record["run"]),
+            scope=str(record["scope"]),
             created_at=str(record["created_at"]),
             files=_states(record["files"], "files"),
             artifacts=_states(record["artifacts"], "artifacts"),

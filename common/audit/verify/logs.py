@@ -53,6 +53,7 @@ def replay_log(
     ring: KeyRing,
     created_ms: int,
     findings: Findings,
+    replayer: type[LogReplayer] | None = None,
 ) -> LogReplay:
     """Verifies one party's log; faults are recorded, and entries that do not hold left out.
 
@@ -63,6 +64,7 @@ def replay_log(
         ring: The verified registry.
         created_ms: When the bundle was written, in milliseconds since the epoch.
         findings: Where failures go.
+        replayer: Another way to read it than whole, for logs of which only a part is there.
     """
     log = LogReplay(party, f"{federation}/{party}")
     reader = CheckpointReader(folder, party, log.origin, ring, findings)
@@ -70,12 +72,12 @@ def replay_log(
     if newest is None:
         return log
     log.size = newest.checkpoint.size
-    _Replayer(log, reader.all(newest), ring, created_ms, findings).replay(folder)
+    (replayer or LogReplayer)(log, reader.all(newest), ring, created_ms, findings).replay(folder)
     return log
 
 
-class _Replayer:
-    """One pass over the entries of a log."""
+class LogReplayer:
+    """One pass over all entries of a log."""
 
     def __init__(
         self,
@@ -107,7 +109,8 @@ class _Replayer:
         self._latest_own_ms: int | None = None
 
     def replay(self, folder: BundleFolder) -> None:
-        self._compare_roots()
+        """Reads the entries; faults are recorded, and entries that do not hold left out."""
+        self._compare_roots(self._tree.size, self._tree.root())
         try:
             for file, first, entries in read_entries(
                 folder, self._log.party, self._log.size, self._consent_keys()
@@ -121,7 +124,7 @@ class _Replayer:
                         self._tree.append(leaf)
                         self._read_entry(index, entry, leaf, file)
                     if index + 1 in self._checkpoints:
-                        self._compare_roots()
+                        self._compare_roots(self._tree.size, self._tree.root())
         except InputError as error:
             next_index = self._tree.size
             file = tile_name(self._log.party, next_index, self._log.size)
@@ -138,11 +141,10 @@ class _Replayer:
     ) -> None:
         self._findings.fail(step, code, message, party=self._log.party, index=index, file=file)
 
-    def _compare_roots(self) -> None:
-        """Compares the tree so far with every checkpoint of its size."""
-        size = self._tree.size
+    def _compare_roots(self, size: int, root: bytes) -> None:
+        """Compares the root of a size with every checkpoint of it."""
         for signed in self._checkpoints.get(size, ()):
-            if self._tree.root() != signed.checkpoint.root:
+            if root != signed.checkpoint.root:
                 held = self._held(size, signed)
                 self._fail(
                     LOGS,

@@ -15,6 +15,10 @@ FEDERATED_TRAINING = "fedpref:FederatedTraining"
 CONSENT_GIVEN = "dpv:ConsentGiven"
 CONSENT_STATES = (CONSENT_GIVEN, "dpv:ConsentWithdrawn", "dpv:ConsentRefused")
 LOCAL_MODE = "local"
+# What a bundle holds: every log whole; one region's and the server's; or the server's only, and of
+# the others what is no consent.
+REGIONAL, ONE_REGION, CROSS_BORDER = "regional", "one-region", "cross-border"
+SCOPES = (REGIONAL, ONE_REGION, CROSS_BORDER)
 
 
 def _record(kind: str, **fields: Check) -> Check:
@@ -207,7 +211,7 @@ MANIFEST_SCHEMA = _record(
     "manifest",
     federation=f.text,
     run=f.text,
-    scope=f.one_of("regional"),
+    scope=f.one_of(*SCOPES),
     created_at=f.time,
     files=f.any_object,
     artifacts=f.any_object,

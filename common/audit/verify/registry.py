@@ -123,6 +123,11 @@ class KeyRing:
         """Who has a log key, thus a log."""
         return frozenset(key.party for key in self._keys.values() if key.role == "log")
 
+    @property
+    def keys(self) -> tuple[RegisteredKey, ...]:
+        """All keys, in the newest version's order."""
+        return tuple(self._keys.values())
+
     def keys_of(self, role: str, party: str | None = None) -> list[RegisteredKey]:
         """All keys of a role, of one party or of all."""
         return [

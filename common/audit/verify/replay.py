@@ -76,6 +76,8 @@ class LogReplay:
         roots: Every size with a signed checkpoint that holds, and the root hash there, in hex.
         times_ms: The latest time that an entry before such a size states.
         cosigned: Which other parties cosigned such a size, and when.
+        whole: Whether every entry is in the bundle; if not, no consent is.
+        files: What was read of a log that is not whole, by path in the bundle.
     """
 
     party: str
@@ -86,6 +88,8 @@ class LogReplay:
     roots: dict[int, str] = field(default_factory=dict)
     times_ms: dict[int, int] = field(default_factory=dict)
     cosigned: CosignedSizes = field(default_factory=CosignedSizes)
+    whole: bool = True
+    files: set[str] = field(default_factory=set)
 
     def of_kind(self, kind: str) -> Iterator[Entry]:
         """The accepted entries of one kind, in the log's order."""

@@ -99,7 +99,9 @@ class _RegionRounds:
         self._check_permitted(entry)
         if self._check_snapshot(entry):
             self._check_witnessed(entry)
-            self._check_eligible(entry)
+            self._check_nonce(entry)
+            if self._replay.whole:
+                self._check_eligible(entry)
         self._check_freshness(entry)
         self._last[entry.text("run")] = entry
 
@@ -192,12 +194,15 @@ class _RegionRounds:
                 f"{quorum}.",
             )
 
+    def _check_nonce(self, entry: Entry) -> None:
+        nonce = str(entry.part("train")["nonce"])
+        if nonce in self._nonces:
+            self._fail("nonce-reused", entry, "Its nonce is an earlier round's: customers link.")
+        self._nonces.add(nonce)
+
     def _check_eligible(self, entry: Entry) -> None:
         train, size = entry.part("train"), _size(entry.part("consent"))
         nonce = bytes.fromhex(str(train["nonce"]))
-        if nonce.hex() in self._nonces:
-            self._fail("nonce-reused", entry, "Its nonce is an earlier round's: customers link.")
-        self._nonces.add(nonce.hex())
         at_ms = parse_time(str(train["at"]))
         policy = self._policy_at(size)
         grace_s = policy.get("notice_grace_s")

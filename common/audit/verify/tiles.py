@@ -87,13 +87,18 @@ def _entries(data: bytes, name: str, expected: int) -> list[bytes]:
 
 
 def check_names(
-    folder: BundleFolder, sizes: Mapping[str, int], witnesses: Collection[str], findings: Findings
+    folder: BundleFolder,
+    sizes: Mapping[str, int],
+    parts: Mapping[str, Collection[str]],
+    witnesses: Collection[str],
+    findings: Findings,
 ) -> None:
     """Checks that every file has a place in the format, so that nothing is carried along unread.
 
     Args:
         folder: The bundle.
         sizes: Every verified log's size, by party.
+        parts: The files that were read of logs that are not whole, by party.
         witnesses: The parties that have a witness key.
         findings: Where failures go.
     """
@@ -103,7 +108,8 @@ def check_names(
         expected.add(f"{log_folder(party)}/checkpoint")
         earlier = f"{log_folder(party)}/checkpoints"
         expected |= {f"{earlier}/{name}" for name in folder.list_folder(earlier)}
-        expected |= {tile_name(party, n, size) for n in range(0, size, ENTRIES_PER_TILE)}
+        tiles = (tile_name(party, n, size) for n in range(0, size, ENTRIES_PER_TILE))
+        expected.update(parts.get(party, tiles))
         for witness in witnesses:
             expected.add(f"{WITNESSES}/{witness}/{party}")
             expected |= {name for pair in conflict_files(folder, witness, party) for name in pair}

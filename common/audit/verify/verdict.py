@@ -9,7 +9,7 @@ from typing import Literal, overload
 
 from common.canonical_json import JsonValue
 
-Status = Literal["passed", "failed", "not checked"]
+Status = Literal["passed", "failed", "not checked", "not in this bundle"]
 
 MANIFEST, REGISTRY, LOGS, RECORDS, SUBJECTS, ROUNDS, BUDGET, CHAIN, COMPLETENESS = range(9)
 
@@ -91,7 +91,8 @@ class StepResult:
         number: 0 for the manifest, then the specification's 1 to 8.
         title: A short name.
         clause: What the specification asks of this step.
-        status: ``not checked`` if something that it builds on is missing or broken.
+        status: ``not checked`` if something that it builds on is missing or broken; ``not in this
+            bundle`` if its subject is left out of bundles of this scope.
         counts: What was looked at, by name.
     """
 
@@ -153,6 +154,9 @@ class Verdict:
     Attributes:
         federation: The federation's name; empty if the manifest is unreadable.
         run: The run's id; empty if the manifest is unreadable.
+        scope: What the bundle holds: ``regional``, every log whole; ``one-region``, that of one
+            region and the server's; ``cross-border``, no consents at all. Empty if unreadable.
+        signed_by: Whose key signed the manifest, and so made the bundle; None if it did not hold.
         steps: One result per step, in order.
         failures: What does not hold, by step, then as found; at most five of one kind per log.
         failures_total: All failures, those not listed included.
@@ -163,6 +167,8 @@ class Verdict:
 
     federation: str
     run: str
+    scope: str
+    signed_by: str | None
     steps: tuple[StepResult, ...]
     failures: tuple[Failure, ...]
     failures_total: int
@@ -172,8 +178,12 @@ class Verdict:
 
     @property
     def integrity(self) -> bool:
-        """Whether steps 0 to 7 all passed: nothing that is there was altered."""
-        return all(step.status == "passed" for step in self.steps[:COMPLETENESS])
+        """Whether steps 0 to 7 passed, as far as this scope has them: nothing was altered."""
+        return all(
+            step.status == "passed"
+            or (step.number == SUBJECTS and step.status == "not in this bundle")
+            for step in self.steps[:COMPLETENESS]
+        )
 
     @property
     def complete(self) -> bool:
@@ -192,7 +202,11 @@ class Verdict:
         return next(located, None) or next(iter(self.failures), None)
 
     def to_record(self) -> dict[str, JsonValue]:
-        """As JSON values, for ``--json``."""
+        """As JSON values, for ``--json``: fields are added to version 1, none changes or goes.
+
+        Beside what `Verdict` has by the same names: ``integrity`` (steps 0 to 7) and
+        ``completeness`` (step 8), both true in ``verified``; ``first_failure``; ``cannot_prove``.
+        """
         first = self.first_failure
         return {
             "v": "fedpref-verdict/1",
@@ -201,6 +215,8 @@ class Verdict:
             "completeness": self.complete,
             "federation": self.federation,
             "run": self.run,
+            "scope": self.scope,
+            "signed_by": self.signed_by,
             "first_failure": first.to_record() if first else None,
             "failures": [failure.to_record() for failure in self.failures],
             "failures_total": self.failures_total,
@@ -222,10 +238,16 @@ class Findings:
         self._begun: set[int] = set()
         self._notes: list[str] = []
         self.witnesses: tuple[WitnessFacts, ...] = ()
+        self.signed_by: str | None = None
+        self._left_out: set[int] = set()
 
     def begin(self, step: int) -> None:
         """Marks a step as carried out."""
         self._begun.add(step)
+
+    def leave_out(self, step: int) -> None:
+        """Marks a step as having no subject in bundles of this scope."""
+        self._left_out.add(step)
 
     def count(self, step: int, what: str, number: int = 1) -> None:
         """Counts things that a step has looked at."""
@@ -258,7 +280,9 @@ class Findings:
         """Whether a step has failed so far."""
         return any(kind[0] == step for kind in self._totals)
 
-    def verdict(self, federation: str, run: str, root_keys: tuple[RootKey, ...]) -> Verdict:
+    def verdict(
+        self, federation: str, run: str, root_keys: tuple[RootKey, ...], *, scope: str = ""
+    ) -> Verdict:
         """The verdict on everything found."""
         steps = tuple(
             StepResult(number, title, clause, self._status(number), dict(self._counts[number]))
@@ -267,6 +291,8 @@ class Findings:
         return Verdict(
             federation=federation,
             run=run,
+            scope=scope,
+            signed_by=self.signed_by,
             steps=steps,
             failures=tuple(sorted(self._failures, key=lambda failure: failure.step)),
             failures_total=self._totals.total(),
@@ -278,6 +304,8 @@ class Findings:
     def _status(self, step: int) -> Status:
         if self.failed(step):
             return "failed"
+        if step in self._left_out:
+            return "not in this bundle"
         return "passed" if step in self._begun else "not checked"
 
 

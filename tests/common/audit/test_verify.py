@@ -68,6 +68,12 @@ def test_the_record_is_stable_json(honest: Federation, tmp_path: Path) -> None:
     assert record["verified"] is record["integrity"] is record["completeness"] is True
     assert record["first_failure"] is None
     assert record["cannot_prove"] == list(LIMITS)
+    assert (record["scope"], record["signed_by"]) == ("regional", "server")
+    assert record.keys() == {
+        "v", "verified", "integrity", "completeness", "federation", "run", "scope", "signed_by",
+        "first_failure", "failures", "failures_total", "steps", "root_keys", "witnesses", "notes",
+        "cannot_prove",
+    }  # fmt: skip
 
 
 def test_the_bundle_folder_alone_verifies_without_the_artifacts(
