@@ -96,9 +96,6 @@ class LogProof:
         number = lines.pop(0).removeprefix(_INDEX) if lines and lines[0].startswith(_INDEX) else ""
         if _NUMBER.fullmatch(number) is None:
             raise FormatError("The proof file does not state the entry's index.")
-        # Counted before decoding, so that a long foreign file costs nothing.
-        if len(lines) > MAX_HASHES:
-            raise FormatError(f"An inclusion proof has at most {MAX_HASHES} hashes.")
         what = "a hash of the inclusion proof"
         hashes = tuple(read_base64(line, what, max_bytes=HASH_BYTES) for line in lines)
         return cls(int(number), hashes, checkpoint, extra)

@@ -115,6 +115,16 @@ def test_a_record_of_another_kind_party_or_role_is_refused(honest: Federation) -
         prove(unknown, index)
 
 
+def test_a_record_whose_fields_are_not_its_kinds_is_refused() -> None:
+    def alter(party: str, record: dict[str, object]) -> None:
+        if party == R1 and record["v"] == "fedpref-consent/1":
+            record["note"] = "in the small print"
+
+    federation = CustomersFederation(alter=alter).run()
+    with pytest.raises(FormatError, match="unknown fields: note"):
+        prove(federation, federation.find(R1, "consent"))
+
+
 def test_a_log_of_no_registered_party_is_refused(honest: Federation) -> None:
     with pytest.raises(VerificationError, match="no log key of region-9"):
         verify_logged_entry(
