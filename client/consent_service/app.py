@@ -108,6 +108,11 @@ def _add_handlers(app: FastAPI, refuse: Refuse) -> None:
         _log.error("the desk failed: %s", error)
         return refuse(request, "unavailable", {"Retry-After": "60"})
 
+    @app.exception_handler(Exception)
+    async def on_defect(request: Request, error: Exception) -> Response:
+        del error  # The guard logs it: this answers only.
+        return refuse(request, "internal", {})
+
 
 def _refuse(
     request: Request, code: str, headers: dict[str, str], *, login_url: str | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from client.consent_service.desk import (
     MAX_HISTORY,
@@ -147,8 +148,7 @@ class LocalDesk:
     def history(self, customer_ref: str) -> tuple[LoggedChoice, ...]:
         """See `ConsentDesk.history`."""
         records = self._parts.registrar.history(customer_ref)
-        following = [*records[1:], None]
-        choices = [self._to_logged(*pair) for pair in zip(records, following, strict=True)]
+        choices = [self._to_logged(*pair) for pair in zip_longest(records, records[1:])]
         return tuple(choices[::-1][:MAX_HISTORY])
 
     def receipt(self, customer_ref: str, record_id: str, lang: str) -> dict[str, JsonValue]:
@@ -156,7 +156,7 @@ class LocalDesk:
         parts = self._parts
         # Looked up among the customer's own only: another's id is as unknown as any other.
         records = parts.registrar.history(customer_ref)
-        for record, following in zip(records, [*records[1:], None], strict=True):
+        for record, following in zip_longest(records, records[1:]):
             if record.record.record_id == record_id:
                 excluded = self._to_logged(record, following).first_excluded
                 return make_receipt(

@@ -209,8 +209,10 @@ def _decide(
         agreed = frozenset(ticked)
     elif verb in {"add", "drop"}:
         # From what is in force, not from what the page said: `based_on` tells the two apart.
-        position = service.desk.position(visitor.reference, DEFAULT)
-        agreed = position.granted | {purpose} if verb == "add" else position.granted - {purpose}
+        granted = service.desk.position(visitor.reference, DEFAULT).granted
+        if (purpose in granted) is (verb == "add"):
+            raise ProblemError("choice-changed")
+        agreed = granted ^ {purpose}
     else:
         raise ProblemError("invalid")
     return service.desk.choose(visitor.actor, Decision(agreed, notice, based_on or None))
