@@ -134,11 +134,21 @@ def test_rounds_of_one_run_only(tmp_path: Path) -> None:
     assert not list(part.rounds("run-2"))
 
 
-def test_a_reason_that_contradicts_the_tree_is_an_error(
+def test_a_reason_that_contradicts_the_tree_is_an_error(tmp_path: Path) -> None:
+    part = part_of(CustomersFederation().run(), tmp_path, 0)
+    part.records.clear()
+    with pytest.raises(VerificationError, match="bound to other customers"):
+        list(part.rounds())
+
+
+def test_a_tree_that_is_not_the_rounds_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = part_of(CustomersFederation().run(), tmp_path, 0)
-    part.records.clear()
+    eligible = part.replay.consents.eligible
+    monkeypatch.setattr(
+        part.replay.consents, "eligible", lambda *asked: [*eligible(*asked), bytes(32)]
+    )
     with pytest.raises(VerificationError, match="bound to other customers"):
         list(part.rounds())
 
