@@ -79,7 +79,7 @@ def _served(witness: Witness) -> Iterator[str]:
     from common.audit.witness.http_server import create_app
 
     config = uvicorn.Config(
-        create_app(witness), log_level="warning", access_log=False, lifespan="off"
+        create_app(witness), log_level="warning", access_log=False, lifespan="off", ws="none"
     )
     server = uvicorn.Server(config)
     with socket.socket() as listener:

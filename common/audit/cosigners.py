@@ -104,7 +104,7 @@ class Cosigners:
                 # The statement was made within the second that it names.
                 at_ms=time_s * 1000 + 999,
             )
-        except FedprefError:
+        except (FedprefError, UnicodeEncodeError):
             return None
         return Cosignature(signature.name, time_s, line)
 
