@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from common.audit.report.consents import consent_size
 from common.audit.verify.checkpoints import COSIGNATURE_GRAIN_MS
 from common.audit.verify.replay import CLOCK_TOLERANCE_MS, SERVER, Entry, Evidence, LogReplay
-from common.timestamps import format_time
+from common.timestamps import format_time, parse_time
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ class RegionRound:
     start: str
     end: str
     used: bool
+
+    @property
+    def took_ms(self) -> int:
+        """How long it took, in milliseconds."""
+        return max(parse_time(self.end) - parse_time(self.start), 0)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,187 @@
+"""The report as one HTML page.
+
+The page is one file. It loads nothing and runs nothing: its only style sheet is inside it, a
+content security policy forbids everything else. Whatever comes from the bundle is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import cache
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from common.audit.report import language as words
+from common.audit.report.budget import Spent, odds_factor
+from common.audit.report.charts import budget_bars, consent_chart
+from common.audit.report.facts import ReportFacts
+from common.audit.report.language import TEMPLATES, Language
+from common.audit.verify import LIMITS, Failure
+from common.timestamps import format_time
+
+#: What every report begins with, by which a file is known to be one.
+GENERATOR = "fedpref compliance report"
+
+#: Rows of one table on the page; ``--json`` prints all of them.
+MAX_ROWS = 120
+
+# Chinese is set in a font of the reader's: one that has all its characters is too large to carry.
+_GREEK = "U+0370-03FF"
+_LATIN = "U+0000-036F,U+1E00-2BFF"
+_FONTS = (
+    ("Source Sans 3", "source-sans-3-latin.woff2", _LATIN),
+    ("Source Sans 3", "source-sans-3-greek.woff2", _GREEK),
+    ("Source Serif 4", "source-serif-4-latin.woff2", _LATIN),
+)
+_SECTIONS = (
+    "verdict",
+    "federation",
+    "consents",
+    "rounds",
+    "released",
+    "budget",
+    "incidents",
+    "withdrawals",
+    "keys",
+    "witnesses",
+    "policies",
+    "limits",
+    "appendix",
+)
+
+# Notes of the verifier that have a translation, and those that a section says with its figures.
+_NOTES = {
+    "The root keys were taken from the bundle itself: compare them with those you hold.": (
+        "note.roots"
+    ),
+    "Only the bundle folder was named: the model file and the run's other results were not "
+    "compared with it.": "note.bundle_only",
+}
+_SAID_ELSEWHERE = tuple(
+    re.compile(pattern)
+    for pattern in (
+        r"The registry asks for no other party's cosignature",
+        r"A checkpoint counts once [0-9]+ other parties",
+        r".* stands outside, without a log of its own",
+        r"None of them stands outside the federation",
+        r"Of the log of .*, entries [0-9]+ to [0-9]+ are behind",
+    )
+)
+
+
+def render_report(facts: ReportFacts, *, lang: str = "en", made_at: str | None = None) -> str:
+    """The report as HTML: the same facts, language and time give the same bytes.
+
+    Args:
+        facts: What it says.
+        lang: ``en`` or ``zh``.
+        made_at: When it was made, as a UTC timestamp, if it is to say so.
+    """
+    language = Language(lang)
+    style = _style()
+    template = _environment(lang).get_template("report.html.j2")
+    return template.render(
+        facts=facts,
+        verdict=facts.verdict,
+        sections=_SECTIONS,
+        language=language,
+        generator=GENERATOR,
+        made_at=made_at,
+        style=Markup(style),  # noqa: S704 - our own file, nothing of a record's
+        policy=_policy(style),
+        charts={each.region: consent_chart(each) for each in facts.consents},
+        bars=budget_bars(facts.budgets),
+        highest=_highest(facts),
+        odds=odds_factor,
+        limits=_limits(language),
+        notes=_notes(facts, language),
+        max_rows=MAX_ROWS,
+    )
+
+
+def _policy(style: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
+    return (
+        f"default-src 'none'; style-src 'sha256-{digest}'; font-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+@cache
+def _style() -> str:
+    fonts = "".join(
+        f'@font-face{{font-family:"{family}";font-weight:200 900;font-display:block;'
+        f"unicode-range:{characters};src:url(data:font/woff2;base64,{_base64(file)}) "
+        'format("woff2")}\n'
+        for family, file, characters in _FONTS
+    )
+    return fonts + (TEMPLATES / "report.css").read_text(encoding="utf-8")
+
+
+def _base64(file: str) -> str:
+    return base64.b64encode((TEMPLATES / file).read_bytes()).decode("ascii")
+
+
+def _highest(facts: ReportFacts) -> Spent | None:
+    """Where most was spent of what the run may spend."""
+    of_run = [each for each in facts.budgets if each.span == "run" and each.recomputed]
+    return max(of_run, key=lambda each: float(each.recomputed or 0), default=None)
+
+
+def _limits(language: Language) -> list[Markup]:
+    """What no bundle can show, in the report's language."""
+    keys = {str(text): f"limit.{number}" for number, text in enumerate(LIMITS, start=1)}
+    return [language.translated(text, keys) for text in LIMITS]
+
+
+def _notes(facts: ReportFacts, language: Language) -> list[Markup]:
+    """What the verifier adds, where the report does not say it in a section of its own."""
+    return [
+        language.translated(note, _NOTES)
+        for note in facts.verdict.notes
+        if not any(pattern.match(note) for pattern in _SAID_ELSEWHERE)
+    ]
+
+
+@cache
+def _environment(lang: str) -> Environment:
+    language = Language(lang)
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.globals.update(t=language.say, term=language.term, counted=language.counted)
+    environment.filters.update(
+        day=words.day,
+        duration=language.duration,
+        epsilon=words.epsilon,
+        first_located=_first_located,
+        hash_lines=words.hash_lines,
+        integer=words.integer,
+        isolated=words.isolated,
+        listed=language.listed,
+        moment=words.moment,
+        prose=words.prose,
+        ranges=words.ranges,
+        size=language.size,
+        time_of=format_time,
+    )
+    return environment
+
+
+def _first_located(failures: Sequence[Failure]) -> Failure:
+    """The first failure whose entry is known, else the first."""
+    return next((each for each in failures if each.index is not None), failures[0])
+
+
+def _shown(value: object) -> object:
+    """Every string that is no markup of ours shows its invisible characters."""
+    return words.visible(value) if type(value) is str else value
