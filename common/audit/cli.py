@@ -13,6 +13,7 @@ from common.audit.customer_command import customer_app
 from common.audit.diff_command import diff_app
 from common.audit.export_command import export_app
 from common.audit.forecast_command import forecast_app
+from common.audit.report_command import report_app
 from common.audit.witness_command import witness_app
 from common.errors import EXIT_OK, VerificationError
 from common.terminal import EXIT_CODES, run_command
@@ -30,6 +31,7 @@ app.add_typer(customer_app)
 app.add_typer(forecast_app)
 app.add_typer(export_app)
 app.add_typer(diff_app)
+app.add_typer(report_app)
 
 
 @app.callback()
