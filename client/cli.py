@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from client.commands import consent, erase, export_subject, keys, notice
+from client.commands import backup, consent, erase, export_subject, keys, notice
 from common.terminal import EXIT_CODES, run_command
 
 app = typer.Typer(
@@ -29,6 +29,8 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(notice.app, name="notice")
 app.command()(erase.erase)
 app.command()(export_subject.export_subject)
+app.command()(backup.backup)
+app.command()(backup.restore)
 
 HomeArgument = Annotated[Path, typer.Argument(help="The region's home folder.")]
 

@@ -118,6 +118,15 @@ class SealStore:
         return self._folder / f"{run}-{server_round:04d}.seal"
 
 
+def is_whole_seal(path: Path) -> bool:
+    """Whether a file is a seal that was not altered."""
+    try:
+        _decode(path.read_bytes())
+    except (FedprefError, OSError, KeyError, TypeError, ValueError, binascii.Error):
+        return False
+    return True
+
+
 def _decode(data: bytes) -> Seal:
     digest, body = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
     if hashlib.sha256(body).digest() != digest:

@@ -23,7 +23,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from common.durable_file import write_durably
+from common.durable_file import sync_folder, write_durably
 from common.errors import InputError, StorageError
 
 STORAGE_KEY_BYTES = 32
@@ -133,7 +133,7 @@ class StorageKeyFile:
                 os.close(descriptor)
         self._next.replace(self._path)
         self._remove_leftovers()
-        _sync_folder(self._path.parent)
+        sync_folder(self._path.parent)
 
     def _finish(self, fingerprint: str | None) -> None:
         """Finishes or takes back a change that a crash interrupted; no other is under way."""
@@ -146,7 +146,7 @@ class StorageKeyFile:
             # The table was not encrypted anew: this key has never protected anything.
             self._next.unlink()
             self._remove_leftovers()
-            _sync_folder(self._path.parent)
+            sync_folder(self._path.parent)
 
     def _remove_leftovers(self) -> None:
         """Removes what a crash left of writing a next key."""
@@ -164,11 +164,3 @@ class StorageKeyFile:
         if len(secret) != STORAGE_KEY_BYTES:
             raise InputError(f"The storage key {path} is not {STORAGE_KEY_BYTES} bytes long.")
         return StorageKey(secret)
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

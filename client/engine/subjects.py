@@ -341,6 +341,23 @@ def open_subject_keys(path: Path, storage_key_path: Path) -> Iterator[SubjectKey
         connection.close()
 
 
+def read_fingerprint(path: Path) -> str:
+    """The fingerprint of the storage key that a table is under.
+
+    Raises:
+        StorageError: It is no such table, or damaged.
+    """
+    with _storage_errors(path):
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+        try:
+            fingerprint = _fingerprint(connection)
+        finally:
+            connection.close()
+    if fingerprint is None:
+        raise StorageError(f"The subjects' table {path} does not say which key it is under.")
+    return fingerprint
+
+
 def _fingerprint(connection: apsw.Connection) -> str | None:
     row = connection.execute("SELECT value FROM meta WHERE name = 'storage_key'").fetchone()
     return None if row is None else str(row[0])

@@ -22,6 +22,7 @@ from client.engine.subjects import SubjectKeys, make_storage_key, open_subject_k
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
+from common.audit.witness.store import WitnessStore
 from common.consent import FEDERATED_ANALYTICS, FEDERATED_TRAINING, RECOMMENDATIONS
 from common.durable_file import write_durably
 from common.envelope import sign_record
@@ -33,6 +34,7 @@ FEDERATION = "small.example"
 REGION = "region-1"
 GRACE_S = 3600
 DAY_MS = 24 * 3600 * 1000
+SERVER_LOG = MemorySigner("server's log")
 ALL = {FEDERATED_TRAINING: True, RECOMMENDATIONS: True, FEDERATED_ANALYTICS: True}
 
 
@@ -82,13 +84,16 @@ def make_region_home(
                 {
                     "key_id": signer.key_id,
                     "public_key": signer.public_key.hex(),
-                    "party": REGION,
+                    "party": party,
                     "role": role,
                     "not_before": format_time(now - DAY_MS),
                     "not_after": format_time(now + 400 * DAY_MS),
                     "revoked_at": None,
                 }
-                for role, signer in signers.items()
+                for party, role, signer in [
+                    *((REGION, role, signer) for role, signer in signers.items()),
+                    ("server", "log", SERVER_LOG),
+                ]
             ],
         ),
         root_key,
@@ -132,6 +137,7 @@ def make_region_home(
     with AuditLog.open(home.log, origin=home.origin, signer=signers["log"], create=True) as log:
         log.append([registry, *(make_entry(each, signers["controller"]) for each in records)])
     make_ledger(home.ledger)
+    WitnessStore.open(home.witness, create=True).close()
     with open_subject_keys(home.subjects, home.stored_key):
         pass
     return home

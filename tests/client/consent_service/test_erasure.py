@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,15 +30,21 @@ REFS = [f"customer-{number}" for number in range(6)]
 GONE = "customer-3"
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> RegionHome:
-    home = make_region_home(tmp_path / "home")
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> RegionHome:
+    home = make_region_home(tmp_path_factory.mktemp("filled") / "home")
     with open_home(home) as region:
         region.registrar.record(
             [Choice.give(ref, TRAINING, evidence=f"token of {ref}".encode()) for ref in REFS]
         )
         region.registrar.record([Choice.give(GONE, TRAINING, evidence=b"another token")])
     return home
+
+
+@pytest.fixture
+def home(filled: RegionHome, tmp_path: Path) -> RegionHome:
+    shutil.copytree(filled.root, tmp_path / "home")
+    return replace(filled, root=tmp_path / "home")
 
 
 def erase(records: RegionRecords, ref: str = GONE) -> object:
