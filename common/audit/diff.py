@@ -11,7 +11,7 @@ from typing import Literal
 from common.audit.merkle import MerkleAccumulator, leaf_hash
 from common.audit.verify import Evidence, Verdict, verify_with_evidence
 from common.audit.verify.files import BundleFolder
-from common.audit.verify.registry import RegisteredKey
+from common.audit.verify.key_ring import RegisteredKey
 from common.audit.verify.replay import SERVER, LogReplay
 from common.audit.verify.tiles import read_tiles
 from common.canonical_json import JsonValue

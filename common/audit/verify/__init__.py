@@ -20,11 +20,12 @@ from common.audit.verify.files import (
     check_files,
     read_manifest,
 )
+from common.audit.verify.key_ring import KeyRing
 from common.audit.verify.logs import LogReplayer, replay_log
 from common.audit.verify.partial import PartialReplayer
 from common.audit.verify.plan_facts import read_plan
 from common.audit.verify.policy_bounds import verify_policies
-from common.audit.verify.registry import KeyRing, verify_registry
+from common.audit.verify.registry import verify_registry
 from common.audit.verify.replay import SERVER, Evidence
 from common.audit.verify.rounds import verify_rounds
 from common.audit.verify.scope import whole_logs

@@ -16,7 +16,7 @@ from common.audit.checkpoint import (
 )
 from common.audit.verify.cosigned import SettledEntries
 from common.audit.verify.files import BundleFolder
-from common.audit.verify.registry import KeyRing, RegisteredKey
+from common.audit.verify.key_ring import KeyRing, RegisteredKey
 from common.audit.verify.tiles import WITNESSES, conflict_files, log_folder
 from common.audit.verify.verdict import LOGS, Findings
 from common.errors import FedprefError, VerificationError

@@ -13,8 +13,8 @@ from common.audit.verify.cosigned import CosignedSizes, SettledEntries
 from common.audit.verify.entry_reading import GoodConsent, read_entries
 from common.audit.verify.fields import Record
 from common.audit.verify.files import BundleFolder
+from common.audit.verify.key_ring import KeyRing
 from common.audit.verify.records import OWN_TIME, check_record
-from common.audit.verify.registry import KeyRing
 from common.audit.verify.replay import SERVER, Entry, LogReplay
 from common.audit.verify.tiles import tile_name
 from common.audit.verify.verdict import LOGS, RECORDS, SUBJECTS, Findings

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from common.audit.verify.consents import ConsentHistory
 from common.audit.verify.cosigned import CosignedSizes
 from common.audit.verify.fields import Record
+from common.audit.verify.key_ring import KeyRing
 from common.audit.verify.plan_facts import PlanFacts
-from common.audit.verify.registry import KeyRing
 from common.audit.verify.verdict import Findings
 from common.timestamps import parse_time
 

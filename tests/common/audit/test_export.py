@@ -21,6 +21,7 @@ from common.envelope import sign_record
 from common.errors import InputError, PolicyError, StorageError, VerificationError
 from common.key_files import Ed25519FileSigner
 from tests.support.bundle_builder import (
+    DAY_MS,
     OUTSIDE,
     REGIONS,
     SERVER,
@@ -107,6 +108,12 @@ def test_a_cross_border_bundle_verifies_as_far_as_it_goes(
     assert verdict.steps[5].counts == {"permits": 2, "rounds": 4}
     assert any("holds no consents" in note for note in verdict.notes)
     assert any(f"log of {R1}, 9 of 19 entries" in note for note in verdict.notes)
+
+
+def test_a_long_run_is_judged_in_its_order(tmp_path: Path) -> None:
+    """What was logged hours after a checkpoint does not make that checkpoint's round late."""
+    federation = Federation(pause_ms=3_600_000).run()
+    assert verify_bundle(export(federation, tmp_path).path).failures == ()
 
 
 def _decoded(text: bytes) -> Iterator[bytes]:
@@ -463,6 +470,12 @@ def test_no_other_key_signs_an_export(
         sign_record(record, federation.keys[key], max_bytes=1 << 26)
     )
     assert found(verify_bundle(tmp_path / "forged")) == {(0, "manifest-signature", None, None)}
+
+
+def test_a_key_signs_no_export_once_it_has_expired(federation: Federation, tmp_path: Path) -> None:
+    federation.clock_ms += 400 * DAY_MS
+    with pytest.raises(PolicyError, match="may not sign"):
+        export(federation, tmp_path, unverified=True)
 
 
 def test_a_strangers_key_signs_no_export(federation: Federation, tmp_path: Path) -> None:
