@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common import canonical_json
 from common.errors import InputError
-from common.keys import Registry, Signer, load_key
+from common.key_store import KeyStore
+from common.keys import Registry, Signer
 from common.plan import RunPlan
 
 SERVER_PARTY = "server"
@@ -163,22 +164,9 @@ class ServerHome:
         return Registry.from_envelopes(self.registry_envelopes(), root_key_ids=None)
 
     def signer(self, role: str) -> Signer:
-        """Opens the private key of a role: ``log``, ``aggregator`` or ``witness``.
+        """Opens the key of a role, ``log``, ``aggregator`` or ``witness``, wherever it is kept.
 
         Raises:
             InputError: The key or its passphrase is missing.
         """
-        path = self.keys / "passphrase"
-        try:
-            passphrase = path.read_bytes().strip()
-        except OSError as error:
-            raise InputError(
-                f"The coordinator's key passphrase file {path} cannot be read: {error.strerror}.",
-                remedy="Restore it from the key backup.",
-            ) from error
-        if not passphrase:
-            raise InputError(
-                f"The coordinator's key passphrase file {path} is empty.",
-                remedy="Restore it from the key backup.",
-            )
-        return load_key(self.keys / f"{role}.pem", passphrase)
+        return KeyStore(self.keys, SERVER_PARTY).signer(role)

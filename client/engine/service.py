@@ -50,6 +50,7 @@ from common.errors import FedprefError, FormatError, PolicyError
 from common.keys import Registry, Signer
 from common.parameters import arrays_digest, check_arrays
 from common.plan import Mechanism, RunPlan
+from common.registry_install import unlogged_versions
 from common.timestamps import now_ms
 
 PROTOCOL_VERSION = 1
@@ -375,6 +376,8 @@ def open_engine(
         log = stack.enter_context(
             AuditLog.open(home.log, origin=home.origin, signer=home.signer("log"))
         )
+        if installed := unlogged_versions(home.registry, log):
+            log.append(installed)
         ledger = stack.enter_context(
             open_ledger(
                 home.ledger,

@@ -46,6 +46,9 @@ def test_a_home_without_its_files_says_which(tmp_path: Path) -> None:
         home.signer("log")
     home.keys.mkdir()
     (home.keys / "passphrase").write_bytes(b"\n")
+    with pytest.raises(InputError, match="mode"):
+        home.signer("log")
+    (home.keys / "passphrase").chmod(0o600)
     with pytest.raises(InputError, match="empty"):
         home.signer("log")
     home.registry.mkdir()

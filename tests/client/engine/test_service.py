@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +25,12 @@ from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
-from common.envelope import Envelope
+from common.envelope import Envelope, sign_record
 from common.errors import FormatError, PolicyError, StorageError
+from common.keys import load_key
 from common.parameters import arrays_digest
 from common.plan import RunPlan
-from common.timestamps import now_ms
+from common.timestamps import format_time, now_ms
 from server.aggregation import first_model
 from simulations.customers import CustomerChoices
 from simulations.provision import OpenRegion, RegionSetUp, open_region
@@ -521,3 +523,24 @@ def test_a_round_states_the_delta_that_its_epsilon_is_at(tmp_path: Path) -> None
         )
     assert entry["dp"]["delta"] == charge["delta"] == "0.000001"
     assert entry["dp"]["epsilon_total"] == charge["epsilon_total"]
+
+
+def test_an_installed_registry_version_is_logged_when_the_engine_opens(
+    federation: Federation,
+) -> None:
+    folder, _, set_ups = federation
+    home = home_of(folder)
+    first = (home.registry / "1.json").read_bytes()
+    record = Envelope.decode(first).record() | {
+        "registry_version": 2,
+        "prev": hashlib.sha256(first).hexdigest(),
+        "issued_at": format_time(now_ms()),
+    }
+    passphrase = (folder.offline_root / "passphrase").read_bytes().strip()
+    roots = [load_key(folder.offline_root / f"root-{number}.pem", passphrase) for number in (1, 2)]
+    second = sign_record(record, *roots)
+    (home.registry / "2.json").write_bytes(second)
+    for _ in range(2):
+        with open_region(home, set_ups[0]) as region:
+            logged = [data for _, data in region.engine.log.entries()]
+            assert logged.count(second) == 1
