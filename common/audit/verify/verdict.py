@@ -17,10 +17,13 @@ MANIFEST, REGISTRY, LOGS, RECORDS, SUBJECTS, ROUNDS, BUDGET, CHAIN, COMPLETENESS
 STEPS: tuple[tuple[str, str], ...] = (
     ("Files and manifest", "Bundles: a signed manifest covers every file"),
     ("Key registry", "1: threshold signatures, versions, roles, revocations"),
-    ("Logs", "2: leaf hashes, tree root, checkpoint signatures, consistency"),
+    ("Logs", "2: leaf hashes, tree root, checkpoint signatures and cosignatures, consistency"),
     ("Records", "3: canonical bytes, signature, role of the signer, unique id"),
     ("Consent chains", "4: per subject seq and prev chain; replay at every size"),
-    ("Rounds", "5: the train root is the eligible-set root; its checkpoint is fresh"),
+    (
+        "Rounds",
+        "5: the train root is the eligible-set root; its checkpoint is freshly cosigned",
+    ),
     ("Privacy budget", "6: charge precedes release; ε recomputed, never above the cap"),
     ("Model chain", "7: model in is the last model out; round and aggregate entries agree"),
     ("Completeness", "8: gaps in rounds, entries without permit, releases without charge"),

@@ -66,6 +66,27 @@ def test_a_permit_beyond_the_policy(change: Change, named: str, tmp_path: Path) 
     assert named in beyond.message
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epsilon_cap_per_year", None),
+        ("consent_age_max_s", -1),
+        ("withdrawal_in_round", "ignore"),
+        ("notice_grace_s", 366 * 86_400 + 1),
+        ("notice_grace_s", "1"),
+    ],
+)
+def test_a_policy_whose_bound_is_none(name: str, value: object, tmp_path: Path) -> None:
+    def spoil(record: dict[str, Any]) -> None:
+        record["policy"][name] = value
+        encoded = canonical_json.encode(record["policy"])
+        record["policy_sha256"] = hashlib.sha256(encoded).hexdigest()
+
+    verdict = judge("policy", spoil, tmp_path)
+    assert {"policy-fields", "no-policy"} <= codes(verdict)
+    assert any(f"policy.{name}" in failure.message for failure in verdict.failures)
+
+
 def test_a_policy_that_lacks_a_bound(tmp_path: Path) -> None:
     def drop(record: dict[str, Any]) -> None:
         del record["policy"]["epsilon_cap_per_year"]
