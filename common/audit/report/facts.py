@@ -11,7 +11,7 @@ from common.audit.report.consents import Notice, RegionConsents, notices, region
 from common.audit.report.files import BundleFiles, bundle_files
 from common.audit.report.incidents import Incident, incidents
 from common.audit.report.journal import Journal, read_journal
-from common.audit.report.material import CROSS_BORDER, Material, read_material
+from common.audit.report.material import Material, read_material
 from common.audit.report.policies import Permit, Policy, permits, policies
 from common.audit.report.registry import Key, RegistryVersion, registry_keys, registry_versions
 from common.audit.report.rounds import (
@@ -27,6 +27,7 @@ from common.audit.report.withdrawals import RegionWithdrawals, region_withdrawal
 from common.audit.report.witnesses import Conflict, WitnessedLog, conflicts, witnessed_logs
 from common.audit.verify import Evidence, Verdict
 from common.audit.verify.fields import Record
+from common.audit.verify.records import CROSS_BORDER
 from common.audit.verify.replay import SERVER
 from common.canonical_json import JsonValue
 
@@ -54,7 +55,6 @@ class ReportFacts:
 
     Attributes:
         verdict: The verifier's verdict.
-        scope: What the bundle says it holds; empty if its manifest cannot be read.
         created_at: When the bundle was written; empty likewise.
         ascribed: Whether anything could be ascribed to anyone: without it all that follows but
             ``files`` is empty.
@@ -83,7 +83,6 @@ class ReportFacts:
     """
 
     verdict: Verdict
-    scope: str
     created_at: str
     ascribed: bool
     trust: Mapping[str, Trust]
@@ -112,7 +111,7 @@ class ReportFacts:
     @property
     def cross_border(self) -> bool:
         """Whether the bundle is one that may cross borders."""
-        return self.scope == CROSS_BORDER
+        return self.verdict.scope == CROSS_BORDER
 
     def to_record(self) -> dict[str, JsonValue]:
         """As JSON values, whole: nothing is left out that the page has no room for."""
@@ -145,7 +144,6 @@ def read_facts(path: Path, *, root_key_ids: Collection[str] = ()) -> ReportFacts
     regions = _regions(evidence)
     return ReportFacts(
         verdict=material.verdict,
-        scope=material.scope,
         created_at=material.manifest.created_at if material.manifest else "",
         ascribed=evidence is not None,
         trust=section_trust(material.verdict),

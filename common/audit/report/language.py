@@ -81,10 +81,9 @@ class Language:
             return self.say(f"count.{name}", n=n)
         return Markup("{} {}").format(integer(n), short(name))
 
-    def translated(self, text: str, keys: Mapping[str, str]) -> Markup:
-        """A sentence of the verifier in this language, or as it stands if none is known."""
-        key = keys.get(text)
-        if key is not None and key in self._messages:
+    def verbatim(self, text: str, key: str = "") -> Markup:
+        """A sentence of the verifier by its translation, or as it stands if there is none."""
+        if key in self._messages:
             return self.say(key)
         return Markup('<span lang="en">{}</span>').format(visible(text))
 

@@ -15,11 +15,8 @@ from common.audit.verify.files import (
     Manifest,
     read_manifest,
 )
-from common.audit.verify.tiles import tile_name
 from common.audit.verify.verdict import Findings
 from common.timestamps import parse_time
-
-CROSS_BORDER = "cross-border"
 
 
 @dataclass(frozen=True)
@@ -39,11 +36,6 @@ class Material:
     evidence: Evidence | None
 
     @property
-    def scope(self) -> str:
-        """What the bundle says it holds: ``regional``, ``cross-border``, or nothing readable."""
-        return "" if self.manifest is None else str(self.manifest.envelope.record()["scope"])
-
-    @property
     def created_ms(self) -> int:
         """When the bundle was written: the moment as of which the report speaks."""
         return 0 if self.manifest is None else parse_time(self.manifest.created_at)
@@ -59,9 +51,7 @@ class Material:
     def whole(self, party: str) -> bool:
         """Whether every entry of a party's log is in the bundle, and not only what may travel."""
         replay = self.evidence.replays.get(party) if self.evidence else None
-        if replay is None:
-            return False
-        return not replay.size or self.folder.has(tile_name(party, 0, replay.size))
+        return replay is not None and replay.whole
 
 
 def read_material(path: Path, *, root_key_ids: Collection[str] = ()) -> Material:

@@ -54,13 +54,29 @@ _SECTIONS = (
 )
 
 # Notes of the verifier that have a translation, and those that a section says with its figures.
-_NOTES = {
-    "The root keys were taken from the bundle itself: compare them with those you hold.": (
-        "note.roots"
-    ),
-    "Only the bundle folder was named: the model file and the run's other results were not "
-    "compared with it.": "note.bundle_only",
-}
+_NOTES = tuple(
+    (re.compile(pattern), key)
+    for pattern, key in (
+        (r"The root keys were taken from the bundle itself: .*", "note.roots"),
+        (r"Only the bundle folder was named: .*", "note.bundle_only"),
+        (
+            r"(?P<file>.*) has (?P<count>[0-9]+) signatures by keys not in the registry\.",
+            "note.unknown_signatures",
+        ),
+        (r"(?P<region>.*) discarded (?P<count>[0-9]+) rounds because .*", "note.discarded"),
+        (r"(?P<region>.*) charged (?P<count>[0-9]+) rounds that it .*", "note.unexplained"),
+        (
+            r"Of the log of (?P<party>.*), (?P<held>[0-9]+) of (?P<size>[0-9]+) entries are in .*",
+            "note.partial",
+        ),
+        (
+            r"This bundle holds the consents of (?P<whole>.*) only\. That the rounds of "
+            r"(?P<others>.*) used only consenting customers is shown by .*",
+            "note.one_region",
+        ),
+        (r"This bundle holds no consents: .*", "note.no_consents"),
+    )
+)
 _SAID_ELSEWHERE = tuple(
     re.compile(pattern)
     for pattern in (
@@ -134,17 +150,26 @@ def _highest(facts: ReportFacts) -> Spent | None:
 
 def _limits(language: Language) -> list[Markup]:
     """What no bundle can show, in the report's language."""
-    keys = {str(text): f"limit.{number}" for number, text in enumerate(LIMITS, start=1)}
-    return [language.translated(text, keys) for text in LIMITS]
+    return [
+        language.verbatim(text, f"limit.{number}") for number, text in enumerate(LIMITS, start=1)
+    ]
 
 
 def _notes(facts: ReportFacts, language: Language) -> list[Markup]:
     """What the verifier adds, where the report does not say it in a section of its own."""
     return [
-        language.translated(note, _NOTES)
+        _note(note, language)
         for note in facts.verdict.notes
         if not any(pattern.match(note) for pattern in _SAID_ELSEWHERE)
     ]
+
+
+def _note(note: str, language: Language) -> Markup:
+    for pattern, key in _NOTES:
+        found = pattern.fullmatch(note)
+        if found:
+            return language.say(key, **found.groupdict())
+    return language.verbatim(note)
 
 
 @cache
