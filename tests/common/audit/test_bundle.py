@@ -12,7 +12,7 @@ from common.audit.bundle import write_bundle
 from common.audit.log import AuditLog
 from common.audit.verify import verify_bundle
 from common.errors import InputError, StorageError
-from tests.support.bundle_builder import FEDERATION, RUN, SERVER, Federation
+from tests.support.bundle_builder import FEDERATION, OUTSIDE, RUN, SERVER, Federation
 
 Write = Callable[..., Path]
 
@@ -181,3 +181,67 @@ def test_a_party_that_cannot_name_a_folder_is_refused(
 ) -> None:
     with pytest.raises(InputError, match="party name"):
         write(logs={party: logs[SERVER]})
+
+
+# -- what others cosigned and keep -----------------------------------------------------------------
+
+
+def read(bundle: Path, name: str) -> bytes:
+    return (bundle / name).read_bytes()
+
+
+def test_cosigned_notes_stand_for_the_plain_ones(write: Write, federation: Federation) -> None:
+    bundle = write()
+    for party, notes in federation.cosigned_notes().items():
+        final = len(federation.logs[party])
+        for size, note in notes.items():
+            name = "checkpoint" if size == final else f"checkpoints/{size}"
+            assert read(bundle, f"logs/{party}/{name}") == note
+            assert note.count("—".encode()) == 4
+    plain = write(cosigned={})
+    assert read(plain, "logs/region-1/checkpoint").count("—".encode()) == 1
+
+
+def test_a_size_that_only_was_cosigned_is_exported_too(
+    write: Write, federation: Federation
+) -> None:
+    notes = federation.cosigned_notes()
+    notes["region-1"][3] = federation.cosigned("region-1", 3)
+    bundle = write(cosigned=notes)
+    assert read(bundle, "logs/region-1/checkpoints/3") == notes["region-1"][3]
+    assert verify_bundle(bundle.parent).verified
+
+
+def test_what_witnesses_keep_is_written(write: Write, federation: Federation) -> None:
+    first, second = (federation.checkpoint("region-1", size) for size in (3, 4))
+    bundle = write(evidence={OUTSIDE: [("region-1", first, second), ("region-1", second, first)]})
+    for number, pair in ((1, (first, second)), (2, (second, first))):
+        stem = f"witnesses/{OUTSIDE}/evidence/{number}-region-1"
+        assert (read(bundle, f"{stem}-a"), read(bundle, f"{stem}-b")) == pair
+    for witness, notes in federation.witnessed().items():
+        for party, note in notes.items():
+            assert read(bundle, f"witnesses/{witness}/{party}") == note
+    assert verify_bundle(bundle.parent).verified
+
+
+@pytest.mark.parametrize(("party", "size"), [("region-1", 4), ("region-2", 3)])
+def test_a_cosigned_note_of_another_size_or_log_is_refused(
+    write: Write, federation: Federation, party: str, size: int
+) -> None:
+    with pytest.raises(InputError, match="is of another"):
+        write(cosigned={"region-1": {3: federation.cosigned(party, size)}})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"witnessed": {"../x": {}}},
+        {"witnessed": {OUTSIDE: {"evidence": b""}}},
+        {"evidence": {OUTSIDE: [("a/b", b"", b"")]}},
+    ],
+)
+def test_witnesses_and_logs_that_cannot_name_a_file_are_refused(
+    write: Write, changes: dict[str, object]
+) -> None:
+    with pytest.raises(InputError, match="party name"):
+        write(**changes)
