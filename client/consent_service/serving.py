@@ -14,7 +14,6 @@ import uvicorn
 from client.consent_service.app import create_app
 from client.consent_service.config import ConsentServiceSettings, read_settings
 from client.consent_service.desk import ConsentDesk
-from client.consent_service.desk_opening import open_desk
 from client.consent_service.desk_socket import SocketDesk
 from client.consent_service.identity import LoginTokens
 from client.consent_service.login_keys import LoginKeys
@@ -101,6 +100,9 @@ def _desk(home: RegionHome, engine_socket: Path | None) -> Iterator[ConsentDesk]
     if engine_socket is not None:
         yield SocketDesk(engine_socket)
         return
+    # Imported here only: a process that asks over the socket does not even know how to open a log.
+    from client.consent_service.desk_opening import open_desk
+
     with open_desk(home) as desk:
         yield desk
 
