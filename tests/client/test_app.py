@@ -80,6 +80,14 @@ def test_a_node_is_asked_who_it_is_by_a_query() -> None:
     assert engine.calls == [("describe", {}, {})]
 
 
+@pytest.mark.parametrize("action", ["publish", "cosign", "keep"])
+def test_checkpoints_and_cosignatures_are_carried_by_queries(action: str) -> None:
+    engine = Engine(({"status": "ok", "answer": action}, {}))
+    header, arrays = relayed(engine, request({"run": "r"}, message_type=f"query.{action}"))
+    assert (header, arrays) == ({"status": "ok", "answer": action}, {})
+    assert engine.calls == [(action, {"run": "r"}, {})]
+
+
 @pytest.mark.parametrize(
     ("error", "reason"),
     [

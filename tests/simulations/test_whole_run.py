@@ -219,6 +219,7 @@ def in_process(
         (("--scenario", "synthetic-3", "--epsilon", "nan"), 2, "--epsilon is nan"),
         (("--scenario", "synthetic-3", "--epsilon", "-1"), 2, "--epsilon is -1"),
         (("--scenario", "synthetic-3", "--delta", "0.5"), 2, "--delta is 0.5"),
+        (("--scenario", "synthetic-3", "--withdrawal-in-round", "maybe"), 2, "maybe"),
         (("--scenario", "synthetic-3", "--refusal-share", "1"), 5, "no customer's consent"),
         (("--scenario", "synthetic-3", "--epsilon-cap", "4"), 6, "the cap is 4"),
     ],
@@ -236,6 +237,33 @@ def test_bad_input_gets_one_message_and_a_documented_code(
     assert words in shown
     assert "Traceback" not in shown
     assert not (tmp_path / "run" / "report.html").exists()
+
+
+def test_what_becomes_of_a_round_with_a_withdrawal_is_in_every_regions_signed_policy(
+    finished_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("simulations.run.federate", stop_before_training)
+        arguments = ("run", *RUN, "--out", out, "--withdrawal-in-round", "discard")
+        assert in_process(patch, capsys, *arguments)[0] == 9
+    for run, choice in ((finished_run, "finish"), (out, "discard")):
+        for region in ("region-1", "region-2", "region-3"):
+            (record,) = region_records(run, region, "policy")
+            assert record["policy"]["withdrawal_in_round"] == choice  # type: ignore[index]
+
+
+def test_every_log_is_cosigned_by_all_others_and_the_outside_witness(finished_run: Path) -> None:
+    verdict = json.loads(command("fedpref-audit", "verify", finished_run, "--json").stdout)
+    parties = {"server", "region-1", "region-2", "region-3"}
+    seen = {each["party"]: set(each["logs"]) for each in verdict["witnesses"]}
+    assert seen == {"witness": parties, **{party: parties - {party} for party in parties}}
+    for party in parties:
+        note = (finished_run / "bundle" / "logs" / party / "checkpoint").read_text()
+        assert note.count("\n— ") == 5
 
 
 def test_a_damaged_log_stops_a_run_that_would_go_on(

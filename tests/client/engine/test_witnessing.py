@@ -158,13 +158,19 @@ def test_cosignatures_by_nobodys_key_do_not_count(
     assert refused(region, request)
 
 
-@pytest.mark.parametrize("off_s", [-602, -86_400, 120])
-def test_cosignatures_out_of_time_do_not_count(
-    federation: Federation, region: OpenRegion, off_s: int
+@pytest.mark.parametrize(
+    ("off_s", "counts"), [(-3000, False), (-602, False), (-598, True), (58, True), (120, False)]
+)
+def test_cosignatures_count_for_as_long_as_the_policy_says(
+    federation: Federation, off_s: int, counts: bool
 ) -> None:
-    _, plan, _ = federation
-    at = int(time.time()) + off_s
-    assert refused(region, witnessed(region.engine, header(plan), time_s=at))
+    folder, plan, _ = federation
+    # An hour on: nothing but their age is against the older ones.
+    now = now_ms() + 3_600_000
+    with open_engine(home_of(folder), clock_ms=lambda: now) as engine:
+        request = witnessed(engine, header(plan), time_s=now // 1000 + off_s)
+        reply, _ = engine.call("train", request, {})
+        assert reply.get("reason") == (None if counts else "not-witnessed")
 
 
 @pytest.mark.parametrize("line", ["", "rubbish\n", "— server AAAA\n", "— server\n\n", "x" * 1024])
@@ -221,6 +227,16 @@ def test_what_was_published_for_one_round_serves_no_other(
     lines = cosignatures(region.engine.home.root.parent.parent, note)
     third, _ = region.engine.call("train", header(plan, 2, cosignatures=[*lines]), model)
     assert third["reason"] == "not-witnessed"
+
+
+def test_a_snapshot_and_its_nonce_serve_one_sealed_update(
+    federation: Federation, region: OpenRegion
+) -> None:
+    _, plan, _ = federation
+    request = witnessed(region.engine, header(plan))
+    assert region.engine._snapshots.published(plan.run_id, 1) is not None
+    assert region.engine.call("train", request, {})[0]["status"] == "ok"
+    assert region.engine._snapshots.published(plan.run_id, 1) is None
 
 
 def test_the_snapshot_is_of_the_published_size(

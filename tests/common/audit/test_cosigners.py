@@ -137,6 +137,7 @@ def test_what_is_no_line_is_passed_over(cosigners: Cosigners) -> None:
         "\n",
         good.strip(),
         good + good,
+        good + line("outside"),
         good + "\n",
         name + "\n",
         f"{name} {signature[:-6]}\n",
