@@ -9,6 +9,7 @@ from common.audit.checkpoint import Checkpoint, parse_note
 from common.audit.merkle import leaf_hash
 from common.audit.verify.fields import Record
 from common.audit.verify.files import BundleFolder
+from common.audit.verify.partial import ENTRIES
 from common.audit.verify.tiles import log_folder, read_tiles
 from common.envelope import Envelope
 from common.errors import InputError
@@ -54,8 +55,7 @@ def read_entry(path: Path, party: str, index: int) -> ShownEntry:
         raise InputError(
             f"The log of {party} has no entry {index}.", remedy=f"It has entries 0 to {size - 1}."
         )
-    _, first, entries = next(read_tiles(folder, party, size, start=index))
-    data = entries[index - first]
+    data = _entry(folder, party, index, size)
     envelope = Envelope.decode(data)
     return ShownEntry(
         size=size,
@@ -63,3 +63,16 @@ def read_entry(path: Path, party: str, index: int) -> ShownEntry:
         key_ids=tuple(signature.key_id for signature in envelope.signatures),
         record=envelope.record(),
     )
+
+
+def _entry(folder: BundleFolder, party: str, index: int, size: int) -> bytes:
+    place = f"{log_folder(party)}/{ENTRIES}"
+    if not folder.list_folder(place):
+        _, first, entries = next(read_tiles(folder, party, size, start=index))
+        return entries[index - first]
+    if not folder.has(f"{place}/{index}"):
+        raise InputError(
+            f"This bundle does not hold entry {index} of the log of {party}.",
+            remedy=f"It holds no consents of {party}; its regional bundle does.",
+        )
+    return folder.read(f"{place}/{index}")

@@ -17,6 +17,7 @@ from common.audit.export import Exported, export_bundle
 from common.audit.merkle import inclusion_proof, leaf_hash
 from common.audit.proof_file import LogProof
 from common.audit.verify import Verdict, verify_bundle
+from common.audit.verify.show import read_entry
 from common.envelope import sign_record
 from common.errors import InputError, PolicyError, StorageError, VerificationError
 from common.key_files import Ed25519FileSigner
@@ -177,6 +178,13 @@ def change_bundle(federation: Federation, out: Path, change: Callable[[dict[str,
         (bundle / name).parent.mkdir(parents=True, exist_ok=True)
         (bundle / name).write_bytes(data)
     return verify_bundle(out)
+
+
+def test_an_entry_of_it_is_shown_and_a_consent_is_not(federation: Federation, out: Path) -> None:
+    index = federation.find(R1, "round", 1)
+    assert read_entry(out, R1, index).record == record_of(federation.logs[R1][index])
+    with pytest.raises(InputError, match="does not hold entry"):
+        read_entry(out, R1, federation.find(R1, "consent", 0))
 
 
 def test_an_entry_of_another_log_has_no_proof(federation: Federation, out: Path) -> None:
