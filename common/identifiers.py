@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import re
 import secrets
@@ -14,6 +15,7 @@ SUBJECT_KEY_BYTES = 32
 ULID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", _CROCKFORD.encode())
 _TO_BASE_32 = str.maketrans(_CROCKFORD, "0123456789ABCDEFGHIJKLMNOPQRSTUV")
 
 
@@ -46,7 +48,8 @@ def new_ulid(time_ms: int | None = None) -> str:
         time_ms: The time, in milliseconds since the epoch; the system clock's if None.
     """
     number = (now_ms() if time_ms is None else time_ms) << 80 | secrets.randbits(80)
-    return "".join(_CROCKFORD[number >> shift & 31] for shift in range(125, -1, -5))
+    # 160 bits are 32 digits; the 26 that are a ULID's are the last.
+    return base64.b32encode(number.to_bytes(20, "big"))[6:].translate(_TO_CROCKFORD).decode()
 
 
 def ulid_ms(ulid: str) -> int:

@@ -19,7 +19,7 @@ from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
 from common.envelope import Envelope, verify_envelope
-from common.errors import ConsentError, FormatError, InputError
+from common.errors import FormatError, InputError
 from common.keys import Signer
 from common.notice import LoggedNotice, Notice, parse_notice
 from common.timestamps import format_time, now_ms
@@ -51,21 +51,6 @@ def offered(notices: Iterable[LoggedNotice], at_ms: int) -> dict[str, LoggedNoti
         at_ms: The time, in milliseconds since the epoch.
     """
     return {each.notice.lang: each for each in in_force(notices, at_ms)}
-
-
-def find_notice(notices: Sequence[LoggedNotice], sha256: str) -> LoggedNotice:
-    """The logged notice of a digest.
-
-    Raises:
-        ConsentError: There is none.
-    """
-    for each in notices:
-        if each.sha256 == sha256:
-            return each
-    raise ConsentError(
-        "The notice that a choice names is not in the log.",
-        remedy="Publish it first: fedpref-region notice publish.",
-    )
 
 
 def read_notice_file(path: Path) -> Notice:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from client.consent_service.evidence import GUARDIAN, SUBJECT, Evidence
-from client.consent_service.notices import find_notice, in_force
+from client.consent_service.forms import WEB_FORM
+from client.consent_service.notices import in_force
 from client.engine.log_state import LogState
-from client.engine.subjects import EvidenceRow, SubjectKeys
+from client.engine.subjects import Enrolment, EvidenceRow, SubjectKeys
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
+from common.canonical_json import JsonValue
 from common.consent import (
     ERASURE,
     FEDERATED_TRAINING,
@@ -29,6 +31,7 @@ from common.consent import (
 from common.envelope import Envelope
 from common.errors import ConsentError
 from common.keys import Signer
+from common.notice import LoggedNotice
 from common.timestamps import format_time, now_ms, parse_time
 
 
@@ -59,6 +62,7 @@ class Choice:
         guardian: What the guardian decided.
         event_time_ms: When the customer chose, in milliseconds since the epoch; now if None.
         expires_ms: From when on a consent is no longer in force; as the form has it if None.
+        imported: Whether it was made before, elsewhere, and is brought into the log now.
     """
 
     customer_ref: str
@@ -70,6 +74,7 @@ class Choice:
     guardian: GuardianChoice | None = None
     event_time_ms: int | None = None
     expires_ms: int | None = None
+    imported: bool = False
 
     @classmethod
     def give(
@@ -219,14 +224,19 @@ class ConsentRegistrar:
             if not choices:
                 return range(self._state.size, self._state.size)
             now = self._clock_ms()
-            known = self._known(choices)
-            prepared = [self._prepare(each, known.get(each.customer_ref), now) for each in choices]
-            sids = self._subjects.enrol(choice.customer_ref for choice in choices)
-            records = [
-                replace(record, sid=sids[choice.customer_ref])
-                for choice, (record, _) in zip(choices, prepared, strict=True)
-            ]
-            return self._log_records(records, [row for _, rows in prepared for row in rows])
+            enrolment = self._draw([choice.customer_ref for choice in choices])
+            notices = _Notices.of(self._state.notices, now)
+            rows: list[EvidenceRow] = []
+            records = []
+            for choice in choices:
+                sid = enrolment.sids[choice.customer_ref]
+                record, kept = self._prepare(choice, sid, now)
+                self._check(record, notices, now)
+                records.append(record)
+                rows += kept
+            # Only now, as nothing is refused any more, are newcomers enrolled.
+            self._subjects.keep(enrolment)
+            return self._log_records(records, rows)
 
     def erase_record(self, customer_ref: str) -> int | None:
         """Logs the withdrawal that an erasure leaves, unless nothing is on record or it is there.
@@ -251,30 +261,25 @@ class ConsentRegistrar:
                 guardian=None,
                 form=replace(latest.form, method=ERASURE),
             )
-            return self._log_records([record], [])[0]
+            return self._log_records([_Drafted(record, record.to_record())], [])[0]
 
-    def _known(self, choices: Sequence[Choice]) -> dict[str, str]:
-        """The pseudonyms of those who have one; an erasure that was interrupted is finished."""
-        known = {
-            choice.customer_ref: sid
-            for choice in choices
-            if (sid := self._subjects.pseudonym(choice.customer_ref)) is not None
-        }
+    def _draw(self, customer_refs: Sequence[str]) -> Enrolment:
+        """The customers' pseudonyms; an erasure that was interrupted is finished first."""
+        enrolment = self._subjects.draw(customer_refs)
         erased = [
             ref
-            for ref, sid in known.items()
+            for ref, sid in enrolment.sids.items()
             if (latest := self._state.consents.latest(sid)) and latest.form.method == ERASURE
         ]
-        if erased:
-            self._subjects.erase(erased)
-        return {ref: sid for ref, sid in known.items() if ref not in erased}
+        if not erased:
+            return enrolment
+        self._subjects.erase(erased)
+        return self._subjects.draw(customer_refs)
 
-    def _prepare(
-        self, choice: Choice, sid: str | None, now: int
-    ) -> tuple[ConsentRecord, list[EvidenceRow]]:
-        """A choice's record, its evidence kept apart; the pseudonym of a newcomer comes later."""
+    def _prepare(self, choice: Choice, sid: str, now: int) -> tuple[_Drafted, list[EvidenceRow]]:
+        """A choice's record, and its evidence apart."""
         consents = self._state.consents
-        latest = None if sid is None else consents.latest(sid)
+        latest = consents.latest(sid)
         event_ms = now if choice.event_time_ms is None else choice.event_time_ms
         record_id = new_ulid(now)
         evidence = None if choice.evidence is None else Evidence.of(choice.evidence)
@@ -283,9 +288,9 @@ class ConsentRegistrar:
             token = Evidence.of(guardian.evidence)
         record = ConsentRecord(
             record_id=record_id,
-            sid=sid or "0" * 64,
+            sid=sid,
             seq=1 if latest is None else latest.seq + 1,
-            prev=None if latest is None or sid is None else consents.latest_digest(sid),
+            prev=consents.latest_digest(sid),
             state=choice.state,
             purposes=choice.purposes,
             evidence=None if evidence is None else evidence.digest,
@@ -299,23 +304,26 @@ class ConsentRegistrar:
             else Guardian(guardian.state, None if token is None else token.digest),
         )
         # The log is append-only: what it could not read back must not get in.
-        record = parse_consent(record.to_record())
-        self._check(record, sid, now)
+        fields = record.to_record()
+        drafted = _Drafted(parse_consent(fields), fields)
         rows = []
         if evidence is not None:
             rows.append(evidence.row(record_id, SUBJECT, choice.customer_ref))
         if token is not None:
             rows.append(token.row(record_id, GUARDIAN, choice.customer_ref))
-        return record, rows
+        return drafted, rows
 
     def _form_of(self, choice: Choice, latest: ConsentRecord | None) -> ConsentForm:
-        if choice.form is not None:
-            return choice.form
-        if self._form is not None:
-            return self._form
-        if latest is not None and choice.state != GIVEN:
-            return latest.form
-        raise ConsentError("A choice names no form, and there is none for all.")
+        form = choice.form or self._form
+        if form is None and latest is not None and choice.state != GIVEN:
+            form = latest.form
+        if form is None:
+            raise ConsentError("A choice names no form, and there is none for all.")
+        # A form taken over from an imported record: what is chosen now was not imported.
+        imported = choice.imported
+        if imported != (form.method == IMPORTED) or form.method == ERASURE:
+            form = replace(form, method=IMPORTED if imported else WEB_FORM)
+        return form
 
     def _expires(self, choice: Choice, event_ms: int) -> str | None:
         if choice.state != GIVEN:
@@ -324,13 +332,13 @@ class ConsentRegistrar:
             return format_time(choice.expires_ms)
         return None if self._lasts_s is None else format_time(event_ms + self._lasts_s * 1000)
 
-    def _check(self, record: ConsentRecord, sid: str | None, now: int) -> None:
+    def _check(self, drafted: _Drafted, notices: _Notices, now: int) -> None:
         """Checks what one record alone does not show."""
-        form = record.form
-        logged = find_notice(self._state.notices, form.notice_sha256)
+        record, form = drafted.record, drafted.record.form
+        logged = notices.find(form.notice_sha256)
         if logged.notice.notice_id != form.notice_id or logged.notice.lang != form.lang:
             raise ConsentError("A choice's form names its notice with another id or language.")
-        if record.state == WITHDRAWN and not self._ever_gave(sid):
+        if record.state == WITHDRAWN and not self._ever_gave(record.sid):
             raise ConsentError("A consent that was never given cannot be withdrawn.")
         if record.state != GIVEN:
             return
@@ -341,15 +349,13 @@ class ConsentRegistrar:
             raise ConsentError("A consent grants a purpose that its notice does not name.")
         if form.method != IMPORTED and parse_time(record.event_time) > now:
             raise ConsentError("A consent was given in the future.")
-        if form.method != IMPORTED and logged not in in_force(self._state.notices, now):
+        if form.method != IMPORTED and form.notice_sha256 not in notices.in_force:
             raise ConsentError(
                 "A consent is to a notice that is not in force, or no longer.",
                 remedy="Show the customer the newest notice and ask anew.",
             )
 
-    def _ever_gave(self, sid: str | None) -> bool:
-        if sid is None:
-            return False
+    def _ever_gave(self, sid: str) -> bool:
         latest = self._state.consents.latest(sid)
         if latest is None or latest.state in (GIVEN, WITHDRAWN):
             return latest is not None
@@ -360,11 +366,48 @@ class ConsentRegistrar:
                 return True
         return False
 
-    def _log_records(self, records: Sequence[ConsentRecord], rows: Sequence[EvidenceRow]) -> range:
+    def _log_records(self, drafts: Sequence[_Drafted], rows: Sequence[EvidenceRow]) -> range:
         """Signs and logs records; their evidence is durable before them."""
-        entries = [make_entry(record.to_record(), self._signer) for record in records]
+        records = [drafted.record for drafted in drafts]
+        for at_ms in {record.signed_ms for record in records}:
+            # What the log's readers will not accept must not get in.
+            self._state.check_consent_key(self._signer.key_id, at_ms)
+        entries = [make_entry(drafted.fields, self._signer) for drafted in drafts]
         if rows:
             self._subjects.keep_evidence(rows)
         indices = self._log.append(entries)
-        self._state.refresh()
+        if not self._state.take_own(records, entries):
+            self._state.refresh()
         return indices
+
+
+@dataclass(frozen=True)
+class _Drafted:
+    """A record that was checked, and its fields as they will be signed."""
+
+    record: ConsentRecord
+    fields: dict[str, JsonValue]
+
+
+@dataclass(frozen=True)
+class _Notices:
+    """The notices of a log at one time, by digest."""
+
+    logged: Mapping[str, LoggedNotice]
+    in_force: frozenset[str]
+
+    @classmethod
+    def of(cls, notices: Sequence[LoggedNotice], now: int) -> _Notices:
+        return cls(
+            {each.sha256: each for each in notices},
+            frozenset(each.sha256 for each in in_force(notices, now)),
+        )
+
+    def find(self, sha256: str) -> LoggedNotice:
+        found = self.logged.get(sha256)
+        if found is None:
+            raise ConsentError(
+                "The notice that a choice names is not in the log.",
+                remedy="Publish it first: fedpref-region notice publish.",
+            )
+        return found

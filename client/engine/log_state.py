@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from client.engine.policy import RegionPolicy
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
-from common.consent import FEDERATED_TRAINING, GIVEN, ConsentReplay, parse_consent
+from common.consent import FEDERATED_TRAINING, GIVEN, ConsentRecord, ConsentReplay, parse_consent
 from common.envelope import Envelope, verify_envelope
 from common.errors import FedprefError, VerificationError
 from common.keys import Registry
@@ -100,6 +101,34 @@ class LogState:
                     ) from error
                 self.size = index + 1
 
+    def check_consent_key(self, key_id: str, at_ms: int) -> None:
+        """Checks that a key may sign the region's consents at a time, before anything is signed.
+
+        Raises:
+            VerificationError: It is not enrolled for that, or not valid then.
+        """
+        self._registry.find(key_id, party=self._region, role="consent", at_ms=at_ms)
+
+    def take_own(self, records: Sequence[ConsentRecord], entries: Sequence[bytes]) -> bool:
+        """Takes consents that the caller has just signed and logged, without reading them back.
+
+        To be called with `lock` held since before they were logged, and with a key that
+        `check_consent_key` has admitted.
+
+        Args:
+            records: The records, checked.
+            entries: Their log entries, the newest of the log.
+
+        Returns:
+            Whether they were taken; if not, as the log has others before them, `refresh` does it.
+        """
+        if self.size + len(entries) != self._log.size:
+            return False
+        for record, entry in zip(records, entries, strict=True):
+            self._take_consent(self.size, record, entry)
+            self.size += 1
+        return True
+
     def eligible(self, policy: RegionPolicy, at_ms: int) -> frozenset[str]:
         """The pseudonyms of all whose consent for the policy's purpose is in force.
 
@@ -142,6 +171,9 @@ class LogState:
         record = parse_consent(envelope.record())
         for key_id in key_ids:
             self._registry.find(key_id, party=self._region, role="consent", at_ms=record.signed_ms)
+        self._take_consent(index, record, data)
+
+    def _take_consent(self, index: int, record: ConsentRecord, data: bytes) -> None:
         self.consents.apply(index, record, hashlib.sha256(data).hexdigest())
         if record.state != GIVEN or record.purposes.get(FEDERATED_TRAINING) is not True:
             self.endings.append((index, record.sid))

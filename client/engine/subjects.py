@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +73,24 @@ class EvidenceRow:
     value: bytes = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Enrolment:
+    """The pseudonyms of some customers, with the keys drawn for those who had none.
+
+    Attributes:
+        sids: The pseudonym of each.
+        rows: The new rows of the table, encrypted.
+    """
+
+    sids: Mapping[str, str]
+    rows: tuple[tuple[str, bytes], ...] = field(repr=False)
+
+    @property
+    def newcomers(self) -> frozenset[str]:
+        """Those who had no key before."""
+        return frozenset(ref for ref, _ in self.rows)
+
+
 class SubjectKeys:
     """An open table; use `open_subject_keys`. Safe to use from several threads.
 
@@ -110,20 +128,33 @@ class SubjectKeys:
             The pseudonym of each of them.
         """
         with self._use():
-            wanted = list(dict.fromkeys(customer_refs))
-            found = {ref: sid for ref in wanted if (sid := self._find(ref)) is not None}
-            drawn: dict[str, str] = {}
+            enrolment = self.draw(customer_refs)
+            self.keep(enrolment)
+            return dict(enrolment.sids)
+
+    def draw(self, customer_refs: Iterable[str]) -> Enrolment:
+        """Draws a key for each customer who has none, and stores nothing yet: see `keep`."""
+        with self._use():
+            sids: dict[str, str] = {}
             rows = []
-            for ref in wanted:
-                if ref not in found:
+            for ref in dict.fromkeys(customer_refs):
+                sid = self._find(ref)
+                if sid is None:
                     secret = os.urandom(SUBJECT_KEY_BYTES)
-                    drawn[ref] = subject_id(secret, ref)
+                    sid = subject_id(secret, ref)
                     rows.append((ref, self._key.seal(secret, ref.encode())))
-            if rows:
+                sids[ref] = sid
+            return Enrolment(sids, tuple(rows))
+
+    def keep(self, enrolment: Enrolment) -> None:
+        """Stores the keys that were drawn; durable on return."""
+        with self._use():
+            if enrolment.rows:
                 with self._connection:
-                    self._connection.executemany("INSERT INTO subjects VALUES (?, ?)", rows)
-            self._sids.update(drawn)
-            return found | drawn
+                    self._connection.executemany(
+                        "INSERT INTO subjects VALUES (?, ?)", enrolment.rows
+                    )
+            self._sids.update(enrolment.sids)
 
     def pseudonym(self, customer_ref: str) -> str | None:
         """One customer's pseudonym, or None if they have no key.
@@ -150,10 +181,7 @@ class SubjectKeys:
     def secret(self, customer_ref: str) -> bytes | None:
         """A customer's own key, for that customer alone; None if they have none."""
         with self._use():
-            row = self._connection.execute(
-                "SELECT encrypted_key FROM subjects WHERE customer_ref = ?", (customer_ref,)
-            ).fetchone()
-            return None if row is None else self._open(customer_ref, row[0])
+            return self._secret(customer_ref)
 
     def keep_evidence(self, rows: Sequence[EvidenceRow]) -> None:
         """Stores evidence, encrypted; durable on return."""
@@ -272,10 +300,16 @@ class SubjectKeys:
     def _find(self, customer_ref: str) -> str | None:
         sid = self._sids.get(customer_ref)
         if sid is None and not self._has_all:
-            secret = self.secret(customer_ref)
+            secret = self._secret(customer_ref)
             if secret is not None:
                 sid = self._sids[customer_ref] = subject_id(secret, customer_ref)
         return sid
+
+    def _secret(self, customer_ref: str) -> bytes | None:
+        row = self._connection.execute(
+            "SELECT encrypted_key FROM subjects WHERE customer_ref = ?", (customer_ref,)
+        ).fetchone()
+        return None if row is None else self._open(customer_ref, row[0])
 
     def _open(self, customer_ref: str, sealed: bytes) -> bytes:
         try:
