@@ -29,6 +29,9 @@ def main(grid: Grid, context: Context) -> None:
 def run_server(grid: Grid, config: ServerConfig) -> None:
     """Runs what is left of the home's run, from its next round to the published model.
 
+    With a ``last_round`` before the plan's it pauses after that one: every log is cosigned to its
+    last entry, nothing is published, and without it the run goes on from there.
+
     Args:
         grid: Flower's connection to the nodes.
         config: The coordinator's configuration.
@@ -43,7 +46,7 @@ def run_server(grid: Grid, config: ServerConfig) -> None:
     plan = home.read_plan()
     with EventWriter(home.events, plan.run_id) as events:
         try:
-            _run_rounds(grid, config, home, events)
+            finished = _run_rounds(grid, config, home, events)
         except FedprefError as error:
             events.write(
                 "run-failed",
@@ -52,12 +55,14 @@ def run_server(grid: Grid, config: ServerConfig) -> None:
                 remedy=error.remedy,
             )
             raise
-        events.write("run-finished")
+        events.write("run-finished" if finished else "run-paused")
 
 
-def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: EventWriter) -> None:
+def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: EventWriter) -> bool:
+    """Runs rounds, and publishes if they were the last; returns whether they were."""
     plan, registry = home.read_plan(), home.read_registry()
     timeout_s = min(config.witness_timeout_s, plan.round_timeout_s)
+    last_round = min(config.last_round or plan.total_rounds, plan.total_rounds)
     with (
         open_audit_trail(home, plan, registry) as trail,
         open_witness_phase(home, registry, trail, timeout_s=timeout_s) as witnesses,
@@ -68,9 +73,12 @@ def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: Even
         result = strategy.start(
             grid,
             strategy.initial_arrays,
-            num_rounds=plan.total_rounds,
+            num_rounds=last_round,
             timeout=plan.round_timeout_s,
         )
+        if last_round < plan.total_rounds:
+            strategy.witness_end(grid)
+            return False
         model = decode_arrays(result.arrays)
         try:
             write_durably(home.model, save_arrays(model), mode=0o644)
@@ -87,3 +95,4 @@ def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: Even
         if not home.ended.is_file() or home.ended.read_bytes() != ended:
             strategy.witness_end(grid)
             write_durably(home.ended, ended)
+    return True

@@ -27,6 +27,7 @@ class ServerConfig(BaseModel):
             fewer than the quorum then, the run fails.
         describe_timeout_s: For how long a node may take to say which region it is.
         witness_timeout_s: For how long regions may take to publish or cosign checkpoints.
+        last_round: After which round to pause, with nothing published; 0 for the run's end.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -35,6 +36,7 @@ class ServerConfig(BaseModel):
     nodes_wait_s: float = Field(alias="nodes-wait-s", default=120.0, gt=0, le=86_400)
     describe_timeout_s: float = Field(alias="describe-timeout-s", default=60.0, gt=0, le=3600)
     witness_timeout_s: float = Field(alias="witness-timeout-s", default=60.0, gt=0, le=3600)
+    last_round: int = Field(alias="last-round", default=0, ge=0, le=1_000_000)
 
     @classmethod
     def read(cls, run_config: Mapping[str, object]) -> ServerConfig:
@@ -50,8 +52,8 @@ class ServerConfig(BaseModel):
             raise InputError(
                 f"The run configuration's {'.'.join(map(str, first['loc']))} is not accepted: "
                 f"{first['msg']}.",
-                remedy="The keys are server-home, nodes-wait-s, describe-timeout-s and "
-                "witness-timeout-s.",
+                remedy="The keys are server-home, nodes-wait-s, describe-timeout-s, "
+                "witness-timeout-s and last-round.",
             ) from error
         if not config.server_home.is_absolute():
             raise InputError(

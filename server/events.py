@@ -51,7 +51,7 @@ class EventWriter:
 
         Args:
             event: round-started, region-replied, region-refused, round-closed, model-published,
-                run-finished or run-failed.
+                run-paused, run-finished or run-failed.
             fields: What belongs to it: round, mechanism, region, reason.
 
         Raises:

@@ -162,6 +162,8 @@ class RegionSumStrategy(Strategy):
     def witness_end(self, grid: Grid) -> None:
         """Has every log cosigned once more: all that the run has logged is then covered.
 
+        At a run's end, and where it pauses.
+
         Args:
             grid: Flower's connection to the nodes.
 
@@ -191,7 +193,7 @@ class RegionSumStrategy(Strategy):
                 }
         told = ", ".join(f"{party}: {why}" for party, why in sorted(reasons.items()))
         raise FederationError(
-            f"The model is published, but the last entries of some logs are not cosigned ({told}).",
+            f"The rounds are done, but the last entries of some logs are not cosigned ({told}).",
             remedy="Mend the parties named; the same command then goes on from here.",
         )
 

@@ -86,6 +86,14 @@ def run(
     quality_seeds: Annotated[
         int, typer.Option(min=1, max=50, help="Over how many seeds quality is measured.")
     ] = 5,
+    pause_after_round: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Stop in good order after this round; the same command without this option, or "
+            "with a later round, goes on.",
+        ),
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Remove a finished run, or one with other settings.")
     ] = False,
@@ -109,6 +117,7 @@ def run(
             withdrawal_in_round=withdrawal_in_round.value,
             quality_seeds=quality_seeds,
             replace=replace,
+            pause_after_round=pause_after_round,
         ),
         console,
     )

@@ -25,6 +25,9 @@ from common.engine_channel import (
 from common.errors import FederationError, FedprefError
 from server.config import ServerHome
 
+# How a ServerApp says that it did what was asked of it.
+_WELL_ENDED = ("run-finished", "run-paused")
+
 #: Keeps Flower and Ray from calling anyone: no telemetry, no update check, no installing.
 OFFLINE = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -85,10 +88,10 @@ class RunOutcome:
     @property
     def ended(self) -> bool:
         """Whether the ServerApp has said how it ended."""
-        return self._last_event().get("event") in ("run-finished", "run-failed")
+        return self._last_event().get("event") in (*_WELL_ENDED, "run-failed")
 
     def check(self, *, what: str, log: Path) -> None:
-        """Returns if the run finished.
+        """Returns if the run finished, or paused where it was asked to.
 
         Args:
             what: What ran it, for the message.
@@ -98,7 +101,7 @@ class RunOutcome:
             FedprefError: As the ServerApp ended, or a FederationError if it never ran or was lost.
         """
         last = self._last_event()
-        if last.get("event") == "run-finished":
+        if last.get("event") in _WELL_ENDED:
             return
         if last.get("event") == "run-failed":
             kind = getattr(errors, str(last.get("error")), FederationError)

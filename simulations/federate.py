@@ -17,9 +17,16 @@ from common.plan import RunPlan
 from simulations.outside_witness import witness_in_process, witness_over_http
 from simulations.run_folder import RunFolder
 
+RunConfig = dict[str, bool | float | int | str]
+
 
 def federate(
-    engine: str, folder: RunFolder, plan: RunPlan, channels: Mapping[str, EngineChannel]
+    engine: str,
+    folder: RunFolder,
+    plan: RunPlan,
+    channels: Mapping[str, EngineChannel],
+    *,
+    last_round: int | None = None,
 ) -> None:
     """Runs what is left of a run's rounds.
 
@@ -28,35 +35,41 @@ def federate(
         folder: The run's folder, with the coordinator's home.
         plan: The run's public constants.
         channels: Each region's engine.
+        last_round: After which round to pause, with nothing published; None for the run's end.
 
     Raises:
         FederationError: A round could not be completed; the run can go on later.
     """
     in_order = [channels[region] for region in plan.regions]
     server_home = folder.server.resolve()
+    config: RunConfig = {"last-round": last_round or 0}
     if engine == "ray":
         from simulations.ray_run import run_on_ray
 
         with witness_over_http(folder):
-            run_on_ray(in_order, server_home, log=folder.root / "ray.log")
+            run_on_ray(in_order, server_home, log=folder.root / "ray.log", run_config=config)
     elif engine == "flower":
         with witness_over_http(folder):
-            _run_with_flower(in_order, server_home, folder.root.resolve())
+            _run_with_flower(in_order, server_home, folder.root.resolve(), config)
     else:
         with witness_in_process(folder):
-            _run_in_process(in_order, server_home)
+            _run_in_process(in_order, server_home, config)
 
 
-def _run_with_flower(channels: Sequence[EngineChannel], server_home: Path, root: Path) -> None:
+def _run_with_flower(
+    channels: Sequence[EngineChannel], server_home: Path, root: Path, config: RunConfig
+) -> None:
     from simulations.flower_run import run_with_flower
 
     # Flower wants a home of its own; if it fails, its output there tells why.
     work_folder = Path(tempfile.mkdtemp(prefix="flower-", dir=root))
-    run_with_flower(channels, server_home, work_folder=work_folder)
+    run_with_flower(channels, server_home, work_folder=work_folder, run_config=config)
     shutil.rmtree(work_folder)
 
 
-def _run_in_process(channels: Sequence[EngineChannel], server_home: Path) -> None:
+def _run_in_process(
+    channels: Sequence[EngineChannel], server_home: Path, config: RunConfig
+) -> None:
     from client.app import app as client_app
     from server.app import app as server_app
     from simulations.in_process_grid import run_in_process
@@ -68,5 +81,5 @@ def _run_in_process(channels: Sequence[EngineChannel], server_home: Path) -> Non
             server_app,
             client_app,
             n_nodes=len(channels),
-            run_config={"server-home": str(server_home)},
+            run_config={"server-home": str(server_home), **config},
         )

@@ -24,6 +24,7 @@ from common.errors import FederationError, FedprefError, UsageError, Verificatio
 from common.plan import RunPlan, default_plan
 from common.timestamps import format_time
 from server.config import ServerHome
+from server.status import read_status
 from simulations.app_bundle import app_bundle_sha256
 from simulations.customers import CustomerChoices, draw_choices
 from simulations.federate import federate
@@ -58,6 +59,8 @@ class RunRequest:
     withdrawal_in_round: Literal["finish", "discard"]
     quality_seeds: int
     replace: bool
+    # Not of the settings: the same command without it, or with a later round, goes on.
+    pause_after_round: int | None = None
 
     def settings(self, scenario: Scenario) -> RunSettings:
         """The request with the scenario's values filled in.
@@ -108,7 +111,7 @@ def run_scenario(request: RunRequest, console: Console) -> RunFolder:
                 "--replace runs it anew."
             )
             return folder
-        _Run(folder, scenario, state, console).carry_on()
+        _Run(folder, scenario, state, console).carry_on(request.pause_after_round)
     return folder
 
 
@@ -123,8 +126,12 @@ class _Run:
         self._state = state
         self._console = console
 
-    def carry_on(self) -> None:
-        """Carries out the stages that are not complete."""
+    def carry_on(self, pause_after_round: int | None = None) -> None:
+        """Carries out the stages that are not complete, or stops after a round of training.
+
+        Raises:
+            UsageError: There is no pause after that round, or not any more.
+        """
         resumed = self._state.stage != "new"
         self._console.print(
             f"[bold]{'Going on with' if resumed else 'Running'} {self._state.run_id}[/bold]: "
@@ -134,6 +141,9 @@ class _Run:
         stages = {"new": self._provision, "provisioned": self._train, "trained": self._measure}
         stages["evaluated"] = self._finish
         while self._state.stage != "finished":
+            if pause_after_round is not None and self._state.stage != "new":
+                self._train_until(pause_after_round)
+                return
             stages[self._state.stage]()
 
     def _provision(self) -> None:
@@ -144,17 +154,45 @@ class _Run:
             provision(self._folder, self._scenario, plan, self._set_ups(plan), app_bundle_sha256())
 
     def _train(self) -> None:
+        with self._stage("Training", "trained"):
+            self._federate(self._read_plan(), None)
+
+    def _train_until(self, last_round: int) -> None:
         plan = self._read_plan()
-        with (
-            self._stage("Training", "trained"),
-            open_regions(self._folder, self._set_ups(plan)) as regions,
-        ):
+        if not 1 <= last_round < plan.total_rounds:
+            raise UsageError(
+                f"--pause-after-round is {last_round}; this run has {plan.total_rounds} rounds, so "
+                f"it can pause after one of 1 to {plan.total_rounds - 1}."
+            )
+        server = ServerHome(self._folder.server)
+        done = len(read_status(server, last_events=0).rounds)
+        if done > last_round:
+            raise UsageError(
+                f"--pause-after-round is {last_round}, but {done} rounds are done already.",
+                remedy="Name a later round, or leave the option out to go on to the end.",
+            )
+        self._console.print(f"[bold]▸ Training up to round {last_round}[/bold]")
+        self._federate(plan, last_round)
+        self._console.print(
+            f"[bold]Paused[/bold] after round {last_round} of {plan.total_rounds}; nothing is "
+            "published, and all logs are cosigned.\nThe same command goes on from here: without "
+            "--pause-after-round to the end, or with a later round."
+        )
+
+    def _federate(self, plan: RunPlan, last_round: int | None) -> None:
+        with open_regions(self._folder, self._set_ups(plan)) as regions:
             for region in regions.values():
                 region.engine.preflight(plan)
             channels = {name: region.channel for name, region in regions.items()}
             try:
                 with live_rounds(self._console, self._folder.server / "events.jsonl", plan.regions):
-                    federate(self._state.settings.engine, self._folder, plan, channels)
+                    federate(
+                        self._state.settings.engine,
+                        self._folder,
+                        plan,
+                        channels,
+                        last_round=last_round,
+                    )
             except FederationError as error:
                 raise _own_words(error, regions) from error
 

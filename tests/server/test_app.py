@@ -26,6 +26,28 @@ def test_a_run_ends_with_a_published_model(tmp_path: Path) -> None:
         }
 
 
+def test_a_run_pauses_where_it_is_told_to_and_goes_on_from_there(tmp_path: Path) -> None:
+    with open_federation(tmp_path / "whole", fake_plan()) as federation:
+        federation.run()
+        expected = arrays_digest(federation.model())
+    with open_federation(tmp_path / "paused", fake_plan(), witness_quorum=2) as federation:
+        for last_round in (2, 2):
+            federation.run_config["last-round"] = last_round
+            federation.run()
+            assert federation.events()[-1]["event"] == "run-paused"
+            assert [each["round"] for each in federation.records("aggregate")] == [1, 2]
+            assert not federation.records("model")
+            assert not federation.home.model.exists()
+            # All that is logged so far is cosigned: nobody knows when the run goes on.
+            for engine in federation.engines.values():
+                assert max(engine.kept) == engine.log.size
+        federation.run_config["last-round"] = 9
+        federation.run()
+        assert federation.events()[-1]["event"] == "run-finished"
+        assert [each["round"] for each in federation.records("aggregate")] == [1, 2, 3]
+        assert arrays_digest(federation.model()) == expected
+
+
 def test_a_run_that_fails_says_why_to_whoever_follows(tmp_path: Path) -> None:
     with open_federation(tmp_path, fake_plan(), nodes_wait_s=0.2) as federation:
         del federation.engines["region-1"], federation.engines["region-2"]

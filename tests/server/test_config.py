@@ -28,6 +28,7 @@ def test_flowers_run_configuration_is_read() -> None:
         ({"server-home": "/a", "nodes-wait-s": float("nan")}, "nodes-wait-s"),
         ({"server-home": "/a", "nodes-wait-s": 1e9}, "nodes-wait-s"),
         ({"server-home": "/a", "describe-timeout-s": "soon"}, "describe-timeout-s"),
+        ({"server-home": "/a", "last-round": -1}, "last-round"),
         ({"server-home": "/a", "epsilon": 100}, "epsilon"),
     ],
 )

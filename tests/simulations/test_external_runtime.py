@@ -47,12 +47,13 @@ def tell(home: ServerHome, event: str, **fields: str) -> None:
         events.write(event, **fields)
 
 
-def test_a_run_that_finished_is_well(home: ServerHome, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["run-finished", "run-paused"])
+def test_a_run_that_finished_or_paused_is_well(end: str, home: ServerHome, tmp_path: Path) -> None:
     outcome = RunOutcome(home)
     assert not outcome.ended
     tell(home, "round-started")
     assert not outcome.ended
-    tell(home, "run-finished")
+    tell(home, end)
     assert outcome.ended
     outcome.check(what="Ray", log=tmp_path / "log")
 

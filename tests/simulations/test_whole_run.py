@@ -289,6 +289,42 @@ def stop_before_training(*_: object) -> None:
     raise FederationError("Stopped by the test.")
 
 
+def paused(out: Path, *more: object) -> subprocess.CompletedProcess[str]:
+    return command("fedpref-sim", "run", *RUN, "--out", out, *more, "--pause-after-round", 2)
+
+
+def test_a_pause_is_there_or_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("run", *RUN, "--out", out, "--pause-after-round")
+    code, shown = in_process(monkeypatch, capsys, *arguments, 5)
+    assert (code, "it can pause after one of 1 to 4" in shown) == (2, True), shown
+    assert in_process(monkeypatch, capsys, *arguments, 2)[0] == 0
+    code, shown = in_process(monkeypatch, capsys, *arguments, 1)
+    assert (code, "2 rounds are done already" in shown) == (2, True), shown
+    assert not (out / "model.safetensors").exists()
+    # Once more at the same place changes nothing.
+    before = [len(region_records(out, "region-1", kind)) for kind in ("round", "charge")]
+    assert in_process(monkeypatch, capsys, *arguments, 2)[0] == 0
+    assert [len(region_records(out, "region-1", kind)) for kind in ("round", "charge")] == before
+    assert before == [2, 2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ray", "flower"])
+def test_every_engine_pauses_and_goes_on(engine: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    stopped = paused(out, "--engine", engine)
+    assert stopped.returncode == 0, stopped.stdout + stopped.stderr
+    assert "Paused after round 2 of 5" in stopped.stdout
+    assert len(region_records(out, "region-1", "round")) == 2
+    done = command("fedpref-sim", "run", *RUN, "--out", out, "--engine", engine)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(region_records(out, "region-1", "round")) == 5
+    assert verify_bundle(out).verified
+
+
 def test_two_commands_do_not_work_in_one_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
