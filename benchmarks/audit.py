@@ -75,7 +75,7 @@ def _measure_verify(run_folder: Path) -> dict[Bar, Figure]:
     made = [sys.executable, "-m", "benchmarks.million_consents", run_folder, ENTRIES]
     subprocess.run(list(map(str, made)), check=True)  # noqa: S603
     verify = run(BIN / "fedpref-audit", "verify", run_folder)
-    replay = run(BIN / "fedpref-audit", "verify", run_folder, "--only-checkpoints")
+    replay = run(BIN / "fedpref-audit", "verify-checkpoints", run_folder)
     for what in (verify, replay):
         _require_success(what)
     alone = f"libsodium's signatures alone: {_signatures_alone():.1f} CPU-s"

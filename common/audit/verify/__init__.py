@@ -38,6 +38,7 @@ from common.audit.verify.verdict import (
     SUBJECTS,
     Failure,
     Findings,
+    RootKey,
     StepResult,
     Verdict,
 )
@@ -90,32 +91,58 @@ def verify_with_evidence(
         InputError: There is no bundle at ``path``.
         UsageError: A root key id is not 64 hex digits.
     """
+    check_root_key_ids(root_key_ids)
+    folder, findings = BundleFolder(path), Findings()
+    manifest, ring, root_keys = open_bundle(folder, root_key_ids, findings)
+    evidence: Evidence | None = None
+    if manifest is not None and ring is not None:
+        evidence = _verify_content(folder, manifest, ring, findings)
+    run, scope = (manifest.run, manifest.scope) if manifest else ("", "")
+    federation = manifest.federation if manifest else ""
+    return findings.verdict(federation, run, root_keys, scope=scope), evidence
+
+
+def check_root_key_ids(root_key_ids: Collection[str]) -> None:
+    """Checks the form of root keys' ids.
+
+    Raises:
+        UsageError: One is not 64 hex digits.
+    """
     for key in root_key_ids:
         if _KEY_ID.fullmatch(key) is None:
             raise UsageError(
                 f"{key!r} is not the id of a root key.",
                 remedy="An id has 64 lower-case hex digits.",
             )
-    folder = BundleFolder(path)
-    findings = Findings()
+
+
+def open_bundle(
+    folder: BundleFolder, root_key_ids: Collection[str], findings: Findings
+) -> tuple[Manifest | None, KeyRing | None, tuple[RootKey, ...]]:
+    """Steps 0 and 1: the manifest, every file against it, and the key registry.
+
+    Args:
+        folder: The bundle.
+        root_key_ids: Ids of the root keys the reader trusts.
+        findings: Where failures go.
+
+    Returns:
+        The manifest and the key ring, each None if it cannot be used, and the root keys.
+    """
     manifest = read_manifest(folder, findings)
     if manifest is not None:
         check_files(folder, manifest, findings)
         check_artifacts(folder, manifest, findings)
     federation = manifest.federation if manifest else None
     ring, root_keys = verify_registry(folder, federation, root_key_ids, findings)
-    evidence: Evidence | None = None
     if manifest is not None and ring is not None:
         _check_manifest_signature(manifest, ring, findings)
-        evidence = _verify_content(folder, manifest, ring, findings)
     elif manifest is not None:
         # Where the two only disagree about the federation, the signature tells which was altered.
         other, _ = verify_registry(folder, None, (), Findings())
         if other is not None:
             _check_manifest_signature(manifest, other, findings)
-    run = manifest.run if manifest else ""
-    scope = manifest.scope if manifest else ""
-    return findings.verdict(federation or "", run, root_keys, scope=scope), evidence
+    return manifest, ring, root_keys
 
 
 def _check_manifest_signature(manifest: Manifest, ring: KeyRing, findings: Findings) -> None:
