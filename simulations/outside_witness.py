@@ -14,12 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from common.audit.witness.channel import LocalWitness
+from common.audit.witness.home import WitnessHome
 from common.audit.witness.registry_logs import RegistryLogs
-from common.audit.witness.store import WitnessStore
 from common.audit.witness.witness import Witness
 from common.durable_file import write_durably
 from common.errors import FederationError
-from common.key_store import KeyStore
 from server.config import ServerHome
 from server.outside_witnesses import offer_witnesses
 from simulations.provision import WITNESS_PARTY
@@ -61,12 +60,12 @@ def witness_over_http(folder: RunFolder) -> Iterator[None]:
 
 @contextmanager
 def _open_witness(folder: RunFolder) -> Iterator[Witness]:
-    registry = ServerHome(folder.server).read_registry()
-    with WitnessStore.open(folder.witness / "witness.sqlite") as store:
+    registry, home = ServerHome(folder.server).read_registry(), WitnessHome(folder.witness)
+    with home.open_store() as store:
         yield Witness(
             store,
             name=WITNESS_PARTY,
-            signer=KeyStore(folder.witness / "keys", WITNESS_PARTY).signer("witness"),
+            signer=home.signer(),
             log_keys=RegistryLogs(lambda: registry),
         )
 

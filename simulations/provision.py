@@ -27,6 +27,7 @@ from client.engine.subjects import make_storage_key, open_subject_keys
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
+from common.audit.witness.home import WitnessHome
 from common.audit.witness.store import WitnessStore
 from common.canonical_json import JsonValue
 from common.consent import (
@@ -215,8 +216,8 @@ def _sign_registry(scenario: Scenario, signers: Mapping[tuple[str, str], Signer]
 def _make_server_home(folder: RunFolder, plan: RunPlan, registry: bytes) -> None:
     _store_registry(folder.server, registry)
     write_durably(folder.server / "plan.json", canonical_json.encode(plan.to_record()))
-    for witness in (ServerHome(folder.server).witness, folder.witness / "witness.sqlite"):
-        WitnessStore.open(witness, create=True).close()
+    for memory in (ServerHome(folder.server).witness, WitnessHome(folder.witness).store_path):
+        WitnessStore.open(memory, create=True).close()
 
 
 def _store_registry(home: Path, registry: bytes) -> None:

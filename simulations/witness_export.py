@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from client.engine.home import RegionHome
 from common.audit.log import AuditLog
+from common.audit.witness.home import WitnessHome
 from common.audit.witness.store import CosignatureStore, WitnessStore
-from simulations.provision import WITNESS_PARTY
+from server.config import ServerHome
+from simulations.provision import SERVER_PARTY, WITNESS_PARTY
 from simulations.run_folder import RunFolder
 
 
@@ -53,11 +56,13 @@ def read_witnesses(
 
 
 def _files(folder: RunFolder, logs: Mapping[str, AuditLog]) -> dict[str, Path]:
-    homes = {WITNESS_PARTY: folder.witness}
+    files = {WITNESS_PARTY: WitnessHome(folder.witness).store_path}
     for party in logs:
-        is_region = folder.region_home(party).is_dir()
-        homes[party] = folder.region_home(party) if is_region else folder.server
-    return {party: home / "witness.sqlite" for party, home in homes.items()}
+        if party == SERVER_PARTY:
+            files[party] = ServerHome(folder.server).witness
+        else:
+            files[party] = RegionHome.read(folder.region_home(party)).witness
+    return files
 
 
 def _party(origin: str) -> str:
