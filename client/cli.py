@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from client.commands import backup, consent, erase, export_subject, keys, notice
+from client.commands import backup, choose, consent, consents, erase, export_subject, keys, notice
 from common.terminal import EXIT_CODES, run_command
 
 app = typer.Typer(
@@ -25,8 +25,10 @@ app = typer.Typer(
 )
 
 app.add_typer(consent.app, name="consent")
+app.add_typer(consents.app, name="consents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(notice.app, name="notice")
+choose.register(app)
 app.command()(erase.erase)
 app.command()(export_subject.export_subject)
 app.command()(backup.backup)

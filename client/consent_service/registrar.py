@@ -34,6 +34,9 @@ from common.keys import Signer
 from common.notice import LoggedNotice
 from common.timestamps import format_time, now_ms, parse_time
 
+# A pseudonym that nobody has: of whom is asked before they have one.
+_NOBODY = "0" * 64
+
 
 @dataclass(frozen=True)
 class GuardianChoice:
@@ -238,6 +241,19 @@ class ConsentRegistrar:
             self._subjects.keep(enrolment)
             return self._log_records(records, rows)
 
+    def check(self, choice: Choice) -> None:
+        """Checks a choice as `record` does, and logs nothing.
+
+        Raises:
+            ConsentError, FormatError: As `record` does.
+        """
+        with self._state.lock:
+            self._state.refresh()
+            now = self._clock_ms()
+            sid = self._subjects.pseudonym(choice.customer_ref) or _NOBODY
+            drafted, _ = self._prepare(choice, sid, now)
+            self._check(drafted, _Notices.of(self._state.notices, now), now)
+
     def erase_record(self, customer_ref: str) -> int | None:
         """Logs the withdrawal that an erasure leaves, unless nothing is on record or it is there.
 
@@ -347,9 +363,12 @@ class ConsentRegistrar:
             raise ConsentError("A consent grants no purpose.", remedy="Record it as a refusal.")
         if not granted <= set(logged.notice.purposes):
             raise ConsentError("A consent grants a purpose that its notice does not name.")
-        if form.method != IMPORTED and parse_time(record.event_time) > now:
+        if parse_time(record.event_time) > now:
             raise ConsentError("A consent was given in the future.")
-        if form.method != IMPORTED and form.notice_sha256 not in notices.in_force:
+        if form.method == IMPORTED:
+            if parse_time(record.event_time) < logged.notice.in_force_from_ms:
+                raise ConsentError("A consent was given before its notice was in force.")
+        elif form.notice_sha256 not in notices.in_force:
             raise ConsentError(
                 "A consent is to a notice that is not in force, or no longer.",
                 remedy="Show the customer the newest notice and ask anew.",
