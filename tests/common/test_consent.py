@@ -16,11 +16,15 @@ from common.consent import (
     REFUSED,
     WITHDRAWN,
     ConsentReplay,
+    Standing,
+    SubjectState,
     parse_consent,
 )
 from common.errors import VerificationError
+from common.notice import Notice, parse_notice
 from common.timestamps import MAX_TIME_MS, format_time, parse_time
 from tests.support.consent_records import EVENT_TIME, consent_record, digest_of, next_record
+from tests.support.region_home import notice_record
 
 NOW = parse_time(EVENT_TIME)
 A, B, C = "a" * 64, "b" * 64, "c" * 64
@@ -261,3 +265,158 @@ def test_a_chain_has_one_order(records: list[dict[str, Any]]) -> None:
     else:
         with pytest.raises(VerificationError):
             replay(*records)
+
+
+# ---- Notices, and why someone is not eligible ----
+
+OLD_NOTICE, NEW_NOTICE = "7" * 64, "8" * 64
+GRACE_S = 60
+
+
+def notice(supersedes: str | None, in_force_ms: int) -> Notice:
+    record = notice_record(supersedes=supersedes, in_force_from=format_time(in_force_ms))
+    return parse_notice(record)  # type: ignore[arg-type]
+
+
+def test_consents_to_a_superseded_notice_lapse_after_the_grace() -> None:
+    result = replay(consent_record(sid=A), consent_record(sid=B))
+    anew = next_record(consent_record(sid=C), notice={"id": "pn-8", "sha256": NEW_NOTICE})
+    result.apply_notice(2, notice(OLD_NOTICE, NOW + 1000), NEW_NOTICE)
+    result.apply(3, parse_consent({**anew, "seq": 1, "prev": None}), "0" * 64)
+    ends = NOW + 1000 + GRACE_S * 1000
+    # Back and forth: no kept answer outlives its time, in either direction or at another grace.
+    for at_ms, grace_s, expected in [
+        (NOW, GRACE_S, {A, B, C}),
+        (ends - 1, GRACE_S, {A, B, C}),
+        (ends, GRACE_S, {C}),
+        (ends, GRACE_S + 1, {A, B, C}),
+        (NOW + 999, 0, {A, B, C}),
+        (NOW + 1000, 0, {C}),
+        (MAX_TIME_MS, GRACE_S, {C}),
+        (NOW, GRACE_S, {A, B, C}),
+    ]:
+        eligible = result.eligible(FEDERATED_TRAINING, at_ms, notice_grace_s=grace_s)
+        assert eligible == expected, (at_ms, grace_s)
+        for sid in (A, B, C):
+            found = result.state_of(sid, FEDERATED_TRAINING, at_ms, notice_grace_s=grace_s)
+            assert found.in_force == (sid in expected)
+    assert result.eligible(FEDERATED_TRAINING, NOW + 1000) == {C}, "no grace unless one is given"
+    lapsed = result.state_of(A, FEDERATED_TRAINING, ends, notice_grace_s=GRACE_S)
+    assert lapsed == SubjectState(Standing.NOTICE_SUPERSEDED)
+    soon = result.state_of(A, FEDERATED_TRAINING, ends - 1, notice_grace_s=GRACE_S)
+    assert soon == SubjectState(Standing.IN_FORCE, until_ms=ends)
+
+
+def test_who_consents_to_the_new_notice_does_not_lapse() -> None:
+    first = consent_record(sid=A)
+    result = replay(first)
+    result.apply_notice(1, notice(OLD_NOTICE, NOW), NEW_NOTICE)
+    assert result.eligible(FEDERATED_TRAINING, NOW) == NOTHING
+    second = next_record(first, notice={"id": "pn-8", "sha256": NEW_NOTICE})
+    result.apply(2, parse_consent(second), digest_of(second))
+    assert result.eligible(FEDERATED_TRAINING, NOW) == {A}
+    # Going back to the old notice does not help.
+    third = next_record(second, notice=first["notice"])
+    result.apply(3, parse_consent(third), digest_of(third))
+    assert result.eligible(FEDERATED_TRAINING, NOW) == NOTHING
+
+
+def test_of_two_that_supersede_the_same_the_earlier_in_force_counts() -> None:
+    for order in [(500, 900), (900, 500)]:
+        result = replay(consent_record(sid=A))
+        for index, later_ms in enumerate(order, start=1):
+            result.apply_notice(index, notice(OLD_NOTICE, NOW + later_ms), str(index) * 64)
+        assert result.eligible(FEDERATED_TRAINING, NOW + 499) == {A}
+        assert result.eligible(FEDERATED_TRAINING, NOW + 500) == NOTHING
+
+
+def test_a_notice_that_supersedes_none_or_an_unknown_one_ends_no_consent() -> None:
+    result = replay(consent_record(sid=A))
+    result.apply_notice(1, notice(None, NOW), NEW_NOTICE)
+    result.apply_notice(2, notice("9" * 64, NOW), "6" * 64)
+    assert result.eligible(FEDERATED_TRAINING, NOW) == {A}
+
+
+def test_notices_are_applied_in_the_log_s_order_and_never_to_themselves() -> None:
+    result = replay(consent_record(sid=A), consent_record(sid=B))
+    with pytest.raises(VerificationError, match="out of order"):
+        result.apply_notice(1, notice(OLD_NOTICE, NOW), NEW_NOTICE)
+    with pytest.raises(VerificationError, match="supersedes itself"):
+        result.apply_notice(2, notice(OLD_NOTICE, NOW), OLD_NOTICE)
+    with pytest.raises(VerificationError, match="digest"):
+        result.apply_notice(2, notice(OLD_NOTICE, NOW), "no digest")
+    assert result.eligible(FEDERATED_TRAINING, NOW) == {A, B}
+    result.apply_notice(2, notice(OLD_NOTICE, NOW), NEW_NOTICE)
+    with pytest.raises(VerificationError, match="out of order"):
+        result.apply(2, parse_consent(consent_record(sid=C)), "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "standing"),
+    [
+        ({"state": REFUSED, "purposes": {}}, Standing.REFUSED),
+        ({"state": WITHDRAWN, "purposes": {}}, Standing.WITHDRAWN),
+        ({"purposes": {RECOMMENDATIONS: True}}, Standing.PURPOSE_REFUSED),
+        ({"purposes": {FEDERATED_TRAINING: False}}, Standing.PURPOSE_REFUSED),
+        ({"expires": format_time(NOW + 5)}, Standing.EXPIRED),
+        ({}, Standing.IN_FORCE),
+    ],
+)
+def test_why_someone_is_not_eligible(changes: dict[str, Any], standing: Standing) -> None:
+    result = replay(consent_record(sid=A, **changes))
+    assert result.state_of(A, FEDERATED_TRAINING, NOW + 5).standing is standing
+    assert result.state_of(B, FEDERATED_TRAINING, NOW + 5).standing is Standing.NO_RECORD
+
+
+def test_records_are_found_by_subject_and_by_id() -> None:
+    first = consent_record(sid=A)
+    other = consent_record(sid=B)
+    second = next_record(first, state=WITHDRAWN, purposes={})
+    result = ConsentReplay()
+    for index, record in [(4, first), (7, other), (9, second)]:
+        result.apply(index, parse_consent(record), digest_of(record))
+    assert result.indices(A) == [4, 9]
+    assert result.indices(B) == [7]
+    assert result.indices(C) == []
+    assert [result.index_of(each["record_id"]) for each in (first, other, second)] == [4, 7, 9]
+    assert result.index_of("0" * 26) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_incremental_answer_is_the_plain_one(data: st.DataObject) -> None:
+    """Whatever is logged and asked, `eligible` is who `state_of` says is in force."""
+    result, newest, digests = ConsentReplay(), {}, [OLD_NOTICE]
+    for index in range(data.draw(st.integers(1, 12))):
+        if data.draw(st.integers(0, 3)) == 0:
+            digest = f"{index:064x}"
+            older = data.draw(st.sampled_from([None, *digests]))
+            result.apply_notice(index, notice(older, NOW + data.draw(st.integers(0, 9))), digest)
+            digests.append(digest)
+        else:
+            sid = data.draw(st.sampled_from([A, B, C]))
+            state = data.draw(st.sampled_from([GIVEN, GIVEN, REFUSED, WITHDRAWN]))
+            expires = data.draw(st.none() | st.integers(1, 9))
+            changes = {
+                "state": state,
+                "purposes": {FEDERATED_TRAINING: data.draw(st.booleans())}
+                if state == GIVEN
+                else {},
+                "expires": None if expires is None else format_time(NOW + expires),
+                "notice": {"id": "pn", "sha256": data.draw(st.sampled_from(digests))},
+            }
+            before = newest.get(sid)
+            record = (
+                consent_record(sid=sid, **changes)
+                if before is None
+                else next_record(before, **changes)
+            )
+            newest[sid] = record
+            result.apply(index, parse_consent(record), digest_of(record))
+        at_ms, grace_s = NOW + data.draw(st.integers(0, 2010)), data.draw(st.integers(0, 2))
+        eligible = result.eligible(FEDERATED_TRAINING, at_ms, notice_grace_s=grace_s)
+        assert eligible == {
+            sid
+            for sid in (A, B, C)
+            if result.state_of(sid, FEDERATED_TRAINING, at_ms, notice_grace_s=grace_s).in_force
+        }
