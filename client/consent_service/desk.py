@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from client.consent_service.forms import WEB_FORM
 from common.canonical_json import JsonValue
 from common.consent import Standing
 from common.errors import ConsentError
@@ -19,19 +20,22 @@ from common.errors import ConsentError
 
 @dataclass(frozen=True)
 class Actor:
-    """Who acts, as the retailer's login says.
+    """Who acts, as the retailer's login says, or an operator who has the customer before them.
 
     Attributes:
         customer_ref: The retailer's reference of the customer.
         minor: Whether the customer is a minor.
         guardian: Whether a minor's guardian acts.
-        token: The login's signed token, the evidence of it.
+        token: The evidence of it: the login's signed token, or what the operator keeps of a choice
+            made elsewhere; empty if there is none.
+        method: How the choice is made, as a kebab-case code.
     """
 
     customer_ref: str
     minor: bool
     guardian: bool
     token: str = field(repr=False)
+    method: str = WEB_FORM
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,9 @@ class LocalDesk:
 
     def _log(self, actor: Actor, choice: Choice) -> LoggedChoice:
         """Logs a choice with its evidence: the token of whoever made it."""
-        evidence = actor.token.encode()
+        evidence = actor.token.encode() or None
+        if choice.form is not None:
+            choice = replace(choice, form=replace(choice.form, method=actor.method))
         if actor.guardian:
             choice = choice.of_minor(GuardianChoice(choice.state, evidence))
         else:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import client.consent_service
+from client.commands.choose import Way
 from client.consent_service.language import DEFAULT, LANGUAGES, messages, negotiate
 from client.consent_service.problems import PROBLEMS
 from common.consent import FEDERATED_ANALYTICS, FEDERATED_TRAINING, RECOMMENDATIONS, STATES
@@ -30,7 +31,7 @@ COMPOSED = {
     ),
     *(f"now.{name}" for name in ("none", "refused", "withdrawn", "given", "lapsed")),
     "now.notice-changed",
-    *(f"method.{method}" for method in ("web-form", "imported", "erasure")),
+    *(f"method.{method}" for method in ("web-form", "imported", "erasure", *Way)),
     *(f"notice.{name}" for name in ("controller", "recipients", "retention", "storage", "contact")),
 }
 
