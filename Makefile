@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/demo
+FUZZ_SECONDS ?= 600
 
 # Nothing here talks to the network: Flower's and Ray's calls home are off.
 export FLWR_TELEMETRY_ENABLED := 0
@@ -13,7 +14,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup demo test test-slow lint format bench docs debian-packages clean
+.PHONY: help setup demo test test-slow fuzz lint format bench docs debian-packages clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -35,6 +36,9 @@ test: $(READY) debian-packages lint ## All checks: lint, types, import contracts
 
 test-slow: $(READY) debian-packages ## The long suites
 	$(BIN)/python -m pytest -m slow --timeout 3600
+
+fuzz: $(READY) ## Fuzz every parser of foreign bytes, FUZZ_SECONDS each (600)
+	$(BIN)/python -m tests.fuzz all --seconds $(FUZZ_SECONDS)
 
 bench: $(READY) ## Measure what the project promises, each figure beside its bar
 	$(BIN)/python -m benchmarks

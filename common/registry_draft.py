@@ -103,6 +103,9 @@ def _unbase64(value: JsonValue, where: str) -> bytes:
     if not isinstance(value, str):
         raise FormatError(f"{where} of the draft is no text.")
     try:
-        return base64.b64decode(value, validate=True)
+        data = base64.b64decode(value, validate=True)
     except (binascii.Error, ValueError) as error:
         raise FormatError(f"{where} of the draft is not base64.") from error
+    if _base64(data) != value:
+        raise FormatError(f"The base64 of {where} of the draft is not in its one canonical form.")
+    return data

@@ -306,3 +306,15 @@ def test_what_is_no_draft_is_refused(value: Any) -> None:
 def test_a_draft_round_trips() -> None:
     draft = _second()
     assert Draft.decode(draft.encode()) == draft
+
+
+@pytest.mark.parametrize("field", ["chain", "requests"])
+def test_a_draft_has_one_form_only(field: str) -> None:
+    """Base64 whose last bits are not zero gives the same bytes, and is another file."""
+    value = canonical_json.decode(drafted([FIRST]).encode(), max_bytes=1 << 20)
+    assert isinstance(value, dict)
+    value[field] = ["QUI="]
+    assert getattr(Draft.decode(canonical_json.encode(value)), field) == (b"AB",)
+    value[field] = ["QUJ="]
+    with pytest.raises(FormatError, match=f"base64 of {field} of the draft is not in its one"):
+        Draft.decode(canonical_json.encode(value))
