@@ -15,12 +15,11 @@ from common.audit.federation_keys import FederationKeys
 from common.audit.merkle import leaf_hash, verify_inclusion
 from common.audit.proof_file import LogProof, open_log_note
 from common.audit.verify.fields import Record
-from common.audit.verify.records import OWN_TIME, check_record
+from common.audit.verify.records import check_record, own_time_ms
 from common.envelope import Envelope, verify_envelope
 from common.errors import FormatError, VerificationError
 from common.key_entry import KeyEntry
 from common.keys import Registry
-from common.timestamps import parse_time
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,9 @@ def verify_logged_entry(
         raise FormatError(f"The entry is a {envelope.kind} record, not a {kind}.")
     record = envelope.record()
     check_record(kind, record)
-    own_ms = parse_time(str(record[OWN_TIME[kind]]))
+    own_ms = own_time_ms(kind, record)
+    if own_ms is None:
+        raise FormatError(f"A {kind} record does not say when it was made.")
     registry, quorum = keys.registry, keys.quorum_at(own_ms)
     origin = f"{registry.federation}/{party}"
     log_entries = {NoteKey(origin, key.public_key): key for key in registry.keys_of(party, "log")}

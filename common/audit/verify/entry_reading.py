@@ -21,9 +21,11 @@ from common.audit.merkle import leaf_hash
 from common.audit.verify.consent_bytes import ConsentForms
 from common.audit.verify.consents import ConsentFacts, ulid_bytes, until
 from common.audit.verify.files import BundleFolder
+from common.audit.verify.records import IMPORTED
 from common.audit.verify.tiles import ENTRIES_PER_TILE, read_tile, tile_name
 from common.envelope import pae
 from common.errors import InputError, StorageError
+from common.identifiers import ulid_ms
 from common.keys import verify_signature
 
 CONSENT_TYPE = "application/vnd.fedpref.consent+json"
@@ -42,14 +44,14 @@ class GoodConsent(NamedTuple):
         leaf: The entry's leaf hash.
         digest: SHA-256 of its envelope.
         key_id: The key that signed: one of those the reader was given.
-        event_ms: When the customer chose, in milliseconds since the epoch.
+        signed_ms: When it says that it was signed, in milliseconds since the epoch.
         facts: What the replay needs of it.
     """
 
     leaf: bytes
     digest: bytes
     key_id: str
-    event_ms: int
+    signed_ms: int
     facts: ConsentFacts
 
 
@@ -100,7 +102,9 @@ class _Reader:
             record_id=ulid_bytes(read.record_id),
         )
         digest = hashlib.sha256(data).digest()
-        return GoodConsent(leaf_hash(data), digest, read.key_id, read.event_ms, facts)
+        imported = read.form["method"] == IMPORTED
+        signed_ms = ulid_ms(read.record_id) if imported else read.event_ms
+        return GoodConsent(leaf_hash(data), digest, read.key_id, signed_ms, facts)
 
 
 def read_entries(

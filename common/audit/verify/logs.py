@@ -14,13 +14,12 @@ from common.audit.verify.entry_reading import GoodConsent, read_entries
 from common.audit.verify.fields import Record
 from common.audit.verify.files import BundleFolder
 from common.audit.verify.key_ring import KeyRing
-from common.audit.verify.records import OWN_TIME, check_record
+from common.audit.verify.records import check_record, own_time_ms
 from common.audit.verify.replay import SERVER, Entry, LogReplay
 from common.audit.verify.tiles import tile_name
 from common.audit.verify.verdict import LOGS, RECORDS, SUBJECTS, Findings
 from common.envelope import Envelope
 from common.errors import FedprefError, FormatError, InputError, VerificationError
-from common.timestamps import parse_time
 
 # Which kinds stand in whose log, and the role of the key that signs each there.
 REGION_ROLES: Mapping[str, str] = {
@@ -208,7 +207,7 @@ class LogReplayer:
         try:
             self._ring.check_time(
                 consent.key_id,
-                own_ms=consent.event_ms,
+                own_ms=consent.signed_ms,
                 order_ms=self._latest_own_ms,
                 settled=self._settled,
                 index=index,
@@ -217,8 +216,8 @@ class LogReplayer:
             self._fail(RECORDS, "record", error.message, index=index, file=file)
             return
         self._quick_records += 1
-        if self._latest_ms is None or consent.event_ms > self._latest_ms:
-            self._latest_ms = consent.event_ms
+        if self._latest_ms is None or consent.signed_ms > self._latest_ms:
+            self._latest_ms = consent.signed_ms
         self._apply_consent(index, consent.facts, consent.digest, file)
 
     def _verified_record(self, index: int, data: bytes) -> tuple[str, Record, int | None]:
@@ -235,7 +234,7 @@ class LogReplayer:
             raise FormatError(f"A {kind} record does not belong in the log of {self._log.party}.")
         record = envelope.record()
         check_record(kind, record)
-        own_ms = parse_time(str(record[OWN_TIME[kind]])) if kind in OWN_TIME else None
+        own_ms = own_time_ms(kind, record)
         self._ring.check_signatures(
             envelope,
             party=self._log.party,

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from common.audit.verify import fields as f
 from common.audit.verify.fields import Check, Record
 from common.errors import FormatError
+from common.identifiers import ulid_ms
+from common.timestamps import parse_time
 
 FEDERATED_TRAINING = "fedpref:FederatedTraining"
 CONSENT_GIVEN = "dpv:ConsentGiven"
@@ -242,6 +244,9 @@ REGISTRY_SCHEMA = _record(
 
 FILE_SCHEMA = f.object_of(sha256=f.digest, bytes=f.natural)
 
+#: The method of a consent that was given elsewhere, before, and brought into the log in bulk.
+IMPORTED = "imported"
+
 # The field that says when a record was made; notices and policies carry no such time.
 OWN_TIME: Mapping[str, str] = {
     "consent": "event_time",
@@ -253,6 +258,20 @@ OWN_TIME: Mapping[str, str] = {
     "model": "time",
     "incident": "time",
 }
+
+
+def own_time_ms(kind: str, record: Record) -> int | None:
+    """When a checked record says that it was made, in milliseconds since the epoch.
+
+    A consent that was given elsewhere and imported has an event time from before its signer's key;
+    when it was signed, its id says.
+    """
+    name = OWN_TIME.get(kind)
+    if name is None:
+        return None
+    if kind == "consent" and record["method"] == IMPORTED:
+        return ulid_ms(str(record["record_id"]))
+    return parse_time(str(record[name]))
 
 
 def check_record(kind: str, record: Record) -> None:
