@@ -123,6 +123,20 @@ def run(
     )
 
 
+@app.command()
+def bundle(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
+) -> None:
+    """Write a finished run's bundle and report anew from its logs, and verify it.
+
+    For what was logged since: customers who chose, or were erased. An older bundle still verifies,
+    and so do the proofs and receipts that were made from it.
+    """
+    from simulations.rebundle import rebundle
+
+    rebundle(run_folder, Console(highlight=False))
+
+
 @app.command("attack-log")
 def attack_log(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
