@@ -61,30 +61,19 @@ class NearWitnesses:
     def _ask(
         self, name: str, channel: WitnessChannel, log: PublishedLog, answers: NearAnswers
     ) -> None:
+        old, proof = self._sizes.way_to(name, log)
         try:
-            lines = self._submit(name, channel, log)
+            lines = channel.add_checkpoint(log.note, old, proof)
         except UnreachableWitnessError:
             raise
         except (ConflictError, StaleSizeError) as error:
             if isinstance(error, ConflictError) or error.split_view:
                 answers.forked[log.party] = f"{name} holds another history: {error.message}"
-            elif self._sizes.wants_proof(name, log, self._trouble):
+            elif self._sizes.corrected(name, log, error.known_size, self._trouble):
                 answers.stale.add(log.party)
         except FedprefError as error:
             detail = f"{name} does not cosign the log of {log.party}: {error.message}"
             self._trouble(name, "witness-refused", detail)
         else:
             answers.lines.setdefault(log.party, []).extend(lines)
-
-    def _submit(self, name: str, channel: WitnessChannel, log: PublishedLog) -> list[str]:
-        old, proof = self._sizes.way_to(name, log)
-        try:
-            lines = channel.add_checkpoint(log.note, old, proof)
-        except StaleSizeError as error:
-            self._sizes.learn(name, log.origin, error.known_size)
-            if error.split_view or error.known_size not in log.proofs:
-                raise
-            old, proof = self._sizes.way_to(name, log)
-            lines = channel.add_checkpoint(log.note, old, proof)
-        self._sizes.learn(name, log.origin, log.size)
-        return lines
+            self._sizes.learn(name, log.origin, log.size)

@@ -189,7 +189,10 @@ class RegionSumStrategy(Strategy):
                 if not open_ends:
                     return
                 reasons = {
-                    party: outcome.refused.get(party, ("no-node", ""))[0] for party in open_ends
+                    party: "not-kept"
+                    if party in outcome.cosigned
+                    else outcome.refused.get(party, ("no-node", ""))[0]
+                    for party in open_ends
                 }
         told = ", ".join(f"{party}: {why}" for party, why in sorted(reasons.items()))
         raise FederationError(

@@ -242,13 +242,12 @@ class WitnessPhase:
     def _take(
         self, region: str, log: PublishedLog, answer: CosignAnswer, lines: dict[str, list[str]]
     ) -> bool:
-        """Takes an answer in; whether a proof from another size is now wanted."""
+        """Takes an answer in; whether asking once more, from another size, would help."""
         if answer.line is not None and answer.size == log.size:
             lines[log.party].append(answer.line)
             self._sizes.learn(region, log.origin, log.size)
         elif answer.refused == "stale":
-            self._sizes.learn(region, log.origin, answer.size)
-            return self._sizes.wants_proof(region, log, self._trouble)
+            return self._sizes.corrected(region, log, answer.size, self._trouble)
         elif answer.refused == "conflict":
             detail = f"{region} says it holds a checkpoint that the log of {log.party} contradicts."
             self._trouble(log.party, "conflict-claimed", detail)

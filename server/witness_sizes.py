@@ -37,13 +37,24 @@ class WitnessSizes:
         proof = log.proofs.get(old)
         return (0, ()) if proof is None or old > log.size else (old, proof)
 
-    def wants_proof(
-        self, witness: str, log: PublishedLog, trouble: Callable[[str, str, str], None]
+    def corrected(
+        self,
+        witness: str,
+        log: PublishedLog,
+        size: int,
+        trouble: Callable[[str, str, str], None],
     ) -> bool:
-        """Whether a proof that the log did not give yet would do; tells of a rollback."""
-        size = self._known[witness, log.origin]
+        """Notes what a witness says it holds; whether the log can now be shown to continue it.
+
+        Args:
+            witness: The witness.
+            log: What it was shown.
+            size: The size it holds.
+            trouble: Told of a rollback: the witness holds more than there is.
+        """
+        self.learn(witness, log.origin, size)
         if size <= log.size:
-            return size not in log.proofs
+            return True
         trouble(
             log.party,
             "log-rolled-back",

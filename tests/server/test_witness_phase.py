@@ -281,6 +281,27 @@ def test_a_witness_that_is_ahead_is_served_in_the_same_round(tmp_path: Path) -> 
         assert federation.engines["region-1"].asked.count(("publish", 2)) == 1
 
 
+def test_a_witness_that_is_behind_is_served_in_the_same_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_federation(tmp_path, fake_plan(), witness_quorum=3) as federation:
+        with monkeypatch.context() as patch:
+            patch.setattr(RegionSumStrategy, "configure_train", crash_at(3, CrashError()))
+            with pytest.raises(CrashError):
+                federation.run()
+        # A coordinator that knows no sizes, and a witness under a new key that holds nothing.
+        with WitnessStore.open(tmp_path / "new.sqlite", create=True) as store:
+            federation.engines["region-2"].witness = Witness(
+                store,
+                name="region-2",
+                signer=federation.signers["region-2", "witness"],
+                log_keys=RegistryLogs(federation.home.read_registry, but="region-2"),
+            )
+            federation.run()
+        assert used_regions(federation) == {number: [*REGIONS] for number in (1, 2, 3)}
+        assert federation.incidents() == []
+
+
 def test_exactly_the_proofs_that_witnesses_need_are_asked_for(tmp_path: Path) -> None:
     with open_federation(tmp_path, fake_plan()) as federation:
         wanted: list[object] = []
@@ -491,7 +512,7 @@ def test_a_region_that_keeps_nothing_is_asked_again_and_named(tmp_path: Path) ->
     with open_federation(tmp_path, fake_plan(), nodes_wait_s=0.5) as federation:
         engine = federation.engines["region-2"]
         engine.tamper_answer = answering("keep", lambda answer: {**answer, "kept": 0})
-        with pytest.raises(FederationError, match=r"model is published.*region-2"):
+        with pytest.raises(FederationError, match=r"not cosigned \(region-2: not-kept\)"):
             federation.run()
         assert federation.events()[-1]["event"] == "run-failed"
         engine.tamper_answer = None
