@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from common.consent import new_ulid, subject_id
 from common.errors import FormatError
-from common.identifiers import ULID
+from common.identifiers import ULID, ulid_ms
 from common.timestamps import now_ms
 
 ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -74,3 +74,15 @@ def test_a_key_of_another_length_is_refused(k_subject: bytes) -> None:
 def test_an_unusable_reference_is_refused(customer_ref: str) -> None:
     with pytest.raises(FormatError, match="reference"):
         subject_id(bytes(32), customer_ref)
+
+
+@pytest.mark.parametrize("time_ms", [0, 1, 1_700_000_000_123, (1 << 48) - 1])
+def test_a_ulid_says_when_it_was_made(time_ms: int) -> None:
+    assert ulid_ms(new_ulid(time_ms)) == time_ms
+    assert _number(new_ulid(time_ms)) >> 80 == time_ms
+
+
+@pytest.mark.parametrize("text", ["", "8" + "0" * 25, "0" * 25, "0" * 27, "0" * 25 + "U"])
+def test_what_is_no_ulid_says_nothing(text: str) -> None:
+    with pytest.raises(FormatError):
+        ulid_ms(text)
