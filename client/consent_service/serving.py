@@ -92,6 +92,7 @@ def _config(
         timeout_graceful_shutdown=GRACE_S,
         h11_max_incomplete_event_size=16 * 1024,
         lifespan="off",
+        ws="none",
     )
 
 

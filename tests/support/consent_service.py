@@ -194,7 +194,13 @@ def free_port() -> int:
 def serving(app: ASGIApp, port: int) -> Iterator[str]:
     """Serves an application on this machine while the body runs; gives its address."""
     config = uvicorn.Config(
-        app, host="127.0.0.1", port=port, log_level="warning", access_log=False, lifespan="off"
+        app,
+        host="127.0.0.1",
+        port=port,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        ws="none",
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
