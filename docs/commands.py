@@ -37,10 +37,16 @@ def commands_page() -> str:
     parts = [_HEAD]
     for program, entry_point in sorted(project["scripts"].items()):
         module = importlib.import_module(entry_point.partition(":")[0])
-        commands = getattr(get_command(module.app), "commands", {})
-        for path in [(program,), *((program, name) for name in commands)]:
+        for path in _paths(get_command(module.app), (program,)):
             parts.append(f"## {' '.join(path)}\n\n```text\n{_help(module.app, path)}\n```\n")
     return "\n".join(parts)
+
+
+def _paths(command: object, path: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The command itself, then all below it, each group before its commands."""
+    yield path
+    for name, below in getattr(command, "commands", {}).items():
+        yield from _paths(below, (*path, name))
 
 
 def _help(app: object, path: tuple[str, ...]) -> str:
