@@ -285,7 +285,7 @@ def test_a_damaged_log_stops_a_run_that_would_go_on(
     assert "Traceback" not in shown
 
 
-def stop_before_training(*_: object) -> None:
+def stop_before_training(*_: object, **__: object) -> None:
     raise FederationError("Stopped by the test.")
 
 
