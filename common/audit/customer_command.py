@@ -163,9 +163,11 @@ def check_receipt(
         checked = receipts.check_receipt(data, _keys(registry, root_key))
     logged, console = checked.logged, _console()
     console.print(
-        Text.assemble(("The receipt holds. ", "bold green"), f"{logged.place}, one of "),
-        f"{logged.checkpoint.size} entries then; cosigned by "
-        f"{', '.join(sorted(logged.witnesses)) or 'nobody else'}.",
+        Text.assemble(
+            ("The receipt holds. ", "bold green"),
+            f"Its record is {logged.place}, of {logged.checkpoint.size} entries then; cosigned by "
+            f"{', '.join(sorted(logged.witnesses)) or 'nobody else'}.",
+        )
     )
     console.print(f"Record     {logged.record['state']} of {logged.record['event_time']}")
     console.print(f"Rule       {checked.receipt.rule}")
@@ -232,8 +234,8 @@ def _print_membership(checked: CheckedMembership, *, about: bool) -> None:
         )
     )
     console.print(
-        f"{logged.place}, under a checkpoint of {logged.checkpoint.size} entries, cosigned by "
-        f"{', '.join(sorted(logged.witnesses)) or 'nobody else (none is asked for)'}.",
+        f"It is {logged.place}, under a checkpoint of {logged.checkpoint.size} entries, cosigned "
+        f"by {', '.join(sorted(logged.witnesses)) or 'nobody else (none is asked for)'}.",
     )
 
 
