@@ -520,6 +520,25 @@ def test_a_region_that_keeps_nothing_is_asked_again_and_named(tmp_path: Path) ->
         assert federation.events()[-1]["event"] == "run-finished"
 
 
+def test_the_coordinators_own_log_needs_the_quorum_too(tmp_path: Path) -> None:
+    def not_the_server(answer: Header) -> Header:
+        items = answer["cosignatures"]
+        assert isinstance(items, list)
+        others = [
+            item
+            for item in items
+            if isinstance(item, dict) and item["origin"] != f"{FEDERATION}/server"
+        ]
+        return {**answer, "cosignatures": [*others]}
+
+    with open_federation(tmp_path, fake_plan(), witness_quorum=2) as federation:
+        for engine in federation.engines.values():
+            engine.tamper_answer = answering("cosign", not_the_server)
+        with pytest.raises(FederationError, match=r"not cosigned \(server: not-witnessed\)"):
+            federation.run()
+        assert used_regions(federation)[3] == [*REGIONS]
+
+
 def test_a_region_without_part_in_the_model_is_not_waited_for(tmp_path: Path) -> None:
     with open_federation(tmp_path, fake_plan(), nodes_wait_s=0.5) as federation:
         federation.engines["region-2"].tamper_answer = answering("publish", lambda answer: REFUSAL)
