@@ -8,9 +8,11 @@ row takes the place of a choice that the customer has made since.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from client.consent_service.import_rows import OPTIONAL, PURPOSES, REQUIRED, RowReader
 from client.consent_service.region_records import RegionRecords
@@ -88,6 +90,7 @@ class RowFile:
     """
 
     def __init__(self, path: Path, mapping: Mapping[str, str]) -> None:
+        self._path = path
         self._table = _read_table(path)
         self.digest = _digest(path)
         known = {*REQUIRED, *OPTIONAL, *PURPOSES}
@@ -97,7 +100,7 @@ class RowFile:
                 f"--map: there is no field {unknown[0]}.",
                 remedy=f"The fields are {', '.join(sorted(known))}, or a purpose's own term.",
             )
-        columns = set(self._table.column_names)
+        columns = _distinct(self._table, path)
         self.mapping = {name: name for name in known if name in columns} | dict(mapping)
         missing = [column for column in self.mapping.values() if column not in columns]
         missing += [name for name in REQUIRED if name not in self.mapping]
@@ -126,7 +129,7 @@ class RowFile:
         table = self._table.select([self.mapping[name] for name in names])
         for start in range(0, len(self), BATCH_ROWS):
             part = table.slice(start, BATCH_ROWS)
-            columns = [part.column(number).to_pylist() for number in range(len(names))]
+            columns = [_values(part.column(number), self._path) for number in range(len(names))]
             yield [
                 (start + offset, dict(zip(names, values, strict=True)))
                 for offset, values in enumerate(zip(*columns, strict=True), start=1)
@@ -290,10 +293,39 @@ def _read_table(path: Path):  # type: ignore[no-untyped-def] # pyarrow ships no 
             )
             return pyarrow.csv.read_csv(path, convert_options=options)
     except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} cannot be read: {error}.") from error
+        # Of a row with too many values, Arrow tells the whole row, which is personal.
+        why = re.sub(r"(got \d+):.*", r"\1", str(error), flags=re.DOTALL)
+        raise InputError(f"{path} cannot be read: {why}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read: a column's name is not UTF-8.") from error
     raise InputError(
         f"{path} is neither a .parquet nor a .csv file.", remedy="Save it as one of the two."
     )
+
+
+def _distinct(table: Any, path: Path) -> set[str]:
+    """The columns' names, of which no two may be the same."""
+    try:
+        names: list[str] = table.column_names
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read: a column's name is not UTF-8.") from error
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{path} has two columns of the name {twice[0]!r}.")
+    return set(names)
+
+
+def _values(column: Any, path: Path) -> list[object]:
+    """A column's values; Parquet may hold texts that are none, and times beyond Python's."""
+    import pyarrow as pa
+
+    try:
+        values: list[object] = column.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException) as error:
+        raise InputError(
+            f"{path} cannot be read: a column of the type {column.type} has a value outside it."
+        ) from error
+    return values
 
 
 def _digest(path: Path) -> str:

@@ -8,7 +8,13 @@ from itertools import chain
 
 from tests.fuzz.target import Target
 
-_MODULES = ("record_targets", "log_targets", "verify_targets", "transport_targets")
+_MODULES = (
+    "record_targets",
+    "log_targets",
+    "verify_targets",
+    "transport_targets",
+    "import_targets",
+)
 
 
 def _planted(data: bytes) -> None:

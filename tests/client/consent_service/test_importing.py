@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from client.cli import app
 from client.consent_service import importing
 from client.consent_service.evidence import Evidence
+from client.consent_service.importing import RowFile
 from client.consent_service.region_records import open_records
 from client.consent_service.registrar import Choice, ConsentRegistrar
 from client.engine.home import RegionHome
@@ -353,6 +354,46 @@ def test_files_that_are_none_are_refused(home: RegionHome, tmp_path: Path) -> No
     incomplete = write(tmp_path / "incomplete.parquet", [{"customer": "a", "training": True}])
     with pytest.raises(InputError, match=r"no column (event_time|evidence)"):
         run(home, incomplete)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"customer,event_time,evidence\na,b,c,secret\n", "Expected 3 columns, got 4"),
+        (b"customer,event_time,\xffevidence\na,b,c\n", "name is not UTF-8"),
+        (b"customer,event_time,evidence\n\xff,b,c\n", "invalid UTF8"),
+        (b"customer,event_time,evidence,customer\na,b,c,d\n", "two columns of the name 'customer'"),
+    ],
+)
+def test_a_malformed_csv_is_refused_without_its_rows(
+    tmp_path: Path, content: bytes, why: str
+) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=why) as refusal:
+        RowFile(path, {})
+    assert "secret" not in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        pa.array([2**62], pa.timestamp("us", "UTC")),
+        pa.array([2**31 - 1], pa.date32()),
+        pa.array([1], pa.timestamp("ms", "Mars/Base")),
+        pa.StringArray.from_buffers(
+            1, pa.py_buffer(bytes(4) + b"\2\0\0\0"), pa.py_buffer(b"\xff!")
+        ),
+    ],
+    ids=lambda times: str(times.type),
+)
+def test_a_parquet_value_outside_its_type_is_refused(tmp_path: Path, times: pa.Array) -> None:
+    path = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(
+        pa.table({"customer": ["a"], "evidence": ["e"], "event_time": times}), path
+    )
+    with pytest.raises(InputError, match="has a value outside it"):
+        list(RowFile(path, {}).batches())
 
 
 def test_the_owner_of_the_log_is_named(home: RegionHome, tmp_path: Path) -> None:
