@@ -16,11 +16,17 @@ from enum import IntEnum
 from common.audit.verify.consent_bytes import ConsentForms
 from common.audit.verify.fields import Record
 from common.audit.verify.files import BundleFolder
-from common.audit.verify.records import CONSENT_GIVEN, FEDERATED_TRAINING
+from common.audit.verify.records import (
+    CONSENT_GIVEN,
+    FEDERATED_TRAINING,
+    IMPORTED,
+    own_time_ms,
+)
 from common.audit.verify.replay import Entry, LogReplay
 from common.audit.verify.tiles import read_tiles
 from common.envelope import Envelope
 from common.errors import FedprefError, InputError
+from common.identifiers import ulid_ms
 from common.timestamps import MAX_TIME_MS, parse_time
 
 FOREVER_MS = MAX_TIME_MS + 1
@@ -81,7 +87,7 @@ class Journal:
         indexes: The records' log indices.
         subjects: Numbers of the customers they are of, from 0.
         choices: What was chosen, as `Choice`.
-        times_ms: When, as the record states.
+        times_ms: When, as the record states; for an imported one, when it was imported.
         until_ms: From when a consent given is over by its own words; `FOREVER_MS` if never.
         forms: Numbers into ``form_list``.
         notices: Numbers into ``notice_digests``.
@@ -154,7 +160,9 @@ class _Reader:
         if usual is not None:
             choice, form, notice = self._shared_of(usual.form)
             until = FOREVER_MS if usual.expires_ms is None else usual.expires_ms
-            self._add(index, usual.sid, choice, usual.event_ms, until, form, notice)
+            imported = self.journal.form_list[form].method == IMPORTED
+            time_ms = ulid_ms(usual.record_id) if imported else usual.event_ms
+            self._add(index, usual.sid, choice, time_ms, until, form, notice)
         elif _CONSENT_TYPE in data:
             self._take_general(index, data)
         elif _NOTICE_TYPE in data and index in self._notice_entries:
@@ -173,7 +181,7 @@ class _Reader:
                 index,
                 bytes.fromhex(str(record["sid"])),
                 choice,
-                parse_time(str(record["event_time"])),
+                own_time_ms("consent", record) or 0,
                 FOREVER_MS if expires is None else parse_time(str(expires)),
                 form,
                 notice,

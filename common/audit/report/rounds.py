@@ -179,6 +179,7 @@ def _cosignature(party: str, times: tuple[int, ...], start_ms: int) -> Cosignatu
     # A size may be cosigned again later; what counts for the round is the last one before it.
     latest = start_ms + CLOCK_TOLERANCE_MS + COSIGNATURE_GRAIN_MS
     time_ms = max((time for time in times if time <= latest), default=times[0])
+    time_ms -= time_ms % 1000  # The second it states; the verifier takes the end of that second.
     return Cosignature(party, format_time(time_ms), max(start_ms - time_ms, 0) // 1000)
 
 

@@ -25,13 +25,21 @@ R1, R2 = REGIONS
 WRITTEN_MS = EPOCH_MS + 100 * DAY_MS
 
 
+def ulid_at(time_ms: int, label: str) -> str:
+    """A ULID that states a time: 10 characters of it, then 16 others."""
+    alphabet = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+    stated = "".join(alphabet[time_ms >> 5 * place & 31] for place in reversed(range(10)))
+    return stated + label[10:]
+
+
 def eventful() -> Federation:
     """A run with all that a report can tell of, and that verifies.
 
     In region-1 a customer withdraws in round 2, which is discarded, so that the quorum is one; both
     regions change their notice before round 2, and half of the customers of region-1 consent anew;
     the old one lapses before round 3. One withdrawal is an erasure, one customer a minor, the first
-    consents are imported. Consents with a term have expired when the bundle is written. The registry has a second version: one key more, one revoked.
+    consents are imported. Consents with a term have expired when the bundle is written. The
+    registry has a second version: one key more, one revoked.
     """
 
     def alter(party: str, record: JsonRecord) -> None:
@@ -43,6 +51,8 @@ def eventful() -> Federation:
             record["method"] = "erasure"
         elif record["seq"] == 1 and party == R2:
             record["method"] = "imported"
+            record["event_time"] = "2020-02-02T02:02:02.000Z"
+            record["record_id"] = ulid_at(federation.clock_ms, record["record_id"])
             record["legal_basis"] = "cn-pipl:13-1"
             record["jurisdiction"] = "CN"
         if record["sid"] == federation.sid(R1, 4):
