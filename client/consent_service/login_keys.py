@@ -71,15 +71,13 @@ class LoginKeys:
             seen = (status.st_mtime_ns, status.st_size, status.st_ino)
             if seen == self._seen:
                 return
-            # Whatever is wrong with the new file, its predecessor's keys are no longer trusted.
-            self._keys, self._seen = {}, None
             data = self._path.read_bytes()
         except OSError as error:
-            self._keys, self._seen = {}, None
             raise InputError(
                 f"The login's public keys {self._path} cannot be read: {error.strerror}.",
                 remedy="Put the issuer's JWKS there.",
             ) from error
+        # While the new file is not understood, every call fails: its predecessor is not trusted.
         self._keys = parse_jwks(data, self._algorithms, str(self._path))
         self._seen = seen
 

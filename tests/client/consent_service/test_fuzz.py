@@ -77,9 +77,10 @@ def test_no_request_breaks_the_api(fuzzed: Fuzzed, mode: GenerationMode) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
 def test_no_request_of_many_breaks_the_api(fuzzed: Fuzzed, mode: GenerationMode) -> None:
-    assert fuzzed.ask(mode, max_examples=1500) > 3000
+    assert fuzzed.ask(mode, max_examples=500) > 1500
 
 
 def test_a_defect_behind_a_route_is_found(fuzzed: Fuzzed) -> None:

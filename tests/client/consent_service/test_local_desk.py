@@ -140,6 +140,14 @@ def test_what_another_window_withdrew_is_not_given_again(service: Service) -> No
     assert refused(service, who, stale_reduction) == "choice-changed"
 
 
+def test_keeping_one_purpose_does_not_end_what_another_window_gave(service: Service) -> None:
+    who = actor()
+    service.desk.choose(who, decide(service, who, *BOTH))
+    stale = decide(service, who, RECOMMENDATIONS)
+    service.desk.choose(who, decide(service, who, *BOTH, FEDERATED_ANALYTICS))
+    assert refused(service, who, stale) == "choice-changed"
+
+
 def test_two_windows_at_once_make_one_record(service: Service) -> None:
     who = actor()
     decision = decide(service, who, *BOTH)
@@ -300,7 +308,8 @@ def test_the_checkpoint_with_enough_cosignatures_proves_an_entry_best(
         cosign(index + 1, "w-1")
         assert _size_of(choice.above(index)) == index + 1
         cosign(index + 2, "w-1", "w-2")
-        cosign(index + 3, "w-1", "w-2")
+        # Enough is enough: the first such checkpoint proves it the shortest way.
+        cosign(index + 3, "w-1", "w-2", "w-3")
         best = choice.above(index)
         assert _size_of(best) == index + 2
         assert {each.name for each in parse_note(best).signatures} >= {"w-1", "w-2"}
@@ -314,7 +323,7 @@ def _registry_with_witnesses(
     federation: str, *, quorum: int
 ) -> tuple[Registry, dict[str, MemorySigner]]:
     root, now = MemorySigner("root"), now_ms()
-    witnesses = {name: MemorySigner(name) for name in ("w-1", "w-2")}
+    witnesses = {name: MemorySigner(name) for name in ("w-1", "w-2", "w-3")}
     record = build_registry(
         federation=federation,
         registry_version=1,

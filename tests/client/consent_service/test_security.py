@@ -108,6 +108,8 @@ def test_a_large_request_is_refused_before_it_is_read(service: Service) -> None:
             },
         )
         assert streamed.status_code == 413, path
+    announced = visit.http.post("/login", headers={"Content-Length": "20000"}, content=b"")
+    assert announced.status_code == 413
     lying = visit.http.post("/login", headers={"Content-Length": "-1"}, content=b"")
     assert lying.status_code == 400
 
