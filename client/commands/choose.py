@@ -1,6 +1,6 @@
-"""``fedpref-region choose`` and ``receipt``: for an operator who has the customer before them.
+"""``fedpref-region choose``: for an operator who has the customer before them, or their letter.
 
-Both go through the same desk as the customers' page, and its rules hold here too.
+It goes through the same desk as the customers' page, and its rules hold here too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from common.errors import ConsentError, InputError, StorageError, UsageError
+from client.commands import receipt as receipt_command
+from client.commands.receipt import (
+    CustomerArgument,
+    HomeArgument,
+    LanguageOption,
+    require_new,
+    state_words,
+    write_receipt,
+)
+from common.errors import ConsentError, InputError, UsageError
 from common.terminal import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -24,11 +33,6 @@ if TYPE_CHECKING:
 
 _MAX_DOCUMENT_BYTES = 64 << 20
 
-HomeArgument = Annotated[Path, typer.Argument(help="The region's home folder.")]
-CustomerArgument = Annotated[
-    str, typer.Argument(help="The region's reference of the customer.", metavar="CUSTOMER_REF")
-]
-LanguageOption = Annotated[str, typer.Option(help="Of the notice and the receipt, such as zh.")]
 SocketOption = Annotated[
     Path | None,
     typer.Option(
@@ -98,7 +102,7 @@ def choose(
         raise UsageError("Only a minor has a guardian.", remedy="Add --minor.")
     region = RegionHome.read(home)
     if receipt is not None:
-        _require_new(receipt)
+        require_new(receipt)
     evidence = "" if document is None else _evidence(document, way)
     actor = Actor(customer_ref, minor, guardian, evidence, way.value)
     with _desk(region, engine_socket) as desk:
@@ -106,7 +110,7 @@ def choose(
         console = Console(highlight=False, soft_wrap=True)
         console.print(_described(region.region, choice), markup=False)
         if receipt is not None:
-            _write_receipt(desk, customer_ref, choice, lang, receipt)
+            write_receipt(desk, customer_ref, choice, lang, receipt)
             console.print(
                 f"Receipt: {receipt}. Once others have cosigned this entry, fedpref-region receipt "
                 "gives a stronger one.",
@@ -114,54 +118,10 @@ def choose(
             )
 
 
-def receipt(
-    home: HomeArgument,
-    customer_ref: CustomerArgument,
-    out: Annotated[Path, typer.Option(help="Where to write it: a new file.")],
-    record_id: Annotated[
-        str | None, typer.Option(help="Of which record; by default the customer's newest.")
-    ] = None,
-    lang: LanguageOption = "en",
-) -> None:
-    """Write the receipt of a customer's choice, with the best proof that there is by now.
-
-    It names the first round that a withdrawal kept them out of, once there is one. The engine may
-    run meanwhile. Anyone can check it: fedpref-audit check-receipt.
-    """
-    from client.consent_service.desk_opening import desk_on
-    from client.consent_service.region_records import read_records
-    from client.engine.home import RegionHome
-
-    region = RegionHome.read(home)
-    _require_new(out)
-    with (
-        read_records(region) as records,
-        desk_on(region, records.log, records.state, records.subjects) as desk,
-    ):
-        history = desk.history(customer_ref)
-        if not history:
-            raise _unknown(region.region)
-        wanted = [each for each in history if record_id in (None, each.record_id)]
-        if not wanted:
-            raise ConsentError(
-                "The customer has no record of this id.",
-                remedy=f"Theirs are: {', '.join(each.record_id for each in history)}.",
-            )
-        _write_receipt(desk, customer_ref, wanted[0], lang, out)
-    excluded, text = wanted[0].first_excluded, ""
-    if excluded is not None:
-        text = f" First round without them: {excluded.round} of run {excluded.run}."
-    elif wanted[0].ends_training:
-        text = " No round has been without them because of it yet."
-    Console(highlight=False, soft_wrap=True).print(
-        f"{out}: receipt of log entry {wanted[0].index}, {_state(wanted[0])}.{text}", markup=False
-    )
-
-
 def register(app: typer.Typer) -> None:
-    """Adds both commands."""
+    """Adds the commands."""
     app.command(epilog=EXIT_CODES)(choose)
-    app.command(epilog=EXIT_CODES)(receipt)
+    app.command(epilog=EXIT_CODES)(receipt_command.receipt)
 
 
 @contextmanager
@@ -243,40 +203,9 @@ def _evidence(document: Path, way: Way) -> str:
     return canonical_json.encode({"document_sha256": digest, "method": way.value}).decode()
 
 
-def _write_receipt(
-    desk: ConsentDesk, customer_ref: str, choice: LoggedChoice, lang: str, path: Path
-) -> None:
-    from common import canonical_json
-    from common.audit.receipt import MAX_RECEIPT_BYTES
-    from common.durable_file import write_durably
-
-    made = desk.receipt(customer_ref, choice.record_id, lang)
-    try:
-        # It names a pseudonym: personal data for whoever can link it.
-        write_durably(path, canonical_json.encode(made, max_bytes=MAX_RECEIPT_BYTES))
-    except OSError as error:
-        raise StorageError(
-            f"The receipt {path} cannot be written: {error.strerror}.",
-            remedy="The choice is logged all the same; fedpref-region receipt writes another.",
-        ) from error
-
-
-def _require_new(path: Path) -> None:
-    if path.exists():
-        raise InputError(
-            f"There is a file at {path} already.", remedy="Name another: none is overwritten."
-        )
-
-
-def _unknown(region: str) -> ConsentError:
-    return ConsentError(
-        f"{region} has no consent record of a customer with this reference.",
-        remedy="Check the reference's spelling; who was erased cannot be found any more.",
-    )
-
-
 def _described(region: str, choice: LoggedChoice) -> str:
-    text = f"{region}: {_state(choice)} is logged, entry {choice.index}, record {choice.record_id}."
+    place = f"entry {choice.index}, record {choice.record_id}"
+    text = f"{region}: {state_words(choice)} is logged, {place}."
     if choice.agreed:
         text += f"\nAgreed to: {', '.join(choice.agreed)}."
     if choice.expires is not None:
@@ -284,11 +213,3 @@ def _described(region: str, choice: LoggedChoice) -> str:
     if choice.ends_training:
         text += "\nNo training round that takes its consents from now on includes them."
     return text
-
-
-def _state(choice: LoggedChoice) -> str:
-    from common.consent import GIVEN, REFUSED
-
-    if choice.state == GIVEN:
-        return "the consent"
-    return "the refusal" if choice.state == REFUSED else "the withdrawal"
