@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -111,6 +112,8 @@ class _Engine:
         self.path = scratch() / "engine.sock"
         self.fault: BaseException | None = None
         threading.excepthook = self._note
+        # It warns of each connection that ends early, which here are most.
+        logging.getLogger("common.engine_socket").setLevel(logging.ERROR)
         self._serving = serve_channel(_Echo(), self.path)
         self._serving.__enter__()
 
