@@ -29,6 +29,7 @@ from common.privacy import (
     total_noise_multiplier,
 )
 from common.timestamps import parse_time
+from common.validate import DECIMAL
 
 GRID_EXPONENT = -12
 POPULARITY_CLIPPING_NORM = "1"
@@ -42,12 +43,9 @@ _CALIBRATION_MARGIN = 2e-5
 
 
 def _decimal(text: str) -> str:
-    try:
-        value = Decimal(text)
-    except ArithmeticError as error:
-        raise ValueError("must be a decimal number in quotes") from error
-    # Decimal("NaN") compares false with everything, so the accepted range is what is tested.
-    if not (value.is_finite() and abs(value) <= 10**9 and len(text) <= 32):
+    if DECIMAL.fullmatch(text) is None:
+        raise ValueError("must be a decimal number in quotes")
+    if not (abs(Decimal(text)) <= 10**9 and len(text) <= 32):
         raise ValueError("must be a finite decimal number of moderate size")
     return text
 

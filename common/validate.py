@@ -15,6 +15,8 @@ from common.timestamps import parse_time
 
 SHA256_HEX = re.compile(r"[0-9a-f]{64}")
 PARTY = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+#: A decimal number as records write it; ``Decimal`` alone reads spaces, underscores, other digits.
+DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,30})?(?:[eE]-?[0-9]{1,2})?")
 #: One line of text for people: no control characters, no line or paragraph separators.
 LINE = re.compile("[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]{1,256}")
 

@@ -16,16 +16,14 @@ from common import canonical_json
 from common.canonical_json import JsonValue
 from common.errors import FormatError, InputError, PolicyError
 from common.plan import RunPlan
+from common.validate import DECIMAL
 
 
 def _positive_decimal(text: str) -> str:
-    try:
-        value = Decimal(text)
-    except ArithmeticError as error:
-        raise ValueError("must be a decimal number in quotes") from error
-    # Decimal("NaN") compares false with everything, so the accepted range is what is tested.
-    if not (value.is_finite() and value > 0):
-        raise ValueError("must be a finite number above 0")
+    if DECIMAL.fullmatch(text) is None:
+        raise ValueError("must be a decimal number in quotes")
+    if not Decimal(text) > 0:
+        raise ValueError("must be a number above 0")
     return text
 
 
