@@ -47,7 +47,9 @@ def report(
     ] = None,
 ) -> int:
     """Writes the compliance report: exit code 0 if the bundle is verified, 8 if not."""
-    from common.audit.report import check_output, read_facts, render_report, write_report
+    from common.audit.report.facts import read_facts
+    from common.audit.report.output import check_output, write_report
+    from common.audit.report.page import render_report
 
     if made_at is not None:
         parse_time(made_at)

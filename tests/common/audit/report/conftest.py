@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from common.audit.export import export_bundle
-from common.audit.report import ReportFacts, read_facts, render_report
+from common.audit.report.facts import ReportFacts, read_facts
+from common.audit.report.page import render_report
 from common.timestamps import format_time
 from tests.support.bundle_builder import (
     DAY_MS,

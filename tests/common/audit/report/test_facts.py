@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from common.audit.merkle import leaf_hash
-from common.audit.report import ReportFacts, read_facts
+from common.audit.report.facts import ReportFacts, read_facts
+from common.audit.verify.epsilon import composed_epsilon
+from common.envelope import sign_record
 from common.privacy import GaussianEvent, epsilon
 from common.timestamps import parse_time
 from tests.support.bundle_builder import (
@@ -227,11 +229,12 @@ def test_epsilon_is_what_an_independent_accountant_gives(
 ) -> None:
     event = GaussianEvent(noise_multiplier=float(NOISE), sampling_probability=1.0, count=3)
     expected = epsilon([event], float(DELTA))
+    exact = composed_epsilon({(NOISE, "1"): 3}, float(DELTA))
     for each in facts["honest"].budgets:
         last = records(honest, each.region, "charge")[-1][1]
         assert each.recomputed is not None
         assert float(each.recomputed) == pytest.approx(expected, rel=1e-3)
-        assert float(each.recomputed) <= float(each.stated) + 1e-6
+        assert exact <= float(each.recomputed) <= float(each.stated) + 1e-6
         assert each.charges == 3
         assert (each.delta, each.index) == (DELTA, records(honest, each.region, "charge")[-1][0])
         stated = last["epsilon_run" if each.span == "run" else "epsilon_total"]
@@ -426,6 +429,19 @@ def test_an_entry_that_does_not_hold_is_in_no_figure(
     whole, report = facts["honest"].consents[0], facts["altered"].consents[0]
     assert report.records == whole.records - 1
     assert report.tally.total == whole.tally.total - 1
+
+
+def test_a_consent_that_another_signed_is_in_no_figure(
+    honest: Federation, facts: dict[str, ReportFacts], tmp_path: Path
+) -> None:
+    federation = honest.copy()
+    index = federation.find(R1, "consent", 3)
+    record = record_of(federation.logs[R1][index])
+    federation.logs[R1][index] = sign_record(record, federation.keys[R2, "consent"])
+    report = read_facts(federation.write(tmp_path))
+    assert not report.verdict.verified
+    assert report.consents[0].records == facts["honest"].consents[0].records - 1
+    assert report.consents[0].unread == 0
 
 
 def test_without_a_registry_nothing_is_ascribed_to_anyone(

@@ -14,7 +14,7 @@ from client.engine import incidents
 from common.audit import verify
 from common.audit.report import language
 from common.audit.report.language import LANGUAGES, TEMPLATES, Language, messages
-from common.audit.report.page import render_report
+from common.audit.report.page import _environment, render_report
 from common.audit.report.trust import SECTION_STEPS
 from common.audit.verify.verdict import LIMITS, STEPS
 from common.key_entry import ROLES
@@ -240,6 +240,11 @@ def test_what_does_not_show_is_shown() -> None:
     assert "⟨U+0000⟩" in seen
     assert "⟨U+E0041⟩" in seen
     assert language.visible("价格\u3000一\u00a0二") == "价格\u3000一\u00a0二"
+
+
+def test_no_template_can_let_a_hidden_character_through() -> None:
+    template = _environment("en").from_string("{{ text }} {{ markup }}")
+    assert template.render(text="<\u202e", markup=Markup("<b>")) == "&lt;⟨U+202E⟩ <b>"
 
 
 def test_foreign_text_is_escaped_shortened_and_kept_apart() -> None:

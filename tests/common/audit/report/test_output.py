@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from common.audit.report import check_output, write_report
+from common.audit.report.output import check_output, write_report
 from common.errors import InputError, StorageError, UsageError
 
 

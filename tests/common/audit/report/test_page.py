@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from common import canonical_json
-from common.audit.report import ReportFacts, read_facts, render_report
+from common.audit.report.facts import ReportFacts, read_facts
 from common.audit.report.language import LANGUAGES, messages
-from common.audit.report.page import _SECTIONS, MAX_ROWS
+from common.audit.report.page import _SECTIONS, MAX_ROWS, render_report
 from common.audit.report.rounds import RegionRound
 from common.audit.verify.verdict import LIMITS
 from tests.support.bundle_builder import REGIONS, SERVER, Federation, JsonRecord, MemorySigner

@@ -6,12 +6,20 @@ import pytest
 
 from common.audit.report.charts import consent_chart
 from common.audit.report.consents import region_consents
-from common.audit.report.journal import FOREVER_MS, Choice, Journal, read_journal
+from common.audit.report.journal import (
+    FOREVER_MS,
+    Choice,
+    Form,
+    Journal,
+    LoggedNotice,
+    read_journal,
+)
 from common.audit.report.standing import MAX_POINTS, Moment, Standings, Tally, moments
+from common.audit.report.withdrawals import region_withdrawals
 from common.audit.verify import Evidence, verify_with_evidence
 from common.audit.verify.files import BundleFolder
-from common.audit.verify.replay import LogReplay
-from common.timestamps import parse_time
+from common.audit.verify.replay import Entry, LogReplay
+from common.timestamps import format_time, parse_time
 
 
 def journal(*rows: tuple[int, Choice, int, int]) -> Journal:
@@ -53,13 +61,59 @@ def test_a_term_ends_at_its_last_moment() -> None:
     standings = Standings(made, replay(1))
     assert standings.tally(1, 49) == Tally(in_force=1)
     assert standings.tally(1, 50) == Tally(expired=1)
+    assert list(standings.in_force(1, 49)) == [True]
+    assert list(standings.in_force(1, 50)) == [False]
+
+
+def test_consents_lapse_by_notices_that_were_logged_by_then() -> None:
+    made = journal((0, Choice.GIVEN, 10, FOREVER_MS))
+    record = {"supersedes": "00", "in_force_from": format_time(20)}
+    policy = {"policy": {"notice_grace_s": 1}}
+    log = replay(6)
+    log.entries.append(Entry(log.party, 4, "", "policy", policy))
+    made.logged_notices.append(LoggedNotice(Entry(log.party, 5, "", "notice", record), "01"))
+    standings = Standings(made, log)
+    assert standings.tally(5, 9999) == Tally(in_force=1)
+    assert standings.tally(6, 1019) == Tally(in_force=1)
+    assert standings.tally(6, 1020) == Tally(lapsed=1)
+    assert list(standings.in_force(6, 1020)) == [False]
+
+
+def test_a_withdrawal_counts_for_rounds_whose_consents_are_larger_than_its_entry() -> None:
+    made = journal(
+        (0, Choice.GIVEN, 10, FOREVER_MS),
+        (1, Choice.GIVEN, 11, FOREVER_MS),
+        (0, Choice.WITHDRAWN, 20, FOREVER_MS),
+        (0, Choice.GIVEN, 40, FOREVER_MS),
+        (0, Choice.ERASED, 60, FOREVER_MS),
+    )
+    log = replay(9)
+    for number, (size, at_ms) in enumerate([(2, 25), (3, 30), (4, 50)], start=1):
+        record = {
+            "run": "run-1",
+            "round": number,
+            "consent": {"size": size},
+            "train": {"at": format_time(at_ms)},
+        }
+        log.entries.append(Entry(log.party, 5 + number, "", "round", record))
+    first, second = region_withdrawals(log, made).items
+    found = [
+        (each.index, each.excluded_round, each.rounds_before, each.latency_ms)
+        for each in (first, second)
+    ]
+    assert found == [(2, 2, 1, 10), (4, None, 2, None)]
+    assert (first.kind, second.kind) == ("withdrawn", "erased")
 
 
 def test_a_clock_set_back_does_not_move_a_record_before_those_before_it() -> None:
-    made = journal((0, Choice.GIVEN, 100, FOREVER_MS), (1, Choice.GIVEN, 5, FOREVER_MS))
-    found = moments(made, replay(2), 200, [])
-    assert [each.at_ms for each in found] == [100, 200]
-    assert found[0].tally == Tally(in_force=2)
+    made = journal(
+        (0, Choice.GIVEN, 10, FOREVER_MS),
+        (1, Choice.GIVEN, 100, FOREVER_MS),
+        (2, Choice.GIVEN, 50, FOREVER_MS),
+    )
+    found = moments(made, replay(3), 200, [])
+    assert [each.at_ms for each in found] == [10, 100, 200]
+    assert [each.tally.in_force for each in found] == [1, 3, 3]
 
 
 def test_a_clock_ahead_does_not_move_a_record_past_the_end() -> None:
@@ -97,8 +151,6 @@ def test_there_is_no_chart_of_nothing() -> None:
 
 
 def _with_form(made: Journal) -> Journal:
-    from common.audit.report.journal import Form
-
     made.form_list.append(Form("eu-gdpr:A6-1-a", "DE", "web-form", minor=False))
     return made
 
