@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fastapi.routing import APIRoute
 
 from client.app import _REASONS as RELAY_REASONS
+from client.consent_service.api import router as consent_routes
+from client.consent_service.config import LimitSettings, LoginSettings, ServiceSettings
 from client.data.quality import assess_quality
 from client.data.source_config import (
     ColumnMapping,
@@ -34,7 +37,9 @@ from common.audit.verify.records import MANIFEST_SCHEMA, REGISTRY_SCHEMA, SCHEMA
 from common.audit.verify.verdict import LIMITS, STEPS
 from common.catalogue import Catalogue
 from common.plan import _SIZES
+from simulations.attacks.table import ATTACKS
 from simulations.scenarios import SCENARIOS
+from tests.common.audit.test_log_attacks import ATTACKS as LOG_ATTACKS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -294,6 +299,50 @@ def test_steps_and_limits_are_the_verifiers() -> None:
         assert f"- {limit}" in text, limit
 
 
+def test_each_attack_has_its_row_and_the_tests_it_names() -> None:
+    rows = [
+        *table(DOCS / "developer.md", "ids", "what is attacked"),
+        *table(DOCS / "developer.md", "id", "what"),
+    ]
+    documented: list[str] = []
+    for row in rows:
+        for each in row[0].split(", "):
+            first, _, last = each.partition(" to ")
+            numbers = range(int(first[1:]), int((last or first)[1:]) + 1)
+            documented += [f"{first[0]}{number}" for number in numbers]
+        assert codes(row[-1])
+        for path in codes(row[-1]):
+            assert (ROOT / path).exists(), path
+    logs = {attack.split()[0] for attack in LOG_ATTACKS}
+    assert sorted(documented) == sorted({attack.id for attack in ATTACKS} | logs)
+
+
+def test_settings_of_the_consent_service_are_its_own() -> None:
+    rows = table(DOCS / "consent-service.md", "setting", "default", "meaning")
+    documented = {codes(row[0])[0]: row[1] for row in rows}
+    fields = {
+        f"{section}.{name}": field
+        for section, kind in (
+            ("login", LoginSettings),
+            ("service", ServiceSettings),
+            ("limits", LimitSettings),
+        )
+        for name, field in kind.model_fields.items()
+    }
+    assert documented.keys() == fields.keys()
+    for name, field in fields.items():
+        default = "required" if field.is_required() else str(field.default or "none").lower()
+        shown = {"login.url": "none", "service.hsts": "false"}.get(name, default)
+        assert documented[name] == shown, name
+
+
+def test_the_api_s_routes_are_those_it_has() -> None:
+    rows = table(DOCS / "consent-service.md", "request", "answer")
+    documented = {codes(row[0])[0].replace("RECORD_ID", "{record_id}") for row in rows}
+    routes = [route for route in consent_routes.routes if isinstance(route, APIRoute)]
+    assert documented == {f"{next(iter(each.methods))} {each.path}" for each in routes}
+
+
 def test_plan_sizes_are_the_plans() -> None:
     rows = table(DOCS / "data-scientist.md", "signal from")
     documented = [
@@ -410,10 +459,8 @@ def test_the_homes_files_are_all_named(workspace: Path) -> None:
     for path in home.iterdir():
         name = re.sub(r"-(wal|shm)$|\.lock$", "", path.name)
         assert name in text, path.name
-    keys = {path.name for path in (home / "keys").glob("*.pem")}
-    assert {f"{role}.pem" for role in KEY_ROLES} == keys
-    for role in KEY_ROLES:
-        assert role in text, role
+    (keys,) = [row[1] for row in table(DOCS / "operator.md", "file") if "`keys/*.pem`" in row[0]]
+    assert set(codes(keys)) == set(KEY_ROLES)
 
 
 def test_the_run_folders_files_are_all_named(workspace: Path) -> None:

@@ -77,8 +77,8 @@ def _side_by_side(browser: Browser, pictures: list[bytes], path: Path) -> None:
     width = len(pictures) * (WIDTH + 2 + MARGIN) + MARGIN
     page = browser.new_page(viewport={"width": width, "height": 100})
     page.set_content(
-        f"<style>body {{ margin: {MARGIN}px; display: flex; align-items: start; gap: {MARGIN}px; background: #fff }}"
-        f"img {{ border: 1px solid #bbb }}</style>{shown}",
+        f"<style>body {{ margin: {MARGIN}px; display: flex; align-items: start; gap: {MARGIN}px; "
+        f"background: #fff }} img {{ border: 1px solid #bbb }}</style>{shown}",
         wait_until="load",
     )
     page.screenshot(path=path, full_page=True)
