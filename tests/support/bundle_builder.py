@@ -651,7 +651,7 @@ class Federation:
                 files[f"{folder}/checkpoints/{size}"] = self.cosigned(party, size)
             for start in range(0, len(entries), 256):
                 tile = entries[start : start + 256]
-                name = f"{start // 256:03d}" + ("" if len(tile) == 256 else f".p/{len(tile)}")
+                name = tile_number(start // 256) + ("" if len(tile) == 256 else f".p/{len(tile)}")
                 files[f"{folder}/tile/entries/{name}"] = b"".join(
                     len(entry).to_bytes(2, "big") + entry for entry in tile
                 )
@@ -703,6 +703,14 @@ def ledger_head(record: JsonRecord, previous: str) -> str:
     row = {name: record[name] for name in CHARGE_ROW}
     row |= {"seq": record["ledger_seq"], "previous_head": previous}
     return hashlib.sha256(canonical_json.encode(row)).hexdigest()
+
+
+def tile_number(number: int) -> str:
+    """A tile's number as C2SP tlog-tiles spells it: 1234067 is x001/x234/067."""
+    parts = [f"{number % 1000:03d}"]
+    while number := number // 1000:
+        parts.insert(0, f"x{number % 1000:03d}")
+    return "/".join(parts)
 
 
 def bucket(count: int) -> str:
