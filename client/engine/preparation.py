@@ -15,7 +15,7 @@ from client.data.transactions import CheckedTransactions
 from client.engine.home import RegionHome
 from client.engine.log_state import LogState
 from client.engine.policy import RegionPolicy
-from common.audit.sparse_merkle import SparseMerkleTree, position
+from common.audit.sparse_merkle import position, sparse_root
 from common.catalogue import Catalogue
 from common.errors import ConsentError, PolicyError
 from common.plan import RunPlan
@@ -90,8 +90,8 @@ class ConsentSnapshot:
         Computed when first asked for: a large region publishes without waiting for it.
         """
         nonce = bytes.fromhex(self.nonce)
-        tree = SparseMerkleTree([position(nonce, bytes.fromhex(sid)) for sid in self.eligible.sids])
-        return tree.root.hex()
+        train_root = sparse_root(position(nonce, bytes.fromhex(sid)) for sid in self.eligible.sids)
+        return train_root.hex()
 
 
 def _power_of_two_interval(count: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.audit.sparse_merkle import SparseMerkleTree, position
+from common.audit.sparse_merkle import position, sparse_root
 from common.audit.verify.checkpoints import COSIGNATURE_GRAIN_MS
 from common.audit.verify.fields import Record
 from common.audit.verify.records import FEDERATED_TRAINING
@@ -208,16 +208,17 @@ class _RegionRounds:
         grace_s = policy.get("notice_grace_s")
         # Without a policy that says otherwise, a superseded notice has no grace.
         grace_ms = grace_s * 1000 if type(grace_s) is int else 0
-        sids = list(self._replay.consents.eligible(size, at_ms, grace_ms))
+        consents = self._replay.consents
         if policy.get("withdrawal_in_round") == "discard":
-            self._check_discard(entry, size, at_ms, frozenset(sids))
-        positions = [position(nonce, sid) for sid in sids]
+            included = frozenset(consents.eligible(size, at_ms, grace_ms))
+            self._check_discard(entry, size, at_ms, included)
+        positions = [position(nonce, sid) for sid in consents.eligible(size, at_ms, grace_ms)]
         self._evidence.findings.count(ROUNDS, "eligible customers", len(positions))
         if not positions:
             self._fail("no-consent", entry, "Nobody's consent was in force.")
             return
         # Subjects are distinct, so their positions are: the tree exists.
-        root = SparseMerkleTree(positions).root.hex()
+        root = sparse_root(positions).hex()
         if root != train["root"]:
             self._fail(
                 "eligible-set",

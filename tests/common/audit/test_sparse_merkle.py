@@ -15,6 +15,7 @@ from common.audit.sparse_merkle import (
     SparseMerkleTree,
     SparseProof,
     position,
+    sparse_root,
     verify_absence,
     verify_membership,
 )
@@ -59,6 +60,11 @@ position_sets = st.sets(st.one_of(positions_near, st.binary(min_size=32, max_siz
 @given(position_sets)
 def test_the_root_is_the_definition_s(positions):
     assert SparseMerkleTree(positions).root == reference_root(sorted(positions))
+
+
+@given(position_sets)
+def test_the_root_alone_is_the_trees(positions):
+    assert sparse_root(positions) == SparseMerkleTree(positions).root
 
 
 @given(position_sets, st.randoms(use_true_random=False))
@@ -240,6 +246,12 @@ GOOD = SparseProof(bytes(32), ((0, bytes(32)),)).to_record()
 def test_malformed_records_of_proofs_are_refused(record):
     with pytest.raises(FormatError):
         SparseProof.from_record(record)
+
+
+@pytest.mark.parametrize("positions", [[bytes(31)], [bytes(32), bytes(32)], [bytes(32), bytes(33)]])
+def test_the_root_alone_needs_distinct_positions_of_32_bytes(positions):
+    with pytest.raises(FormatError):
+        sparse_root(positions)
 
 
 def test_positions_are_distinct_and_of_32_bytes():
