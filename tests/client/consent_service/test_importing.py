@@ -219,6 +219,23 @@ def test_one_bad_row_and_nothing_is_imported(
     assert size(home) == before + 7
 
 
+def test_a_bad_row_after_a_good_one_like_it_is_found_before_anything_is_logged(
+    home: RegionHome, tmp_path: Path
+) -> None:
+    """What is checked once for all rows alike is not what differs between them."""
+    ends = LONG_AGO + timedelta(days=1)
+    before_notice = LONG_AGO.replace(year=2019)
+    for bad, why in [
+        (row(3, expires=LONG_AGO), "expires no later"),
+        (row(3, expires=ends, event_time=before_notice), "before its notice was in force"),
+    ]:
+        rows = [row(1, expires=ends), row(2, expires=ends), bad]
+        before = size(home)
+        with pytest.raises(InputError, match=f"row 3: .*{why}"):
+            run(home, write(tmp_path / "rows.parquet", rows))
+        assert size(home) == before
+
+
 def test_a_dry_run_logs_nothing(home: RegionHome, tmp_path: Path) -> None:
     before = size(home)
     file = write(tmp_path / "rows.parquet", [row(1)])

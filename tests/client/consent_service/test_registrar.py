@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -291,6 +292,41 @@ def test_threads_record_beside_another_writer_of_the_log(region: OpenHome) -> No
     assert not errors
     for ref in others:
         assert [each.record.seq for each in region.registrar.history(ref)] == list(range(1, 11))
+
+
+def test_two_choices_of_one_customer_at_once_follow_each_other(
+    region: OpenHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a record names as the one before it is still the newest when it is logged."""
+    append, errors = region.log.append, list[BaseException]()
+
+    def slow_append(entries: list[bytes]) -> range:
+        time.sleep(0.05)
+        return append(entries)
+
+    def choose() -> None:
+        try:
+            region.registrar.record([Choice.give("twin", TRAINING)])
+        except BaseException as error:  # noqa: BLE001 # shown below
+            errors.append(error)
+
+    monkeypatch.setattr(region.log, "append", slow_append)
+    threads = [threading.Thread(target=choose) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert [each.record.seq for each in region.registrar.history("twin")] == [1, 2, 3]
+
+
+def test_an_imported_choice_is_not_older_than_its_notice(region: OpenHome) -> None:
+    began_ms = region.state.notices[0].notice.in_force_from_ms
+    choice = replace(Choice.give("imported", TRAINING), imported=True)
+    with pytest.raises(ConsentError, match="before its notice"):
+        region.registrar.record([replace(choice, event_time_ms=began_ms - 1)])
+    region.registrar.record([replace(choice, event_time_ms=began_ms)])
+    assert region.registrar.history("imported")[0].record.form.method == "imported"
 
 
 @settings(max_examples=15, deadline=None)

@@ -192,6 +192,19 @@ def test_it_is_made_beside_a_running_owner_of_the_log(home: RegionHome, tmp_path
     assert done.exit_code == 0, done.exception
 
 
+def test_a_withdrawal_that_no_round_saw_excluded_from_none(tmp_path: Path) -> None:
+    home = make_region_home(tmp_path / "home")
+    with open_home(home) as region:
+        region.registrar.record([Choice.give("a", TRAINING)])
+        region.registrar.record([Choice.withdraw("a")])
+        region.registrar.record([Choice.give("a", TRAINING)])
+        region.log_round(1)
+    with open_records(home) as records:
+        files = export_subject(records, "a").files
+    receipts = [json.loads(files[f"receipts/{number:04d}.json"]) for number in (1, 2, 3)]
+    assert [each["first_excluded"] for each in receipts] == [None, None, None]
+
+
 def test_a_superseded_notice_and_an_expiry_show_in_the_rounds(tmp_path: Path) -> None:
     home = make_region_home(tmp_path / "home", lasts_s=3 * GRACE_S)
     with open_home(home) as region:

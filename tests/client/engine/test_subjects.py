@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import apsw
 import pytest
 
 from client.engine import subjects as subjects_module
-from client.engine.storage_key import StorageKeyFile, make_storage_key
+from client.engine.storage_key import StorageKey, StorageKeyFile, make_storage_key
 from client.engine.subjects import EvidenceRow, SubjectKeys, open_subject_keys
 from common.consent import subject_id
 from common.errors import InputError, StorageError
@@ -207,6 +208,54 @@ def test_threads_share_a_table(table: SubjectKeys) -> None:
         thread.join()
     assert not errors
     assert len(table.pseudonyms()) == 60
+
+
+def test_who_enrols_during_an_erasure_is_under_the_new_key(
+    table: SubjectKeys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table.enrol(REFS)
+    encrypt, under_way = SubjectKeys._encrypt_anew, threading.Event()
+
+    def slowly(self: SubjectKeys, following: StorageKey) -> None:
+        encrypt(self, following)
+        under_way.set()
+        time.sleep(0.1)
+
+    monkeypatch.setattr(SubjectKeys, "_encrypt_anew", slowly)
+    erasing = threading.Thread(target=table.erase, args=([REFS[0]],))
+    erasing.start()
+    assert under_way.wait(5)
+    drawn = table.enrol(["newcomer"])
+    erasing.join()
+    secret = table.secret("newcomer")
+    assert secret is not None
+    assert subject_id(secret, "newcomer") == drawn["newcomer"]
+    assert len(table.pseudonyms()) == len(REFS)
+
+
+def test_who_enrols_while_all_are_read_is_not_forgotten(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = (folder / "subjects.sqlite", folder / "storage.key")
+    with open_subject_keys(*where) as table:
+        table.enrol(REFS)
+    opening, under_way = SubjectKeys._open, threading.Event()
+
+    def slowly(self: SubjectKeys, ref: str, sealed: bytes) -> bytes:
+        under_way.set()
+        time.sleep(0.005)
+        return opening(self, ref, sealed)
+
+    with open_subject_keys(*where) as table:
+        monkeypatch.setattr(SubjectKeys, "_open", slowly)
+        reading = threading.Thread(target=table.pseudonyms)
+        reading.start()
+        assert under_way.wait(5)
+        # First in order: the reading is past the place.
+        table.enrol(["a newcomer"])
+        reading.join()
+        assert table.pseudonym("a newcomer") is not None
+        assert len(table.pseudonyms()) == len(REFS) + 1
 
 
 def test_files_are_their_owner_s_alone(table: SubjectKeys, folder: Path) -> None:
