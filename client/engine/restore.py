@@ -25,7 +25,7 @@ from client.engine.restored_ledger import judge_ledger, unledgered
 from client.engine.restored_log import judge_log
 from client.engine.restored_witness import judge_witness
 from client.engine.seal import is_whole_seal
-from client.engine.storage_key import StorageKeyFile
+from client.engine.storage_key import StorageKeyFile, make_storage_key
 from client.engine.subjects import open_subject_keys, read_fingerprint
 from common.audit.log import AuditLog
 from common.audit.writer_lock import WriterLock
@@ -203,6 +203,9 @@ class _Restoration:
         _set_aside(self._home.subjects)
         with suppress(FileNotFoundError):
             self._home.subjects.unlink()
+        if not self._home.stored_key.exists():
+            # Lost with all its copies: what it opened stays closed, so a new table has a new key.
+            make_storage_key(self._home.stored_key)
         with open_subject_keys(self._home.subjects, self._home.stored_key):
             pass
         self._outcomes.append(

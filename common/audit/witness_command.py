@@ -30,7 +30,7 @@ def init(
         str | None,
         typer.Option(help="The federation: also writes a signed request to enrol the key."),
     ] = None,
-    days: Annotated[int, typer.Option(help="For how long the key is to be valid.", min=1)] = 730,
+    days: Annotated[int, typer.Option(help="For how long the key is to be valid.", min=1)] = 366,
 ) -> int:
     """Makes a new witness: its key and its memory; prints what the key registry must say of it."""
     from common.audit.witness.home import ROLE, make_home

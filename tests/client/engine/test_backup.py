@@ -610,3 +610,18 @@ def test_the_commands(home: RegionHome, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.exception
     assert "log.sqlite" in done.stdout
     assert log_facts(fresh) == log_facts(home)
+
+
+def test_a_storage_key_that_is_lost_for_good_gives_way_to_a_new_one(
+    home: RegionHome, tmp_path: Path
+) -> None:
+    backup = make_backup(home, tmp_path / "backup")
+    home.stored_key.unlink()
+    with pytest.raises(InputError, match="storage key"):
+        restore(backup.folder, home.root, RestoreOptions())
+    assert not home.stored_key.exists()
+    found = restore(backup.folder, home.root, RestoreOptions(without_subjects=True))
+    assert outcomes(found)["subjects.sqlite"] == MADE
+    assert links(home) == {}
+    choose(home, "anna")
+    assert set(links(home)) == {"anna"}
