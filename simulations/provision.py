@@ -64,6 +64,12 @@ _NOTICE_TEXT = (
     "may withdraw at any time; from the next training round on, your purchases are no longer used. "
     "What was learnt before stays in the model."
 )
+_NOTICE_TEXT_ZH = (
+    "我们希望从您在本店的购买记录中了解顾客的偏好。您的购买记录保存在本数据中心，不会离开。离开的是许多顾客的汇总值，"
+    "并已加入噪声。噪声按照每次训练所声明的隐私预算，限制任何人由此了解到关于您的信息；但并不意味着完全无法了解任何信息。"
+    "每一轮训练还会传出本区域选择日志的大小和时间：它们能说明有多少顾客作出了选择、此后又有多少顾客重新作出选择，"
+    "但不会说明是谁，且未加噪声。您可以随时撤回同意；最迟从下一轮训练起，不再使用您的购买记录。此前已学到的内容仍保留在模型中。"
+)
 
 
 @dataclass(frozen=True)
@@ -240,10 +246,11 @@ def _make_region_home(
     _form_settings(home, set_up.jurisdiction).write(home.root)
     controller = home.signer("controller")
     notice = make_entry(_notice(home, set_up.jurisdiction), controller)
+    notice_zh = make_entry(_notice_zh(home, set_up.jurisdiction), controller)
     in_force = make_entry(_policy_record(policy), controller)
     write_durably(home.root / "notice.json", notice)
     with AuditLog.open(home.log, origin=home.origin, signer=home.signer("log"), create=True) as log:
-        log.append([registry, notice, in_force])
+        log.append([registry, notice, in_force, notice_zh])
     make_ledger(home.ledger)
     WitnessStore.open(home.witness, create=True).close()
     with open_subject_keys(home.subjects, home.stored_key) as subjects:
@@ -298,6 +305,20 @@ def _notice(home: RegionHome, jurisdiction: str) -> dict[str, JsonValue]:
         "text": _NOTICE_TEXT,
         "supersedes": None,
         "in_force_from": format_time(now_ms()),
+    }
+
+
+def _notice_zh(home: RegionHome, jurisdiction: str) -> dict[str, JsonValue]:
+    """The same notice for customers who read Chinese."""
+    return {
+        **_notice(home, jurisdiction),
+        "notice_id": f"pn-1-{jurisdiction.lower()}-zh",
+        "lang": "zh",
+        "recipients": f"{home.federation} 的各区域与协调方：加噪声的汇总值，"
+        "以及本区域日志的大小和时间",
+        "retention": "购买记录：24 个月；同意记录：10 年",
+        "storage": f"{home.region} 的数据中心",
+        "text": _NOTICE_TEXT_ZH,
     }
 
 
