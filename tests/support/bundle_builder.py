@@ -127,6 +127,7 @@ class Federation:
         withdrawal_in_round: The regions' policy, ``finish`` or ``discard``; they keep to it unless
             ``sends_anyway``.
         notice_grace_s: The regions' policy for consents to superseded notices.
+        issued_ms: When the next registry version is issued.
         before_round: Acts before a round, once it is due; gets its number.
         in_round: Acts in a region after its charge and before its round entry; gets both.
         alter: May change a record in place before it is signed; gets the party and the record.
@@ -142,6 +143,7 @@ class Federation:
     witness_quorum: int = 2
     cosigners: tuple[str, ...] = (*REGIONS, SERVER, OUTSIDE)
     withdrawal_in_round: str = "finish"
+    issued_ms: int = EPOCH_MS - DAY_MS
     sends_anyway: bool = False
     notice_grace_s: int = 86_400
     before_round: Callable[[Federation, int], None] | None = None
@@ -222,7 +224,7 @@ class Federation:
             "v": "fedpref-keys/1",
             "federation": FEDERATION,
             "registry_version": len(self.registry) + 1,
-            "issued_at": format_time(EPOCH_MS - DAY_MS),
+            "issued_at": format_time(self.issued_ms),
             "prev": previous,
             "witness_quorum": self.witness_quorum,
             "root": {

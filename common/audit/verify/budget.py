@@ -10,10 +10,11 @@ from functools import lru_cache
 from common import canonical_json
 from common.audit.verify.epsilon import composed_epsilon
 from common.audit.verify.fields import Record
-from common.audit.verify.replay import Entry, Evidence, LogReplay
+from common.audit.verify.replay import CLOCK_TOLERANCE_MS, Entry, Evidence, LogReplay
 from common.audit.verify.rounds import mechanism_of
 from common.audit.verify.verdict import BUDGET
 from common.errors import VerificationError
+from common.timestamps import format_time
 
 GENESIS_HEAD = "0" * 64
 
@@ -67,9 +68,16 @@ class _RegionBudget:
     def _fail(self, code: str, entry: Entry, message: str) -> None:
         self._evidence.fail(BUDGET, code, entry, message)
 
+    def _check_year(self, entry: Entry) -> None:
+        """A charge is booked on the year in which it was logged, not on an earlier one's rest."""
+        before_ms = max(entry.after_ms - CLOCK_TOLERANCE_MS, 0)
+        if entry.text("time")[:4] < format_time(before_ms)[:4]:
+            self._fail("clock-rollback", entry, "Its year is before that of the entries before it.")
+
     def _check_charge(self, entry: Entry) -> None:
         self._evidence.findings.count(BUDGET, "charges")
         self._charges[entry.text("charge_id")] = entry
+        self._check_year(entry)
         self._check_head(entry)
         self._check_permitted(entry)
         try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from common.errors import VerificationError
+from common.errors import FedprefError, VerificationError
 
 # (noise multiplier, sampling probability) → how often it ran.
 Mechanisms = Mapping[tuple[str, str], int]
@@ -85,10 +85,13 @@ def _within(text: str, least: float, most: float) -> float:
 def _accounted(events: Iterable[tuple[float, float, int]], delta: float) -> float:
     from common.privacy import GaussianEvent, epsilon  # Slow to import, seldom needed.
 
-    return epsilon(
-        [
-            GaussianEvent(noise_multiplier=noise, sampling_probability=probability, count=count)
-            for noise, probability, count in events
-        ],
-        delta,
-    )
+    try:
+        return epsilon(
+            [
+                GaussianEvent(noise_multiplier=noise, sampling_probability=probability, count=count)
+                for noise, probability, count in events
+            ],
+            delta,
+        )
+    except FedprefError as error:
+        raise VerificationError(error.message) from error

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from common import canonical_json
 from common.audit.merkle import MerkleAccumulator, leaf_hash
-from common.audit.verify.checkpoints import CheckpointReader, SignedCheckpoint
+from common.audit.verify.checkpoints import NEWEST, CheckpointReader, SignedCheckpoint
 from common.audit.verify.consents import ConsentFacts, consent_facts
 from common.audit.verify.cosigned import CosignedSizes, SettledEntries
 from common.audit.verify.entry_reading import GoodConsent, read_entries
@@ -16,7 +16,7 @@ from common.audit.verify.files import BundleFolder
 from common.audit.verify.key_ring import KeyRing
 from common.audit.verify.records import check_record, own_time_ms
 from common.audit.verify.replay import SERVER, Entry, LogReplay
-from common.audit.verify.tiles import tile_name
+from common.audit.verify.tiles import ENTRIES_PER_TILE, log_folder, tile_name
 from common.audit.verify.verdict import LOGS, RECORDS, SUBJECTS, Findings
 from common.envelope import Envelope
 from common.errors import FedprefError, FormatError, InputError, VerificationError
@@ -42,6 +42,8 @@ SERVER_ROLES: Mapping[str, str] = {
 _OWNER = {"incident": "party"} | dict.fromkeys(
     ("policy", "permit", "charge", "round", "release"), "region"
 )
+#: Up to here a log is read without asking how many files it has.
+_SIZE_WITHOUT_QUESTION = 1 << 18
 _UNIQUE_IDS = {"charge": "charge_id", "permit": "permit_id"}
 
 
@@ -71,8 +73,31 @@ def replay_log(
     if newest is None:
         return log
     log.size = newest.checkpoint.size
+    if not _may_hold(folder, party, log.size):
+        findings.fail(
+            LOGS,
+            "entries-unreadable",
+            f"The log of {party} has {log.size} entries by its checkpoint, far more than are here.",
+            party=party,
+            file=f"{log_folder(party)}/{NEWEST}",
+        )
+        log.size = 0
+        return log
     (replayer or LogReplayer)(log, reader.all(newest), ring, created_ms, findings).replay(folder)
     return log
+
+
+def _may_hold(folder: BundleFolder, party: str, size: int) -> bool:
+    """Whether a log of this size may be read entry by entry: its files must be about as many.
+
+    Whoever signs a checkpoint may state any size. Some missing files are found and named one by
+    one; a size beyond all that is here would only keep the reader busy.
+    """
+    if size <= _SIZE_WITHOUT_QUESTION:
+        return True
+    files, _ = folder.names()
+    here = sum(name.startswith(f"{log_folder(party)}/") for name in files)
+    return size <= _SIZE_WITHOUT_QUESTION + here * ENTRIES_PER_TILE
 
 
 class LogReplayer:
@@ -175,6 +200,10 @@ class LogReplayer:
             self._fail(RECORDS, "record", error.message, index=index, file=file)
             return
         self._findings.count(RECORDS, "records")
+        after_ms = self._latest_ms or 0
+        if kind == "keys":
+            quorum = record["witness_quorum"]
+            self._log.quorums.append((index, quorum if isinstance(quorum, int) else 0))
         if own_ms is not None:
             self._latest_ms = max(own_ms, self._latest_ms or own_ms)
             if kind != "consent":
@@ -187,7 +216,7 @@ class LogReplayer:
         if kind == "notice":
             self._notices[hashlib.sha256(data).hexdigest()] = str(record["notice_id"])
             self._log.consents.apply_notice(index, record)
-        self._log.entries.append(Entry(self._log.party, index, leaf.hex(), kind, record))
+        self._log.entries.append(Entry(self._log.party, index, leaf.hex(), kind, record, after_ms))
 
     def _held(self, size: int, signed: SignedCheckpoint) -> int:
         """Up to which smaller size the same signer's checkpoints hold."""

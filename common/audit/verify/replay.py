@@ -31,6 +31,7 @@ class Entry:
         leaf: Its leaf hash, in hex.
         kind: Its record's kind.
         record: Its fields.
+        after_ms: The latest time that any entry before it in its log states, in milliseconds.
     """
 
     party: str
@@ -38,6 +39,7 @@ class Entry:
     leaf: str
     kind: str
     record: Record
+    after_ms: int = 0
 
     def text(self, name: str) -> str:
         """A field that is a text."""
@@ -74,6 +76,7 @@ class LogReplay:
         entries: All accepted entries but consents, in the log's order.
         consents: The consents.
         roots: Every size with a signed checkpoint that holds, and the root hash there, in hex.
+        quorums: For each registry version in the log, its index and the witness quorum it sets.
         times_ms: The latest time that an entry before such a size states.
         cosigned: Which other parties cosigned such a size, and when.
         whole: Whether every entry is in the bundle; if not, no consent is.
@@ -87,9 +90,15 @@ class LogReplay:
     consents: ConsentHistory = field(default_factory=ConsentHistory)
     roots: dict[int, str] = field(default_factory=dict)
     times_ms: dict[int, int] = field(default_factory=dict)
+    quorums: list[tuple[int, int]] = field(default_factory=list)
     cosigned: CosignedSizes = field(default_factory=CosignedSizes)
     whole: bool = True
     files: set[str] = field(default_factory=set)
+
+    def quorum_before(self, index: int) -> int:
+        """The witness quorum of the newest registry version logged before an entry; 0 if none."""
+        held = [quorum for at, quorum in self.quorums if at < index]
+        return held[-1] if held else 0
 
     def of_kind(self, kind: str) -> Iterator[Entry]:
         """The accepted entries of one kind, in the log's order."""

@@ -30,7 +30,6 @@ class _RegionRounds:
         self._evidence = evidence
         self._replay = replay
         self._permits: dict[str, Entry] = {}
-        self._max_age_ms = MAX_CONSENT_AGE_MS
         self._policies: list[Entry] = []
         self._discarded: set[tuple[str, int]] = set()
         self._last: dict[str, Entry] = {}
@@ -89,9 +88,13 @@ class _RegionRounds:
 
     def _read_policy(self, entry: Entry) -> None:
         self._policies.append(entry)
-        age_s = entry.part("policy").get("consent_age_max_s")
-        if type(age_s) is int and age_s >= 0:
-            self._max_age_ms = min(MAX_CONSENT_AGE_MS, age_s * 1000)
+
+    def _max_age_ms(self, entry: Entry) -> int:
+        """How old a round's consent snapshot may be: the policy's bound, 10 minutes at most."""
+        age_s = self._policy_at(_size(entry.part("consent"))).get("consent_age_max_s")
+        if type(age_s) is not int or age_s < 0:
+            return MAX_CONSENT_AGE_MS
+        return min(MAX_CONSENT_AGE_MS, age_s * 1000)
 
     def _check_round(self, entry: Entry) -> None:
         self._evidence.findings.count(ROUNDS, "rounds")
@@ -170,8 +173,10 @@ class _RegionRounds:
     def _check_witnessed(self, entry: Entry) -> None:
         """Enough others saw the consents it names, and saw them just before it began."""
         start_ms = entry.time_ms("start")
-        quorum = self._evidence.ring.quorum_at(start_ms)
         size, cosigned = _size(entry.part("consent")), self._replay.cosigned
+        # The later of what its own time and its place in the log say: a clock picks no quorum.
+        quorum = max(self._evidence.ring.quorum_at(start_ms), self._replay.quorum_before(size))
+        max_age_ms = self._max_age_ms(entry)
         if cosigned.count(size) < quorum:
             self._fail(
                 "not-witnessed",
@@ -182,7 +187,7 @@ class _RegionRounds:
             return
         fresh = cosigned.count(
             size,
-            earliest_ms=start_ms - self._max_age_ms,
+            earliest_ms=start_ms - max_age_ms,
             latest_ms=start_ms + CLOCK_TOLERANCE_MS + COSIGNATURE_GRAIN_MS,
         )
         if fresh < quorum:
@@ -190,7 +195,7 @@ class _RegionRounds:
                 "witness-stale",
                 entry,
                 f"{fresh} other parties cosigned the checkpoint of its consents (size {size}) "
-                f"within {self._max_age_ms // 1000} s before its start; the registry asks for "
+                f"within {max_age_ms // 1000} s before its start; the registry asks for "
                 f"{quorum}.",
             )
 
@@ -258,17 +263,21 @@ class _RegionRounds:
                 entry,
                 f"Its consents end at size {size}, before the previous round (entry {last.index}).",
             )
-        if not start_ms - self._max_age_ms <= at_ms <= end_ms or start_ms > end_ms:
+        max_age_ms, latest_ms = self._max_age_ms(entry), end_ms + CLOCK_TOLERANCE_MS
+        if not (start_ms - max_age_ms <= at_ms <= latest_ms and start_ms <= latest_ms):
             self._fail(
                 "consent-age",
                 entry,
-                f"Its consent snapshot was not taken within {self._max_age_ms // 1000} s before "
+                f"Its consent snapshot was not taken within {max_age_ms // 1000} s before "
                 "its start and its end.",
             )
         if at_ms + CLOCK_TOLERANCE_MS < self._replay.times_ms.get(size, 0):
             self._fail(
                 "clock-rollback", entry, "Its clock is behind the entries that it builds upon."
             )
+        if latest_ms + max_age_ms < entry.after_ms:
+            # Withdrawals could stand before it that it says came after.
+            self._fail("clock-rollback", entry, "It was logged long after it says that it ended.")
         charged_ms = self._charged_ms.get(entry.text("charge_id"), 0)
         if end_ms + CLOCK_TOLERANCE_MS < charged_ms:
             self._fail("clock-rollback", entry, "It ended before it was charged.")
