@@ -55,7 +55,7 @@ class SignedCheckpoint:
         """Whether a signing key was valid between the newest entry and the bundle's writing."""
         return any(
             key.not_before_ms <= created_ms
-            and (written_ms is None or written_ms <= key.not_after_ms)
+            and (written_ms is None or written_ms < key.not_after_ms)
             and (
                 key.revoked_at_ms is None
                 or (

@@ -21,7 +21,7 @@ class RegisteredKey:
         party: Whose it is.
         role: What it may sign.
         not_before_ms: First moment of its validity, in milliseconds since the epoch.
-        not_after_ms: Last moment of its validity.
+        not_after_ms: From then on it is no longer valid.
         revoked_at_ms: The moment from which it counts no more, if any.
     """
 
@@ -35,7 +35,7 @@ class RegisteredKey:
 
     def valid_at(self, time_ms: int) -> bool:
         """Whether it counts at a time, in milliseconds since the epoch."""
-        return self.not_before_ms <= time_ms <= self.not_after_ms and (
+        return self.not_before_ms <= time_ms < self.not_after_ms and (
             self.revoked_at_ms is None or time_ms < self.revoked_at_ms
         )
 
@@ -55,7 +55,7 @@ class RegisteredKey:
                 continue
             if self.revoked_at_ms is not None and time_ms >= self.revoked_at_ms:
                 raise VerificationError(f"The key {self.key_id[:12]}… had been revoked by then.")
-            if time_ms > self.not_after_ms:
+            if time_ms >= self.not_after_ms:
                 raise VerificationError(f"The key {self.key_id[:12]}… had expired by then.")
         if own_ms is not None and own_ms < self.not_before_ms:
             raise VerificationError(f"The key {self.key_id[:12]}… was not yet valid.")

@@ -10,6 +10,7 @@ import pytest
 from common.audit.checkpoint import Checkpoint, sign_note
 from common.audit.verify import Verdict, verify_bundle
 from common.audit.verify.epsilon import composed_epsilon
+from common.audit.verify.key_ring import RegisteredKey
 from common.errors import VerificationError
 from common.timestamps import format_time, parse_time
 from tests.support.bundle_builder import DAY_MS, EPOCH_MS, REGIONS, SERVER, Federation, JsonRecord
@@ -98,3 +99,12 @@ def test_an_aggregate_of_a_round_beyond_counting(tmp_path: Path) -> None:
 def test_parameters_that_no_accountant_takes_are_a_failure_and_no_crash() -> None:
     with pytest.raises(VerificationError):
         composed_epsilon({("0.3", "0.5"): 1}, 1e-30)
+
+
+def test_a_key_ends_with_its_last_moment_as_the_engine_has_it() -> None:
+    key = RegisteredKey("a" * 64, bytes(32), R1, "consent", 1000, 2000, None)
+    key.check_time(1999, None)
+    with pytest.raises(VerificationError, match="expired"):
+        key.check_time(2000, None)
+    assert key.valid_at(1999)
+    assert not key.valid_at(2000)
