@@ -61,7 +61,10 @@ def describe(region: RegionHome, erasure: Erasure) -> str:
         done += f", and the log has a last withdrawal, entry {erasure.withdrawal}"
     rounds = "They were in no training round."
     if erasure.resumed:
-        done = "An erasure that had been interrupted is completed"
+        done = (
+            "An erasure that a crash had interrupted is completed; whether it was of this "
+            "reference cannot be known"
+        )
         rounds = "What was learnt in training rounds stays in their models."
     if erasure.rounds:
         rounds = (

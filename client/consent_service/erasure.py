@@ -76,7 +76,9 @@ def erase_customer(
                 return Erasure(None, 0, 0, (), 0, resumed=True)
             raise ConsentError(
                 "The region holds no key of a customer with this reference.",
-                remedy="They were erased already, or never known: check the reference's spelling.",
+                remedy="They were erased already, or never known: check the reference's spelling. "
+                "If an erasure was interrupted, it is complete: replace your copy of "
+                "keys/storage.key and make a new backup.",
             )
         withdrawal = registrar.erase_record(customer_ref)
         consents = registrar.history(customer_ref)

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +71,7 @@ def make_backup(home: RegionHome, destination: Path) -> Backup:
     """Copies a home into a new folder; its engine may run meanwhile.
 
     Raises:
-        InputError: The folder exists and is not empty.
+        InputError: The folder exists and is not empty, or the home lacks a database.
         StorageError: Something cannot be read or written, or the copy of a database is damaged.
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
@@ -77,6 +79,21 @@ def make_backup(home: RegionHome, destination: Path) -> Backup:
             f"{destination} exists already and is not an empty folder.",
             remedy="Name a new folder for each backup.",
         )
+    for needed in (home.log, home.ledger, home.subjects):
+        if not needed.is_file():
+            raise InputError(
+                f"{needed} is missing: there is no whole home to back up.",
+                remedy="Name the region's home; if the file is lost, restore an older backup.",
+            )
+    with ExitStack() as stack:
+        # What fails leaves no part of a backup behind.
+        stack.callback(shutil.rmtree, destination, ignore_errors=True)
+        backup = _make(home, destination)
+        stack.pop_all()
+    return backup
+
+
+def _make(home: RegionHome, destination: Path) -> Backup:
     try:
         destination.mkdir(mode=0o700, parents=True, exist_ok=True)
         for name in DATABASES:
@@ -88,7 +105,7 @@ def make_backup(home: RegionHome, destination: Path) -> Backup:
     except OSError as error:
         raise StorageError(
             f"The backup {destination} cannot be made: {error.strerror} ({error.filename}).",
-            remedy="Remove what is there of it, make room, and begin anew.",
+            remedy="Make room, and begin anew.",
         ) from error
     record = _describe(home, destination)
     # Last: a folder without it is no backup.

@@ -169,9 +169,11 @@ class _Restoration:
             if home.subjects.is_file():
                 with open_subject_keys(home.subjects, home.stored_key) as subjects:
                     return True, f"{len(subjects.pseudonyms())} customers"
+        self._refuse_another_key()
         try:
             fingerprint = read_fingerprint(self._backup.path("subjects.sqlite"))
-            StorageKeyFile(home.stored_key).find(fingerprint)
+            # The home's own keys stay as they are until its table is the backup's.
+            StorageKeyFile(home.stored_key).check(fingerprint)
         except FedprefError as error:
             if self._options.without_subjects:
                 return False, None
@@ -183,6 +185,25 @@ class _Restoration:
                 "its customer any more, and every customer is asked anew.",
             ) from error
         return False, "as it was when the backup was made; who was erased since is erased again"
+
+    def _refuse_another_key(self) -> None:
+        """Refuses to give up a table of the home that only lacks its storage key."""
+        home = self._home
+        if self._options.without_subjects or not home.subjects.is_file():
+            return
+        try:
+            fingerprint = read_fingerprint(home.subjects)
+        except FedprefError:
+            return
+        try:
+            StorageKeyFile(home.stored_key).check(fingerprint)
+        except FedprefError as error:
+            raise InputError(
+                "The home's table is sound, but under another storage key; put the newest copy of "
+                "the storage key back.",
+                remedy="If no such copy is left, say --without-subjects: the home's table is set "
+                "aside then.",
+            ) from error
 
     def _replace(self, name: str, keep: bool, note: str) -> None:
         target, source = self._home.root / name, self._backup.path(name)
@@ -209,7 +230,12 @@ class _Restoration:
         with open_subject_keys(self._home.subjects, self._home.stored_key):
             pass
         self._outcomes.append(
-            Outcome("subjects.sqlite", MADE, "no earlier record can be linked to its customer")
+            Outcome(
+                "subjects.sqlite",
+                MADE,
+                "no earlier record can be linked to its customer; keep one copy of "
+                "keys/storage.key elsewhere",
+            )
         )
 
     def _copy_files(self) -> None:
@@ -267,7 +293,12 @@ class _Restoration:
             if erased:
                 subjects.erase(erased)
                 self._outcomes.append(
-                    Outcome("subjects.sqlite", RESTORED, f"{len(erased)} erased again, as logged")
+                    Outcome(
+                        "subjects.sqlite",
+                        RESTORED,
+                        f"{len(erased)} erased again, as logged; the storage key is a new one: "
+                        "replace your copy of it, destroy the older one, make a new backup",
+                    )
                 )
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -80,27 +80,42 @@ class StorageKeyFile:
         #: Whether `find` has finished a change of keys that a crash had interrupted.
         self.finished = False
 
-    def find(self, fingerprint: str | None) -> StorageKey:
+    def find(self, stated: Callable[[], str | None]) -> StorageKey:
         """The key of a table, after finishing a change of keys that a crash interrupted.
 
         Args:
-            fingerprint: What the table states; None if it is new.
+            stated: Reads the fingerprint that the table states; None if it is new. It is asked
+                again once no other process changes the key: what it said before may be outdated.
 
         Raises:
             InputError: The storage key is missing or not 32 bytes.
             StorageError: The table is under another key.
         """
-        if self._next.exists():
-            with self.changing():
-                self._finish(fingerprint)
+        if not self._next.exists():
+            fingerprint, key = stated(), self._read(self._path)
+            if fingerprint in (None, key.fingerprint):
+                return key
+        with self.changing():
+            return self.find_while_changing(stated)
+
+    def find_while_changing(self, stated: Callable[[], str | None]) -> StorageKey:
+        """As `find`, to be called within `changing`."""
+        fingerprint = stated()
+        self._finish(fingerprint)
         key = self._read(self._path)
-        if fingerprint not in (None, key.fingerprint):
-            raise StorageError(
-                f"The subjects' table is encrypted under another storage key than {self._path}.",
-                remedy="Restore the newest copy of the storage key; the copy of a table from "
-                "before an erasure cannot be opened any more.",
-            )
+        self._check(key, fingerprint)
         return key
+
+    def check(self, fingerprint: str) -> None:
+        """Checks that the key or the next one opens a table with this fingerprint; changes nothing.
+
+        Raises:
+            InputError: The storage key is missing or not 32 bytes.
+            StorageError: The table is under another key.
+        """
+        if self._next.exists() and self._read(self._next).fingerprint == fingerprint:
+            return
+        self._check(self._read(self._path), fingerprint)
 
     @contextmanager
     def changing(self) -> Iterator[None]:
@@ -142,11 +157,19 @@ class StorageKeyFile:
         if fingerprint == self._read(self._next).fingerprint:
             self.activate_next()
             self.finished = True
-        else:
+        elif fingerprint == self._read(self._path).fingerprint:
             # The table was not encrypted anew: this key has never protected anything.
             self._next.unlink()
             self._remove_leftovers()
             sync_folder(self._path.parent)
+
+    def _check(self, key: StorageKey, fingerprint: str | None) -> None:
+        if fingerprint not in (None, key.fingerprint):
+            raise StorageError(
+                f"The subjects' table is encrypted under another storage key than {self._path}.",
+                remedy="Restore the newest copy of the storage key; the copy of a table from "
+                "before an erasure cannot be opened any more.",
+            )
 
     def _remove_leftovers(self) -> None:
         """Removes what a crash left of writing a next key."""
@@ -159,7 +182,8 @@ class StorageKeyFile:
         except OSError as error:
             raise InputError(
                 f"The storage key {path} cannot be read: {error.strerror}.",
-                remedy="Restore it from the region's key backup.",
+                remedy="Restore it from the region's key backup. If no copy is left: "
+                "fedpref-region restore … --without-subjects.",
             ) from error
         if len(secret) != STORAGE_KEY_BYTES:
             raise InputError(f"The storage key {path} is not {STORAGE_KEY_BYTES} bytes long.")

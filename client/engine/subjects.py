@@ -246,6 +246,8 @@ class SubjectKeys:
         with self._use(), self._key_file.changing():
             # Whatever goes wrong from here on, the next use asks the table for its key again.
             self._version = -1
+            # Who held the lock before may have died after its commit: the next key is in use then.
+            self._key = self._key_file.find_while_changing(self._stated)
             following = self._key_file.draw_next()
             refs = [(ref,) for ref in customer_refs]
             with self._connection:
@@ -319,6 +321,9 @@ class SubjectKeys:
                 f"A customer's key in {self._path} does not decrypt.", remedy=error.remedy
             ) from error
 
+    def _stated(self) -> str | None:
+        return _fingerprint(self._connection)
+
     def _data_version(self) -> int:
         return int(self._connection.pragma("data_version"))
 
@@ -329,7 +334,7 @@ class SubjectKeys:
             version = self._data_version()
             if version != self._version:
                 self._sids, self._has_all, self._version = {}, False, version
-                self._key = self._key_file.find(_fingerprint(self._connection))
+                self._key = self._key_file.find(self._stated)
             yield
 
 
@@ -348,7 +353,7 @@ def open_subject_keys(path: Path, storage_key_path: Path) -> Iterator[SubjectKey
     key_file = StorageKeyFile(storage_key_path)
     if not path.exists():
         # A new table needs a key; without one none is made.
-        key_file.find(None)
+        key_file.find(lambda: None)
     # Made readable by its owner alone before anything is in it.
     path.touch(mode=0o600)
     with _storage_errors(path):
@@ -361,7 +366,7 @@ def open_subject_keys(path: Path, storage_key_path: Path) -> Iterator[SubjectKey
             connection.execute("PRAGMA secure_delete=ON")
             with connection:
                 connection.execute(_SCHEMA)
-            key = key_file.find(_fingerprint(connection))
+            key = key_file.find(lambda: _fingerprint(connection))
             with connection:
                 connection.execute(
                     "INSERT OR IGNORE INTO meta VALUES ('storage_key', ?)", (key.fingerprint,)

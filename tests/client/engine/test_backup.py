@@ -439,7 +439,7 @@ def test_an_old_storage_key_does_not_bring_the_erased_back(
     lose(home, "subjects.sqlite")
     home.stored_key.write_bytes(kept_key)
     found = restore(backup.folder, home.root, RestoreOptions())
-    assert "1 erased again, as logged" in {each.note for each in found}
+    assert any(each.note.startswith("1 erased again, as logged") for each in found)
     assert set(links(home)) == {"anna", "eve"}
     assert home.stored_key.read_bytes() != kept_key
 

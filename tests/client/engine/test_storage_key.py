@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,12 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_value_opens_only_in_its_context_and_under_its_key(path: Path) -> None:
-    key = StorageKeyFile(path).find(None)
+    key = StorageKeyFile(path).find(lambda: None)
     sealed = key.seal(b"value", b"context")
     assert key.open(sealed, b"context") == b"value"
     assert key.seal(b"value", b"context") != sealed
     make_storage_key(path)
-    other = StorageKeyFile(path).find(None)
+    other = StorageKeyFile(path).find(lambda: None)
     flipped = sealed[:-1] + bytes([sealed[-1] ^ 1])
     for wrong_key, value, context in [
         (key, sealed, b"another context"),
@@ -36,11 +37,11 @@ def test_a_value_opens_only_in_its_context_and_under_its_key(path: Path) -> None
 
 
 def test_a_table_under_another_key_is_refused(path: Path) -> None:
-    fingerprint = StorageKeyFile(path).find(None).fingerprint
-    assert StorageKeyFile(path).find(fingerprint).fingerprint == fingerprint
+    fingerprint = StorageKeyFile(path).find(lambda: None).fingerprint
+    assert StorageKeyFile(path).find(lambda: fingerprint).fingerprint == fingerprint
     make_storage_key(path)
     with pytest.raises(StorageError, match="another storage key"):
-        StorageKeyFile(path).find(fingerprint)
+        StorageKeyFile(path).find(lambda: fingerprint)
 
 
 @pytest.mark.parametrize("content", [None, b"", b"k" * 31, b"k" * 33])
@@ -49,7 +50,7 @@ def test_a_missing_or_malformed_key_is_named(path: Path, content: bytes | None) 
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(InputError, match=r"storage\.key"):
-        StorageKeyFile(path).find(None)
+        StorageKeyFile(path).find(lambda: None)
 
 
 def drawn(file: StorageKeyFile) -> None:
@@ -71,7 +72,8 @@ def test_a_change_that_the_table_has_made_is_finished(
     new = file._next.read_bytes()
     (path.parent / ".storage.key.next.77.tmp").write_bytes(b"left by a crash while writing")
     opened = StorageKeyFile(path)
-    opened.find(StorageKeyFile(file._next).find(None).fingerprint)
+    fingerprint = StorageKeyFile(file._next).find(lambda: None).fingerprint
+    opened.find(lambda: fingerprint)
     assert opened.finished
     assert path.read_bytes() == new != old
     names = {each.name for each in path.parent.iterdir()}
@@ -81,10 +83,10 @@ def test_a_change_that_the_table_has_made_is_finished(
 
 def test_a_change_that_the_table_has_not_made_is_taken_back(path: Path) -> None:
     old = path.read_bytes()
-    fingerprint = StorageKeyFile(path).find(None).fingerprint
+    fingerprint = StorageKeyFile(path).find(lambda: None).fingerprint
     StorageKeyFile(path).draw_next()
     opened = StorageKeyFile(path)
-    assert opened.find(fingerprint).fingerprint == fingerprint
+    assert opened.find(lambda: fingerprint).fingerprint == fingerprint
     assert not opened.finished
     assert path.read_bytes() == old
     assert not path.with_name("storage.key.next").exists()
@@ -98,3 +100,25 @@ def test_the_old_key_is_overwritten_where_it_lay(path: Path, tmp_path: Path) -> 
     file.draw_next()
     file.activate_next()
     assert (tmp_path / "same-file").read_bytes() != old
+
+
+def test_a_fingerprint_that_changed_while_waiting_does_not_lose_the_new_key(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader waits for the lock while the table is committed under the next key."""
+    file = StorageKeyFile(path)
+    old = file.find(lambda: None).fingerprint
+    drawn(file)
+    new = file._next.read_bytes()
+    said = [old]
+    changing = StorageKeyFile.changing
+
+    @contextmanager
+    def committed_meanwhile(self: StorageKeyFile) -> Iterator[None]:
+        said[0] = StorageKeyFile(file._next).find(lambda: None).fingerprint
+        with changing(self):
+            yield
+
+    monkeypatch.setattr(StorageKeyFile, "changing", committed_meanwhile)
+    assert StorageKeyFile(path).find(lambda: said[0]).fingerprint == said[0] != old
+    assert path.read_bytes() == new
