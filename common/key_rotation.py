@@ -41,6 +41,9 @@ def make_key(store: KeyStore, name: str) -> Signer:
     if name in store.external():
         return store.signer(name)
     if not store.passphrase_command.exists() and not store.passphrase_path.exists():
+        if any(store.folder.glob("*.pem")):
+            # Keys are there that another passphrase opens: this says that it is missing.
+            store.passphrase()
         _write_passphrase(store)
     if store.next_passphrase_path.exists():
         raise InputError(

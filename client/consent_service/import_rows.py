@@ -28,7 +28,7 @@ PURPOSES = {
 }
 REQUIRED = ("customer", "event_time", "evidence")
 OPTIONAL = ("state", "expires", "lang", "minor", "guardian_state", "guardian_evidence")
-MAX_REFERENCE_CHARACTERS = 256
+MAX_REFERENCE_CHARACTERS = 128
 
 # No consent in electronic form to what this system does is older.
 _EARLIEST_MS = parse_time("2000-01-01T00:00:00.000Z")
@@ -143,7 +143,12 @@ def _state(value: object, where: str) -> str | None:
 
 
 def _text(value: object, where: str, most: int) -> str:
-    text = value if isinstance(value, str) else "" if value is None else str(value)
+    if isinstance(value, float) and value.is_integer():
+        # A column of whole numbers with a gap is read as fractions.
+        value = int(value)
+    if isinstance(value, bool) or not (value is None or isinstance(value, str | int)):
+        raise FormatError(f"{where} is neither text nor a whole number")
+    text = "" if value is None else str(value).strip()
     if not 0 < len(text) <= most or not text.isprintable():
         raise FormatError(f"{where} is missing, not one line, or longer than {most} characters")
     return text

@@ -196,7 +196,9 @@ class Importer:
             summary.imported += len(choices)
             for choice in choices:
                 summary.states[choice.state] = summary.states.get(choice.state, 0) + 1
-        self._records.subjects.finish_import(self._name, summary.imported)
+        if not summary.bad:
+            # Rows that were left out may be good another time.
+            self._records.subjects.finish_import(self._name, summary.imported)
         return summary
 
     def _check(self, summary: ImportSummary) -> set[int]:

@@ -67,5 +67,7 @@ def _network(address: str) -> str:
     except ValueError:
         return address
     if isinstance(parsed, IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return str(parsed.ipv4_mapped)
         return str(int(parsed) >> (128 - _IPV6_NETWORK_BITS))
     return address

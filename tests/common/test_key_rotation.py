@@ -133,6 +133,13 @@ def test_killed_while_activating_one_of_the_two_keys_is_active(
     assert seen == {before, following}
 
 
+def test_a_missing_passphrase_is_not_replaced_beside_keys_that_it_opens(store: KeyStore) -> None:
+    store.passphrase_path.unlink()
+    with pytest.raises(InputError, match="missing"):
+        make_key(store, "log" + NEXT)
+    assert not store.passphrase_path.exists()
+
+
 def test_the_passphrase_changes(store: KeyStore) -> None:
     make_key(store, "log" + NEXT)
     activate(store, "log")

@@ -428,3 +428,22 @@ def test_what_is_chosen_later_is_not_imported(home: RegionHome, tmp_path: Path) 
         newest = region.registrar.history("01")[1].record
     assert newest.form.method == "web-form"
     assert newest.event_time > format_time(now_ms() - 60_000)
+
+
+def test_whole_numbers_are_references_and_other_types_are_not(
+    home: RegionHome, tmp_path: Path
+) -> None:
+    rows = [row(1, customer=17850.0), row(2, customer=17851.0)]
+    run(home, write(tmp_path / "numbers.parquet", rows))
+    assert None not in latest(home, "17850", "17851")
+    for number, wrong in enumerate((0.5, True, b"abc", ["1"])):
+        file = write(tmp_path / f"{number}.parquet", [row(1, customer=wrong)])
+        with pytest.raises(InputError, match="neither text nor a whole number"):
+            run(home, file)
+
+
+def test_rows_that_were_left_out_can_still_be_imported(home: RegionHome, tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.parquet", [row(1, lang="en"), row(2, lang="fr")])
+    assert run(home, file, "--skip-bad")["bad"] == 1
+    with pytest.raises(InputError, match="row 2"):
+        run(home, file)

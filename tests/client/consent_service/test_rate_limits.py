@@ -22,6 +22,14 @@ def test_an_ipv6_network_counts_as_one() -> None:
         limits.count_request(address)
 
 
+def test_an_ipv4_address_is_the_same_in_its_ipv6_form() -> None:
+    limits = RateLimits(LimitSettings(requests_per_minute=1))
+    limits.count_request("::ffff:192.0.2.1")
+    limits.count_request("::ffff:198.51.100.2")
+    with pytest.raises(ProblemError):
+        limits.count_request("192.0.2.1")
+
+
 def test_kinds_of_requests_are_counted_apart_and_names_are_not_kept() -> None:
     limits = RateLimits(LimitSettings(reads_per_minute=1, changes_per_hour=1, logins_per_minute=1))
     limits.count_read("somebody")
