@@ -146,6 +146,8 @@ class ConsentReplay:
                 raise VerificationError(
                     "The consent record does not name its subject's last envelope."
                 )
+            if latest is not None:
+                _check_import(record, latest[0])
             until_ms = _FOREVER if record.expires is None else parse_time(record.expires)
             if latest is not None:
                 self._revoke(latest[0])
@@ -324,3 +326,13 @@ def _judge(groups: Sequence[tuple[Mapping[str, int], int]], at_ms: int) -> _Answ
         since_ms=max((end for end in ends if end <= at_ms), default=-1),
         until_ms=min((end for end in ends if end > at_ms), default=_FOREVER),
     )
+
+
+def _check_import(record: ConsentRecord, latest: ConsentRecord) -> None:
+    """An old paper does not undo what the customer chose since."""
+    if record.form.method == IMPORTED and (
+        parse_time(record.event_time) <= parse_time(latest.event_time)
+    ):
+        raise VerificationError(
+            "The consent record was imported over a choice that is as new, or newer."
+        )

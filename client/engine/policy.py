@@ -63,7 +63,8 @@ class RegionPolicy(BaseModel):
     rounds_max: int = Field(ge=1, le=1000)
     quorum_min: int = Field(ge=1, le=1000)
     quality_threshold: PositiveDecimal
-    consent_age_max_s: int = Field(ge=0, le=86_400)
+    # The verifier admits no older snapshot than ten minutes, whatever a policy says.
+    consent_age_max_s: int = Field(ge=1, le=600)
     withdrawal_in_round: Literal["finish", "discard"]
     notice_grace_s: int = Field(ge=0, le=366 * 86_400)
     modes: list[Literal["local"]]

@@ -52,6 +52,17 @@ def test_who_gave_consent_is_eligible_for_that_purpose_only() -> None:
     assert len(state) == 3
 
 
+@pytest.mark.parametrize(("event_ms", "holds"), [(NOW - 1, False), (NOW, False), (NOW + 1, True)])
+def test_an_imported_consent_does_not_undo_a_newer_choice(event_ms: int, holds: bool) -> None:
+    first = consent_record(sid=A, state=WITHDRAWN, purposes={})
+    imported = next_record(first, method="imported", event_time=format_time(event_ms))
+    if holds:
+        assert replay(first, imported).latest(A) is not None
+    else:
+        with pytest.raises(VerificationError, match="as new, or newer"):
+            replay(first, imported)
+
+
 def test_nobody_is_eligible_at_first() -> None:
     assert ConsentReplay().eligible(FEDERATED_TRAINING, NOW) == NOTHING
     assert ConsentReplay().latest(A) is None

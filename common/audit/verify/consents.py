@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from common.audit.verify.fields import Record
 from common.audit.verify.numbered_keys import NumberedKeys
-from common.audit.verify.records import CONSENT_GIVEN, FEDERATED_TRAINING
+from common.audit.verify.records import CONSENT_GIVEN, FEDERATED_TRAINING, IMPORTED
 from common.errors import VerificationError
 from common.timestamps import parse_time
 
@@ -41,6 +41,8 @@ class ConsentFacts(NamedTuple):
         notice_id: The id of the notice that was shown.
         notice: The digest of that notice's envelope, in hex.
         record_id: The record's ULID, 16 bytes.
+        event_ms: When the customer chose, as the record says, in milliseconds since the epoch.
+        imported: Whether it was taken over from elsewhere, with the time it had there.
     """
 
     sid: bytes
@@ -50,6 +52,8 @@ class ConsentFacts(NamedTuple):
     notice_id: str
     notice: str
     record_id: bytes
+    event_ms: int
+    imported: bool
 
 
 def consent_facts(record: Record) -> ConsentFacts:
@@ -64,6 +68,8 @@ def consent_facts(record: Record) -> ConsentFacts:
         notice_id=str(notice["id"]) if isinstance(notice, dict) else "",
         notice=str(notice["sha256"]) if isinstance(notice, dict) else "",
         record_id=ulid_bytes(str(record["record_id"])),
+        event_ms=parse_time(str(record["event_time"])),
+        imported=record["method"] == IMPORTED,
     )
 
 
@@ -95,6 +101,8 @@ class ConsentHistory:
     def __init__(self) -> None:
         self._subjects_by_sid = NumberedKeys(_SID_BYTES)
         self._seqs = array("Q")
+        # When each subject's newest record says they chose, in milliseconds since the epoch.
+        self._chosen_ms = array("q")
         self._digests = bytearray()
         self._indexes = array("Q")
         self._subjects = array("I")
@@ -148,12 +156,16 @@ class ConsentHistory:
             )
         if facts.prev != last_digest:
             raise VerificationError("It does not name the digest of its subject's last record.")
+        if number is not None and facts.imported and facts.event_ms <= self._chosen_ms[number]:
+            raise VerificationError("It was imported over a choice that is as new, or newer.")
         if number is None:
             number = self._subjects_by_sid.add(facts.sid)
+            self._chosen_ms.append(facts.event_ms)
             self._seqs.append(1)
             self._digests += digest
         else:
             self._seqs[number] = facts.seq
+            self._chosen_ms[number] = facts.event_ms
             self._digests[32 * number : 32 * number + 32] = digest
         self._indexes.append(index)
         self._subjects.append(number)

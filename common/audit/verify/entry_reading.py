@@ -92,6 +92,7 @@ class _Reader:
         notice = read.form["notice"]
         if not isinstance(notice, dict):
             return data
+        imported = read.form["method"] == IMPORTED
         facts = ConsentFacts(
             sid=read.sid,
             seq=read.seq,
@@ -100,9 +101,10 @@ class _Reader:
             notice_id=str(notice["id"]),
             notice=str(notice["sha256"]),
             record_id=ulid_bytes(read.record_id),
+            event_ms=read.event_ms,
+            imported=imported,
         )
         digest = hashlib.sha256(data).digest()
-        imported = read.form["method"] == IMPORTED
         signed_ms = ulid_ms(read.record_id) if imported else read.event_ms
         return GoodConsent(leaf_hash(data), digest, read.key_id, signed_ms, facts)
 

@@ -31,6 +31,8 @@ def _record(
         "purposes": {} if granted is None else {TRAINING: granted},
         "expires": None if expires is None else format_time(expires),
         "notice": {"id": "pn-1", "sha256": digest("notice")},
+        "method": "web-form",
+        "event_time": "2026-01-01T00:00:00.000Z",
     }
 
 

@@ -11,7 +11,7 @@ from common.identifiers import new_ulid
 from common.timestamps import format_time, parse_time
 from tests.support.bundle_builder import DAY_MS, EPOCH_MS, REGIONS, Federation, JsonRecord
 
-LONG_AGO = format_time(EPOCH_MS - 900 * DAY_MS)
+LONG_AGO_MS = EPOCH_MS - 900 * DAY_MS
 
 
 @pytest.mark.parametrize("minor", [False, True])
@@ -32,7 +32,8 @@ def test_an_imported_consent_counts_by_the_time_of_its_signature(
         if (party, record["v"]) != (REGIONS[0], "fedpref-consent/1"):
             return
         signed_ms = parse_time(record["event_time"]) + signed_after_ms
-        record.update(event_time=LONG_AGO, method=method, record_id=new_ulid(signed_ms))
+        chosen = format_time(LONG_AGO_MS + record["seq"])
+        record.update(event_time=chosen, method=method, record_id=new_ulid(signed_ms))
         if minor:  # Read by the general way, not the quick one.
             record.update(minor=True, guardian={"state": record["state"], "evidence": None})
 

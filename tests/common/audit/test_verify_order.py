@@ -11,9 +11,19 @@ from common.audit.checkpoint import Checkpoint, sign_note
 from common.audit.verify import Verdict, verify_bundle
 from common.audit.verify.epsilon import composed_epsilon
 from common.audit.verify.key_ring import RegisteredKey
+from common.envelope import sign_record
 from common.errors import VerificationError
+from common.identifiers import new_ulid
 from common.timestamps import format_time, parse_time
-from tests.support.bundle_builder import DAY_MS, EPOCH_MS, REGIONS, SERVER, Federation, JsonRecord
+from tests.support.bundle_builder import (
+    DAY_MS,
+    EPOCH_MS,
+    REGIONS,
+    SERVER,
+    Federation,
+    JsonRecord,
+    record_of,
+)
 
 R1 = REGIONS[0]
 HOUR_MS = 3_600_000
@@ -108,3 +118,22 @@ def test_a_key_ends_with_its_last_moment_as_the_engine_has_it() -> None:
         key.check_time(2000, None)
     assert key.valid_at(1999)
     assert not key.valid_at(2000)
+
+
+@pytest.mark.parametrize(("ms_after", "caught"), [(-1, True), (0, True), (1, False)])
+def test_a7_an_old_grant_imported_over_a_newer_withdrawal(
+    tmp_path: Path, ms_after: int, caught: bool
+) -> None:
+    """It names its true, earlier time, and so contradicts the log by itself."""
+    federation = Federation(rounds=1).run()
+    federation.consent(R1, 0, "dpv:ConsentWithdrawn")
+    withdrawn = record_of(federation.logs[R1][-1])
+    grant = federation.consent_record(R1, 0, "dpv:ConsentGiven") | {
+        "method": "imported",
+        "event_time": format_time(parse_time(withdrawn["event_time"]) + ms_after),
+        "record_id": new_ulid(federation.clock_ms + 1000),
+    }
+    federation.logs[R1].append(sign_record(grant, federation.keys[R1, "consent"]))
+    index = len(federation.logs[R1]) - 1
+    failures = found(verify_bundle(federation.write(tmp_path)))
+    assert ((4, "consent-chain", R1, index) in failures) is caught
