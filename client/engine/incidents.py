@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from client.engine.log_state import DISCARDED
-from client.engine.refusals import DiscardedError, NotWitnessedError
+from client.engine.log_state import DISCARDED, OUTDATED
+from client.engine.refusals import DiscardedError, NotWitnessedError, OutdatedError
 from client.engine.request import MAX_ROUND, RUN_ID
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -31,6 +31,7 @@ _MAX_DETAIL = 1000
 _REASONS: tuple[tuple[type[FedprefError], str], ...] = (
     (NotWitnessedError, "not-witnessed"),
     (DiscardedError, DISCARDED),
+    (OutdatedError, OUTDATED),
     (BudgetError, "budget-exhausted"),
     (ConsentError, "no-consent"),
     (QualityGateError, "data-quality"),
@@ -72,7 +73,7 @@ class Incidents:
         run, server_round = _run_of(header), _round_of(header)
         incident = (run, server_round, reason)
         # A store that fails cannot be told about in itself; a discard has its incident already.
-        tellable = not isinstance(error, StorageError | DiscardedError)
+        tellable = not isinstance(error, StorageError | DiscardedError | OutdatedError)
         if tellable and incident not in self._logged and len(self._logged) < MAX_INCIDENTS:
             self._append(run, server_round, reason, error.message)
         return {"status": "refused", "region": self._region, "reason": reason}

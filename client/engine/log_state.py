@@ -22,6 +22,8 @@ from common.notice import LoggedNotice, parse_notice
 
 #: The incident that marks a round whose update was discarded.
 DISCARDED = "discarded-for-withdrawal"
+#: The incident that marks a round whose update was sealed too long before it could be logged.
+OUTDATED = "seal-too-old"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class LogState:
         rounds: The indices of the region's round entries.
         charges: Every logged charge by its id.
         released: The charges under which a round was logged: each has paid for its release.
-        discarded: The (run, round) of each update that was discarded.
+        discarded: The (run, round) of each update that was discarded for a withdrawal.
+        outdated: The (run, round) of each update that was sealed too long before.
         endings: The index and pseudonym of every consent record that does not allow training:
             whoever had allowed it before has ended it there.
         policy_sha256: Digest of the policy in force, as the controller signed it.
@@ -76,6 +79,7 @@ class LogState:
         self.charges: dict[str, LoggedCharge] = {}
         self.released: set[str] = set()
         self.discarded: set[tuple[str, int]] = set()
+        self.outdated: set[tuple[str, int]] = set()
         self.endings: list[tuple[int, str]] = []
         self.policy_sha256: str | None = None
         self.notice_graces: list[tuple[int, int]] = []
@@ -186,9 +190,9 @@ class LogState:
 
     def _apply_incident(self, record: dict[str, JsonValue]) -> None:
         run, server_round = record["run"], record["round"]
-        discarded = record["reason"] == DISCARDED
-        if discarded and isinstance(run, str) and isinstance(server_round, int):
-            self.discarded.add((run, server_round))
+        marked = {DISCARDED: self.discarded, OUTDATED: self.outdated}.get(str(record["reason"]))
+        if marked is not None and isinstance(run, str) and isinstance(server_round, int):
+            marked.add((run, server_round))
 
     def _apply_charge(self, record: dict[str, JsonValue]) -> None:
         charge = LoggedCharge(

@@ -11,3 +11,7 @@ class NotWitnessedError(PolicyError):
 
 class DiscardedError(PolicyError):
     """A round's update stays in the region: someone in it withdrew before it could leave."""
+
+
+class OutdatedError(PolicyError):
+    """A round's update stays in the region: it was sealed too long ago to be logged as of then."""

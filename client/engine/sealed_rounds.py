@@ -1,10 +1,13 @@
-"""What happens to a sealed update: it is logged and may leave, or it is discarded and stays.
+"""What happens to a sealed update: it is logged and may leave, or it is given up and stays.
 
 Which of the two a withdrawal in the middle of a round brings about is the policy's choice, named in
 the log. ``finish``: the round was lawful when it began, and ends. ``discard``: if anyone in the
 round has withdrawn by the time it would be logged, an incident takes the place of the round and its
 release, and the seal is removed; the charge stays. The check and the append are one: a withdrawal
 that comes between them makes the append fail, and the check is done again.
+
+A seal that a crash kept from the log is given up as well once it is older than a consent snapshot
+may be: logged as of then, it would stand after choices that it does not know.
 """
 
 from __future__ import annotations
@@ -13,9 +16,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Set
 
 from client.engine.incidents import incident_record
-from client.engine.log_state import DISCARDED, LogState
+from client.engine.log_state import DISCARDED, OUTDATED, LogState
 from client.engine.policy import RegionPolicy
-from client.engine.refusals import DiscardedError
+from client.engine.refusals import DiscardedError, OutdatedError
 from client.engine.seal import Seal, SealStore
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog, LogMovedError
@@ -63,7 +66,7 @@ class SealedRounds:
         """Reads a round's seal back, or None if the round was never sealed.
 
         Raises:
-            DiscardedError: The round was discarded; the log says so.
+            DiscardedError, OutdatedError: The round was given up; the log says so.
             StorageError: The seal was altered.
         """
         self._state.refresh()
@@ -71,6 +74,9 @@ class SealedRounds:
             # A crash may have come between the incident and this.
             self._seals.remove(run, server_round)
             raise self._discarded(server_round)
+        if (run, server_round) in self._state.outdated:
+            self._seals.remove(run, server_round)
+            raise self._outdated(server_round)
         return self._seals.read(run, server_round)
 
     def log(
@@ -86,13 +92,16 @@ class SealedRounds:
 
         Raises:
             DiscardedError: Someone in it has withdrawn, and the policy is ``discard``.
+            OutdatedError: It was sealed longer ago than a consent snapshot may be old.
         """
         logged = self._logged(seal)
+        if logged is None and self._too_old(seal):
+            self._give_up(run, server_round, OUTDATED, self._outdated(server_round))
         while logged is None:
             self._state.refresh()
             judged = self._state.size
             if self._policy.withdrawal_in_round == "discard" and self._someone_left(seal, included):
-                self._discard(run, server_round)
+                self._give_up(run, server_round, DISCARDED, self._discarded(server_round))
             try:
                 entries = [seal.round_entry, seal.release_entry]
                 logged = self._log.append(entries, expected_size=judged)[0]
@@ -121,13 +130,19 @@ class SealedRounds:
             included = then.eligible(self._policy, at_ms)
         return not left.isdisjoint(included)
 
-    def _discard(self, run: str, server_round: int) -> None:
-        error = self._discarded(server_round)
+    def _too_old(self, seal: Seal) -> bool:
+        """Whether a crash left it so long ago that whoever withdrew since would stand before it."""
+        end_ms = parse_time(str(Envelope.decode(seal.round_entry).record()["end"]))
+        return self._clock_ms() - end_ms > self._policy.consent_age_max_s * 1000
+
+    def _give_up(
+        self, run: str, server_round: int, reason: str, error: DiscardedError | OutdatedError
+    ) -> None:
         record = incident_record(
             run=run,
             server_round=server_round,
             region=self._policy.region,
-            reason=DISCARDED,
+            reason=reason,
             detail=error.message,
             time_ms=self._clock_ms(),
         )
@@ -142,6 +157,13 @@ class SealedRounds:
             f"{self._policy.region}: the update of round {server_round} was discarded, for a "
             "customer in it withdrew before it was sent; its charge stays.",
             remedy="The next round is without that customer.",
+        )
+
+    def _outdated(self, server_round: int) -> OutdatedError:
+        return OutdatedError(
+            f"{self._policy.region}: the update of round {server_round} was sealed, and not logged "
+            f"within {self._policy.consent_age_max_s} s; it stays, and its charge too.",
+            remedy="The region takes part again in the next round.",
         )
 
 

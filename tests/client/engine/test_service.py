@@ -334,6 +334,35 @@ def test_a_crash_between_seal_and_log_logs_the_sealed_entries_once(
         assert kinds(engine.log).count("round") == kinds(engine.log).count("release") == 1
 
 
+@pytest.mark.parametrize(("waited_s", "sent"), [(590, True), (610, False)])
+def test_a_seal_that_a_crash_kept_from_the_log_too_long_is_given_up(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, waited_s: int, sent: bool
+) -> None:
+    """Logged as of then, it would stand after withdrawals that it does not know."""
+    folder, plan, _ = federation
+
+    def crash(self: SealedRounds, *_: object, **__: object) -> int:
+        raise KeyboardInterrupt
+
+    with open_engine(home_of(folder)) as engine, monkeypatch.context() as patch:
+        patch.setattr(SealedRounds, "log", crash)
+        with pytest.raises(KeyboardInterrupt):
+            ask(engine, header(plan), {})
+    later = now_ms() + waited_s * 1000
+    for _ in range(2):
+        with open_engine(home_of(folder), clock_ms=lambda: later) as engine:
+            reply, arrays = engine.call("train", {**header(plan), "cosignatures": []}, {})
+            logged = kinds(engine.log)
+            if sent:
+                assert (reply["status"], set(arrays)) == ("ok", {"popularity"})
+                assert logged.count("round") == logged.count("release") == 1
+                continue
+            assert (reply["reason"], arrays) == ("seal-too-old", {})
+            assert {"round", "release"} & set(logged) == set()
+            assert (logged.count("charge"), logged.count("incident")) == (1, 1)
+            assert SealStore(home_of(folder).seals).read(plan.run_id, 1) is None
+
+
 def test_a_ledger_restored_from_before_a_charge_is_noticed(federation: Federation) -> None:
     folder, plan, _ = federation
     home = home_of(folder)
