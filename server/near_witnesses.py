@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from common.audit.witness.channel import WitnessChannel
 from common.audit.witness.errors import ConflictError, StaleSizeError, UnreachableWitnessError
 from common.errors import FedprefError
+from server.config import SERVER_PARTY
 from server.witness_replies import PublishedLog
 from server.witness_sizes import WitnessSizes
 
@@ -21,7 +22,7 @@ class NearAnswers:
 
     Attributes:
         lines: By party, the signature lines of its checkpoint, not verified yet.
-        forked: By party, how its log contradicts what a witness holds.
+        forked: By party, how its log contradicts what the coordinator itself holds.
         stale: The parties whose log has to prove its way from another size.
     """
 
@@ -68,7 +69,7 @@ class NearWitnesses:
             raise
         except (ConflictError, StaleSizeError) as error:
             if isinstance(error, ConflictError) or error.split_view:
-                answers.forked[log.party] = f"{name} holds another history: {error.message}"
+                self._take_conflict(name, log, error, answers)
             elif self._sizes.corrected(name, log, error.known_size, self._trouble):
                 answers.stale.add(log.party)
         except FedprefError as error:
@@ -77,3 +78,17 @@ class NearWitnesses:
         else:
             answers.lines.setdefault(log.party, []).extend(lines)
             self._sizes.learn(name, log.origin, log.size)
+
+    def _take_conflict(
+        self, name: str, log: PublishedLog, error: FedprefError, answers: NearAnswers
+    ) -> None:
+        """Only the coordinator's own witness convicts: it keeps both notes as evidence.
+
+        What another says proves nothing here, and a proxy before it may say anything: that is told,
+        and its cosignature is missing.
+        """
+        detail = f"{name} holds another history: {error.message}"
+        if name == SERVER_PARTY:
+            answers.forked[log.party] = detail
+        else:
+            self._trouble(log.party, "conflict-claimed", detail)

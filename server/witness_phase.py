@@ -5,9 +5,9 @@ witnesses cosign → cosign (every region) → count. What a witness holds of ea
 that each log gives exactly the proofs that are needed; a witness that holds something else says so,
 and the logs concerned are asked once more in the same phase.
 
-A log that does not continue what the coordinator itself or an outside witness holds of it shows two
-histories. Both notes are kept as evidence, and its region is refused from then on. What one region
-says of another's log is told, and is no ground for a refusal: it proves nothing here.
+A log that does not continue what the coordinator itself holds of it shows two histories. Both notes
+are kept as evidence, and its region is refused from then on. What a region or an outside witness
+says of a log is told, and is no ground for a refusal: it proves nothing here.
 """
 
 from __future__ import annotations

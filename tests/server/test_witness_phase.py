@@ -602,14 +602,14 @@ class Convicting:
         StaleSizeError("It holds another.", known_size=9, split_view=True),
     ],
 )
-def test_an_outside_witness_that_holds_another_history_convicts_a_region(
+def test_an_outside_witness_that_says_it_holds_another_history_convicts_nobody(
     error: Exception, tmp_path: Path
 ) -> None:
     with open_federation(tmp_path, fake_plan(), witness_quorum=2) as federation:
         with offer_witnesses(federation.home, {"witness": Convicting("region-3", error)}):
             federation.run()
-        assert refused_regions(federation, 1) == {"region-3": "split-view"}
-        assert (None, "region-3", "split-view") in federation.incidents()
+        assert refused_regions(federation, 1) == {}
+        assert (None, "region-3", "conflict-claimed") in federation.incidents()
 
 
 @pytest.mark.parametrize("content", ["{}", "[1]", "no json", '["ftp://x"]', '["nonsense"]'])
