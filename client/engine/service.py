@@ -250,7 +250,7 @@ class PrivacyEngine:
         snapshot = self._snapshots.use(
             request.run, request.server_round, request.cosignatures, start_ms=start_ms
         )
-        self._witness.keep(snapshot.consent_size, request.cosignatures)
+        self._witness.keep(snapshot.consent_size, request.cosignatures, renew=True)
         charge = self._charging.charge(request, permit, mechanism)
         dataset = self._data.dataset(plan, snapshot.eligible)
         if mechanism.name == "popularity":

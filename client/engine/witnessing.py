@@ -67,8 +67,15 @@ class RegionWitness:
         """Judges others' checkpoints, each by itself: a cosignature, or why not."""
         return [self._cosign(each, request.run, incidents) for each in request.checkpoints]
 
-    def keep(self, size: int, lines: Sequence[str]) -> int:
+    def keep(self, size: int, lines: Sequence[str], *, renew: bool = False) -> int:
         """Stores those cosignatures of an own checkpoint that hold, and says how many did.
+
+        Args:
+            size: The checkpoint's size.
+            lines: The cosignatures.
+            renew: Whether later ones replace earlier ones although the log has grown since: only
+                for the size that is about to be trained on. Otherwise whoever relays cosignatures
+                could take a past round's evidence away.
 
         Raises:
             InputError: The log has no such size.
@@ -76,7 +83,10 @@ class RegionWitness:
         if not 0 <= size <= self._log.size:
             raise InputError(f"The log of {self._region} has no size {size}.")
         note = self._log.checkpoint_at(size)
-        return len(self._kept.keep(note, lines, self.cosigners.keys(but=self._region)))
+        keys = self.cosigners.keys(but=self._region)
+        # No round was trained on the newest size: that would have been logged after it.
+        renew = renew or size == self._log.size
+        return len(self._kept.keep(note, lines, keys, renew=renew))
 
     def _cosign(self, each: ForeignCheckpoint, run: str, incidents: Incidents) -> JsonValue:
         try:

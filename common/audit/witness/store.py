@@ -241,15 +241,24 @@ class CosignatureStore:
         self._database = store.database
         self._origin = origin
 
-    def keep(self, note: bytes, lines: Sequence[str], keys: Collection[NoteKey]) -> tuple[str, ...]:
+    def keep(
+        self,
+        note: bytes,
+        lines: Sequence[str],
+        keys: Collection[NoteKey],
+        *,
+        renew: bool = True,
+    ) -> tuple[str, ...]:
         """Stores those cosignatures of an own checkpoint that hold; again is no change.
 
-        A later cosignature by the same key takes the place of its earlier one.
+        A later cosignature by the same key takes the place of its earlier one, if ``renew``.
 
         Args:
             note: The checkpoint, or any note with its text.
             lines: Signature lines, as witnesses answer them.
             keys: The witness keys of *other* parties (``COSIGNATURE_V1``).
+            renew: Whether a later cosignature replaces an earlier one. Not for a size that a round
+                was trained on: its evidence is that it was cosigned just before.
 
         Returns:
             The names of the witnesses whose line holds, sorted. Lines of unknown keys, malformed
@@ -268,10 +277,11 @@ class CosignatureStore:
             for each in held:
                 self._database.run(
                     "INSERT INTO cosignature VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"
-                    " ON CONFLICT DO UPDATE SET time_s = ?6, line = ?7 WHERE time_s < ?6",
+                    " ON CONFLICT DO UPDATE SET time_s = ?6, line = ?7 WHERE time_s < ?6 AND ?8",
                     (
                         *(self._origin, checkpoint.size, checkpoint.root),
                         *(each.name, each.key_id, cosignature_time_s(each), each.line),
+                        int(renew),
                     ),
                 )
         return tuple(sorted({each.name for each in held}))

@@ -456,6 +456,28 @@ def test_what_others_cosigned_is_kept(federation: Federation, region: OpenRegion
     assert answer["status"] == "refused"
 
 
+def test_what_a_round_was_trained_on_keeps_its_first_cosignatures(
+    federation: Federation, region: OpenRegion
+) -> None:
+    """Later ones in their place would leave the round without evidence that it was fresh."""
+    folder, plan, _ = federation
+    engine = region.engine
+    size = engine.log.size
+    assert ask(engine, header(plan), {})[0]["status"] == "ok"
+    note = engine.log.checkpoint_at(size)
+
+    def times() -> dict[str, int]:
+        with WitnessStore.open(engine.home.witness) as store:
+            merged = CosignatureStore(store, engine.home.origin).note(size, note).decode()
+        return {each.party: each.time_s for each in _cosigned(engine.registry, merged)}
+
+    before = times()
+    late = cosignatures(folder.root, note.decode(), ("server", "witness"), time_s=2_000_000_000)
+    engine.call("keep", {"run": plan.run_id, "size": size, "cosignatures": [*late]}, {})
+    assert times() == before
+    assert before
+
+
 def _cosigned(registry, note: str):  # type: ignore[no-untyped-def]
     lines = [line for line in note.splitlines(keepends=True) if line.startswith("— ")]
     return Cosigners(registry).verified(note.encode(), lines, party="region-1")

@@ -299,6 +299,14 @@ def test_keeping_again_changes_nothing_and_later_ones_take_the_place_of_earlier(
     assert open_checkpoint(merged, LOG.key, KEYS).cosigned_at_s == {"one": 120}
 
 
+def test_without_renewal_an_earlier_cosignature_stays_and_another_witness_is_added(kept):
+    kept.keep(LOG.note(8), [line_of(8, "one", ONE, 100)], KEYS)
+    lines = [line_of(8, "one", ONE, 220), line_of(8, "two", TWO, 220)]
+    assert kept.keep(LOG.note(8), lines, KEYS, renew=False) == ("one", "two")
+    signed = open_checkpoint(kept.note(8, LOG.note(8)), LOG.key, KEYS)
+    assert signed.cosigned_at_s == {"one": 100, "two": 220}
+
+
 def test_only_what_verifies_under_a_given_key_is_kept(kept):
     good = line_of(8, "one", ONE, 100)
     lines = [
