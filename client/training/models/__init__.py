@@ -1,0 +1,1 @@
+"""The family of preference models whose clipped gradients are computed in closed form."""
