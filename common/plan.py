@@ -7,39 +7,29 @@ the planning size is a public estimate, and noise is calibrated from ε and δ a
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Sequence
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import Decimal
 from functools import cached_property
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common import canonical_json
 from common.canonical_json import JsonValue
-from common.consent import FEDERATED_TRAINING
 from common.errors import FedprefError, FormatError, InputError
 from common.parameters import ArraySpec
-from common.privacy import (
-    NEIGHBORING_RELATION,
-    PRIVACY_UNIT,
-    GaussianEvent,
-    calibrate_sigma,
-    epsilon_gaussian,
-    total_noise_multiplier,
+from common.privacy import GaussianEvent, epsilon, epsilon_gaussian, total_noise_multiplier
+from common.strategies import (
+    FACTORS,
+    StrategyName,
+    change_of,
+    parameter_specs,
+    require_options,
 )
 from common.timestamps import parse_time
 from common.validate import DECIMAL
 
-GRID_EXPONENT = -12
-POPULARITY_CLIPPING_NORM = "1"
-FACTOR_CLIPPING_NORM = "0.2"
-ROW_EXPONENT = "-0.25"
 # A plan's mechanisms may miss its ε by the rounding of decimal strings, not by more.
 _EPSILON_SLACK = 1e-9
-# Noise is calibrated to a hair less than ε, because a ledger reports ε by privacy loss
-# distributions, whose discretisation errs upwards, and its cap may be the plan's ε.
-_CALIBRATION_MARGIN = 2e-5
 
 
 def _decimal(text: str) -> str:
@@ -56,6 +46,18 @@ def _positive(text: str) -> str:
     return text
 
 
+def _share(text: str) -> str:
+    if not 0 <= Decimal(text) < 1:
+        raise ValueError("must be at least 0 and below 1")
+    return text
+
+
+def _probability(text: str) -> str:
+    if not 0 < Decimal(text) <= 1:
+        raise ValueError("must be above 0 and at most 1")
+    return text
+
+
 def _time(text: str) -> str:
     try:
         parse_time(text)
@@ -66,6 +68,8 @@ def _time(text: str) -> str:
 
 DecimalText = Annotated[str, AfterValidator(_decimal)]
 PositiveText = Annotated[DecimalText, AfterValidator(_positive)]
+ShareText = Annotated[DecimalText, AfterValidator(_share)]
+ProbabilityText = Annotated[DecimalText, AfterValidator(_probability)]
 TimeText = Annotated[str, AfterValidator(_time)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -75,20 +79,23 @@ class Mechanism(BaseModel):
     """One kind of noisy release, and the rounds in which it runs, once each.
 
     Attributes:
-        name: ``popularity`` or ``factors``.
+        name: ``popularity``, or the plan's strategy.
         rounds: The server rounds, ascending.
+        steps: How often it runs in one round: a region's local steps.
         noise_multiplier: σ / C, as a decimal string.
-        clipping_norm: C, the most one customer contributes to the released sum (L2).
-        sampling_probability: ``1``: every eligible customer takes part.
+        clipping_norm: C, the most one customer contributes to the sum of one step (L2).
+        sampling_probability: With what probability a customer takes part in a step; ``1`` for every
+            eligible customer.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: Literal["popularity", "factors"]
+    name: Literal["popularity", "factors", "tied-autoencoder", "matrix-factorisation", "sasrec"]
     rounds: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(min_length=1)
+    steps: int = Field(ge=1, le=100_000)
     noise_multiplier: PositiveText
     clipping_norm: PositiveText
-    sampling_probability: Literal["1"]
+    sampling_probability: ProbabilityText
 
     @property
     def noise_stddev(self) -> float:
@@ -101,8 +108,43 @@ class Mechanism(BaseModel):
         return GaussianEvent(
             noise_multiplier=float(self.noise_multiplier),
             sampling_probability=float(self.sampling_probability),
-            count=len(self.rounds),
+            count=len(self.rounds) * self.steps,
         )
+
+
+class LocalTraining(BaseModel):
+    """How a region trains between two rounds, and what the coordinator makes of the changes.
+
+    Attributes:
+        expected_batch_size: What a step's noisy sum is divided by, in customers: public, and no
+            number of anybody's customers.
+        optimizer: Of the region's steps; its state begins anew in every round.
+        learning_rate: Of the region's steps.
+        learning_rate_decay: What the learning rate is multiplied by from round to round.
+        weight_decay: Share of the parameters that a step takes off, times the learning rate.
+        server_optimizer: What the coordinator does with the mean of the regions' changes: adds it
+            (``mean``), or takes it for a gradient (``fedavgm``: Hsu, Qi and Brown, 2019;
+            ``fedadam``: Reddi et al., 2021).
+        server_learning_rate: Its learning rate.
+        server_momentum: Share of the earlier changes that ``fedavgm`` and ``fedadam`` keep.
+        options: The strategy's own constants; see `common.strategies`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    expected_batch_size: PositiveText
+    optimizer: Literal["sgd", "momentum", "adam"]
+    learning_rate: PositiveText
+    learning_rate_decay: ProbabilityText
+    weight_decay: ShareText
+    server_optimizer: Literal["mean", "fedavgm", "fedadam"]
+    server_learning_rate: PositiveText
+    server_momentum: ShareText
+    options: dict[str, DecimalText] = Field(max_length=16)
+
+    def learning_rate_of(self, server_round: int) -> float:
+        """The learning rate of a region's steps in a round, from 2."""
+        return float(self.learning_rate) * float(self.learning_rate_decay) ** (server_round - 2)
 
 
 class RunPlan(BaseModel):
@@ -113,6 +155,8 @@ class RunPlan(BaseModel):
         run_id: The run's name, unique.
         federation: The federation's name.
         scenario: The scenario's name.
+        model: The model's name, which a region's policy may give a budget of its own.
+        strategy: How the model is trained; see `common.strategies`.
         mode: ``local``: each region's release is (ε, δ)-DP by itself.
         regions: The regions' names, distinct.
         quorum: The fewest regions an aggregate may be made of.
@@ -127,9 +171,11 @@ class RunPlan(BaseModel):
         privacy_unit: Whose records the guarantee covers together.
         vocabulary_size: m, how many items the factor model is over.
         rank: d, the number of factors.
-        power_rounds: T, the rounds of the mechanism ``factors``.
+        training_rounds: T, the rounds after the popularity round.
         popularity_share: The share of the run's 1/σ² that the popularity round spends.
-        mechanisms: ``popularity`` in round 1, then ``factors``.
+        mechanisms: ``popularity`` in round 1, then one or more of the strategy's name, each with
+            its own rounds: so σ, C and the steps may follow a schedule.
+        local_training: How a region trains between two rounds; None for ``factors``.
         row_exponent: An item's weight is its released popularity to this power.
         grid_exponent: Released values are multiples of 2 to this power.
         init_seed: Seed of the public initial factors.
@@ -143,6 +189,8 @@ class RunPlan(BaseModel):
     run_id: Name
     federation: Name
     scenario: Name
+    model: Name
+    strategy: StrategyName
     mode: Literal["local"]
     regions: tuple[Name, ...] = Field(min_length=1, max_length=10_000)
     quorum: int = Field(ge=1)
@@ -157,9 +205,10 @@ class RunPlan(BaseModel):
     privacy_unit: Literal["customer"]
     vocabulary_size: int = Field(ge=1, le=10**6)
     rank: int = Field(ge=1, le=4096)
-    power_rounds: int = Field(ge=1, le=999)
+    training_rounds: int = Field(ge=1, le=999)
     popularity_share: PositiveText
-    mechanisms: tuple[Mechanism, Mechanism]
+    mechanisms: tuple[Mechanism, ...] = Field(min_length=2, max_length=1001)
+    local_training: LocalTraining | None
     row_exponent: DecimalText
     grid_exponent: int = Field(ge=-24, le=0)
     init_seed: int = Field(ge=0, le=2**53 - 1)
@@ -178,22 +227,40 @@ class RunPlan(BaseModel):
         _require(self.rank <= self.vocabulary_size, "the rank exceeds the vocabulary")
         _require(Decimal(self.popularity_share) < 1, "popularity_share is not below 1")
         _require(abs(Decimal(self.row_exponent)) <= 4, "row_exponent is not within 4 of 0")
+        _require(
+            (self.local_training is None) == (self.strategy == FACTORS),
+            "local_training is for every strategy but factors",
+        )
+        if self.local_training is not None:
+            require_options(self.strategy, self.rank, self.local_training.options)
         self._require_mechanisms()
         return self
 
     def _require_mechanisms(self) -> None:
-        popularity, factors = self.mechanisms
+        popularity, *training = self.mechanisms
         _require(
             (popularity.name, popularity.rounds) == ("popularity", (1,)),
             "the first mechanism is not popularity in round 1",
         )
         _require(
-            (factors.name, factors.rounds) == ("factors", tuple(range(2, self.power_rounds + 2))),
-            "the second mechanism is not factors in the power_rounds after round 1",
+            all(each.name == self.strategy for each in training),
+            f"a mechanism after the first is not {self.strategy}, the strategy",
         )
+        _require(
+            tuple(number for each in training for number in each.rounds)
+            == tuple(range(2, self.total_rounds + 1)),
+            f"the mechanisms {self.strategy} do not cover the training_rounds after round 1",
+        )
+        full = [popularity] if self.local_training else self.mechanisms
+        _require(
+            all((each.sampling_probability, each.steps) == ("1", 1) for each in full),
+            "popularity and factors take every customer, once in a round",
+        )
+        self._require_epsilon()
+
+    def _require_epsilon(self) -> None:
         try:
-            sigma = total_noise_multiplier(self.privacy_events())
-            spent = epsilon_gaussian(sigma, float(self.delta))
+            spent = epsilon_bound(self.privacy_events(), float(self.delta))
         except InputError as error:
             raise ValueError(error.message) from error
         _require(
@@ -232,7 +299,7 @@ class RunPlan(BaseModel):
     @property
     def total_rounds(self) -> int:
         """The number of server rounds."""
-        return 1 + self.power_rounds
+        return 1 + self.training_rounds
 
     def mechanism_of(self, server_round: int) -> Mechanism:
         """The mechanism of a round, from 1.
@@ -250,159 +317,49 @@ class RunPlan(BaseModel):
         return tuple(mechanism.event for mechanism in self.mechanisms)
 
     def released_arrays(self, mechanism_name: str) -> tuple[ArraySpec, ...]:
-        """What leaves a region in one round of a mechanism: exactly one array.
+        """What leaves a region in one round of a mechanism, by name.
 
         Raises:
             InputError: The plan has no such mechanism.
         """
         if mechanism_name == "popularity":
             return (ArraySpec("popularity", "<f4", (self.n_items,)),)
-        if mechanism_name == "factors":
+        if mechanism_name == FACTORS == self.strategy:
             return (ArraySpec("factor_gradient", "<f4", (self.vocabulary_size, self.rank)),)
+        if mechanism_name == self.strategy:
+            return tuple(
+                ArraySpec(change_of(spec.name), spec.dtype, spec.shape)
+                for spec in self.parameter_arrays()
+            )
         raise InputError(f"The run plan has no mechanism {mechanism_name[:64]!r}.")
+
+    def parameter_arrays(self) -> tuple[ArraySpec, ...]:
+        """What training changes of the model, by name."""
+        options = self.local_training.options if self.local_training else {}
+        return parameter_specs(self.strategy, self.vocabulary_size, self.rank, options)
 
     def model_arrays(self, server_round: int) -> tuple[ArraySpec, ...]:
         """The model state that a round starts from; `total_rounds` + 1 means the final model."""
         if server_round <= 1:
             return ()
-        size, rank = self.vocabulary_size, self.rank
-        return (
-            ArraySpec("item_factors", "<f4", (size, rank)),
-            ArraySpec("item_weights", "<f4", (size,)),
+        specs = (
+            *self.parameter_arrays(),
+            ArraySpec("item_weights", "<f4", (self.vocabulary_size,)),
             ArraySpec("popularity", "<f4", (self.n_items,)),
-            ArraySpec("vocabulary", "<i8", (size,)),
+            ArraySpec("vocabulary", "<i8", (self.vocabulary_size,)),
         )
+        return tuple(sorted(specs, key=lambda spec: spec.name))
 
 
-class _Sizes(NamedTuple):
-    """Sizes for a signal of at least `signal_from`; see `default_plan`."""
-
-    signal_from: float
-    vocabulary_size: int
-    rank: int
-    power_rounds: int
-    popularity_share: str
-
-
-# The first three rows were measured on the tuning cuts of Complete Journey (docs/decisions); the
-# last two extrapolate to larger federations.
-_SIZES = (
-    _Sizes(0.0, 100, 4, 2, "0.70"),
-    _Sizes(500.0, 100, 8, 4, "0.30"),
-    _Sizes(1200.0, 150, 12, 4, "0.15"),
-    _Sizes(8000.0, 500, 16, 4, "0.10"),
-    _Sizes(30000.0, 1000, 16, 4, "0.08"),
-)
-
-
-def default_plan(
-    *,
-    run_id: str,
-    federation: str,
-    scenario: str,
-    regions: Sequence[str],
-    quorum: int,
-    catalogue: str,
-    n_items: int,
-    train_from: str,
-    train_until: str,
-    epsilon: str,
-    planned_customers: int,
-    delta: str = "0.000001",
-    purpose: str = FEDERATED_TRAINING,
-    init_seed: int = 0,
-    round_timeout_s: int = 600,
-) -> RunPlan:
-    """A plan whose sizes follow from ε, δ, the number of regions and the public planning size.
-
-    The rule: with local noise, customers' contributions add up like n and the regions' noise like
-    σ·√regions, so *signal* = planned_customers / (σ·√regions), σ being the run's total noise
-    multiplier. The more signal, the larger the vocabulary and the rank it can fill, and the smaller
-    the share that the popularity round needs. Five regions of 2,500 customers in all have a signal
-    of 1,712 at ε = 8, of 724 at ε = 3 and of 265 at ε = 1 (δ = 1e-6).
-
-    Noise is calibrated exactly: 1/σ² = 1/σ_popularity² + T/σ_round², both rounded up.
-
-    Args:
-        run_id: The run's name, unique.
-        federation: The federation's name.
-        scenario: The scenario's name.
-        regions: The regions' names.
-        quorum: The fewest regions an aggregate may be made of.
-        catalogue: Digest of the public catalogue.
-        n_items: Its number of items.
-        train_from: Begin of the training window.
-        train_until: Its end, exclusive.
-        epsilon: ε of the run, a decimal string.
-        planned_customers: Public planning size, over all regions.
-        delta: δ, a decimal string.
-        purpose: The consent purpose.
-        init_seed: Seed of the public initial factors.
-        round_timeout_s: How long a round waits, in seconds.
+def epsilon_bound(events: tuple[GaussianEvent, ...], delta: float) -> float:
+    """ε of a plan's events: exact where every customer takes part, else by PLD.
 
     Raises:
-        InputError: A value is out of range; names it.
+        InputError: A parameter is out of range.
     """
-    try:
-        sigma = calibrate_sigma(float(epsilon) * (1 - _CALIBRATION_MARGIN), float(delta))
-    except ValueError as error:
-        raise InputError(f"ε = {epsilon!r} or δ = {delta!r} is not a decimal number.") from error
-    signal = planned_customers / (sigma * math.sqrt(max(1, len(regions))))
-    sizes = next(row for row in reversed(_SIZES) if signal >= row.signal_from)
-    vocabulary_size = min(sizes.vocabulary_size, n_items)
-    share = float(sizes.popularity_share)
-    record: dict[str, JsonValue] = {
-        "v": "fedpref-plan/1",
-        "run_id": run_id,
-        "federation": federation,
-        "scenario": scenario,
-        "mode": "local",
-        "regions": list(regions),
-        "quorum": quorum,
-        "purpose": purpose,
-        "catalogue": catalogue,
-        "n_items": n_items,
-        "train_from": train_from,
-        "train_until": train_until,
-        "epsilon": epsilon,
-        "delta": delta,
-        "neighboring_relation": NEIGHBORING_RELATION,
-        "privacy_unit": PRIVACY_UNIT,
-        "vocabulary_size": vocabulary_size,
-        "rank": min(sizes.rank, vocabulary_size),
-        "power_rounds": sizes.power_rounds,
-        "popularity_share": sizes.popularity_share,
-        "mechanisms": [
-            _mechanism("popularity", [1], sigma / math.sqrt(share), POPULARITY_CLIPPING_NORM),
-            _mechanism(
-                "factors",
-                list(range(2, sizes.power_rounds + 2)),
-                sigma * math.sqrt(sizes.power_rounds / (1 - share)),
-                FACTOR_CLIPPING_NORM,
-            ),
-        ],
-        "row_exponent": ROW_EXPONENT,
-        "grid_exponent": GRID_EXPONENT,
-        "init_seed": init_seed,
-        "round_timeout_s": round_timeout_s,
-        "planned_customers": planned_customers,
-    }
-    try:
-        return RunPlan.from_record(record)
-    except FormatError as error:
-        raise InputError(error.message, remedy="Correct the value of that field.") from error
-
-
-def _mechanism(name: str, rounds: list[JsonValue], sigma: float, clipping_norm: str) -> JsonValue:
-    # Rounded up to seven digits: never less noise than calibrated.
-    noise = Context(prec=7, rounding=ROUND_CEILING).create_decimal(repr(sigma))
-    return {
-        "name": name,
-        "rounds": rounds,
-        "noise_multiplier": format(noise.normalize(), "f"),
-        "clipping_norm": clipping_norm,
-        "sampling_probability": "1",
-    }
+    if all(event.sampling_probability == 1.0 for event in events):
+        return epsilon_gaussian(total_noise_multiplier(events), delta)
+    return epsilon(events, delta)
 
 
 def _require(holds: bool, problem: str) -> None:

@@ -39,23 +39,23 @@ class ModelSizes:
     Attributes:
         vocabulary_size: m, the items that the factors are over; fewer in a smaller catalogue.
         rank: d, the number of factors.
-        power_rounds: T, the steps of power iteration.
+        training_rounds: T, the steps of power iteration.
     """
 
     vocabulary_size: int
     rank: int
-    power_rounds: int
+    training_rounds: int
 
     @classmethod
     def of_plan(cls, plan: RunPlan) -> ModelSizes:
         """The private model's sizes, which are small because noise grows with them."""
-        return cls(plan.vocabulary_size, plan.rank, plan.power_rounds)
+        return cls(plan.vocabulary_size, plan.rank, plan.training_rounds)
 
 
 # Without noise a model can be larger. Chosen by NDCG@10 on new items on the cut at week 43, weeks
 # 44 to 48, among m = 500, 1,000, 2,000, 5,000, d = 12, 16, 24, 32, 64, 128 and T = 4, 6, 10
 # (docs/decisions/0002-training.md); the evaluated weeks were not looked at.
-NO_PRIVACY_SIZES = ModelSizes(vocabulary_size=1000, rank=16, power_rounds=10)
+NO_PRIVACY_SIZES = ModelSizes(vocabulary_size=1000, rank=16, training_rounds=10)
 
 
 def pool(datasets: Sequence[PreferenceDataset]) -> PreferenceDataset:
@@ -164,7 +164,7 @@ def train_without_privacy(
         least_popularity=1e-9,
         init_seed=plan.init_seed,
     )
-    for _ in range(sizes.power_rounds):
+    for _ in range(sizes.training_rounds):
         state = ModelState.from_arrays(model)
         gradient = sum_of([_gradient(dataset, state) for dataset in datasets])
         model = {**model, "item_factors": power_step(gradient, noise_stddev=0.0)}

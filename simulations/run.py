@@ -21,7 +21,8 @@ from typing import Literal
 from rich.console import Console
 
 from common.errors import FederationError, FedprefError, UsageError, VerificationError
-from common.plan import RunPlan, default_plan
+from common.plan import RunPlan
+from common.plan_defaults import default_plan
 from common.timestamps import format_time
 from server.config import ServerHome
 from server.status import read_status

@@ -60,6 +60,7 @@ def make_permit(
         "run": plan.run_id,
         "region": policy.region,
         "purpose": policy.purpose,
+        "model": plan.model,
         "app": code.app,
         "engine": code.engine,
         "deps": code.deps,
@@ -69,6 +70,7 @@ def make_permit(
                 "name": mechanism.name,
                 "rounds": list(mechanism.rounds),
                 "noise_multiplier": mechanism.noise_multiplier,
+                "steps": mechanism.steps,
                 "clipping_norm": mechanism.clipping_norm,
                 "sampling_probability": mechanism.sampling_probability,
             }

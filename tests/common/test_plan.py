@@ -7,7 +7,8 @@ import pytest
 
 from common import canonical_json
 from common.errors import FormatError, InputError
-from common.plan import RunPlan, default_plan
+from common.plan import RunPlan
+from common.plan_defaults import default_plan
 from common.privacy import epsilon, epsilon_gaussian, total_noise_multiplier
 
 ARGUMENTS: dict[str, Any] = {
@@ -78,7 +79,7 @@ def test_sizes_follow_from_signal(
 ) -> None:
     arguments = {**ARGUMENTS, "epsilon": epsilon_text, "planned_customers": customers}
     plan = default_plan(**arguments)
-    found = (plan.vocabulary_size, plan.rank, plan.power_rounds, plan.popularity_share)
+    found = (plan.vocabulary_size, plan.rank, plan.training_rounds, plan.popularity_share)
     assert found == sizes
     assert plan.total_rounds == sizes[2] + 1
 
@@ -121,7 +122,7 @@ def test_what_is_exchanged_follows_from_the_plan() -> None:
         ({"run_id": "a\n"}, "run_id"),
         ({"n_items": 149}, "vocabulary"),
         ({"rank": 151}, "rank"),
-        ({"power_rounds": 3}, "factors"),
+        ({"training_rounds": 3}, "factors"),
         ({"train_until": "2016-01-01T00:00:00.000Z"}, "window"),
         ({"train_from": "2016-01-01"}, "train_from"),
         ({"epsilon": "NaN"}, "epsilon"),

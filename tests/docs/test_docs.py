@@ -36,7 +36,7 @@ from common.audit.verify.logs import REGION_ROLES, SERVER_ROLES
 from common.audit.verify.records import MANIFEST_SCHEMA, REGISTRY_SCHEMA, SCHEMAS
 from common.audit.verify.verdict import LIMITS, STEPS
 from common.catalogue import Catalogue
-from common.plan import _SIZES
+from common.plan_defaults import _SIZES
 from simulations.attacks.table import ATTACKS
 from simulations.scenarios import SCENARIOS
 from tests.common.audit.test_log_attacks import ATTACKS as LOG_ATTACKS

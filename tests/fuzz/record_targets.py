@@ -20,7 +20,8 @@ from common.key_registry import Registry
 from common.key_request import open_request
 from common.key_store import KeyStore
 from common.notice import parse_notice
-from common.plan import RunPlan, default_plan
+from common.plan import RunPlan
+from common.plan_defaults import default_plan
 from common.registry_changes import check_draft
 from common.registry_draft import Draft
 from common.timestamps import parse_time

@@ -11,7 +11,7 @@ import pytest
 
 from client.data.dataset import MS_PER_WEEK, CustomerItemMatrix, PreferenceDataset
 from common.catalogue import Catalogue
-from common.plan import default_plan
+from common.plan_defaults import default_plan
 from common.timestamps import format_time
 from simulations.quality import run_quality_study
 from simulations.quality_earlier import EarlierWeeks

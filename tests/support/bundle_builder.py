@@ -274,7 +274,7 @@ class Federation:
 
     def mechanisms(self) -> list[JsonRecord]:
         return [
-            {"name": name, "rounds": rounds, **parameters()}
+            {"name": name, "rounds": rounds, "steps": 1, **parameters()}
             for name, rounds in (
                 ("popularity", [1]),
                 ("factors", [*range(2, (self.planned_rounds or self.rounds) + 1)]),
@@ -289,6 +289,7 @@ class Federation:
             "regions": [*REGIONS],
             "quorum": self.quorum,
             "purpose": "fedpref:FederatedTraining",
+            "model": "preference-model",
             "catalogue": digest("catalogue"),
             "epsilon": CAP,
             "delta": DELTA,
@@ -411,6 +412,7 @@ class Federation:
             "run": RUN,
             "region": region,
             "purpose": "fedpref:FederatedTraining",
+            "model": "preference-model",
             "app": digest("app"),
             "engine": digest("engine"),
             "deps": digest("deps"),

@@ -30,7 +30,8 @@ from common.envelope import Envelope, sign_record
 from common.errors import FedprefError
 from common.keys import Signer, build_registry, generate_key
 from common.parameters import arrays_digest, load_arrays, snap_to_grid
-from common.plan import RunPlan, default_plan
+from common.plan import RunPlan
+from common.plan_defaults import default_plan
 from common.timestamps import format_time, now_ms
 from server.app import app as server_app
 from server.audit_trail import AuditTrail, open_audit_trail

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from client.data.dataset import MS_PER_WEEK, CustomerItemMatrix, PreferenceDataset
-from common.plan import RunPlan, default_plan
+from common.plan import RunPlan
+from common.plan_defaults import default_plan
 
 START_MS = 1_480_000_000_000
 END_MS = START_MS + 48 * MS_PER_WEEK

@@ -46,6 +46,9 @@ def plan() -> dict[str, Any]:
         "run_id": settings()["run_id"],
         "federation": "retail-5.example",
         "scenario": "retail-5",
+        "model": "preference-model",
+        "strategy": "factors",
+        "local_training": None,
         "mode": "local",
         "regions": [name for name, *_ in REGIONS],
         "quorum": 3,
@@ -60,12 +63,13 @@ def plan() -> dict[str, Any]:
         "privacy_unit": "customer",
         "vocabulary_size": VOCABULARY,
         "rank": RANK,
-        "power_rounds": 4,
+        "training_rounds": 4,
         "popularity_share": "0.15",
         "mechanisms": [
             {
                 "name": "popularity",
                 "rounds": [1],
+                "steps": 1,
                 "noise_multiplier": "1.706131",
                 "clipping_norm": "1",
                 "sampling_probability": "1",
@@ -73,6 +77,7 @@ def plan() -> dict[str, Any]:
             {
                 "name": "factors",
                 "rounds": [2, 3, 4, 5],
+                "steps": 1,
                 "noise_multiplier": "1.433402",
                 "clipping_norm": "0.3",
                 "sampling_probability": "1",

@@ -12,7 +12,8 @@ import pandas as pd
 
 from client.engine.home import RegionHome
 from common.catalogue import Catalogue
-from common.plan import RunPlan, default_plan
+from common.plan import RunPlan
+from common.plan_defaults import default_plan
 from common.timestamps import format_time
 from simulations.customers import CustomerChoices, draw_choices
 from simulations.provision import RegionSetUp, provision

@@ -24,6 +24,7 @@ _FIELDS: dict[str, f.Check] = {
     "regions": f.texts,
     "quorum": f.positive,
     "purpose": f.text,
+    "model": f.text,
     "catalogue": f.digest,
     "epsilon": f.decimal,
     "delta": f.decimal,

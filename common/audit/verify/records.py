@@ -30,6 +30,7 @@ def _record(kind: str, **fields: Check) -> Check:
 MECHANISM_SCHEMA = f.object_of(
     name=f.text,
     rounds=f.list_of(f.positive),
+    steps=f.integer(1, 10**6),
     noise_multiplier=f.decimal,
     clipping_norm=f.decimal,
     sampling_probability=f.decimal,
@@ -89,6 +90,7 @@ SCHEMAS: Mapping[str, Check] = {
         run=f.text,
         region=f.text,
         purpose=f.text,
+        model=f.text,
         app=f.digest,
         engine=f.digest,
         deps=f.digest,

@@ -67,7 +67,7 @@ class _RegionRounds:
         plan = self._evidence.plan
         if plan is None:
             return
-        names = {"purpose": "purpose", "mechanisms": "mechanisms", "delta": "delta"}
+        names = {name: name for name in ("purpose", "model", "mechanisms", "delta")}
         names["epsilon_cap"] = "epsilon"
         differing = [
             name for name, planned in names.items() if entry.record[name] != plan.record[planned]

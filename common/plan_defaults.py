@@ -1,0 +1,161 @@
+"""Plans with the sizes and noise that follow from public numbers alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from decimal import ROUND_CEILING, Context
+from typing import NamedTuple
+
+from common.canonical_json import JsonValue
+from common.consent import FEDERATED_TRAINING
+from common.errors import FormatError, InputError
+from common.plan import RunPlan
+from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT, calibrate_sigma
+from common.strategies import FACTORS
+
+MODEL_NAME = "preference-model"
+GRID_EXPONENT = -12
+POPULARITY_CLIPPING_NORM = "1"
+FACTOR_CLIPPING_NORM = "0.2"
+ROW_EXPONENT = "-0.25"
+# Noise is calibrated to a hair less than ε, because a ledger reports ε by privacy loss
+# distributions, whose discretisation errs upwards, and its cap may be the plan's ε.
+_CALIBRATION_MARGIN = 2e-5
+
+
+class _Sizes(NamedTuple):
+    """Sizes for a signal of at least `signal_from`; see `default_plan`."""
+
+    signal_from: float
+    vocabulary_size: int
+    rank: int
+    training_rounds: int
+    popularity_share: str
+
+
+# The first three rows were measured on the tuning cuts of Complete Journey (docs/decisions); the
+# last two extrapolate to larger federations.
+_SIZES = (
+    _Sizes(0.0, 100, 4, 2, "0.70"),
+    _Sizes(500.0, 100, 8, 4, "0.30"),
+    _Sizes(1200.0, 150, 12, 4, "0.15"),
+    _Sizes(8000.0, 500, 16, 4, "0.10"),
+    _Sizes(30000.0, 1000, 16, 4, "0.08"),
+)
+
+
+def default_plan(
+    *,
+    run_id: str,
+    federation: str,
+    scenario: str,
+    regions: Sequence[str],
+    quorum: int,
+    catalogue: str,
+    n_items: int,
+    train_from: str,
+    train_until: str,
+    epsilon: str,
+    planned_customers: int,
+    delta: str = "0.000001",
+    purpose: str = FEDERATED_TRAINING,
+    model: str = MODEL_NAME,
+    init_seed: int = 0,
+    round_timeout_s: int = 600,
+) -> RunPlan:
+    """A plan whose sizes follow from ε, δ, the number of regions and the public planning size.
+
+    The rule: with local noise, customers' contributions add up like n and the regions' noise like
+    σ·√regions, so *signal* = planned_customers / (σ·√regions), σ being the run's total noise
+    multiplier. The more signal, the larger the vocabulary and the rank it can fill, and the smaller
+    the share that the popularity round needs. Five regions of 2,500 customers in all have a signal
+    of 1,712 at ε = 8, of 724 at ε = 3 and of 265 at ε = 1 (δ = 1e-6).
+
+    Noise is calibrated exactly: 1/σ² = 1/σ_popularity² + T/σ_round², both rounded up.
+
+    Args:
+        run_id: The run's name, unique.
+        federation: The federation's name.
+        scenario: The scenario's name.
+        regions: The regions' names.
+        quorum: The fewest regions an aggregate may be made of.
+        catalogue: Digest of the public catalogue.
+        n_items: Its number of items.
+        train_from: Begin of the training window.
+        train_until: Its end, exclusive.
+        epsilon: ε of the run, a decimal string.
+        planned_customers: Public planning size, over all regions.
+        delta: δ, a decimal string.
+        purpose: The consent purpose.
+        model: The model's name.
+        init_seed: Seed of the public initial factors.
+        round_timeout_s: How long a round waits, in seconds.
+
+    Raises:
+        InputError: A value is out of range; names it.
+    """
+    try:
+        sigma = calibrate_sigma(float(epsilon) * (1 - _CALIBRATION_MARGIN), float(delta))
+    except ValueError as error:
+        raise InputError(f"ε = {epsilon!r} or δ = {delta!r} is not a decimal number.") from error
+    signal = planned_customers / (sigma * math.sqrt(max(1, len(regions))))
+    sizes = next(row for row in reversed(_SIZES) if signal >= row.signal_from)
+    vocabulary_size = min(sizes.vocabulary_size, n_items)
+    share = float(sizes.popularity_share)
+    record: dict[str, JsonValue] = {
+        "v": "fedpref-plan/1",
+        "run_id": run_id,
+        "federation": federation,
+        "scenario": scenario,
+        "model": model,
+        "strategy": FACTORS,
+        "mode": "local",
+        "regions": list(regions),
+        "quorum": quorum,
+        "purpose": purpose,
+        "catalogue": catalogue,
+        "n_items": n_items,
+        "train_from": train_from,
+        "train_until": train_until,
+        "epsilon": epsilon,
+        "delta": delta,
+        "neighboring_relation": NEIGHBORING_RELATION,
+        "privacy_unit": PRIVACY_UNIT,
+        "vocabulary_size": vocabulary_size,
+        "rank": min(sizes.rank, vocabulary_size),
+        "training_rounds": sizes.training_rounds,
+        "popularity_share": sizes.popularity_share,
+        "mechanisms": [
+            _mechanism("popularity", [1], sigma / math.sqrt(share), POPULARITY_CLIPPING_NORM),
+            _mechanism(
+                "factors",
+                list(range(2, sizes.training_rounds + 2)),
+                sigma * math.sqrt(sizes.training_rounds / (1 - share)),
+                FACTOR_CLIPPING_NORM,
+            ),
+        ],
+        "local_training": None,
+        "row_exponent": ROW_EXPONENT,
+        "grid_exponent": GRID_EXPONENT,
+        "init_seed": init_seed,
+        "round_timeout_s": round_timeout_s,
+        "planned_customers": planned_customers,
+    }
+    try:
+        return RunPlan.from_record(record)
+    except FormatError as error:
+        raise InputError(error.message, remedy="Correct the value of that field.") from error
+
+
+def _mechanism(name: str, rounds: list[JsonValue], sigma: float, clipping_norm: str) -> JsonValue:
+    # Rounded up to seven digits: never less noise than calibrated.
+    noise = Context(prec=7, rounding=ROUND_CEILING).create_decimal(repr(sigma))
+    return {
+        "name": name,
+        "rounds": rounds,
+        "steps": 1,
+        "noise_multiplier": format(noise.normalize(), "f"),
+        "clipping_norm": clipping_norm,
+        "sampling_probability": "1",
+    }
