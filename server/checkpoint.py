@@ -1,10 +1,10 @@
 """The coordinator's checkpoint: the model after the last closed round, and the log that proves it.
 
-Two files: the model as safetensors, and ``checkpoint.json``, canonical JSON with the model's digest
-and the log's position. The model is written first, before the round's aggregate is logged; the JSON
-replaces the old one in one rename after it. So after a crash there is the new checkpoint whole, or
-the old one and perhaps the next model, which counts if the log names it. A checkpoint is believed
-only if the coordinator's log bears it out.
+Three files: the model and the optimiser's state as safetensors, and ``checkpoint.json``, canonical
+JSON with their digests and the log's position. The arrays are written first, before the round's
+aggregate is logged; the JSON replaces the old one in one rename after it. So after a crash there is
+the new checkpoint whole, or the old one and perhaps the next model, which counts if the log names
+it. A checkpoint is believed only if the coordinator's log bears it out.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ class Checkpoint:
         log_size: Size of the coordinator's log when that entry was in it.
         log_root: The log's root at that size, in hex.
         model: The model after the round.
+        optimizer: The coordinator's optimiser's state after it; empty without one.
     """
 
     run: str
@@ -52,6 +53,7 @@ class Checkpoint:
     log_size: int
     log_root: str
     model: Mapping[str, np.ndarray]
+    optimizer: Mapping[str, np.ndarray]
 
 
 class CheckpointStore:
@@ -65,14 +67,21 @@ class CheckpointStore:
         self._folder = folder
         self._index = folder / "checkpoint.json"
 
-    def prepare(self, server_round: int, model: Mapping[str, np.ndarray]) -> None:
-        """Writes a round's model durably, before the round is logged.
+    def prepare(
+        self,
+        server_round: int,
+        model: Mapping[str, np.ndarray],
+        optimizer: Mapping[str, np.ndarray],
+    ) -> None:
+        """Writes a round's model and optimiser state durably, before the round is logged.
 
         Raises:
             StorageError: The disk is full or refuses; the old checkpoint is there still.
         """
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # The model last: where it is, the state that belongs to it is too.
+            write_durably(self._folder / _optimizer_file(server_round), save_arrays(optimizer))
             write_durably(self._folder / _model_file(server_round), save_arrays(model))
         except OSError as error:
             raise self._full(server_round, error) from error
@@ -83,7 +92,7 @@ class CheckpointStore:
         Raises:
             StorageError: The disk is full or refuses; the old checkpoint is there still.
         """
-        name = _model_file(checkpoint.server_round)
+        names = {_model_file(checkpoint.server_round), _optimizer_file(checkpoint.server_round)}
         index = canonical_json.encode(
             {
                 "v": _VERSION,
@@ -94,13 +103,14 @@ class CheckpointStore:
                 "aggregate": checkpoint.aggregate,
                 "log": {"size": checkpoint.log_size, "root": checkpoint.log_root},
                 "model": arrays_digest(checkpoint.model),
+                "optimizer": arrays_digest(checkpoint.optimizer),
             },
             max_bytes=_MAX_JSON_BYTES,
         )
         try:
             write_durably(self._index, index)
-            for old in self._folder.glob("model-*.safetensors"):
-                if old.name != name:
+            for old in self._folder.glob("*-*.safetensors"):
+                if old.name not in names:
                     old.unlink()
         except OSError as error:
             raise self._full(checkpoint.server_round, error) from error
@@ -134,25 +144,27 @@ class CheckpointStore:
         if checkpoint is not None:
             _check(checkpoint, trail, plan, self._index)
         closed = checkpoint.server_round if checkpoint else 0
-        model = self._prepared(closed + 1, trail)
-        if model is None:
+        prepared = self._prepared(closed + 1, trail)
+        if prepared is None:
             return checkpoint
-        checkpoint = make_checkpoint(trail, plan, closed + 1, model)
+        checkpoint = make_checkpoint(trail, plan, closed + 1, *prepared)
         self.write(checkpoint)
         return checkpoint
 
-    def _prepared(self, server_round: int, trail: AuditTrail) -> dict[str, np.ndarray] | None:
-        """The model that was prepared for a logged round, if it is the one that was logged."""
+    def _prepared(
+        self, server_round: int, trail: AuditTrail
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]] | None:
+        """The model and the state that were prepared for a logged round, if it is that model."""
         if server_round not in trail.aggregates:
             return None
         try:
-            data = (self._folder / _model_file(server_round)).read_bytes()
-            model = load_arrays(data, max_bytes=_MAX_MODEL_BYTES)
+            model = _read_arrays(self._folder / _model_file(server_round))
+            optimizer = _read_arrays(self._folder / _optimizer_file(server_round))
         except (OSError, FormatError):
             # The regions have the round sealed: it is summed once more.
             return None
         _, aggregate = trail.aggregates[server_round]
-        return model if arrays_digest(model) == aggregate.model_out else None
+        return (model, optimizer) if arrays_digest(model) == aggregate.model_out else None
 
     def _full(self, server_round: int, error: OSError) -> StorageError:
         return StorageError(
@@ -166,7 +178,11 @@ class CheckpointStore:
 
 
 def make_checkpoint(
-    trail: AuditTrail, plan: RunPlan, server_round: int, model: Mapping[str, np.ndarray]
+    trail: AuditTrail,
+    plan: RunPlan,
+    server_round: int,
+    model: Mapping[str, np.ndarray],
+    optimizer: Mapping[str, np.ndarray],
 ) -> Checkpoint:
     """The checkpoint of a round that the log has."""
     leaf, aggregate = trail.aggregates[server_round]
@@ -179,11 +195,20 @@ def make_checkpoint(
         log_size=trail.log.size,
         log_root=trail.log.root.hex(),
         model=model,
+        optimizer=optimizer,
     )
 
 
 def _model_file(server_round: int) -> str:
     return f"model-{server_round:04d}.safetensors"
+
+
+def _optimizer_file(server_round: int) -> str:
+    return f"optimizer-{server_round:04d}.safetensors"
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    return load_arrays(path.read_bytes(), max_bytes=_MAX_MODEL_BYTES)
 
 
 def _parse(index: JsonValue, folder: Path) -> Checkpoint:
@@ -195,10 +220,8 @@ def _parse(index: JsonValue, folder: Path) -> Checkpoint:
     size = log["size"]
     if not isinstance(size, int):
         raise TypeError("the log's size is no number")
-    path = folder / _model_file(server_round)
-    model = load_arrays(path.read_bytes(), max_bytes=_MAX_MODEL_BYTES)
-    if arrays_digest(model) != index["model"]:
-        raise ValueError(f"{path.name} is not the model that checkpoint.json states")
+    model = _stated(folder / _model_file(server_round), index["model"])
+    optimizer = _stated(folder / _optimizer_file(server_round), index["optimizer"])
     return Checkpoint(
         run=str(index["run"]),
         plan=str(index["plan"]),
@@ -208,7 +231,15 @@ def _parse(index: JsonValue, folder: Path) -> Checkpoint:
         log_size=size,
         log_root=str(log["root"]),
         model=model,
+        optimizer=optimizer,
     )
+
+
+def _stated(path: Path, digest: JsonValue) -> dict[str, np.ndarray]:
+    arrays = _read_arrays(path)
+    if arrays_digest(arrays) != digest:
+        raise ValueError(f"{path.name} is not what checkpoint.json states")
+    return arrays
 
 
 def _check(checkpoint: Checkpoint, trail: AuditTrail, plan: RunPlan, path: Path) -> None:

@@ -12,9 +12,11 @@ from common.errors import VerificationError
 from common.messages import decode_arrays
 from common.parameters import arrays_digest
 from common.plan import RunPlan
+from common.strategies import FACTORS
 from common.timestamps import format_time, now_ms
 from server.aggregation import first_model, next_model
 from server.audit_trail import Aggregate
+from server.parameter_step import parameter_step, with_initial_parameters
 from server.validation import (
     MISSING_REASONS,
     NOT_WITNESSED,
@@ -38,10 +40,12 @@ class ClosedRound:
     Attributes:
         aggregate: What its log entry states.
         model: The model that came of it.
+        optimizer: The coordinator's optimiser's state after it; empty without one.
     """
 
     aggregate: Aggregate
     model: Mapping[str, np.ndarray]
+    optimizer: Mapping[str, np.ndarray]
 
 
 class OpenRound:
@@ -52,6 +56,7 @@ class OpenRound:
         server_round: The round's number.
         arrays: The model that is sent out.
         validator: Judges replies.
+        optimizer: The coordinator's optimiser's state before it.
         logged: The round's aggregate if the log has it already: then exactly those updates count.
         on_refused: Told of each refusal.
     """
@@ -63,6 +68,7 @@ class OpenRound:
         arrays: ArrayRecord,
         *,
         validator: ReplyValidator,
+        optimizer: Mapping[str, np.ndarray],
         logged: Aggregate | None,
         on_refused: OnRefused,
     ) -> None:
@@ -75,6 +81,7 @@ class OpenRound:
         self.refused: dict[str, str] = {}
         self._plan = plan
         self._validator = validator
+        self._optimizer = optimizer
         self._logged = logged
         self._on_refused = on_refused
         self._start = format_time(now_ms())
@@ -164,14 +171,14 @@ class OpenRound:
         """
         counted = sorted(self._needed or self.accepted)
         updates = [self.accepted[region] for region in counted]
-        model = self._next_model([update.arrays for update in updates])
+        model, optimizer = self._next_model([update.arrays for update in updates])
         model_out = arrays_digest(model)
         if self._logged is not None:
             if model_out != self._logged.model_out:
                 raise VerificationError(
                     f"Round {self.server_round} gives another model than its log entry names."
                 )
-            return ClosedRound(self._logged, model)
+            return ClosedRound(self._logged, model, optimizer)
         aggregate = Aggregate(
             server_round=self.server_round,
             attempt=ATTEMPT,
@@ -183,7 +190,7 @@ class OpenRound:
             start=self._start,
             end=format_time(now_ms()),
         )
-        return ClosedRound(aggregate, model)
+        return ClosedRound(aggregate, model, optimizer)
 
     def _question_of(self, reply: Message) -> Question | None:
         answered = reply.metadata.reply_to_message_id
@@ -203,11 +210,18 @@ class OpenRound:
                 "other-than-logged", "It is another update than the one that was aggregated."
             )
 
-    def _next_model(self, updates: list[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        (name,) = (spec.name for spec in self._plan.released_arrays(self.mechanism.name))
-        total = np.zeros_like(updates[0][name], dtype=np.float64)
+    def _next_model(
+        self, updates: list[Mapping[str, np.ndarray]]
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The next model, and the optimiser's next state."""
+        plan, name = self._plan, self.mechanism.name
+        if name not in ("popularity", FACTORS):
+            return parameter_step(self.model, updates, plan, self._optimizer)
+        (released,) = (spec.name for spec in plan.released_arrays(name))
+        total = np.zeros_like(updates[0][released], dtype=np.float64)
         for update in updates:
-            total += update[name]
-        if self.mechanism.name == "popularity":
-            return first_model(total, self._plan, n_regions=len(updates))
-        return next_model(self.model, total, self._plan, n_regions=len(updates))
+            total += update[released]
+        if name == FACTORS:
+            return next_model(self.model, total, plan, n_regions=len(updates)), {}
+        model = first_model(total, plan, n_regions=len(updates))
+        return (model if plan.strategy == FACTORS else with_initial_parameters(model, plan)), {}

@@ -17,9 +17,10 @@ must be the one that the entry names.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
@@ -110,6 +111,7 @@ class RegionSumStrategy(Strategy):
         self.first_round = checkpoint.server_round + 1 if checkpoint else 1
         #: The model before it.
         self.initial_arrays = encode_arrays(checkpoint.model if checkpoint else {})
+        self._optimizer: Mapping[str, np.ndarray] = checkpoint.optimizer if checkpoint else {}
 
     def start(
         self,
@@ -324,6 +326,7 @@ class RegionSumStrategy(Strategy):
                 server_round,
                 arrays,
                 validator=self._validator,
+                optimizer=self._optimizer,
                 logged=logged,
                 on_refused=self._on_refused,
             )
@@ -333,12 +336,13 @@ class RegionSumStrategy(Strategy):
     def _record(self, closed: ClosedRound) -> None:
         """Keeps the model, logs the aggregate if the log lacks it, replaces the checkpoint."""
         server_round = closed.aggregate.server_round
-        self._checkpoints.prepare(server_round, closed.model)
+        self._checkpoints.prepare(server_round, closed.model, closed.optimizer)
         if server_round not in self._trail.aggregates:
             self._trail.log_aggregate(closed.aggregate)
         self._checkpoints.write(
-            make_checkpoint(self._trail, self._plan, server_round, closed.model)
+            make_checkpoint(self._trail, self._plan, server_round, closed.model, closed.optimizer)
         )
+        self._optimizer = closed.optimizer
 
     def _no_quorum(self, server_round: int) -> FederationError:
         current = self._round(server_round, None)

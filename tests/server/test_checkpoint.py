@@ -22,6 +22,7 @@ from tests.support.fake_federation import FakeFederation, fake_plan, open_federa
 
 MODEL = {"item_weights": np.arange(4, dtype="<f4"), "vocabulary": np.arange(4, dtype="<i8")}
 NEXT = {"item_weights": np.arange(4, 8, dtype="<f4"), "vocabulary": np.arange(4, dtype="<i8")}
+STATE = {"first/item_factors": np.arange(4, 12, dtype="<f4")}
 
 
 def aggregate(number: int, model_in: str, model_out: str) -> Aggregate:
@@ -60,7 +61,7 @@ def store(federation: FakeFederation) -> CheckpointStore:
 
 
 def write(store: CheckpointStore, checkpoint: Checkpoint) -> None:
-    store.prepare(checkpoint.server_round, checkpoint.model)
+    store.prepare(checkpoint.server_round, checkpoint.model, checkpoint.optimizer)
     store.write(checkpoint)
 
 
@@ -79,13 +80,14 @@ def edit(federation: FakeFederation, change: Callable[[dict[str, JsonValue]], No
 def test_what_is_written_is_read_and_believed(
     federation: FakeFederation, trail: AuditTrail, store: CheckpointStore
 ) -> None:
-    written = make_checkpoint(trail, federation.plan, 1, MODEL)
+    written = make_checkpoint(trail, federation.plan, 1, MODEL, STATE)
     write(store, written)
     loaded = store.load(trail, federation.plan)
     assert loaded is not None
     assert loaded.roster == ("region-1", "region-2")
     assert (loaded.server_round, loaded.log_size) == (1, trail.log.size)
     assert arrays_digest(loaded.model) == arrays_digest(MODEL)
+    assert arrays_digest(loaded.optimizer) == arrays_digest(STATE)
     modes = {path.stat().st_mode & 0o777 for path in federation.home.checkpoint.iterdir()}
     assert modes == {0o600}
 
@@ -100,18 +102,18 @@ def test_without_any_checkpoint_a_run_is_at_its_start(
 def test_only_the_newest_model_is_kept(
     federation: FakeFederation, trail: AuditTrail, store: CheckpointStore
 ) -> None:
-    write(store, make_checkpoint(trail, federation.plan, 1, MODEL))
+    write(store, make_checkpoint(trail, federation.plan, 1, MODEL, STATE))
     trail.log_aggregate(aggregate(2, arrays_digest(MODEL), arrays_digest(NEXT)))
-    write(store, make_checkpoint(trail, federation.plan, 2, NEXT))
+    write(store, make_checkpoint(trail, federation.plan, 2, NEXT, STATE))
     names = sorted(path.name for path in federation.home.checkpoint.iterdir())
-    assert names == ["checkpoint.json", "model-0002.safetensors"]
+    assert names == ["checkpoint.json", "model-0002.safetensors", "optimizer-0002.safetensors"]
 
 
 def test_a_prepared_model_counts_once_the_log_names_it(
     federation: FakeFederation, trail: AuditTrail, store: CheckpointStore
 ) -> None:
-    write(store, make_checkpoint(trail, federation.plan, 1, MODEL))
-    store.prepare(2, NEXT)
+    write(store, make_checkpoint(trail, federation.plan, 1, MODEL, STATE))
+    store.prepare(2, NEXT, STATE)
     before = store.load(trail, federation.plan)
     assert before is not None
     assert before.server_round == 1
@@ -129,9 +131,25 @@ def test_a_prepared_model_counts_once_the_log_names_it(
 def test_a_prepared_model_that_the_log_does_not_name_is_left_aside(
     content: bytes, federation: FakeFederation, trail: AuditTrail, store: CheckpointStore
 ) -> None:
-    write(store, make_checkpoint(trail, federation.plan, 1, MODEL))
+    write(store, make_checkpoint(trail, federation.plan, 1, MODEL, STATE))
     trail.log_aggregate(aggregate(2, arrays_digest(MODEL), arrays_digest(NEXT)))
     (federation.home.checkpoint / "model-0002.safetensors").write_bytes(content)
+    loaded = store.load(trail, federation.plan)
+    assert loaded is not None
+    assert loaded.server_round == 1
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"torn")])
+def test_a_prepared_model_without_its_optimizer_state_is_left_aside(
+    damage: Callable[[Path], object],
+    federation: FakeFederation,
+    trail: AuditTrail,
+    store: CheckpointStore,
+) -> None:
+    write(store, make_checkpoint(trail, federation.plan, 1, MODEL, STATE))
+    store.prepare(2, NEXT, STATE)
+    trail.log_aggregate(aggregate(2, arrays_digest(MODEL), arrays_digest(NEXT)))
+    damage(federation.home.checkpoint / "optimizer-0002.safetensors")
     loaded = store.load(trail, federation.plan)
     assert loaded is not None
     assert loaded.server_round == 1
@@ -157,7 +175,7 @@ MISMATCHES: dict[str, tuple[str, Callable[[dict[str, JsonValue]], None]]] = {
 def test_a_checkpoint_that_does_not_match_its_log_is_refused(
     mismatch: str, federation: FakeFederation, trail: AuditTrail, store: CheckpointStore
 ) -> None:
-    write(store, make_checkpoint(trail, federation.plan, 1, MODEL))
+    write(store, make_checkpoint(trail, federation.plan, 1, MODEL, STATE))
     expected, change = MISMATCHES[mismatch]
     edit(federation, change)
     with pytest.raises(VerificationError, match=expected):
@@ -167,7 +185,7 @@ def test_a_checkpoint_that_does_not_match_its_log_is_refused(
 def test_another_model_than_the_log_names_is_refused(
     federation: FakeFederation, trail: AuditTrail, store: CheckpointStore
 ) -> None:
-    write(store, make_checkpoint(trail, federation.plan, 1, NEXT))
+    write(store, make_checkpoint(trail, federation.plan, 1, NEXT, STATE))
     with pytest.raises(VerificationError, match="the model differ"):
         store.load(trail, federation.plan)
 
@@ -177,7 +195,7 @@ def test_a_log_rolled_back_behind_its_checkpoint_is_noticed(tmp_path: Path) -> N
         store = CheckpointStore(federation.home.checkpoint)
         with federation.trail() as trail:
             trail.log_aggregate(aggregate(1, arrays_digest({}), arrays_digest(MODEL)))
-            write(store, make_checkpoint(trail, federation.plan, 1, MODEL))
+            write(store, make_checkpoint(trail, federation.plan, 1, MODEL, STATE))
         for path in federation.home.root.glob("log.sqlite*"):
             path.unlink()
         with federation.trail() as trail, pytest.raises(VerificationError, match="log lacks"):
@@ -191,6 +209,8 @@ DAMAGE: dict[str, Callable[[FakeFederation], None]] = {
     "index-version": lambda f: edit(f, lambda index: index.update(v="fedpref-server-checkpoint/2")),
     "index-field-missing": lambda f: edit(f, lambda index: index.pop("log") and None),
     "index-field-type": lambda f: edit(f, lambda index: index.update(round="1")),
+    "optimizer-missing": lambda f: (f.home.checkpoint / "optimizer-0001.safetensors").unlink(),
+    "optimizer-bit": lambda f: flip(f.home.checkpoint / "optimizer-0001.safetensors"),
     "model-missing": lambda f: (f.home.checkpoint / "model-0001.safetensors").unlink(),
     "model-torn": lambda f: truncate(f.home.checkpoint / "model-0001.safetensors"),
     "model-bit": lambda f: flip(f.home.checkpoint / "model-0001.safetensors"),
@@ -211,7 +231,7 @@ def flip(path: Path) -> None:
 def test_a_damaged_checkpoint_is_refused_not_skipped(
     damage: str, federation: FakeFederation, trail: AuditTrail, store: CheckpointStore
 ) -> None:
-    write(store, make_checkpoint(trail, federation.plan, 1, MODEL))
+    write(store, make_checkpoint(trail, federation.plan, 1, MODEL, STATE))
     DAMAGE[damage](federation)
     with pytest.raises(StorageError, match="damaged"):
         store.load(trail, federation.plan)
@@ -225,9 +245,9 @@ def test_a_full_disk_leaves_the_old_checkpoint(
     store: CheckpointStore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    write(store, make_checkpoint(trail, federation.plan, 1, MODEL))
+    write(store, make_checkpoint(trail, federation.plan, 1, MODEL, STATE))
     trail.log_aggregate(aggregate(2, arrays_digest(MODEL), arrays_digest(NEXT)))
-    following = make_checkpoint(trail, federation.plan, 2, NEXT)
+    following = make_checkpoint(trail, federation.plan, 2, NEXT, STATE)
 
     def full(path: Path, data: bytes, **options: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -235,7 +255,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint_module, "write_durably", full)
         with pytest.raises(StorageError, match="No space left"):
-            store.prepare(2, NEXT) if step == "prepare" else store.write(following)
+            store.prepare(2, NEXT, STATE) if step == "prepare" else store.write(following)
     loaded = store.load(trail, federation.plan)
     assert loaded is not None
     assert loaded.server_round == 1
