@@ -6,13 +6,15 @@ Plain NumPy, for all who score with a model or check one; the trainer's form is 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from common.errors import FormatError
 from common.parameters import ArraySpec, check_arrays
+from common.plan import RunPlan
+from common.strategies import FACTORS
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -26,13 +28,41 @@ class ModelState:
         vocabulary: int64[m], the item numbers that the factors are over.
         item_weights: float32[m], above 0; a customer's row is weighted by them.
         item_factors: float32[m, d], orthogonal columns. A column's norm says how much a factor
-            counts when scoring; training uses its direction alone.
+            counts when scoring; training uses its direction alone. The other strategies have the
+            item factors of theirs here.
+        strategy: How it was trained; see `common.strategies`.
+        options: The strategy's own constants.
+        parameters: All that the strategy trained, by name; empty for ``factors``.
     """
 
     popularity: npt.NDArray[np.float32] = field(repr=False)
     vocabulary: npt.NDArray[np.int64] = field(repr=False)
     item_weights: npt.NDArray[np.float32] = field(repr=False)
     item_factors: npt.NDArray[np.float32] = field(repr=False)
+    strategy: str = FACTORS
+    options: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, npt.NDArray[np.float32]] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of_plan(cls, arrays: Mapping[str, npt.NDArray[np.generic]], plan: RunPlan) -> ModelState:
+        """Checks the named arrays of a plan's model and makes a model of them.
+
+        Raises:
+            FormatError: As in `from_arrays`; or they are not the plan's arrays.
+        """
+        check_arrays(arrays, plan.model_arrays(plan.total_rounds + 1), grid_exponent=None)
+        if plan.local_training is None:
+            return cls.from_arrays(arrays)
+        shared = ("item_factors", "item_weights", "popularity", "vocabulary")
+        state = cls.from_arrays({name: arrays[name] for name in shared})
+        return replace(
+            state,
+            strategy=plan.strategy,
+            options=plan.local_training.options,
+            parameters={
+                spec.name: arrays[spec.name].astype(np.float32) for spec in plan.parameter_arrays()
+            },
+        )
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> ModelState:

@@ -176,7 +176,11 @@ def _constants(plan: RunPlan) -> Table:
         ("quorum", f"{plan.quorum} of {len(plan.regions)}; a round waits {plan.round_timeout_s} s"),
         ("training", f"{plan.train_from} to {plan.train_until}, end exclusive"),
         ("catalogue", f"{plan.catalogue}\n{plan.n_items:,} items"),
-        ("model", f"{plan.rank} factors over the {plan.vocabulary_size} items of the vocabulary"),
+        (
+            "model",
+            f"{plan.model}: {plan.strategy} of rank {plan.rank} over the {plan.vocabulary_size:,} "
+            "items of the vocabulary",
+        ),
         ("planned for", f"about {plan.planned_customers:,} customers, a public estimate"),
     ):
         table.add_row(name, value)
@@ -184,23 +188,23 @@ def _constants(plan: RunPlan) -> Table:
 
 
 def _mechanisms(plan: RunPlan) -> Table:
-    from common.privacy import epsilon_gaussian, total_noise_multiplier
+    from common.plan import epsilon_bound
 
-    table = _table("mechanism", "rounds", "σ/C", "C", "σ", "sampling", "ε alone")
+    table = _table("mechanism", "rounds", "steps", "σ/C", "C", "σ", "sampling", "ε alone")
+    delta = float(plan.delta)
     for each in plan.mechanisms:
-        alone = epsilon_gaussian(total_noise_multiplier([each.event]), float(plan.delta))
         table.add_row(
             each.name,
             _span(each.rounds),
+            f"{each.steps}",
             each.noise_multiplier,
             each.clipping_norm,
             f"{each.noise_stddev:.6g}",
             each.sampling_probability,
-            f"{alone:.4f}",
+            f"{epsilon_bound((each.event,), delta):.4f}",
         )
-    total = total_noise_multiplier(plan.privacy_events())
-    spent = epsilon_gaussian(total, float(plan.delta))
-    table.add_row("together", "", f"{total:.6g}", "", "", "", f"{spent:.4f}")
+    spent = epsilon_bound(plan.privacy_events(), delta)
+    table.add_row("together", "", "", "", "", "", "", f"{spent:.4f}")
     return table
 
 

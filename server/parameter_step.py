@@ -1,6 +1,6 @@
-"""From the regions' changes of the parameters to the next model: the coordinator's optimiser.
+"""From the regions' releases to the next model; with changes, by the coordinator's optimiser.
 
-The changes were made by noised steps, so everything here is post-processing and costs no ε. Every
+All releases were noised in the regions, so everything here is post-processing and costs no ε. Every
 region's change counts the same; no number that a region reports weighs it.
 """
 
@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from common.errors import FormatError, InputError
 from common.plan import LocalTraining, RunPlan
-from common.strategies import change_of, initial_parameters
-from server.aggregation import Model
+from common.strategies import FACTORS, change_of, initial_parameters
+from server.aggregation import Model, first_model, next_model
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 FloatArray = npt.NDArray[np.float64]
@@ -24,6 +24,39 @@ FloatArray = npt.NDArray[np.float64]
 SECOND_MOMENTUM = 0.99
 ADAPTIVITY = 1e-3
 _FIRST, _SECOND = "first/", "second/"
+
+
+def model_after(
+    server_round: int,
+    model: Arrays,
+    releases: Sequence[Arrays],
+    plan: RunPlan,
+    optimizer: Arrays,
+) -> tuple[Model, Model]:
+    """The model after a round, whatever the plan's strategy, and the optimiser's next state.
+
+    Args:
+        server_round: The round, from 1.
+        model: The model that it started from.
+        releases: What each region released, in one order.
+        plan: The run plan.
+        optimizer: The optimiser's state before the round.
+
+    Raises:
+        InputError: A value is not finite.
+        FormatError: The model or the state is malformed.
+    """
+    name = plan.mechanism_of(server_round).name
+    if name not in ("popularity", FACTORS):
+        return parameter_step(model, releases, plan, optimizer)
+    (released,) = (spec.name for spec in plan.released_arrays(name))
+    total = np.zeros(releases[0][released].shape)
+    for each in releases:
+        total += each[released].astype(np.float64)
+    if name == FACTORS:
+        return next_model(model, total, plan, n_regions=len(releases)), {}
+    first = first_model(total, plan, n_regions=len(releases))
+    return (first if plan.strategy == FACTORS else with_initial_parameters(first, plan)), {}
 
 
 def with_initial_parameters(model: Model, plan: RunPlan) -> Model:

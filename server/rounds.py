@@ -12,11 +12,9 @@ from common.errors import VerificationError
 from common.messages import decode_arrays
 from common.parameters import arrays_digest
 from common.plan import RunPlan
-from common.strategies import FACTORS
 from common.timestamps import format_time, now_ms
-from server.aggregation import first_model, next_model
 from server.audit_trail import Aggregate
-from server.parameter_step import parameter_step, with_initial_parameters
+from server.parameter_step import model_after
 from server.validation import (
     MISSING_REASONS,
     NOT_WITNESSED,
@@ -171,7 +169,13 @@ class OpenRound:
         """
         counted = sorted(self._needed or self.accepted)
         updates = [self.accepted[region] for region in counted]
-        model, optimizer = self._next_model([update.arrays for update in updates])
+        model, optimizer = model_after(
+            self.server_round,
+            self.model,
+            [update.arrays for update in updates],
+            self._plan,
+            self._optimizer,
+        )
         model_out = arrays_digest(model)
         if self._logged is not None:
             if model_out != self._logged.model_out:
@@ -209,19 +213,3 @@ class OpenRound:
             raise ReplyRefusedError(
                 "other-than-logged", "It is another update than the one that was aggregated."
             )
-
-    def _next_model(
-        self, updates: list[Mapping[str, np.ndarray]]
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """The next model, and the optimiser's next state."""
-        plan, name = self._plan, self.mechanism.name
-        if name not in ("popularity", FACTORS):
-            return parameter_step(self.model, updates, plan, self._optimizer)
-        (released,) = (spec.name for spec in plan.released_arrays(name))
-        total = np.zeros_like(updates[0][released], dtype=np.float64)
-        for update in updates:
-            total += update[released]
-        if name == FACTORS:
-            return next_model(self.model, total, plan, n_regions=len(updates)), {}
-        model = first_model(total, plan, n_regions=len(updates))
-        return (model if plan.strategy == FACTORS else with_initial_parameters(model, plan)), {}

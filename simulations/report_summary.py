@@ -90,10 +90,19 @@ def _what_was_trained(plan: Record, rounds: RoundsView, privacy: PrivacyView) ->
     return (
         f"{regions.capitalize()} regions trained one preference model together in "
         f"{numbers.word(len(rounds.rows))} rounds ({steps}): noised popularity of "
-        f"{numbers.integer(plan['n_items'])} catalogue items, then {plan['rank']} shared taste "
-        f"factors of the {numbers.integer(plan['vocabulary_size'])} items that the noised counts "
-        "put first."
+        f"{numbers.integer(plan['n_items'])} catalogue items, then {_shared_model(plan)} of the "
+        f"{numbers.integer(plan['vocabulary_size'])} items that the noised counts put first."
     )
+
+
+def _shared_model(plan: Record) -> str:
+    rank = plan["rank"]
+    return {
+        "factors": f"{rank} shared taste factors",
+        "tied-autoencoder": f"a shared autoencoder with {rank} hidden units",
+        "matrix-factorisation": f"{rank} shared factors of a matrix factorisation",
+        "sasrec": f"a shared model of purchase sequences in {rank} dimensions",
+    }[plan["strategy"]]
 
 
 def _on_whose_consent(consent: ConsentView) -> str:
