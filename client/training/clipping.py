@@ -54,3 +54,27 @@ def clip_rows(per_sample: torch.Tensor, clipping_norm: float) -> torch.Tensor:
     """
     factors = clip_factors(per_sample, clipping_norm).to(per_sample.dtype)
     return per_sample * factors.reshape(-1, *[1] * (per_sample.dim() - 1))
+
+
+def clip_to(norms: torch.Tensor, clipping_norm: float, *, present: torch.Tensor) -> torch.Tensor:
+    """The clip factors of samples whose norms are known, or bounded from above.
+
+    Args:
+        norms: Float64 tensor (n_samples,), each at least the L2 norm of a sample's gradient.
+        clipping_norm: C, above 0.
+        present: Bool tensor (n_samples,); the others contribute nothing whatever their norm.
+
+    Returns:
+        Float32 tensor (n_samples,) within [0, 1]: factor · norm is at most C, also when the product
+        is rounded to float32.
+
+    Raises:
+        InputError: C is not positive, or a norm is not finite.
+    """
+    if not 0 < clipping_norm < float("inf"):
+        raise InputError(f"A clipping norm of {clipping_norm} is not a positive number.")
+    if not bool(torch.isfinite(norms).all()):
+        raise InputError("A customer's gradient is not finite; nothing is released.")
+    bound = clipping_norm * (1.0 - _MARGIN)
+    factors = torch.where(norms > bound, bound / norms, torch.ones_like(norms))
+    return torch.where(present, factors, torch.zeros_like(factors)).float()

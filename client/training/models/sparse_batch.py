@@ -1,0 +1,75 @@
+"""A chunk of customers' rows as tensors: what models multiply with factors, never densified."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from client.data.dataset import CustomerItemMatrix
+from common.errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class SparseBatch:
+    """Customers' rows, checked.
+
+    Attributes:
+        offsets: int64[n], where each row's entries begin.
+        owners: int64[n_entries], each entry's row.
+        items: int64[n_entries].
+        values: float32[n_entries], finite.
+        n_rows: n.
+    """
+
+    offsets: torch.Tensor
+    owners: torch.Tensor
+    items: torch.Tensor
+    values: torch.Tensor
+    n_rows: int
+
+    @classmethod
+    def of(cls, rows: CustomerItemMatrix, n_items: int) -> SparseBatch:
+        """Checks a chunk.
+
+        Raises:
+            InputError: An item is not among the `n_items`, or a value is not finite.
+        """
+        items = torch.from_numpy(rows.indices).long()
+        values = torch.from_numpy(rows.values)
+        if len(items) and (int(items.min()) < 0 or int(items.max()) >= n_items):
+            raise InputError(
+                f"A customer's row has an item outside the {n_items} that the model is over.",
+                remedy="Build the rows with the vocabulary of the model.",
+            )
+        if not bool(torch.isfinite(values).all()):
+            raise InputError("A customer's row is not finite; nothing is released.")
+        bounds = torch.from_numpy(rows.indptr)
+        owners = torch.repeat_interleave(torch.arange(rows.n_rows), bounds.diff())
+        return cls(bounds[:-1], owners, items, values, rows.n_rows)
+
+    def product(self, values: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
+        """float32[n, d]: the rows with these values, times a matrix float32[n_items, d]."""
+        return torch.nn.functional.embedding_bag(
+            self.items, matrix, self.offsets, mode="sum", per_sample_weights=values
+        )
+
+    def add_outer(self, values: torch.Tensor, rows: torch.Tensor, into: torch.Tensor) -> None:
+        """Adds Σ_u (her row with these values) ⊗ rows[u] to float32[n_items, d]."""
+        into.index_add_(0, self.items, rows[self.owners].mul_(values[:, None]))
+
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
+        """float64[n]: the sum of float64 values by row."""
+        return torch.zeros(self.n_rows, dtype=torch.float64).index_add_(0, self.owners, values)
+
+    def targets(self) -> torch.Tensor:
+        """float32[n_entries]: the rows scaled to the sum 1; a row of zeros stays.
+
+        Raises:
+            InputError: A value is negative.
+        """
+        if len(self.values) and float(self.values.min()) < 0:
+            raise InputError("A customer's row has a negative value; nothing is released.")
+        totals = self.sums(self.values.double())
+        shares = self.values.double() / torch.where(totals > 0, totals, 1.0)[self.owners]
+        return shares.float()

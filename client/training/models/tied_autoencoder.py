@@ -1,0 +1,144 @@
+"""A tied autoencoder over the vocabulary, with its customers' gradients clipped in closed form.
+
+A customer's row x (norm 1) is encoded as h = tanh(Wᵀx + b) and decoded by the same factors as
+logits W h + β. Her loss is −Σ tᵢ log softmax(logits)ᵢ, where t is her row scaled to the sum 1
+(the multinomial likelihood of Liang et al., "Variational Autoencoders for Collaborative Filtering",
+2018, without sampling).
+
+With p the softmax, g = p − t and a = (1 − h²) ⊙ Wᵀg, her gradient is x aᵀ + g hᵀ by W, a by b and g
+by β: its squared norm is
+
+    ‖x‖²‖a‖² + ‖g‖²‖h‖² + 2 (x·g)(a·h) + ‖a‖² + ‖g‖²,
+
+which needs a few sums over her row and one over g, and no product of items and factors. The sum
+over customers is Xᵀ(c ⊙ A) + Gᵀ(c ⊙ H): the clip factors c are folded into the operands of
+customers × factors, and X stays sparse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from client.data.dataset import CustomerItemMatrix
+from client.training.clipping import clip_to
+from client.training.models.sparse_batch import SparseBatch
+from common.errors import InputError
+
+FloatArray = npt.NDArray[np.float32]
+
+# What float32 arithmetic may get wrong of a sum of squares, relative to the sum of its terms'
+# magnitudes. The norm is taken that much larger, so that a contribution is below C after rounding.
+_ROUNDING = 3e-6
+
+
+class TiedAutoencoder:
+    """A tied autoencoder whose clipped gradient sums need one pass over the logits.
+
+    Args:
+        arrays: ``item_factors`` float32[m, d], ``hidden_bias`` float32[d], ``item_bias``
+            float32[m]; they are copied.
+
+    Attributes:
+        parameters: The same, as tensors; a local optimiser changes them in place.
+    """
+
+    def __init__(self, arrays: Mapping[str, npt.NDArray[np.generic]]) -> None:
+        self.parameters = {
+            name: torch.from_numpy(np.array(arrays[name], dtype=np.float32, order="C"))
+            for name in ("hidden_bias", "item_bias", "item_factors")
+        }
+        items, rank = self.parameters["item_factors"].shape
+        if self.parameters["hidden_bias"].shape != (rank,) or (
+            self.parameters["item_bias"].shape != (items,)
+        ):
+            raise InputError("The biases of a tied autoencoder do not fit its item factors.")
+        self._logits = torch.empty(0)
+
+    @property
+    def n_items(self) -> int:
+        """m, the number of items of the vocabulary."""
+        return len(self.parameters["item_bias"])
+
+    def arrays(self) -> dict[str, FloatArray]:
+        """The parameters as they are now, copied."""
+        return {name: each.numpy().copy() for name, each in self.parameters.items()}
+
+    def prepare(self) -> None:
+        """Nothing is shared by the chunks of a step."""
+
+    def scores(self, rows: CustomerItemMatrix) -> FloatArray:
+        """float32[n, m]: the logits of each customer's row; higher is better."""
+        batch = SparseBatch.of(rows, self.n_items)
+        hidden = self._hidden(batch)
+        factors, bias = self.parameters["item_factors"], self.parameters["item_bias"]
+        result: FloatArray = torch.addmm(bias, hidden, factors.T).numpy()
+        return result
+
+    def add_clipped_gradients(
+        self,
+        batch: CustomerItemMatrix,
+        clipping_norm: float,
+        into: Mapping[str, torch.Tensor],
+    ) -> None:
+        """Adds the batch's clipped gradients; see `ClippedModel`.
+
+        Args:
+            batch: Customers' rows of norm 1 over the vocabulary, values at least 0.
+            clipping_norm: C, above 0.
+            into: What is added to.
+
+        Raises:
+            InputError: As in `ClippedModel`.
+        """
+        sparse = SparseBatch.of(batch, self.n_items)
+        if not sparse.n_rows:
+            return
+        hidden = self._hidden(sparse)
+        residual = self._residual(sparse, hidden)
+        slope = (residual @ self.parameters["item_factors"]).mul_(1.0 - hidden.square())
+        factor = _clip_factors(sparse, hidden, residual, slope, clipping_norm)
+        clipped_hidden, clipped_slope = hidden.mul_(factor[:, None]), slope.mul_(factor[:, None])
+        into["item_factors"].addmm_(residual.T, clipped_hidden)
+        sparse.add_outer(sparse.values, clipped_slope, into["item_factors"])
+        into["item_bias"].addmv_(residual.T, factor)
+        into["hidden_bias"] += clipped_slope.sum(0)
+
+    def _hidden(self, sparse: SparseBatch) -> torch.Tensor:
+        projected = sparse.product(sparse.values, self.parameters["item_factors"])
+        return projected.add_(self.parameters["hidden_bias"]).tanh_()
+
+    def _residual(self, sparse: SparseBatch, hidden: torch.Tensor) -> torch.Tensor:
+        """float32[n, m]: g of each customer, in one buffer that all chunks share."""
+        factors, bias = self.parameters["item_factors"], self.parameters["item_bias"]
+        if len(self._logits) < len(hidden):
+            self._logits = torch.empty(len(hidden), self.n_items)
+        logits = self._logits[: len(hidden)]
+        torch.addmm(bias, hidden, factors.T, out=logits)
+        residual = torch.softmax(logits, 1, out=logits)
+        places = sparse.owners * self.n_items + sparse.items
+        residual.view(-1).index_add_(0, places, -sparse.targets())
+        return residual
+
+
+def _clip_factors(
+    sparse: SparseBatch,
+    hidden: torch.Tensor,
+    residual: torch.Tensor,
+    slope: torch.Tensor,
+    clipping_norm: float,
+) -> torch.Tensor:
+    """float32[n]: what each customer's gradient is multiplied by; 0 for an empty row."""
+    row = sparse.values.double()
+    of_row = residual[sparse.owners, sparse.items].double()
+    x_x, x_g = sparse.sums(row.square()), sparse.sums(row * of_row)
+    g_g = torch.linalg.vector_norm(residual, dim=1).double().square()
+    a_a = slope.double().square().sum(1)
+    h_h = hidden.double().square().sum(1)
+    a_h = (slope.double() * hidden.double()).sum(1)
+    apart, crossed = (x_x + 1.0) * a_a + g_g * (h_h + 1.0), 2.0 * x_g * a_h
+    squared = (apart + crossed).clamp_min(0.0) + _ROUNDING * (apart + crossed.abs())
+    return clip_to(squared.sqrt(), clipping_norm, present=x_x > 0)
