@@ -33,7 +33,8 @@ class SparseBatch:
         """Checks a chunk.
 
         Raises:
-            InputError: An item is not among the `n_items`, or a value is not finite.
+            InputError: An item is not among the `n_items` or is not above the one before it in its
+                row, or a value is not finite.
         """
         items = torch.from_numpy(rows.indices).long()
         values = torch.from_numpy(rows.values)
@@ -46,6 +47,13 @@ class SparseBatch:
             raise InputError("A customer's row is not finite; nothing is released.")
         bounds = torch.from_numpy(rows.indptr)
         owners = torch.repeat_interleave(torch.arange(rows.n_rows), bounds.diff())
+        within = owners.diff() == 0
+        if bool((within & (items.diff() <= 0)).any()):
+            # An item that is there twice would count once in a norm, and twice in a sum.
+            raise InputError(
+                "A customer's row has an item twice, or its items are not in order.",
+                remedy="Build the rows with one entry for each item, ascending.",
+            )
         return cls(bounds[:-1], owners, items, values, rows.n_rows)
 
     def product(self, values: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
