@@ -53,7 +53,8 @@ class LocalSettings:
     clipping_schedule: Schedule = field(default_factory=Schedule)
 
     def __post_init__(self) -> None:
-        # The event refuses σ, q and a number of steps that no accountant could charge.
+        _require_within("steps", self.steps, 1, 10**7)
+        # The event refuses what no accountant could charge.
         _ = self.event
         _require_within("clipping_norm", self.clipping_norm, 1e-9, 1e9)
         _require_within("expected_batch_size", self.expected_batch_size, 1e-3, 1e12)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from client.data.dataset import CustomerItemMatrix
 from client.training.models.protocol import CHUNK_CUSTOMERS
 from client.training.noise import NoiseSource
+from common.errors import InputError
 
 LongArray = npt.NDArray[np.int64]
 
@@ -42,6 +43,8 @@ def draw_customers(n_customers: int, probability: float, noise: NoiseSource) -> 
     Raises:
         InputError: The probability is out of range.
     """
+    if not 0 < probability <= 1:
+        raise InputError(f"A sampling probability of {probability} is not within (0, 1].")
     drawn = [
         start
         + np.flatnonzero(noise.mask(min(_CUSTOMERS_PER_DRAW, n_customers - start), probability))
