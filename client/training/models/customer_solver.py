@@ -1,111 +1,158 @@
-"""Solves each customer's small linear system (Σ cᵢ vᵢvᵢᵀ + A) u = Σ cᵢ vᵢ, in float64."""
+"""Solves for each customer's vector: (Σ cᵢ vᵢvᵢᵀ + A) u = Σ cᵢ vᵢ, with A shared by all customers.
+
+For a customer with fewer items than factors the smaller system of her items is solved instead. With
+V her items' factors, C the diagonal matrix of her confidences and A = L Lᵀ,
+
+    u = (VᵀCV + A)⁻¹ VᵀC1 = A⁻¹Vᵀ (C⁻¹ + V A⁻¹Vᵀ)⁻¹ 1 = L⁻ᵀ Wᵀ z,  (C⁻¹ + W Wᵀ) z = 1,  W = V L⁻ᵀ,
+
+and z = C (1 − V u) is what her vector misses of each item, which the gradient needs.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
 from client.training.models.sparse_batch import SparseBatch
 from common.errors import InputError
 
-# So many entries × d are padded at a time: bounds memory for very long histories.
+# So many entries are padded at a time: bounds memory for very long histories.
 _PADDED_ENTRIES = 1 << 14
-#: Steps of conjugate gradients. Preconditioned by A, the system is the identity and one term of the
-#: rank of a customer's items, most of which a few steps resolve.
-CG_STEPS = 8
 
 
-def solve_cholesky(sparse: SparseBatch, taken: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
-    """Exact up to rounding, by Cholesky factors of each customer's d × d matrix.
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """Customers' vectors.
+
+    Attributes:
+        vectors: Float tensor (n, d), u; zeros for a customer without entries.
+        missing: Float tensor (n_entries,): cᵢ (1 − u·vᵢ).
+    """
+
+    vectors: torch.Tensor
+    missing: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Padded:
+    """Some rows of a batch, padded to the longest of them.
+
+    Attributes:
+        rows: Which rows.
+        entries: Which entries.
+        owners: int64[entries], the row of each, from 0.
+        places: int64[entries], its place in its row.
+        longest: The longest row's entries.
+    """
+
+    rows: slice
+    entries: slice
+    owners: torch.Tensor
+    places: torch.Tensor
+    longest: int
+
+    def spread(self, values: torch.Tensor, fill: float = 0.0) -> torch.Tensor:
+        """Entries' values as a tensor (rows, longest, …)."""
+        shape = (self.rows.stop - self.rows.start, self.longest, *values.shape[1:])
+        if len(self.owners) == shape[0] * shape[1]:
+            return values[self.entries].view(shape)
+        padded = torch.full(shape, fill, dtype=values.dtype)
+        padded[self.owners, self.places] = values[self.entries]
+        return padded
+
+
+def solve_customers(
+    sparse: SparseBatch, taken: torch.Tensor, shared: torch.Tensor, *, dtype: torch.dtype
+) -> Solved:
+    """Each customer's vector, by Cholesky factors.
 
     Args:
-        sparse: The customers' confidences.
-        taken: float64[n_entries, d], the factors of their items.
+        sparse: The customers' confidences, above 0.
+        taken: float32[n_entries, d], the factors of their items.
         shared: float64[d, d], A, positive definite.
-
-    Returns:
-        float64[n, d]; zeros for a customer without entries.
+        dtype: float64, or float32 for twice the speed and vectors that are off by some 1e-6 times
+            the systems' condition; whoever uses them bounds what the vector that it got gives.
 
     Raises:
         InputError: A system is not positive definite: a factor is not finite, or too large.
     """
-    rank = taken.shape[1]
-    right = _right_side(sparse, taken)
+    identity = torch.eye(len(shared), dtype=torch.float64)
+    # L⁻¹ once, for products with it are faster than solving, and as exact while A is sound.
+    inverse = torch.linalg.solve_triangular(_cholesky(shared), identity, upper=False).to(dtype)
+    whitened = taken.to(dtype) @ inverse.T
+    confidences = sparse.values.to(dtype)
+    vectors = torch.zeros(sparse.n_rows, len(shared), dtype=dtype)
+    missing = torch.zeros_like(confidences)
+    for part in _parts(sparse):
+        if part.longest <= len(shared):
+            _solve_by_items(part, whitened, confidences, vectors, missing)
+        else:
+            _solve_by_factors(part, whitened, confidences, vectors, missing)
+    return Solved(vectors @ inverse, missing)
+
+
+def _solve_by_items(
+    part: _Padded,
+    whitened: torch.Tensor,
+    confidences: torch.Tensor,
+    vectors: torch.Tensor,
+    missing: torch.Tensor,
+) -> None:
+    """A system of the size of a row, for rows with fewer items than factors."""
+    own = part.spread(whitened)
+    system = torch.bmm(own, own.transpose(1, 2))
+    # Padded places are the identity, and their right side is 0.
+    inverse = part.spread(confidences.reciprocal(), fill=1.0)
+    system.diagonal(dim1=1, dim2=2).add_(inverse)
+    right = part.spread(torch.ones_like(confidences))
+    solved = torch.cholesky_solve(right[:, :, None], _cholesky(system))[:, :, 0]
+    vectors[part.rows] = torch.bmm(solved[:, None, :], own)[:, 0, :]
+    missing[part.entries] = solved[part.owners, part.places]
+
+
+def _solve_by_factors(
+    part: _Padded,
+    whitened: torch.Tensor,
+    confidences: torch.Tensor,
+    vectors: torch.Tensor,
+    missing: torch.Tensor,
+) -> None:
+    """A system of d × d, for longer rows."""
+    own = part.spread(whitened)
+    weighted = own * part.spread(confidences)[:, :, None]
+    system = torch.bmm(weighted.transpose(1, 2), own)
+    system.diagonal(dim1=1, dim2=2).add_(1.0)
+    solved = torch.cholesky_solve(weighted.sum(1)[:, :, None], _cholesky(system))[:, :, 0]
+    vectors[part.rows] = solved
+    scores = (whitened[part.entries] * solved[part.owners]).sum(1)
+    missing[part.entries] = confidences[part.entries] * (1.0 - scores)
+
+
+def _cholesky(matrix: torch.Tensor) -> torch.Tensor:
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if bool(failed.any()):
+        raise InputError(
+            "A customer's system cannot be solved; nothing is released.",
+            remedy="Raise the regularisation of the run plan, or lower its learning rate.",
+        )
+    return factor
+
+
+def _parts(sparse: SparseBatch) -> Iterator[_Padded]:
+    """The rows in runs that take at most `_PADDED_ENTRIES` padded entries, or one row each."""
     sizes = torch.bincount(sparse.owners, minlength=sparse.n_rows)
-    solved = torch.zeros_like(right)
     start = 0
     while start < sparse.n_rows:
-        stop = _fitting(sizes, start)
-        longest = int(sizes[start:stop].max())
-        padded = _padded(sparse, taken, sizes, start, stop, longest)
-        system = torch.baddbmm(
-            shared.expand(stop - start, rank, rank), padded.transpose(1, 2), padded
+        longest = torch.cummax(sizes[start:].clamp_min(1), 0).values
+        padded = longest * torch.arange(1, len(longest) + 1)
+        stop = start + max(1, int((padded <= _PADDED_ENTRIES).sum()))
+        first = int(sparse.offsets[start])
+        last = first + int(sizes[start:stop].sum())
+        owners = sparse.owners[first:last] - start
+        places = torch.arange(last - first) - (sparse.offsets[start:stop] - first)[owners]
+        yield _Padded(
+            slice(start, stop), slice(first, last), owners, places, int(longest[stop - start - 1])
         )
-        factor, failed = torch.linalg.cholesky_ex(system)
-        if bool(failed.any()):
-            raise InputError("A customer's system cannot be solved; nothing is released.")
-        part = right[start:stop, :, None]
-        solved[start:stop] = torch.cholesky_solve(part, factor)[:, :, 0]
         start = stop
-    return solved
-
-
-def solve_conjugate_gradients(
-    sparse: SparseBatch, taken: torch.Tensor, shared: torch.Tensor
-) -> torch.Tensor:
-    """`CG_STEPS` steps of conjugate gradients, preconditioned by A; see `solve_cholesky`.
-
-    The result approximates the solution; whoever uses it bounds what the approximate vector gives.
-    """
-    values = sparse.values.double()
-    right = _right_side(sparse, taken)
-    factor, failed = torch.linalg.cholesky_ex(shared)
-    if bool(failed):
-        raise InputError("The shared part of the customers' systems cannot be solved.")
-    solved = torch.zeros_like(right)
-    residual = right.clone()
-    direction = torch.cholesky_solve(residual.T, factor).T
-    preconditioned, energy = direction, (residual * direction).sum(1)
-    for _ in range(CG_STEPS):
-        weights = values * (taken * direction[sparse.owners]).sum(1)
-        image = direction @ shared
-        image.index_add_(0, sparse.owners, taken * weights[:, None])
-        curvature = (direction * image).sum(1)
-        step = torch.where(curvature > 0, energy / curvature, 0.0)[:, None]
-        solved += step * direction
-        residual -= step * image
-        preconditioned = torch.cholesky_solve(residual.T, factor).T
-        following = (residual * preconditioned).sum(1)
-        ratio = torch.where(energy > 0, following / energy, 0.0)[:, None]
-        direction = preconditioned + ratio * direction
-        energy = following
-    return solved
-
-
-def _right_side(sparse: SparseBatch, taken: torch.Tensor) -> torch.Tensor:
-    right = torch.zeros(sparse.n_rows, taken.shape[1], dtype=torch.float64)
-    return right.index_add_(0, sparse.owners, taken * sparse.values.double()[:, None])
-
-
-def _fitting(sizes: torch.Tensor, start: int) -> int:
-    """How far rows from `start` fit into the bound when padded to the longest of them."""
-    longest = torch.cummax(sizes[start:].clamp_min(1), 0).values
-    padded = longest * torch.arange(1, len(longest) + 1)
-    return start + max(1, int((padded <= _PADDED_ENTRIES).sum()))
-
-
-def _padded(
-    sparse: SparseBatch,
-    taken: torch.Tensor,
-    sizes: torch.Tensor,
-    start: int,
-    stop: int,
-    longest: int,
-) -> torch.Tensor:
-    """float64[rows, longest, d]: √cᵢ vᵢ of the rows' items, zeros behind the last."""
-    first = int(sparse.offsets[start])
-    last = first + int(sizes[start:stop].sum())
-    owners = sparse.owners[first:last] - start
-    places = torch.arange(last - first) - (sparse.offsets[start:stop] - first)[owners]
-    padded = torch.zeros(stop - start, longest, taken.shape[1], dtype=torch.float64)
-    padded[owners, places] = taken[first:last] * sparse.values[first:last].double().sqrt()[:, None]
-    return padded
