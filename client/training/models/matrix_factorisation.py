@@ -133,7 +133,7 @@ class MatrixFactorisation:
     def _customers(self, sparse: SparseBatch) -> Solved:
         if len(sparse.values) and float(sparse.values.min()) <= 0:
             raise InputError("A customer's row has a confidence that is not above 0.")
-        taken = self.parameters["item_factors"][sparse.items]
+        taken = self.parameters["item_factors"].index_select(0, sparse.items)
         shared = self._unobserved * self._gram
         shared = shared + self._regularisation * torch.eye(len(shared), dtype=torch.float64)
         solved = solve_customers(sparse, taken, shared, dtype=self._dtype)

@@ -64,7 +64,7 @@ class SparseBatch:
 
     def add_outer(self, values: torch.Tensor, rows: torch.Tensor, into: torch.Tensor) -> None:
         """Adds Σ_u (her row with these values) ⊗ rows[u] to float32[n_items, d]."""
-        into.index_add_(0, self.items, rows[self.owners].mul_(values[:, None]))
+        into.index_add_(0, self.items, rows.index_select(0, self.owners).mul_(values[:, None]))
 
     def sums(self, values: torch.Tensor) -> torch.Tensor:
         """float64[n]: the sum of float64 values by row."""
