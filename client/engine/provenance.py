@@ -15,12 +15,13 @@ import common
 def engine_digest() -> str:
     """SHA-256 over the path and content of every module of ``client`` and ``common``, in hex.
 
-    It is the digest of the installed code as it lies on disk, whether from a wheel or a checkout.
+    It is the digest of the installed code as it lies on disk, whether from a wheel or a checkout;
+    compiled parts count as they were built here.
     """
     content = hashlib.sha256()
     for package in (client, common):
         folder = Path(str(package.__file__)).parent
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted((*folder.rglob("*.py"), *folder.rglob("*.so"))):
             name = f"{folder.name}/{path.relative_to(folder).as_posix()}"
             file_digest = hashlib.sha256(path.read_bytes()).hexdigest()
             content.update(f"{file_digest}  {name}\n".encode())

@@ -1,7 +1,9 @@
-"""Where noise comes from: a ChaCha20 keystream turned into Gaussian values in double precision.
+"""Where noise and samples come from: keystreams of ciphers, turned into Gaussian values and coins.
 
-`SystemNoise` takes its keys from the operating system and is what protects customers. `SeededNoise`
-is the same generator with a key that anyone can recompute: for tests and simulation studies only.
+Small releases get values in double precision from ChaCha20; arrays of a model's size get values in
+single precision from AES-256, by a kernel made for that (`client.training.normals`). `SystemNoise`
+takes its keys from the operating system and is what protects customers. `SeededNoise` is the same
+generator with keys that anyone can recompute: for tests and simulation studies only.
 """
 
 from __future__ import annotations
@@ -10,13 +12,14 @@ import hashlib
 import math
 import os
 import threading
+from fractions import Fraction
 from typing import NoReturn, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
-from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20
 
+from client.training.keystream import AesCtrStream, ChaCha20Stream
+from client.training.normals import CHUNK_BYTES, CHUNK_PAIRS, write_normals
 from common.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
@@ -25,6 +28,8 @@ FloatArray = npt.NDArray[np.float64]
 _BYTES_PER_KEY = 1 << 30
 _CHUNK_VALUES = 1 << 18
 _SEED_DOMAIN = b"fedpref-seeded-noise/1"
+_FAST_DOMAIN = b"fedpref-seeded-noise/1 fast"
+_ZEROS = bytes(CHUNK_BYTES)
 
 
 class NoiseSource(Protocol):
@@ -38,24 +43,21 @@ class NoiseSource(Protocol):
         """
         ...
 
+    def fill(self, out: npt.NDArray[np.float32], stddev: float) -> None:
+        """Overwrites a contiguous float32 array with independent values of N(0, stddev²).
 
-class ChaCha20Stream:
-    """The keystream of RFC 8439: the bytes that ChaCha20 would add to a message.
+        Raises:
+            InputError: `stddev` is not a positive, finite number, or the array is of another kind.
+        """
+        ...
 
-    Args:
-        key: 32 bytes.
-        nonce: 12 bytes.
-        counter: The first block's number.
-    """
+    def mask(self, n: int, probability: float) -> npt.NDArray[np.bool_]:
+        """bool[n]: independent coins, each true with this probability.
 
-    def __init__(self, key: bytes, nonce: bytes, counter: int = 0) -> None:
-        # The library takes the block counter and the nonce as one 16-byte value.
-        position = counter.to_bytes(4, "little") + nonce
-        self._encryptor: CipherContext = Cipher(ChaCha20(key, position), mode=None).encryptor()
-
-    def read(self, n_bytes: int) -> bytes:
-        """The next bytes of the keystream."""
-        return self._encryptor.update(bytes(n_bytes))
+        Raises:
+            InputError: The probability is not above 0 and at most 1.
+        """
+        ...
 
 
 def uniform_halves(keystream: bytes) -> FloatArray:
@@ -79,6 +81,17 @@ def box_muller(uniform: FloatArray) -> FloatArray:
     return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
 
 
+def _write(keystream: bytearray, out: npt.NDArray[np.float32], stddev: float) -> None:
+    """Values into an array of any length up to a chunk's; those of an odd length's last pair go."""
+    bits = memoryview(keystream)[:CHUNK_BYTES]
+    if len(out) % 2 == 0:
+        write_normals(bits, out, stddev)
+        return
+    drawn = np.empty(len(out) + 1, dtype=np.float32)
+    write_normals(bits, drawn, stddev)
+    out[:] = drawn[: len(out)]
+
+
 class _KeystreamNoise:
     """Gaussian values from keystreams; what a key is made of is up to the subclass."""
 
@@ -86,6 +99,8 @@ class _KeystreamNoise:
         self._lock = threading.Lock()
         self._stream: ChaCha20Stream | None = None
         self._left = 0
+        self._fast: AesCtrStream | None = None
+        self._fast_left = 0
 
     def gaussian(self, shape: tuple[int, ...], stddev: float) -> FloatArray:
         """Independent values of N(0, stddev²), float64; see `NoiseSource`."""
@@ -101,6 +116,37 @@ class _KeystreamNoise:
         values *= stddev
         return values.reshape(shape)
 
+    def fill(self, out: npt.NDArray[np.float32], stddev: float) -> None:
+        """Overwrites an array with values of N(0, stddev²); see `NoiseSource`."""
+        if not 0 < stddev < math.inf:
+            raise InputError(f"Noise of standard deviation {stddev} cannot be drawn.")
+        if out.dtype != np.float32 or not out.flags.c_contiguous:
+            raise InputError("Noise is written to contiguous arrays of float32 only.")
+        values = out.reshape(-1)
+        # The library writes up to a block more than it was asked for.
+        keystream = bytearray(CHUNK_BYTES + 15)
+        with self._lock:
+            for start in range(0, len(values), 2 * CHUNK_PAIRS):
+                self._read_fast(keystream)
+                _write(keystream, values[start : start + 2 * CHUNK_PAIRS], stddev)
+
+    def mask(self, n: int, probability: float) -> npt.NDArray[np.bool_]:
+        """Coins; see `NoiseSource`. Each is as biased as 63 random bits can make it."""
+        if not 0 < probability <= 1:
+            raise InputError(f"A probability of {probability} is not above 0 and at most 1.")
+        threshold = np.uint64(min(int(Fraction(probability) * 2**63), 2**63 - 1))
+        with self._lock:
+            words = np.frombuffer(self._read(8 * n), dtype="<u8") >> np.uint64(1)
+        drawn: npt.NDArray[np.bool_] = words < threshold
+        return drawn | (probability == 1.0)
+
+    def _read_fast(self, keystream: bytearray) -> None:
+        if self._fast is None or self._fast_left < CHUNK_BYTES or self._must_rekey():
+            self._fast = self._new_fast_stream()
+            self._fast_left = _BYTES_PER_KEY
+        self._fast_left -= CHUNK_BYTES
+        self._fast.read_into(keystream, _ZEROS)
+
     def _read(self, n_bytes: int) -> bytes:
         if self._stream is None or self._left < n_bytes or self._must_rekey():
             self._stream = self._new_stream()
@@ -112,6 +158,9 @@ class _KeystreamNoise:
         return False
 
     def _new_stream(self) -> ChaCha20Stream:
+        raise NotImplementedError
+
+    def _new_fast_stream(self) -> AesCtrStream:
         raise NotImplementedError
 
 
@@ -130,7 +179,15 @@ class SystemNoise(_KeystreamNoise):
 
     def _new_stream(self) -> ChaCha20Stream:
         self._process = os.getpid()
+        # Neither stream of a parent process may go on in its child.
+        self._fast = None
         return ChaCha20Stream(os.urandom(32), os.urandom(12))
+
+    def _new_fast_stream(self) -> AesCtrStream:
+        if self._must_rekey():
+            self._stream = None
+        self._process = os.getpid()
+        return AesCtrStream(os.urandom(32))
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("Noise is never drawn twice: a SystemNoise cannot be copied or pickled.")
@@ -147,9 +204,15 @@ class SeededNoise(_KeystreamNoise):
         super().__init__()
         self._seed = seed.encode("utf-8")
         self._keys_used = 0
+        self._fast_keys_used = 0
 
     def _new_stream(self) -> ChaCha20Stream:
         number = self._keys_used.to_bytes(8, "little")
         self._keys_used += 1
         key = hashlib.sha256(_SEED_DOMAIN + number + self._seed).digest()
         return ChaCha20Stream(key, bytes(12))
+
+    def _new_fast_stream(self) -> AesCtrStream:
+        number = self._fast_keys_used.to_bytes(8, "little")
+        self._fast_keys_used += 1
+        return AesCtrStream(hashlib.sha256(_FAST_DOMAIN + number + self._seed).digest())

@@ -131,6 +131,7 @@ def _solve_by_factors(
 
 
 def _cholesky(matrix: torch.Tensor) -> torch.Tensor:
+    factor: torch.Tensor
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if bool(failed.any()):
         raise InputError(

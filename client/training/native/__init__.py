@@ -1,0 +1,1 @@
+"""Compiled parts, each of which has an equal in NumPy."""
