@@ -1,17 +1,14 @@
-"""A one-run privacy audit: a lower bound on ε from canaries, which must not exceed the claim.
+"""The releases that are one noisy sum a round, popularity and factors, audited with canaries.
 
-Source: Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run" (2023). Each of n
-canaries takes part with probability ½; an auditor who sees the release guesses the surest ones.
+What trains by local steps is audited in test_audit_gates.py, with the same bound.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
-from scipy import stats
 
+from client.training.audit_gates.canary_gate import lower_bound
 from client.training.dp_sgd import factor_release, popularity_release
 from client.training.noise import NoiseSource, SeededNoise
 from common.model_state import ModelState
@@ -23,12 +20,12 @@ N_CANARIES = 1000
 RANK = 4
 DELTA = 1e-6
 PLAN = plan_of(n_items=N_CANARIES, epsilon="8", planned_customers=10**6)
-GUESSES = 200
 # Clipped so low that every canary reaches the norm: the audit is then as sharp as it can be.
 MECHANISMS = tuple(
     Mechanism(
         name=each.name,
         rounds=each.rounds,
+        steps=1,
         noise_multiplier="1.5",
         clipping_norm="0.02",
         sampling_probability="1",
@@ -47,26 +44,6 @@ class Scaled:
         return self._source.gaussian(shape, stddev) * self._factor
 
 
-def lower_bound(scores: np.ndarray, included: np.ndarray) -> float:
-    """ε that the guesses rule out, at 95%: algorithm 1 and theorem 5.2 of the paper."""
-    order = np.argsort(scores)
-    half = GUESSES // 2
-    correct = int(included[order[-half:]].sum() + (~included[order[:half]]).sum())
-    low, high = 0.0, 30.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if _p_value(correct, middle) < 0.05 else (low, middle)
-    return low
-
-
-def _p_value(correct: int, eps: float) -> float:
-    chance = 1 / (1 + math.exp(-eps))
-    below = np.cumsum(stats.binom.pmf(correct - np.arange(1, correct + 1), GUESSES, chance))
-    alpha = max((below / np.arange(1, correct + 1)).max(), 0.0)
-    tail = float(stats.binom.sf(correct - 1, GUESSES, chance))
-    return min(1.0, tail + alpha * 2 * N_CANARIES * DELTA)
-
-
 def audit(mechanism: Mechanism, noise: NoiseSource, *, worth: int = 1) -> float:
     """Canary i buys item i and nothing else; `worth` customers stand for a missing clip."""
     included = np.random.default_rng(7).random(N_CANARIES) < 0.5
@@ -78,7 +55,7 @@ def audit(mechanism: Mechanism, noise: NoiseSource, *, worth: int = 1) -> float:
     dataset = dataset_of(customers, N_CANARIES)
     if mechanism.name == "popularity":
         released = popularity_release(dataset, mechanism, grid_exponent=-12, noise=noise)
-        return lower_bound(released.astype(np.float64), included)
+        return lower_bound(released.astype(np.float64), included, delta=DELTA, alarm=0.05)
     factors = np.random.default_rng(8).standard_normal((N_CANARIES, RANK)).astype(np.float32)
     arrays = {
         "popularity": np.ones(N_CANARIES, dtype=np.float32),
@@ -89,7 +66,8 @@ def audit(mechanism: Mechanism, noise: NoiseSource, *, worth: int = 1) -> float:
     released = factor_release(dataset, mechanism, arrays, plan=PLAN, noise=noise)
     directions = ModelState.from_arrays(arrays).directions
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    return lower_bound(-(released * directions).sum(axis=1), included)
+    scores = -(released * directions).sum(axis=1)
+    return lower_bound(scores, included, delta=DELTA, alarm=0.05)
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS, ids=lambda each: str(each.name))
