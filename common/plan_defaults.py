@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from decimal import ROUND_CEILING, Context
 from typing import NamedTuple
 
+from common.calibration import calibrate_noise_multiplier
 from common.canonical_json import JsonValue
 from common.consent import FEDERATED_TRAINING
 from common.errors import FormatError, InputError
 from common.plan import RunPlan
-from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT, calibrate_sigma
-from common.strategies import FACTORS
+from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT, GaussianEvent, calibrate_sigma
+from common.strategies import FACTORS, StrategyName
+from common.training_rules import TrainingRule, training_rule
 
 MODEL_NAME = "preference-model"
 GRID_EXPONENT = -12
+# Changes of parameters are small numbers; their grid is as much finer.
+CHANGE_GRID_EXPONENT = -22
 POPULARITY_CLIPPING_NORM = "1"
 FACTOR_CLIPPING_NORM = "0.2"
 ROW_EXPONENT = "-0.25"
@@ -58,6 +62,7 @@ def default_plan(
     train_until: str,
     epsilon: str,
     planned_customers: int,
+    strategy: StrategyName = FACTORS,
     delta: str = "0.000001",
     purpose: str = FEDERATED_TRAINING,
     model: str = MODEL_NAME,
@@ -66,13 +71,15 @@ def default_plan(
 ) -> RunPlan:
     """A plan whose sizes follow from ε, δ, the number of regions and the public planning size.
 
-    The rule: with local noise, customers' contributions add up like n and the regions' noise like
-    σ·√regions, so *signal* = planned_customers / (σ·√regions), σ being the run's total noise
+    For the strategies that train in the regions the rule is `common.training_rules.training_rule`.
+    For ``factors``: with local noise, customers' contributions add up like n and the regions' noise
+    like σ·√regions, so *signal* = planned_customers / (σ·√regions), σ being the run's total noise
     multiplier. The more signal, the larger the vocabulary and the rank it can fill, and the smaller
     the share that the popularity round needs. Five regions of 2,500 customers in all have a signal
     of 1,712 at ε = 8, of 724 at ε = 3 and of 265 at ε = 1 (δ = 1e-6).
 
-    Noise is calibrated exactly: 1/σ² = 1/σ_popularity² + T/σ_round², both rounded up.
+    Noise is calibrated exactly: 1/σ² = 1/σ_popularity² + T/σ_round², both rounded up; for steps on
+    samples of customers by privacy loss distributions.
 
     Args:
         run_id: The run's name, unique.
@@ -86,6 +93,7 @@ def default_plan(
         train_until: Its end, exclusive.
         epsilon: ε of the run, a decimal string.
         planned_customers: Public planning size, over all regions.
+        strategy: How the model is trained.
         delta: δ, a decimal string.
         purpose: The consent purpose.
         model: The model's name.
@@ -99,17 +107,26 @@ def default_plan(
         sigma = calibrate_sigma(float(epsilon) * (1 - _CALIBRATION_MARGIN), float(delta))
     except ValueError as error:
         raise InputError(f"ε = {epsilon!r} or δ = {delta!r} is not a decimal number.") from error
-    signal = planned_customers / (sigma * math.sqrt(max(1, len(regions))))
-    sizes = next(row for row in reversed(_SIZES) if signal >= row.signal_from)
-    vocabulary_size = min(sizes.vocabulary_size, n_items)
-    share = float(sizes.popularity_share)
+    if strategy == FACTORS:
+        sized = _factors(
+            planned_customers / (sigma * math.sqrt(max(1, len(regions)))), sigma, n_items
+        )
+    else:
+        rule = training_rule(
+            strategy,
+            planned_customers=planned_customers,
+            n_regions=len(regions),
+            n_items=n_items,
+        )
+        in_region = planned_customers / max(1, len(regions))
+        sized = _local_steps(strategy, rule, sigma, float(epsilon), float(delta), in_region)
     record: dict[str, JsonValue] = {
         "v": "fedpref-plan/1",
         "run_id": run_id,
         "federation": federation,
         "scenario": scenario,
         "model": model,
-        "strategy": FACTORS,
+        "strategy": strategy,
         "mode": "local",
         "regions": list(regions),
         "quorum": quorum,
@@ -122,25 +139,11 @@ def default_plan(
         "delta": delta,
         "neighboring_relation": NEIGHBORING_RELATION,
         "privacy_unit": PRIVACY_UNIT,
-        "vocabulary_size": vocabulary_size,
-        "rank": min(sizes.rank, vocabulary_size),
-        "training_rounds": sizes.training_rounds,
-        "popularity_share": sizes.popularity_share,
-        "mechanisms": [
-            _mechanism("popularity", [1], sigma / math.sqrt(share), POPULARITY_CLIPPING_NORM),
-            _mechanism(
-                "factors",
-                list(range(2, sizes.training_rounds + 2)),
-                sigma * math.sqrt(sizes.training_rounds / (1 - share)),
-                FACTOR_CLIPPING_NORM,
-            ),
-        ],
-        "local_training": None,
         "row_exponent": ROW_EXPONENT,
-        "grid_exponent": GRID_EXPONENT,
         "init_seed": init_seed,
         "round_timeout_s": round_timeout_s,
         "planned_customers": planned_customers,
+        **sized,
     }
     try:
         return RunPlan.from_record(record)
@@ -148,7 +151,82 @@ def default_plan(
         raise InputError(error.message, remedy="Correct the value of that field.") from error
 
 
-def _mechanism(name: str, rounds: list[JsonValue], sigma: float, clipping_norm: str) -> JsonValue:
+def _factors(signal: float, sigma: float, n_items: int) -> dict[str, JsonValue]:
+    """What a plan of the strategy ``factors`` has for a signal; see `default_plan`."""
+    sizes = next(row for row in reversed(_SIZES) if signal >= row.signal_from)
+    vocabulary_size = min(sizes.vocabulary_size, n_items)
+    share = float(sizes.popularity_share)
+    rounds = sizes.training_rounds
+    return {
+        "vocabulary_size": vocabulary_size,
+        "rank": min(sizes.rank, vocabulary_size),
+        "training_rounds": rounds,
+        "popularity_share": sizes.popularity_share,
+        "mechanisms": [
+            _mechanism("popularity", [1], sigma / math.sqrt(share), POPULARITY_CLIPPING_NORM),
+            _mechanism(
+                FACTORS,
+                list(range(2, rounds + 2)),
+                sigma * math.sqrt(rounds / (1 - share)),
+                FACTOR_CLIPPING_NORM,
+            ),
+        ],
+        "local_training": None,
+        "grid_exponent": GRID_EXPONENT,
+    }
+
+
+def _local_steps(
+    strategy: str,
+    rule: TrainingRule,
+    sigma: float,
+    epsilon: float,
+    delta: float,
+    customers_in_region: float,
+) -> dict[str, JsonValue]:
+    """What a plan of a strategy that trains in the regions has."""
+    popularity = _mechanism(
+        "popularity",
+        [1],
+        sigma / math.sqrt(float(rule.popularity_share)),
+        POPULARITY_CLIPPING_NORM,
+    )
+    probability = float(rule.sampling_probability)
+    noise = calibrate_noise_multiplier(
+        epsilon=epsilon * (1 - _CALIBRATION_MARGIN),
+        delta=delta,
+        sampling_probability=probability,
+        steps=rule.rounds * rule.steps,
+        others=[GaussianEvent(float(str(popularity["noise_multiplier"])))],
+    )
+    training = _mechanism(strategy, list(range(2, rule.rounds + 2)), noise, rule.clipping_norm) | {
+        "steps": rule.steps,
+        "sampling_probability": rule.sampling_probability,
+    }
+    return {
+        "vocabulary_size": rule.vocabulary_size,
+        "rank": rule.rank,
+        "training_rounds": rule.rounds,
+        "popularity_share": rule.popularity_share,
+        "mechanisms": [popularity, training],
+        "local_training": {
+            "expected_batch_size": f"{max(1.0, probability * customers_in_region):.1f}",
+            "optimizer": "sgd",
+            "learning_rate": rule.learning_rate,
+            "learning_rate_decay": rule.learning_rate_decay,
+            "weight_decay": "0",
+            "server_optimizer": "mean",
+            "server_learning_rate": "1",
+            "server_momentum": "0",
+            "options": {**rule.options},
+        },
+        "grid_exponent": CHANGE_GRID_EXPONENT,
+    }
+
+
+def _mechanism(
+    name: str, rounds: list[JsonValue], sigma: float, clipping_norm: str
+) -> dict[str, JsonValue]:
     # Rounded up to seven digits: never less noise than calibrated.
     noise = Context(prec=7, rounding=ROUND_CEILING).create_decimal(repr(sigma))
     return {

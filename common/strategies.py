@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from common.parameters import ArraySpec
 
-FACTORS = "factors"
-TIED_AUTOENCODER = "tied-autoencoder"
-MATRIX_FACTORISATION = "matrix-factorisation"
-SASREC = "sasrec"
+FACTORS: Final = "factors"
+TIED_AUTOENCODER: Final = "tied-autoencoder"
+MATRIX_FACTORISATION: Final = "matrix-factorisation"
+SASREC: Final = "sasrec"
 StrategyName = Literal["factors", "tied-autoencoder", "matrix-factorisation", "sasrec"]
 
 _CHANGE = "change_of_"

@@ -29,6 +29,15 @@ class EngineName(StrEnum):
     flower = "flower"
 
 
+class StrategyOption(StrEnum):
+    """How the model is trained; see `common.strategies`."""
+
+    factors = "factors"
+    tied_autoencoder = "tied-autoencoder"
+    matrix_factorisation = "matrix-factorisation"
+    sasrec = "sasrec"
+
+
 class InRound(StrEnum):
     """What a region's policy does with a round under way when someone in it withdraws."""
 
@@ -62,6 +71,9 @@ def scenarios() -> None:
 def run(
     scenario: Annotated[str, typer.Option(help="See `fedpref-sim scenarios`.")],
     out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run there goes on.")],
+    strategy: Annotated[
+        StrategyOption, typer.Option(help="How the model is trained.")
+    ] = StrategyOption.factors,
     epsilon: Annotated[float, typer.Option(help="ε of the run, per customer.")] = 8.0,
     delta: Annotated[float, typer.Option(help="δ of the run, a public constant.")] = 1e-6,
     epsilon_cap: Annotated[
@@ -107,6 +119,7 @@ def run(
         RunRequest(
             scenario=scenario,
             out=out,
+            strategy=strategy.value,
             epsilon=epsilon,
             delta=delta,
             epsilon_cap=epsilon_cap,

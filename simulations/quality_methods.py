@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from client.data.dataset import PreferenceDataset
-from client.training.dp_sgd import factor_release, popularity_release
 from client.training.evaluation import EvaluationSet, Protocol, without_customers
 from client.training.noise import SeededNoise
+from client.training.releases import release
 from client.training.rows import popularity_values
 from common.model_state import ModelState
 from common.plan import RunPlan
-from server.aggregation import Model, first_model, next_model
+from server.aggregation import Model
+from server.parameter_step import model_after
 from simulations import baselines
 
 FloatArray = npt.NDArray[np.float64]
@@ -149,27 +150,20 @@ def train_private(
     """
     noise = {region: SeededNoise(f"{noise_seed}/{region}") for region in regions}
     model: Model = {}
+    optimizer: Model = {}
     for server_round in range(1, plan.total_rounds + 1):
-        mechanism = plan.mechanism_of(server_round)
-        releases: list[npt.NDArray[np.float32]] = []
-        for region in regions:
-            dataset = population.train[region][server_round]
-            if mechanism.name == "popularity":
-                release = popularity_release(
-                    dataset,
-                    mechanism,
-                    grid_exponent=plan.grid_exponent,
-                    noise=noise[region],
-                )
-            else:
-                release = factor_release(dataset, mechanism, model, plan=plan, noise=noise[region])
-            releases.append(release)
-        total = baselines.sum_of(releases)
-        if mechanism.name == "popularity":
-            model = first_model(total, plan, n_regions=len(regions))
-        else:
-            model = next_model(model, total, plan, n_regions=len(regions))
-    return ModelState.from_arrays(model)
+        releases = [
+            release(
+                population.train[region][server_round],
+                model,
+                plan=plan,
+                server_round=server_round,
+                noise=noise[region],
+            )
+            for region in regions
+        ]
+        model, optimizer = model_after(server_round, model, releases, plan, optimizer)
+    return ModelState.of_plan(model, plan)
 
 
 def recent_popularity(dataset: PreferenceDataset) -> FloatArray:

@@ -177,6 +177,7 @@ def _base64(file: str) -> str:
 def _command(settings: Record) -> str:
     options = [
         ("--scenario", settings["scenario"]),
+        ("--strategy", settings["strategy"]),
         ("--epsilon", settings["epsilon"]),
         ("--delta", settings["delta"]),
         ("--epsilon-cap", settings["epsilon_cap"]),

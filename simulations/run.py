@@ -23,6 +23,7 @@ from rich.console import Console
 from common.errors import FederationError, FedprefError, UsageError, VerificationError
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
+from common.strategies import FACTORS, StrategyName
 from common.timestamps import format_time
 from server.config import ServerHome
 from server.status import read_status
@@ -60,6 +61,7 @@ class RunRequest:
     withdrawal_in_round: Literal["finish", "discard"]
     quality_seeds: int
     replace: bool
+    strategy: StrategyName = FACTORS
     # Not of the settings: the same command without it, or with a later round, goes on.
     pause_after_round: int | None = None
 
@@ -79,6 +81,7 @@ class RunRequest:
             raise UsageError("--refusal-share and --withdrawal-share come to more than 1.")
         return RunSettings(
             scenario=scenario.name,
+            strategy=self.strategy,
             epsilon=_decimal(self.epsilon),
             delta=_decimal(self.delta),
             epsilon_cap=_decimal(cap),
@@ -241,6 +244,7 @@ class _Run:
             n_items=prepared.n_items,
             train_from=format_time(windows.train_from_ms),
             train_until=format_time(windows.train_until_ms),
+            strategy=settings.strategy,
             epsilon=settings.epsilon,
             delta=settings.delta,
             planned_customers=self._scenario.planned_customers,

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from common import canonical_json
 from common.durable_file import write_durably
 from common.errors import FormatError, InputError, StorageError, UsageError
+from common.strategies import StrategyName
 
 STAGES = ("new", "provisioned", "trained", "evaluated", "finished")
 
@@ -24,6 +25,7 @@ class RunSettings(BaseModel):
 
     Attributes:
         scenario: Its name.
+        strategy: How the model is trained.
         epsilon: ε of the run, as a decimal string.
         delta: δ of the run, as a decimal string.
         epsilon_cap: Each region's cap of ε per year, as a decimal string.
@@ -38,6 +40,7 @@ class RunSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     scenario: str
+    strategy: StrategyName
     epsilon: str
     delta: str
     epsilon_cap: str

@@ -93,7 +93,7 @@ class Charging:
                     noise_multiplier=mechanism.noise_multiplier,
                     clipping_norm=mechanism.clipping_norm,
                     sampling_probability=mechanism.sampling_probability,
-                    steps=1,
+                    steps=mechanism.steps,
                     permit_id=permit.permit_id,
                     time=format_time(self._clock_ms()),
                 )

@@ -40,8 +40,8 @@ from client.engine.sealed_rounds import SealedRounds
 from client.engine.snapshots import Published, PublishedSnapshots
 from client.engine.subjects import SubjectKeys, open_subject_keys
 from client.engine.witnessing import RegionWitness, open_region_witness
-from client.training.dp_sgd import factor_release, popularity_release
 from client.training.noise import NoiseSource, SystemNoise
+from client.training.releases import release
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -252,16 +252,15 @@ class PrivacyEngine:
         )
         self._witness.keep(snapshot.consent_size, request.cosignatures, renew=True)
         charge = self._charging.charge(request, permit, mechanism)
-        dataset = self._data.dataset(plan, snapshot.eligible)
-        if mechanism.name == "popularity":
-            update = popularity_release(
-                dataset, mechanism, grid_exponent=plan.grid_exponent, noise=self._noise
-            )
-        else:
-            update = factor_release(dataset, mechanism, model, plan=plan, noise=self._noise)
+        update = release(
+            self._data.dataset(plan, snapshot.eligible),
+            model,
+            plan=plan,
+            server_round=request.server_round,
+            noise=self._noise,
+        )
         released = plan.released_arrays(mechanism.name)
-        update_arrays = {released[0].name: update}
-        check_arrays(update_arrays, released, grid_exponent=plan.grid_exponent)
+        check_arrays(update, released, grid_exponent=plan.grid_exponent)
         context = RoundContext(
             request=request,
             permit=permit,
@@ -274,7 +273,7 @@ class PrivacyEngine:
             region=self.home.region,
             prev_round=self.state.last_round(request.run),
             model_in=model_in,
-            update=update_arrays,
+            update=update,
             start_ms=start_ms,
             end_ms=self._clock_ms(),
         )
@@ -283,7 +282,7 @@ class PrivacyEngine:
             round_entry=make_entry(round_record(context), self._trainer),
             release_entry=make_entry(release_record(context), self._trainer),
             log_size=self.log.size,
-            arrays=update_arrays,
+            arrays=update,
         )
         self._seals.write(request.run, request.server_round, seal)
         self._snapshots.spend()

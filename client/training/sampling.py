@@ -18,6 +18,9 @@ LongArray = npt.NDArray[np.int64]
 _CUSTOMERS_PER_DRAW = 1 << 16
 # A chunk ends here even if it has few customers: bounds what very long histories take of memory.
 MAX_CHUNK_ENTRIES = 1 << 18
+# So many customers, or so many entries, are gathered at a time, and then chunks are parts of that.
+_GATHERED_CUSTOMERS = 64 * CHUNK_CUSTOMERS
+_GATHERED_ENTRIES = 1 << 20
 
 
 def draw_customers(n_customers: int, probability: float, noise: NoiseSource) -> LongArray:
@@ -63,18 +66,28 @@ def chunks(examples: CustomerItemMatrix, rows: LongArray) -> Iterator[CustomerIt
 
     Args:
         examples: All customers.
-        rows: int64[k], those who take part.
+        rows: int64[k], those who take part, ascending.
 
     Yields:
-        A part of `examples`; only one is in memory at a time.
+        Customers of `examples`; those gathered, a few thousand at most, are in memory at a time.
     """
     sizes = examples.indptr[rows + 1] - examples.indptr[rows]
-    order = np.argsort(sizes, kind="stable")
-    rows, ends = rows[order], np.cumsum(sizes[order])
+    for start, stop in _cuts(sizes, _GATHERED_CUSTOMERS, _GATHERED_ENTRIES):
+        # Of 16 bits, because NumPy sorts these by digits: six times faster.
+        short = np.minimum(sizes[start:stop], 0xFFFF).astype(np.uint16)
+        order = np.argsort(short, kind="stable")
+        gathered = examples.gather(rows[start:stop][order])
+        for first, end in _cuts(np.diff(gathered.indptr), CHUNK_CUSTOMERS, MAX_CHUNK_ENTRIES):
+            yield gathered.rows(first, end)
+
+
+def _cuts(sizes: LongArray, most_rows: int, most_entries: int) -> Iterator[tuple[int, int]]:
+    """Consecutive parts, as long as may be, of rows of these sizes; at least one row each."""
+    ends = np.cumsum(sizes)
     start = 0
-    while start < len(rows):
+    while start < len(sizes):
         begun = int(ends[start - 1]) if start else 0
-        fitting = int(np.searchsorted(ends, begun + MAX_CHUNK_ENTRIES, side="right"))
-        stop = min(max(fitting, start + 1), start + CHUNK_CUSTOMERS)
-        yield examples.gather(rows[start:stop])
+        fitting = int(np.searchsorted(ends, begun + most_entries, side="right"))
+        stop = min(max(fitting, start + 1), start + most_rows)
+        yield start, stop
         start = stop

@@ -255,6 +255,7 @@ def test_what_is_no_finished_run_is_not_bundled(tmp_path: Path) -> None:
     assert not (tmp_path / "missing").exists()
     settings = RunSettings(
         scenario="synthetic-3",
+        strategy="factors",
         epsilon="8",
         delta="0.000001",
         epsilon_cap="8",

@@ -29,6 +29,7 @@ def settings() -> dict[str, Any]:
         "run_id": "retail-5-20261103-140501-a3f09c",
         "title": "2,469 real households of a grocery chain, in five regions by home store",
         "scenario": "retail-5",
+        "strategy": "factors",
         "epsilon": "8",
         "delta": "0.000001",
         "epsilon_cap": "8",

@@ -119,7 +119,8 @@ class _RegionBudget:
         if permit.record["run"] != entry.record["run"] or mechanism is None:
             self._fail("charge-not-permitted", entry, "Its permit does not cover this round.")
             return
-        differing = [name for name in _PARAMETERS if entry.record[name] != mechanism[name]]
+        wanted = (*_PARAMETERS, "steps")
+        differing = [name for name in wanted if entry.record[name] != mechanism[name]]
         if differing:
             self._fail(
                 "charge-parameters", entry, f"Its {', '.join(differing)} is not the permit's."

@@ -74,7 +74,7 @@ class _RegionPolicies:
         if plan is not None and entry.record["plan"] == plan.sha256:
             bounds.append(("quorum", _whole(plan.record["quorum"]) >= _whole(policy["quorum_min"])))
         for each in mechanisms:
-            bounds += _mechanism_bounds(each, policy)
+            bounds += _mechanism_bounds(each, policy, each["name"])
         self._report("permit-beyond-policy", entry, bounds)
 
     def _check_charge(self, entry: Entry) -> None:
@@ -85,7 +85,7 @@ class _RegionPolicies:
         bounds = [
             ("epsilon_cap", _decimal(entry.record["epsilon_cap"]) == cap),
             ("delta", _decimal(entry.record["delta"]) == _decimal(policy["delta_max"])),
-            *_mechanism_bounds(entry.record, policy),
+            *_mechanism_bounds(entry.record, policy, entry.record["mechanism"]),
         ]
         self._report("charge-beyond-policy", entry, bounds)
 
@@ -103,14 +103,19 @@ class _RegionPolicies:
         self._evidence.fail(BUDGET, code, entry, message)
 
 
-def _mechanism_bounds(mechanism: Record, policy: Record) -> list[tuple[str, bool]]:
+# They take every eligible customer into every round, once: a charge of theirs that claims
+# amplification by sampling describes something that cannot have happened.
+_FULL_BATCH = frozenset({"popularity", "factors"})
+
+
+def _mechanism_bounds(mechanism: Record, policy: Record, name: object) -> list[tuple[str, bool]]:
     noise, norm = mechanism["noise_multiplier"], mechanism["clipping_norm"]
+    sampled, probability = name not in _FULL_BATCH, _decimal(mechanism["sampling_probability"])
     return [
         ("noise_multiplier", _decimal(noise) >= _decimal(policy["noise_multiplier_min"])),
         ("clipping_norm", _decimal(norm) <= _decimal(policy["clipping_norm_max"])),
-        # This version's engine takes every eligible customer into every round: a charge that claims
-        # amplification by sampling describes something that cannot have happened.
-        ("sampling_probability", _decimal(mechanism["sampling_probability"]) == 1),
+        ("sampling_probability", 0 < probability <= 1 and (sampled or probability == 1)),
+        ("steps", sampled or mechanism["steps"] == 1),
     ]
 
 
