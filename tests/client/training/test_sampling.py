@@ -146,6 +146,7 @@ def test_a_sample_can_be_drawn_again_with_a_test_generator_only() -> None:
 def test_a_step_over_a_million_customers_takes_little_memory() -> None:
     whole = matrix(np.full(1_000_000, 2))
     noise = SystemNoise()
+    whole.gather(np.arange(1))
     tracemalloc.start()
     for part in chunks(whole, draw_customers(whole.n_rows, 0.01, noise)):
         assert part.n_rows <= CHUNK_CUSTOMERS
