@@ -128,7 +128,7 @@ def initial_parameters(
         values = np.zeros(each.shape)
         if each.width is not None:
             values = (2.0 * generator.random(each.shape) - 1.0) * each.width
-        if each.name in _ONES:
+        if each.name.endswith(f"_{_SCALE}"):
             values = np.ones(each.shape)
         if each.name == _WARM:
             values = np.log(popularity / popularity.mean())
@@ -138,19 +138,42 @@ def initial_parameters(
 
 # The first guess of an item's bias is how popular it is: released, so free of ε.
 _WARM = "item_bias"
-_ONES = frozenset[str]()
 
 
 def _parameters(
     strategy: str, size: int, rank: int, options: Mapping[str, str]
 ) -> tuple[_Parameter, ...]:
-    del options
     if strategy == TIED_AUTOENCODER:
         return (
             _Parameter("hidden_bias", (rank,), None),
             _Parameter("item_bias", (size,), None),
-            _Parameter("item_factors", (size, rank), 0.1),
+            _Parameter("item_factors", (size, rank), 0.3),
         )
-    if strategy == MATRIX_FACTORISATION:
-        return (_Parameter("item_factors", (size, rank), 0.1),)
-    return (_Parameter("item_factors", (size, rank), None),)
+    if strategy == SASREC:
+        return _sequential(size, rank, options)
+    return (_Parameter("item_factors", (size, rank), 0.1),)
+
+
+def _sequential(size: int, rank: int, options: Mapping[str, str]) -> tuple[_Parameter, ...]:
+    square, width = (rank, rank), rank**-0.5
+    blocks = [f"block_{number}" for number in range(int(options["blocks"]))]
+    norms = [f"{name}_{part}_norm" for name in blocks for part in ("attention", "forward")]
+    products = ("query", "key", "value", "output", "inner", "outer")
+    return (
+        _Parameter("item_factors", (size, rank), 0.1),
+        _Parameter("position_factors", (int(options["max_length"]), rank), 0.1),
+        *(_Parameter(f"{name}_{part}", square, width) for name in blocks for part in products),
+        *(
+            _Parameter(f"{name}_{part}_bias", (rank,), None)
+            for name in blocks
+            for part in ("inner", "outer")
+        ),
+        *(
+            _Parameter(f"{name}_{part}", (rank,), None)
+            for name in (*norms, "final_norm")
+            for part in (_SCALE, "shift")
+        ),
+    )
+
+
+_SCALE = "scale"

@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long a case takes says nothing about what is tested, and a shared machine stalls.
+settings.register_profile("fedpref", deadline=None)
+settings.load_profile("fedpref")
 
 BIN = Path(sys.executable).parent
 RUN_OPTIONS = ("--scenario", "synthetic-3", "--seed", "1", "--quality-seeds", "1")

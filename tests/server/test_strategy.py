@@ -474,7 +474,7 @@ def test_a_logged_round_that_gives_another_model_stops_the_run(
     with open_federation(tmp_path, fake_plan()) as federation:
         crashed_after_aggregate(federation, monkeypatch)
         with monkeypatch.context() as patch:
-            patch.setattr("server.rounds.first_model", perturbed_model)
+            patch.setattr("server.parameter_step.first_model", perturbed_model)
             with pytest.raises(VerificationError, match="another model"):
                 federation.run()
         assert len(federation.records("aggregate")) == 1

@@ -1,0 +1,116 @@
+"""The network of SASRec (Kang and McAuley, "Self-Attentive Sequential Recommendation", 2018).
+
+Pre-norm blocks of causal self-attention and a feed-forward layer, without dropout and without
+anything that couples customers. Sequences are aligned at their beginning, so that with causal
+attention nothing before a customer's last purchase sees the padding behind it: padding changes no
+value and gets no gradient, exactly.
+
+The forward pass keeps a `Tape`: of each layer with weights, what went in and what came out. The
+gradient by the outputs then gives each customer's gradient by the weights in closed form.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn import functional
+
+Parameters = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Taped:
+    """One layer of the forward pass.
+
+    Attributes:
+        kind: ``linear``, ``affine`` (a norm's scale and shift) or ``position``.
+        weight: The weight's name.
+        bias: The bias's name, or None.
+        inputs: Float tensor (n, length, d), what went in; unused for ``position``.
+        output: Float tensor (n, length, d), part of the graph.
+    """
+
+    kind: str
+    weight: str
+    bias: str | None
+    inputs: torch.Tensor
+    output: torch.Tensor
+
+
+@dataclass(eq=False)
+class Tape:
+    """The layers of one forward pass, in order."""
+
+    layers: list[Taped] = field(default_factory=list)
+
+    def linear(
+        self, parameters: Parameters, inputs: torch.Tensor, weight: str, bias: str | None = None
+    ) -> torch.Tensor:
+        """The inputs times W (+ b), W of shape (d, d)."""
+        output = inputs @ parameters[weight]
+        if bias is not None:
+            output = output + parameters[bias]
+        self.layers.append(Taped("linear", weight, bias, inputs.detach(), output))
+        return output
+
+    def norm(self, parameters: Parameters, inputs: torch.Tensor, name: str) -> torch.Tensor:
+        """LayerNorm (Ba, Kiros and Hinton, 2016) over the last axis, with scale and shift."""
+        unit = functional.layer_norm(inputs, inputs.shape[-1:])
+        output = unit * parameters[f"{name}_scale"] + parameters[f"{name}_shift"]
+        taped = Taped("affine", f"{name}_scale", f"{name}_shift", unit.detach(), output)
+        self.layers.append(taped)
+        return output
+
+
+def forward(
+    parameters: Parameters, embedded: torch.Tensor, *, blocks: int, heads: int
+) -> tuple[torch.Tensor, Tape]:
+    """The states after each purchase, and the tape.
+
+    Args:
+        parameters: The model's.
+        embedded: Float tensor (n, length, d), the items' factors; part of the graph.
+        blocks: How many blocks.
+        heads: How many heads each has; d is a multiple.
+
+    Returns:
+        Float tensor (n, length, d), and the layers with weights.
+    """
+    tape = Tape()
+    state = embedded + parameters["position_factors"][: embedded.shape[1]]
+    tape.layers.append(Taped("position", "position_factors", None, embedded.detach(), state))
+    for number in range(blocks):
+        name = f"block_{number}"
+        seen = tape.norm(parameters, state, f"{name}_attention_norm")
+        query, key, value = (
+            _split(tape.linear(parameters, seen, f"{name}_{part}"), heads)
+            for part in ("query", "key", "value")
+        )
+        mixed = _merged(_causal_attention(query, key, value))
+        state = state + tape.linear(parameters, mixed, f"{name}_output")
+        seen = tape.norm(parameters, state, f"{name}_forward_norm")
+        inner = functional.gelu(
+            tape.linear(parameters, seen, f"{name}_inner", f"{name}_inner_bias")
+        )
+        state = state + tape.linear(parameters, inner, f"{name}_outer", f"{name}_outer_bias")
+    return tape.norm(parameters, state, "final_norm"), tape
+
+
+def _causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    length = query.shape[-2]
+    scores = (query @ key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
+    later = torch.ones(length, length, dtype=torch.bool).triu(1)
+    return torch.softmax(scores.masked_fill(later, -math.inf), dim=-1) @ value
+
+
+def _split(rows: torch.Tensor, heads: int) -> torch.Tensor:
+    n, length, rank = rows.shape
+    return rows.view(n, length, heads, rank // heads).transpose(1, 2)
+
+
+def _merged(heads: torch.Tensor) -> torch.Tensor:
+    n, count, length, size = heads.shape
+    return heads.transpose(1, 2).reshape(n, length, count * size)
