@@ -18,7 +18,7 @@ from client.data.dataset import CustomerItemMatrix, PreferenceDataset
 from client.training.dp_sgd import popularity_sum
 from client.training.evaluation import RANKED_PLACES
 from client.training.personalisation import bought
-from client.training.rows import factor_rows
+from client.training.rows import sparse_factor_rows
 from common.errors import InputError
 from common.model_state import ModelState
 from common.plan import RunPlan
@@ -175,7 +175,7 @@ def _gradient(dataset: PreferenceDataset, state: ModelState) -> FloatArray:
     """float64[m, d]: the sum of the customers' gradients, −Yᵀ(YV), nothing clipped."""
     directions = state.directions
     gradient = np.zeros(directions.shape)
-    for rows in factor_rows(dataset, state):
+    for rows in sparse_factor_rows(dataset, state):
         gradient -= rows.T @ (rows @ directions)
     return gradient
 

@@ -32,10 +32,26 @@ def clip_factors(per_sample: torch.Tensor, clipping_norm: float) -> torch.Tensor
         InputError: C is not positive, or a gradient is not finite; such a sample must not be
             clipped to something harmless-looking.
     """
+    flat = per_sample.detach().flatten(start_dim=1).to(torch.float64)
+    return factors_of(torch.linalg.vector_norm(flat, dim=1), clipping_norm)
+
+
+def factors_of(norms: torch.Tensor, clipping_norm: float) -> torch.Tensor:
+    """The clip factors of samples whose norms are known.
+
+    Args:
+        norms: Float64 tensor (n_samples,).
+        clipping_norm: C, above 0.
+
+    Returns:
+        Float64 tensor (n_samples,) within (0, 1]: factor · norm is at most C, by a margin that
+        rounding the product to float32 does not use up.
+
+    Raises:
+        InputError: As in `clip_factors`.
+    """
     if not 0 < clipping_norm < float("inf"):
         raise InputError(f"A clipping norm of {clipping_norm} is not a positive number.")
-    flat = per_sample.detach().flatten(start_dim=1).to(torch.float64)
-    norms = torch.linalg.vector_norm(flat, dim=1)
     if not bool(torch.isfinite(norms).all()):
         raise InputError("A customer's gradient is not finite; nothing is released.")
     bound = clipping_norm * (1.0 - _MARGIN)
@@ -71,10 +87,5 @@ def clip_to(norms: torch.Tensor, clipping_norm: float, *, present: torch.Tensor)
     Raises:
         InputError: C is not positive, or a norm is not finite.
     """
-    if not 0 < clipping_norm < float("inf"):
-        raise InputError(f"A clipping norm of {clipping_norm} is not a positive number.")
-    if not bool(torch.isfinite(norms).all()):
-        raise InputError("A customer's gradient is not finite; nothing is released.")
-    bound = clipping_norm * (1.0 - _MARGIN)
-    factors = torch.where(norms > bound, bound / norms, torch.ones_like(norms))
+    factors = factors_of(norms, clipping_norm)
     return torch.where(present, factors, torch.zeros_like(factors)).float()

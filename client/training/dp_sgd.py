@@ -6,75 +6,23 @@ anywhere, so adding a customer changes the sum by at most C and the noise not at
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from opacus import GradSampleModule
-from opacus.optimizers import DPOptimizer
 
 from client.data.dataset import PreferenceDataset
-from client.training.clipping import clip_rows
+from client.training.models.power_factors import clipped_sum
 from client.training.noise import NoiseSource
-from client.training.rows import factor_rows, popularity_values
-from common.errors import InputError
-from common.model import PreferenceModel
+from client.training.rows import factor_rows, popularity_values, sparse_factor_rows
 from common.model_state import ModelState
 from common.parameters import snap_to_grid
 from common.plan import Mechanism, RunPlan
 
 FloatArray = npt.NDArray[np.float64]
-# Public: the released sum is never divided by anything that depends on the data.
-PUBLIC_NORMALISER = 1
-
-
-class NoisySumOptimizer(DPOptimizer):  # type: ignore[misc]  # Opacus ships no types
-    """Opacus's optimizer with our strict clipping and our noise source.
-
-    It is used for its noisy gradient, `noisy_sum`; the parameters are the coordinator's to change.
-
-    Args:
-        module: The model, wrapped in Opacus's `GradSampleModule`.
-        noise_multiplier: σ / C.
-        clipping_norm: C.
-        noise: Where noise is drawn from.
-    """
-
-    def __init__(
-        self,
-        module: GradSampleModule,
-        *,
-        noise_multiplier: float,
-        clipping_norm: float,
-        noise: NoiseSource,
-    ) -> None:
-        super().__init__(
-            torch.optim.SGD(module.parameters(), lr=1.0),
-            noise_multiplier=noise_multiplier,
-            max_grad_norm=clipping_norm,
-            expected_batch_size=PUBLIC_NORMALISER,
-            loss_reduction="sum",
-        )
-        self._noise = noise
-
-    def clip_and_accumulate(self) -> None:
-        """Adds each sample's clipped gradient to `summed_grad`; one parameter, as the model has."""
-        (parameter,) = self.params
-        (per_sample,) = self.grad_samples
-        clipped = clip_rows(per_sample, self.max_grad_norm).sum(dim=0)
-        if parameter.summed_grad is not None:
-            clipped = parameter.summed_grad + clipped
-        parameter.summed_grad = clipped
-        parameter.grad_sample = None
-
-    def add_noise(self) -> None:
-        """Sets `grad` to the clipped sum plus noise of standard deviation σ, in float64."""
-        (parameter,) = self.params
-        drawn = self._noise.gaussian(
-            tuple(parameter.shape), self.noise_multiplier * self.max_grad_norm
-        )
-        parameter.grad = parameter.summed_grad + torch.from_numpy(drawn)
+#: How a region computes the factors' gradient: both give the same, to float64's rounding.
+Gradients = Literal["closed-form", "opacus-hooks"]
 
 
 def popularity_release(
@@ -123,8 +71,17 @@ def factor_release(
     *,
     plan: RunPlan,
     noise: NoiseSource,
+    gradients: Gradients = "closed-form",
 ) -> npt.NDArray[np.float32]:
     """The noisy gradient of the factors' loss, ready to leave the region.
+
+    Args:
+        dataset: The customers of the round.
+        mechanism: Its σ / C and C.
+        model_state: The model that the round starts from.
+        plan: The run plan, for the grid.
+        noise: Where noise is drawn from.
+        gradients: In closed form, or by Opacus's hooks as a reference.
 
     Formal guarantees:
         One (σ/C)-Gaussian mechanism under add-or-remove of one customer, whatever the data and
@@ -141,57 +98,33 @@ def factor_release(
         InputError: The data set is over another catalogue or has values that are not finite.
     """
     model = ModelState.from_arrays(model_state)
-    noisy = noisy_gradient(
-        factor_rows(dataset, model),
-        model.directions,
-        noise_multiplier=float(mechanism.noise_multiplier),
-        clipping_norm=float(mechanism.clipping_norm),
-        noise=noise,
+    total = factor_sum(
+        dataset, model, clipping_norm=float(mechanism.clipping_norm), gradients=gradients
     )
+    size, rank = total.shape
+    noisy = total + noise.gaussian((rank, size), mechanism.noise_stddev).T
     return snap_to_grid(noisy, plan.grid_exponent)
 
 
-def noisy_gradient(
-    chunks: Iterable[FloatArray],
-    directions: FloatArray,
+def factor_sum(
+    dataset: PreferenceDataset,
+    model: ModelState,
     *,
-    noise_multiplier: float,
     clipping_norm: float,
-    noise: NoiseSource,
+    gradients: Gradients = "closed-form",
 ) -> FloatArray:
-    """The customers' gradients, each clipped, summed, plus noise once.
+    """float64[m, d]: the customers' gradients, each clipped; without noise, so it must not leave.
 
-    Args:
-        chunks: float64[n, m] each: the customers' rows; memory is bounded by a chunk's size.
-        directions: float64[m, d], the model's factors.
-        noise_multiplier: σ / C.
-        clipping_norm: C.
-        noise: Where noise is drawn from.
-
-    Returns:
-        float64[m, d].
+    Raises:
+        InputError: As in `factor_release`.
     """
-    module = GradSampleModule(
-        PreferenceModel(torch.from_numpy(np.ascontiguousarray(directions))), loss_reduction="sum"
-    )
-    optimizer = NoisySumOptimizer(
-        module, noise_multiplier=noise_multiplier, clipping_norm=clipping_norm, noise=noise
-    )
-    for rows in chunks:
-        if not np.isfinite(rows).all():
-            raise InputError("A customer's row is not finite; nothing is released.")
-        _accumulate(module, optimizer, torch.from_numpy(rows))
-    # A last batch without customers closes the step, so that without data it still is one.
-    _accumulate(module, optimizer, torch.zeros((0, len(directions)), dtype=torch.float64))
-    optimizer.add_noise()
-    (parameter,) = optimizer.params
-    gradient: FloatArray = parameter.grad.T.numpy()
-    return gradient
+    if gradients == "opacus-hooks":
+        # Opacus takes a second to load, and a region's engine does without it.
+        from client.training.opacus_reference import clipped_gradient
 
-
-def _accumulate(module: GradSampleModule, optimizer: NoisySumOptimizer, rows: torch.Tensor) -> None:
-    # Opacus hooks into the backward pass at the module's input, so that must be part of the graph.
-    rows.requires_grad_()
-    # torch declares no types for backward.
-    PreferenceModel.loss(module(rows)).backward()  # type: ignore[no-untyped-call]
-    optimizer.clip_and_accumulate()
+        return clipped_gradient(
+            factor_rows(dataset, model), model.directions, clipping_norm=clipping_norm
+        )
+    return clipped_sum(
+        sparse_factor_rows(dataset, model), model.directions, clipping_norm=clipping_norm
+    )

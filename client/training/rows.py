@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_matrix
 
-from client.data.dataset import HALF_LIFE_WEEKS, MS_PER_WEEK, CustomerItemMatrix, PreferenceDataset
+from client.data.dataset import HALF_LIFE_WEEKS, MS_PER_WEEK, PreferenceDataset
 from common.errors import InputError
 from common.model_state import ModelState
 
@@ -42,13 +43,28 @@ def popularity_values(dataset: PreferenceDataset) -> FloatArray:
 def factor_rows(
     dataset: PreferenceDataset, model: ModelState, *, chunk: int = 256
 ) -> Iterator[FloatArray]:
-    """The customers' rows over the model's vocabulary, in chunks of at most `chunk` customers.
+    """The customers' rows over the model's vocabulary, dense, at most `chunk` customers at a time.
+
+    Yields:
+        float64[n, m], rows of norm 1 or 0, as `sparse_factor_rows` has them.
+
+    Raises:
+        InputError: The model is over another catalogue.
+    """
+    for rows in sparse_factor_rows(dataset, model, chunk=chunk):
+        yield rows.toarray()
+
+
+def sparse_factor_rows(
+    dataset: PreferenceDataset, model: ModelState, *, chunk: int = 1 << 16
+) -> Iterator[csr_matrix]:
+    """The customers' rows over the model's vocabulary, at most `chunk` customers at a time.
 
     An entry is the item's weight times recency, whatever the number of purchases; rows are scaled
     to norm 1. Without customers there are no chunks.
 
     Yields:
-        float64[n, m], rows of norm 1 or 0.
+        Sparse float64[n, m], rows of norm 1 or 0; columns in the vocabulary's order.
 
     Raises:
         InputError: The model is over another catalogue.
@@ -60,26 +76,20 @@ def factor_rows(
         )
     column = np.full(dataset.n_items, -1, dtype=np.int64)
     column[model.vocabulary] = np.arange(len(model.vocabulary))
-    faded = CustomerItemMatrix(
-        dataset.indptr, dataset.indices, recency(dataset).astype(np.float32), dataset.n_items
-    )
+    # Single precision, as the sparse container has them: what a row is, is the same everywhere.
+    faded = recency(dataset).astype(np.float32)
     weights = model.item_weights.astype(np.float64)
     for start in range(0, dataset.n_customers, chunk):
-        part = faded.rows(start, min(start + chunk, dataset.n_customers))
-        yield _dense_unit_rows(part, column, weights)
-
-
-def _dense_unit_rows(
-    part: CustomerItemMatrix, column: npt.NDArray[np.int64], weights: FloatArray
-) -> FloatArray:
-    rows = np.zeros((part.n_rows, len(weights)))
-    columns = column[part.indices]
-    known = columns >= 0
-    customers = np.repeat(np.arange(part.n_rows), np.diff(part.indptr))
-    rows[customers[known], columns[known]] = part.values[known]
-    rows *= weights
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / np.where(norms > 0, norms, 1.0)
+        bounds = dataset.indptr[start : start + chunk + 1]
+        entries = slice(int(bounds[0]), int(bounds[-1]))
+        columns = column[dataset.indices[entries]]
+        known = columns >= 0
+        indptr = np.concatenate([[0], np.cumsum(known)])[bounds - bounds[0]]
+        values = faded[entries][known] * weights[columns[known]]
+        yield csr_matrix(
+            (_unit(values, indptr), columns[known], indptr),
+            shape=(len(bounds) - 1, len(weights)),
+        )
 
 
 def _unit(values: FloatArray, indptr: npt.NDArray[np.int64]) -> FloatArray:

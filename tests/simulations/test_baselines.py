@@ -3,9 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from client.training.dp_sgd import noisy_gradient
+from client.training.dp_sgd import factor_sum
 from client.training.personalisation import bought
-from client.training.rows import factor_rows
 from common.errors import InputError
 from common.ranking import NO_ITEM
 from server.aggregation import power_step
@@ -79,19 +78,9 @@ def test_federation_without_privacy_is_centralised_training() -> None:
 
 
 def test_training_without_privacy_is_the_private_round_without_noise_and_clipping() -> None:
-    class NoNoise:
-        def gaussian(self, shape: tuple[int, ...], stddev: float) -> np.ndarray:
-            del stddev
-            return np.zeros(shape)
-
     start = train_without_privacy(REGIONS, PLAN, ModelSizes(20, 4, 0))
-    gradient = noisy_gradient(
-        [rows for region in REGIONS for rows in factor_rows(region, start)],
-        start.directions,
-        noise_multiplier=1.0,
-        clipping_norm=100.0,
-        noise=NoNoise(),
-    )
+    parts = [factor_sum(region, start, clipping_norm=100.0) for region in REGIONS]
+    gradient = np.sum(parts, axis=0)
     after = train_without_privacy(REGIONS, PLAN, ModelSizes(20, 4, 1))
     assert after.item_factors == pytest.approx(power_step(gradient, noise_stddev=0.0), abs=1e-5)
 
