@@ -73,11 +73,6 @@ def _changes(
     server_round: int,
     noise: NoiseSource,
 ) -> Release:
-    if state.n_items != dataset.n_items:
-        raise InputError(
-            f"The model is over {state.n_items} items, the data set over {dataset.n_items}.",
-            remedy="Use the public catalogue that the run plan names.",
-        )
     model = trainable(state, first_step=_first_step(plan, server_round), seed=plan.init_seed)
     settings = local_settings(plan, plan.mechanism_of(server_round), server_round)
     train_locally(model, examples(dataset, state), settings, noise)

@@ -6,13 +6,15 @@ import numpy as np
 import numpy.typing as npt
 
 from client.data.dataset import CustomerItemMatrix, PreferenceDataset
+from client.data.sequences import purchase_sequences
 from client.training.models.matrix_factorisation import MatrixFactorisation
 from client.training.models.protocol import CHUNK_CUSTOMERS, ClippedModel
+from client.training.models.sasrec import SasRec
 from client.training.models.tied_autoencoder import TiedAutoencoder
 from client.training.rows import recency
 from common.errors import InputError
 from common.model_state import ModelState
-from common.strategies import MATRIX_FACTORISATION, TIED_AUTOENCODER
+from common.strategies import MATRIX_FACTORISATION, SASREC, TIED_AUTOENCODER
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -28,11 +30,12 @@ def trainable(state: ModelState, *, first_step: int, seed: int) -> ClippedModel:
     Raises:
         InputError: The strategy does not train in the regions.
     """
-    del first_step, seed
     if state.strategy == TIED_AUTOENCODER:
         return TiedAutoencoder(state.parameters)
     if state.strategy == MATRIX_FACTORISATION:
         return _matrix_factorisation(state)
+    if state.strategy == SASREC:
+        return _sasrec(state, first_step=first_step, seed=seed)
     raise InputError(f"The strategy {state.strategy} does not train in the regions.")
 
 
@@ -41,8 +44,14 @@ def examples(dataset: PreferenceDataset, state: ModelState) -> CustomerItemMatri
 
     A customer's row has the items of the vocabulary that she bought. For the autoencoder it is her
     weighted, recent unit row, as `client.training.rows.factor_rows` has it, and sparse; for the
-    factorisation an entry is how recent the purchase was, her confidence.
+    factorisation an entry is how recent the purchase was, her confidence. For the sequential model
+    it is her latest purchases in the order of time: one more than the network reads, because the
+    last is only predicted.
     """
+    if state.strategy == SASREC:
+        _require_catalogue(dataset, state)
+        longest = int(state.options["max_length"]) + 1
+        return purchase_sequences(dataset, state.vocabulary, longest=longest)
     rows = vocabulary_rows(dataset, state)
     if state.strategy == MATRIX_FACTORISATION:
         return rows
@@ -56,11 +65,7 @@ def vocabulary_rows(dataset: PreferenceDataset, state: ModelState) -> CustomerIt
     Raises:
         InputError: The model is over another catalogue.
     """
-    if state.n_items != dataset.n_items:
-        raise InputError(
-            f"The model is over {state.n_items} items, the data set over {dataset.n_items}.",
-            remedy="Use the public catalogue that the run plan names.",
-        )
+    _require_catalogue(dataset, state)
     column = np.full(dataset.n_items, -1, dtype=np.int64)
     column[state.vocabulary] = np.arange(len(state.vocabulary))
     columns = column[dataset.indices]
@@ -80,8 +85,8 @@ def vocabulary_rows(dataset: PreferenceDataset, state: ModelState) -> CustomerIt
 def model_scores(history: PreferenceDataset, state: ModelState) -> FloatArray:
     """float64[n_customers, m]: a trained model's scores of the vocabulary, above 0; more is better.
 
-    The autoencoder's are what a purchase is of each item by its softmax; the factorisation's are
-    predicted preferences, those below 0 counting as next to none.
+    The autoencoder's and the sequential model's are how likely a purchase is of each item, by
+    softmax; the factorisation's are predicted preferences, those below 0 counting as next to none.
     """
     rows = examples(history, state)
     parts = [
@@ -93,13 +98,39 @@ def model_scores(history: PreferenceDataset, state: ModelState) -> FloatArray:
 
 def _scores(rows: CustomerItemMatrix, state: ModelState) -> FloatArray:
     if state.strategy == TIED_AUTOENCODER:
-        logits = TiedAutoencoder(state.parameters).scores(rows).astype(np.float64)
-        odds: FloatArray = np.exp(logits - logits.max(axis=1, keepdims=True))
-        odds /= odds.sum(axis=1, keepdims=True)
-        return odds
+        return _softmax(TiedAutoencoder(state.parameters).scores(rows))
+    if state.strategy == SASREC:
+        # What the next purchase is, whatever the step and its negatives.
+        return _softmax(_sasrec(state, first_step=0, seed=0).scores(rows))
     preferences = _matrix_factorisation(state).scores(rows).astype(np.float64)
     kept: FloatArray = np.maximum(preferences, 0.0) + 1e-6 * np.exp(np.minimum(preferences, 0.0))
     return kept
+
+
+def _softmax(logits: npt.NDArray[np.float32]) -> FloatArray:
+    """float64[n, m]: each row's shares, above 0 and adding up to 1."""
+    odds: FloatArray = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    odds /= odds.sum(axis=1, keepdims=True)
+    return odds
+
+
+def _require_catalogue(dataset: PreferenceDataset, state: ModelState) -> None:
+    if state.n_items != dataset.n_items:
+        raise InputError(
+            f"The model is over {state.n_items} items, the data set over {dataset.n_items}.",
+            remedy="Use the public catalogue that the run plan names.",
+        )
+
+
+def _sasrec(state: ModelState, *, first_step: int, seed: int) -> SasRec:
+    return SasRec(
+        state.parameters,
+        blocks=int(state.options["blocks"]),
+        heads=int(state.options["heads"]),
+        negatives=int(state.options["negatives"]),
+        seed=seed,
+        first_step=first_step,
+    )
 
 
 def _matrix_factorisation(state: ModelState) -> MatrixFactorisation:
