@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from common.failpoints import Point, reach
+
 
 def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Writes a file so that after a crash it is there whole, or as it was before.
@@ -21,13 +23,17 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            reach(Point.FILE_OPENED)
             file.write(data)
             file.flush()
+            reach(Point.FILE_WRITTEN)
             os.fsync(file.fileno())
+        reach(Point.FILE_SYNCED)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    reach(Point.FILE_RENAMED)
     sync_folder(path.parent)
 
 
@@ -37,9 +43,10 @@ def make_folder_durably(path: Path) -> None:
     Raises:
         OSError: As the operating system says.
     """
-    if path.is_dir():
-        return
-    path.mkdir(mode=0o700)
+    if not path.is_dir():
+        path.mkdir(mode=0o700)
+        reach(Point.FOLDER_MADE)
+    # Also of a folder that is there: a crash may have come before its name was durable.
     sync_folder(path.parent)
 
 
@@ -54,3 +61,4 @@ def sync_folder(path: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+    reach(Point.FOLDER_SYNCED)

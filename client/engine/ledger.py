@@ -21,6 +21,7 @@ from common import canonical_json
 from common.audit.writer_lock import WriterBusyError, WriterLock
 from common.canonical_json import JsonValue
 from common.errors import BudgetError, StorageError
+from common.failpoints import Point, reach
 from common.privacy import GaussianEvent, epsilon, epsilon_rdp
 
 GENESIS_HEAD = "0" * 64
@@ -247,6 +248,7 @@ class Ledger:
             request.year,
             f"round {request.server_round} of run {request.run}",
         )
+        reach(Point.LEDGER_ADMITTED)
         charge = self._insert(request)
         self._charges.append(charge)
         return charge
@@ -303,6 +305,8 @@ class Ledger:
                     charge.head,
                 ),
             )
+            reach(Point.LEDGER_WRITTEN)
+        reach(Point.LEDGER_COMMITTED)
         return charge
 
     def _load(self) -> list[Charge]:

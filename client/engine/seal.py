@@ -19,6 +19,7 @@ import numpy as np
 from common import canonical_json
 from common.durable_file import make_folder_durably, sync_folder, write_durably
 from common.errors import FedprefError, StorageError
+from common.failpoints import Point, reach
 from common.parameters import load_arrays, save_arrays
 
 MAX_SEAL_BYTES = 1 << 30
@@ -109,6 +110,7 @@ class SealStore:
         path = self._path(run, server_round)
         try:
             path.unlink(missing_ok=True)
+            reach(Point.SEAL_REMOVED)
             if self._folder.is_dir():
                 sync_folder(self._folder)
         except OSError as error:

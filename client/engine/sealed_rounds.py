@@ -26,6 +26,7 @@ from common.audit.merkle import leaf_hash
 from common.canonical_json import JsonValue
 from common.envelope import Envelope
 from common.errors import FormatError
+from common.failpoints import Point, reach
 from common.keys import Registry, Signer
 from common.timestamps import parse_time
 
@@ -149,6 +150,7 @@ class SealedRounds:
         # The incident marks the round for good; only then may the seal go.
         self._log.append([make_entry(record, self._signer)])
         self._state.refresh()
+        reach(Point.GIVEN_UP)
         self._seals.remove(run, server_round)
         raise error
 

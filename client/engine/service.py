@@ -47,6 +47,7 @@ from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
 from common.errors import FedprefError, FormatError, PolicyError
+from common.failpoints import Point, reach
 from common.keys import Registry, Signer
 from common.parameters import arrays_digest, check_arrays
 from common.plan import Mechanism, RunPlan
@@ -197,6 +198,7 @@ class PrivacyEngine:
         note = self.log.checkpoint_at(size)
         self._snapshots.publish(Published(request.run, request.server_round, size, note, snapshot))
         proofs = self._witness.proofs(request.since, size)
+        reach(Point.PUBLISHED)
         return self._ok(checkpoint=note.decode(), proofs=proofs)
 
     def _begins(self, request: PublishRequest) -> bool:
@@ -225,6 +227,7 @@ class PrivacyEngine:
         model_in = arrays_digest(arrays)
         seal, included = self._sealed.read(request.run, request.server_round), None
         if seal is None:
+            reach(Point.BEGUN)
             seal, included = self._train_and_seal(
                 request, permit, mechanism, dict(arrays), model_in
             )
@@ -234,7 +237,10 @@ class PrivacyEngine:
                 "a second time."
             )
         index = self._sealed.log(request.run, request.server_round, seal, included=included)
-        return self._reply(request, seal, index)
+        reach(Point.LOGGED)
+        reply = self._reply(request, seal, index)
+        reach(Point.ANSWERED)
+        return reply
 
     def _train_and_seal(
         self,
@@ -251,7 +257,9 @@ class PrivacyEngine:
             request.run, request.server_round, request.cosignatures, start_ms=start_ms
         )
         self._witness.keep(snapshot.consent_size, request.cosignatures, renew=True)
+        reach(Point.WITNESSED)
         charge = self._charging.charge(request, permit, mechanism)
+        reach(Point.CHARGED)
         update = release(
             self._data.dataset(plan, snapshot.eligible),
             model,
@@ -259,6 +267,7 @@ class PrivacyEngine:
             server_round=request.server_round,
             noise=self._noise,
         )
+        reach(Point.NOISED)
         released = plan.released_arrays(mechanism.name)
         check_arrays(update, released, grid_exponent=plan.grid_exponent)
         context = RoundContext(
@@ -285,6 +294,7 @@ class PrivacyEngine:
             arrays=update,
         )
         self._seals.write(request.run, request.server_round, seal)
+        reach(Point.SEALED)
         self._snapshots.spend()
         return seal, snapshot.eligible.sids
 

@@ -22,6 +22,7 @@ from common.audit.log_schema import (
 )
 from common.audit.writer_lock import WriterLock
 from common.errors import FedprefError, InputError, StorageError
+from common.failpoints import Point, reach
 
 _BUSY_TIMEOUT_MS = 5_000
 _MAGIC = b"SQLite format 3\x00"
@@ -162,12 +163,14 @@ class LogStore:
             self._connection.execute("BEGIN IMMEDIATE" if self.writable else "BEGIN")
             try:
                 yield
+                reach(Point.LOG_WRITTEN)
                 self._connection.execute("COMMIT")
             except BaseException:
                 # Some errors have rolled back already.
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+            reach(Point.LOG_COMMITTED)
 
     def entry_count(self) -> int:
         """How many entries there are."""

@@ -23,6 +23,7 @@ from common.audit.witness.schema import (
     schema_of,
 )
 from common.errors import FedprefError, InputError, StorageError
+from common.failpoints import Point, reach
 
 _BUSY_TIMEOUT_MS = 10_000
 _MAGIC = b"SQLite format 3\x00"
@@ -109,12 +110,14 @@ class WitnessDatabase:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                reach(Point.WITNESS_WRITTEN)
                 self._connection.execute("COMMIT")
             except BaseException:
                 # Some errors have rolled back already.
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+            reach(Point.WITNESS_COMMITTED)
 
     def rows(
         self, types: tuple[type, ...], sql: str, values: tuple[object, ...] = ()

@@ -1,0 +1,74 @@
+"""Named places at which a test may end its own process, or let a write fail.
+
+A round's promise, that nothing leaves uncharged whenever the process ends, is tested by ending it
+at every durable write and at every boundary between two stages. Code that writes says where it is:
+``reach(Point.SEALED)``. Nothing happens there, unless a test has put a function of its own in
+`hook` within its own process. Nothing in the project does, and no message, policy, file, option or
+environment variable can: who is able to set a variable of this process can do anything else too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+
+class Point(StrEnum):
+    """Every place, in the order in which a region's round passes it first."""
+
+    #: The checkpoint of a round is published; who consents is fixed, in memory.
+    PUBLISHED = "published"
+    #: The permit holds and nothing is sealed yet: a round begins.
+    BEGUN = "round begun"
+    #: A witness's file: everything is written, nothing committed.
+    WITNESS_WRITTEN = "witness written"
+    #: A witness's file: the commit is on the disk.
+    WITNESS_COMMITTED = "witness committed"
+    #: The cosignatures of the snapshot are kept; the ledger is asked next.
+    WITNESSED = "witnessed"
+    #: The ledger says that the charge fits, and has nothing of it.
+    LEDGER_ADMITTED = "ledger admitted"
+    #: The ledger: the row is written, not committed.
+    LEDGER_WRITTEN = "ledger written"
+    #: The ledger: the charge is on the disk.
+    LEDGER_COMMITTED = "ledger committed"
+    #: An audit log: entries, tiles and checkpoint are written, not committed.
+    LOG_WRITTEN = "log written"
+    #: An audit log: the commit is on the disk.
+    LOG_COMMITTED = "log committed"
+    #: The charge is in the ledger and in the log; training and noise come next.
+    CHARGED = "charged"
+    #: The noised update is in memory.
+    NOISED = "noised"
+    #: A folder is made; its name is not yet durable.
+    FOLDER_MADE = "folder made"
+    #: Names in a folder are durable.
+    FOLDER_SYNCED = "folder synced"
+    #: A file's temporary copy is open and empty.
+    FILE_OPENED = "file opened"
+    #: The temporary copy has its content, in memory of the system.
+    FILE_WRITTEN = "file written"
+    #: The temporary copy is on the disk.
+    FILE_SYNCED = "file synced"
+    #: The temporary copy took the file's name, not yet durably.
+    FILE_RENAMED = "file renamed"
+    #: The update is sealed; its entries are not logged.
+    SEALED = "sealed"
+    #: The round and the release are logged.
+    LOGGED = "logged"
+    #: The answer is made and leaves next.
+    ANSWERED = "answered"
+    #: Of a round that is given up: the incident is logged, the seal is still there.
+    GIVEN_UP = "given up"
+    #: Of a round that is given up: the seal is removed, not yet durably.
+    SEAL_REMOVED = "seal removed"
+
+
+#: A test's function. It may end the process or raise what a disk would answer.
+hook: Callable[[Point], None] | None = None
+
+
+def reach(point: Point) -> None:
+    """Says that this place is reached; does nothing outside tests."""
+    if hook is not None:
+        hook(point)
