@@ -10,7 +10,9 @@ import numpy.typing as npt
 from client.data.dataset import CustomerItemMatrix
 from client.training.audit_gates.audit import Subject
 from client.training.models.matrix_factorisation import MatrixFactorisation
+from client.training.models.sasrec import SasRec
 from client.training.models.tied_autoencoder import TiedAutoencoder
+from common.strategies import SASREC, initial_parameters
 
 # So many coordinates that a tenth less noise shows, and that a thousand canaries find room.
 N_ITEMS, RANK = 1000, 8
@@ -27,6 +29,8 @@ def subjects() -> tuple[Subject, ...]:
     return (
         Subject("tied-autoencoder", _autoencoder, customers, canaries),
         Subject("matrix-factorisation", _factorisation, customers, canaries),
+        # What is bought but once is nobody's next item: these bought theirs twice.
+        Subject("sasrec", _sequential, customers, _repeated(canaries)),
     )
 
 
@@ -47,6 +51,22 @@ def _autoencoder() -> TiedAutoencoder:
 def _factorisation() -> MatrixFactorisation:
     return MatrixFactorisation(
         {"item_factors": _factors()}, unobserved_weight=0.05, regularisation=0.2
+    )
+
+
+def _sequential() -> SasRec:
+    options = {"blocks": "1", "heads": "2", "max_length": "20", "negatives": "30"}
+    flat = np.ones(N_ITEMS)
+    arrays = initial_parameters(SASREC, RANK, options, popularity=flat, seed=_SEED)
+    # Small, so that what one customer alone has, her item's row, is most of what she contributes.
+    arrays["item_factors"] = 0.1 * _factors()
+    return SasRec(arrays, blocks=1, heads=2, negatives=30, seed=_SEED)
+
+
+def _repeated(rows: CustomerItemMatrix) -> CustomerItemMatrix:
+    """Each entry twice in a row."""
+    return CustomerItemMatrix(
+        rows.indptr * 2, np.repeat(rows.indices, 2), np.repeat(rows.values, 2), rows.n_items
     )
 
 

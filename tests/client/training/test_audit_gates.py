@@ -27,7 +27,11 @@ def test_the_real_trainer_passes_every_gate(name: str) -> None:
     assert all(result.false_alarm <= 1e-6 for result in row.results)
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+# The faults are the trainer's, which all models share; with the network they take minutes.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "sasrec")) for name in SUBJECTS],
+)
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_planted_fault_is_caught_by_the_gates_meant_for_it(fault: Fault, name: str) -> None:
     row = gate_row(SUBJECTS[name], fault, noise=SeededNoise("gates"), gates=fault.gates)
