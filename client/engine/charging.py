@@ -98,6 +98,8 @@ class Charging:
                     time=format_time(self._clock_ms()),
                 )
             )
+        if charge.request.charge_id not in self._state.charges:
+            # Made now, or by a request that the log's disk then failed.
             self.log(charge)
         return charge
 
