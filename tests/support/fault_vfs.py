@@ -18,6 +18,7 @@ class FaultVFS(apsw.VFS):
 
     Attributes:
         operations: How many writes, truncations, syncs and deletions there were.
+        operation: What the last of them was, and of which file.
         fault: Called before each with its number; what it raises is the disk's answer.
         survivors: Folder that gets a copy of each file as it was when it was last synced.
     """
@@ -25,6 +26,7 @@ class FaultVFS(apsw.VFS):
     def __init__(self) -> None:
         super().__init__(_NAME, _SYSTEM, makedefault=True)
         self.operations = 0
+        self.operation = ""
         self.fault: Callable[[int], None] = lambda _: None
         self.survivors: Path | None = None
 
@@ -32,13 +34,14 @@ class FaultVFS(apsw.VFS):
         return _FaultFile(self, name, flags)
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802 - SQLite's name
-        self.step()
+        self.step("delete", Path(filename))
         super().xDelete(filename, syncdir)
         if self.survivors is not None:
             (self.survivors / Path(filename).name).unlink(missing_ok=True)
 
-    def step(self) -> None:
+    def step(self, what: str, path: Path) -> None:
         self.operations += 1
+        self.operation = f"{what} {path.name}"
         self.fault(self.operations)
 
 
@@ -49,15 +52,15 @@ class _FaultFile(apsw.VFSFile):
         self._path = Path(name.filename() if isinstance(name, apsw.URIFilename) else name or "")
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
-        self._vfs.step()
+        self._vfs.step("write", self._path)
         super().xWrite(data, offset)
 
     def xTruncate(self, newsize: int) -> None:  # noqa: N802 - SQLite's name
-        self._vfs.step()
+        self._vfs.step("truncate", self._path)
         super().xTruncate(newsize)
 
     def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite's name
-        self._vfs.step()
+        self._vfs.step("sync", self._path)
         super().xSync(flags)
         if self._vfs.survivors is not None:
             shutil.copyfile(self._path, self._vfs.survivors / self._path.name)
