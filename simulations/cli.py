@@ -150,6 +150,47 @@ def bundle(
     rebundle(run_folder, Console(highlight=False))
 
 
+@app.command()
+def audit(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
+    models: Annotated[
+        int, typer.Option(min=4, max=1000, help="How many models the attacker trains.")
+    ] = 64,
+) -> None:
+    """Attack what a finished run released, and publish in its report what was found.
+
+    Membership inference (LiRA) against the trained model, with noise and without, and canaries
+    planted in runs of its mechanisms: a lower bound on ε that must stay below the ε claimed. Models
+    are trained anew on this machine; no region's budget is touched.
+    """
+    from simulations.rebundle import rebundle
+
+    rebundle(run_folder, Console(highlight=False), attack_models=models)
+
+
+@app.command("audit-gates")
+def audit_gates(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODEL]…", help="Which models; all by default.")
+    ] = None,
+) -> int:
+    """Run the trainer's audit gates, and show each of them catching its planted faults.
+
+    Exit code 0 if the real trainer passes every gate and every planted fault is caught, else 8.
+    """
+    from client.training.audit_gates.subjects import subjects
+    from client.training.audit_gates.table import as_text, gate_table
+    from common.errors import EXIT_OK, UsageError, VerificationError
+
+    rows = gate_table(models or [])
+    if not rows:
+        known = ", ".join(subject.name for subject in subjects())
+        raise UsageError(f"Audit gates are for {known}.", remedy="Name one of these, or none.")
+    Console(highlight=False).print(as_text(rows), soft_wrap=True)
+    caught = all(row.as_it_should_be for row in rows)
+    return EXIT_OK if caught else VerificationError.exit_code
+
+
 @app.command("attack-log")
 def attack_log(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],

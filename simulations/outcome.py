@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 from rich.panel import Panel
@@ -24,6 +24,7 @@ from common.timestamps import now_ms
 from server.config import ServerHome
 from simulations.evaluation_data import excluded_by_round, region_splits
 from simulations.history import run_history
+from simulations.privacy_audit import audit_run
 from simulations.provision import SERVER_PARTY, OpenRegion, RegionSetUp
 from simulations.quality import run_quality_study
 from simulations.quality_earlier import EarlierWeeks
@@ -43,9 +44,10 @@ def measure_quality(
     set_ups: Sequence[RegionSetUp],
     *,
     seeds: Sequence[int],
+    attack_models: int,
     console: Console,
 ) -> dict[str, JsonValue]:
-    """Measures the model beside every baseline, at no refusals and at this run's.
+    """Measures the model beside every baseline, at no refusals and at this run's; and attacks it.
 
     Args:
         folder: The run's folder.
@@ -53,6 +55,7 @@ def measure_quality(
         plan: The run's public constants.
         set_ups: Every region's, for how its customers chose.
         seeds: Seeds of the study.
+        attack_models: How many models the attacker of `audit_run` trains; none with 0.
         console: Where progress is shown.
     """
     catalogue = Catalogue.load(folder.catalogue)
@@ -60,25 +63,12 @@ def measure_quality(
     splits: list[list[RegionSplit]] = []
     excluded: dict[str, dict[int, frozenset[str]]] = {}
     for set_up in set_ups:
-        home = RegionHome.read(folder.region_home(set_up.region))
-        with open_subject_keys(home.subjects, home.stored_key) as subjects:
-            pseudonyms = subjects.pseudonyms()
+        home, pseudonyms = _everybody(folder, set_up.region)
         splits.append(region_splits(home, pseudonyms, cuts, catalogue))
         choices = set_up.choose(sorted(pseudonyms))
         excluded[set_up.region] = excluded_by_round(choices, pseudonyms, plan.total_rounds)
-    with Progress(
-        TextColumn("  {task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task("quality", total=None)
-
-        def show(what: str, done: int, total: int) -> None:
-            progress.update(task, description=what, completed=done, total=total)
-
-        return run_quality_study(
+    with shown_progress(console, "quality") as show:
+        metrics: dict[str, JsonValue] = run_quality_study(
             [cut[0] for cut in splits],
             catalogue,
             plan,
@@ -87,6 +77,64 @@ def measure_quality(
             earlier=_earlier_weeks(scenario, splits),
             progress=show,
         )
+    return metrics | {"attacks": _attacked(splits, plan, attack_models, console)}
+
+
+def attack(
+    folder: RunFolder, scenario: Scenario, plan: RunPlan, *, n_models: int, console: Console
+) -> JsonValue:
+    """What attacks find on a run's releases; see `audit_run`.
+
+    Args:
+        folder: The run's folder.
+        scenario: The scenario, for its training window.
+        plan: The run's public constants.
+        n_models: How many models the attacker trains.
+        console: Where progress is shown.
+    """
+    catalogue = Catalogue.load(folder.catalogue)
+    splits = [
+        region_splits(*_everybody(folder, region), [scenario.windows], catalogue)
+        for region in plan.regions
+    ]
+    return _attacked(splits, plan, n_models, console)
+
+
+def _everybody(folder: RunFolder, region: str) -> tuple[RegionHome, dict[str, str]]:
+    """A region's home, and each customer's reference and pseudonym."""
+    home = RegionHome.read(folder.region_home(region))
+    with open_subject_keys(home.subjects, home.stored_key) as subjects:
+        return home, dict(subjects.pseudonyms())
+
+
+def _attacked(
+    splits: Sequence[Sequence[RegionSplit]], plan: RunPlan, n_models: int, console: Console
+) -> JsonValue:
+    if not n_models:
+        return None
+    with shown_progress(console, "attacks") as show:
+        found: JsonValue = audit_run(
+            [cut[0] for cut in splits], plan, n_models=n_models, progress=show
+        )
+    return found
+
+
+@contextmanager
+def shown_progress(console: Console, name: str) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for as long as something long goes on; nothing where nobody looks."""
+    with Progress(
+        TextColumn("  {task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task(name, total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=what, completed=done, total=total)
+
+        yield show
 
 
 def _earlier_weeks(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from client.data.dataset import PreferenceDataset
 from client.training.evaluation import EvaluationSet, Protocol, without_customers
-from client.training.noise import SeededNoise
+from client.training.noise import NoiseSource, SeededNoise
 from client.training.releases import release
 from client.training.rows import popularity_values
 from common.model_state import ModelState
@@ -138,7 +138,12 @@ class Population:
 
 
 def train_private(
-    population: Population, regions: Sequence[str], plan: RunPlan, noise_seed: str
+    population: Population,
+    regions: Sequence[str],
+    plan: RunPlan,
+    noise_seed: str,
+    *,
+    noise_of: Callable[[str], NoiseSource] = SeededNoise,
 ) -> ModelState:
     """The plan's rounds over some regions, through the very functions that engine and server use.
 
@@ -147,8 +152,9 @@ def train_private(
         regions: Whose releases are summed.
         plan: The run plan.
         noise_seed: Of the study's noise; the same seed gives the same model.
+        noise_of: Makes a region's source of noise of such a seed.
     """
-    noise = {region: SeededNoise(f"{noise_seed}/{region}") for region in regions}
+    noise = {region: noise_of(f"{noise_seed}/{region}") for region in regions}
     model: Model = {}
     optimizer: Model = {}
     for server_round in range(1, plan.total_rounds + 1):

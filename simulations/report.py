@@ -23,6 +23,7 @@ from client.engine.entries import ACCOUNTANT
 from common.durable_file import write_durably
 from common.timestamps import now
 from simulations import report_numbers as numbers
+from simulations.report_attacks import attacks_view
 from simulations.report_consent import consent_view, data_quality_view, reasons_of
 from simulations.report_privacy import privacy_view
 from simulations.report_quality import quality_view
@@ -137,6 +138,7 @@ def render_report(
             privacy=privacy,
             rounds=rounds,
             quality=quality,
+            attacks=attacks_view(metrics),
             data={"regions": quality_of_data, "reasons": reasons_of(quality_of_data)},
         )
     )

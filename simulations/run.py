@@ -38,6 +38,7 @@ from simulations.outcome import (
     write_history,
     write_json,
 )
+from simulations.privacy_audit import MODELS
 from simulations.progress import live_rounds
 from simulations.provision import OpenRegion, RegionSetUp, open_regions, provision
 from simulations.regions import PreparedScenario
@@ -209,6 +210,9 @@ class _Run:
                 plan,
                 self._set_ups(plan),
                 seeds=range(1, self._state.settings.quality_seeds + 1),
+                # Where regions train by steps, an attacker's many trainings take too long to be
+                # part of every run: `fedpref-sim audit` is for them.
+                attack_models=MODELS if plan.strategy == FACTORS else 0,
                 console=self._console,
             )
             write_json(self._folder, "metrics.json", metrics)

