@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 
 from client.engine.log_state import DISCARDED, OUTDATED
@@ -27,6 +28,7 @@ from common.timestamps import format_time
 # A coordinator that asks for nonsense for ever must not be able to fill the region's disk.
 MAX_INCIDENTS = 256
 _MAX_DETAIL = 1000
+_logger = logging.getLogger("fedpref.engine")
 
 _REASONS: tuple[tuple[type[FedprefError], str], ...] = (
     (NotWitnessedError, "not-witnessed"),
@@ -75,7 +77,11 @@ class Incidents:
         # A store that fails cannot be told about in itself; a discard has its incident already.
         tellable = not isinstance(error, StorageError | DiscardedError | OutdatedError)
         if tellable and incident not in self._logged and len(self._logged) < MAX_INCIDENTS:
-            self._append(run, server_round, reason, error.message)
+            try:
+                self._append(run, server_round, reason, error.message)
+            except StorageError as failure:
+                # The refusal stands; it is logged when it comes again and the disk takes it.
+                _logger.warning("the refusal %s could not be logged: %s", reason, failure)
         return {"status": "refused", "region": self._region, "reason": reason}
 
     def note(self, run: str, reason: str, detail: str) -> None:

@@ -26,6 +26,7 @@ MAX_SEAL_BYTES = 1 << 30
 _MAX_HEADER_BYTES = 1 << 20
 _VERSION = "fedpref-seal/1"
 _DIGEST_BYTES = 32
+_SUFFIX = ".seal"
 
 
 @dataclass(frozen=True)
@@ -116,8 +117,22 @@ class SealStore:
         except OSError as error:
             raise StorageError(f"The seal {path} cannot be removed: {error.strerror}.") from error
 
+    def remove_leftovers(self) -> None:
+        """Removes what a crash left half-written: for the one engine that writes here.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        try:
+            for path in self._folder.glob(f".*{_SUFFIX}.*.tmp"):
+                path.unlink()
+        except OSError as error:
+            raise StorageError(
+                f"A half-written seal in {self._folder} cannot be removed: {error.strerror}."
+            ) from error
+
     def _path(self, run: str, server_round: int) -> Path:
-        return self._folder / f"{run}-{server_round:04d}.seal"
+        return self._folder / f"{run}-{server_round:04d}{_SUFFIX}"
 
 
 def is_whole_seal(path: Path) -> bool:

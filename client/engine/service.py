@@ -95,6 +95,7 @@ class PrivacyEngine:
             clock_ms=clock_ms,
         )
         self._seals = SealStore(home.seals)
+        self._seals.remove_leftovers()
         self._sealed = SealedRounds(
             log,
             self.state,

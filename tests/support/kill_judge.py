@@ -199,6 +199,8 @@ class Judge:
             charges == {row["charge_id"] for row in files.charges},
             "the log's charges are not the ledger's",
         )
+        halves = [path.name for path in (self.home / "seals").glob(".*")]
+        self._hold(halves == [], f"half-written seals are left: {halves}")
         roots = {size: root for size, root, _ in files.checkpoints}
         for each in self.left:
             size, root = _stated(each.reply["checkpoint"].encode())

@@ -229,3 +229,19 @@ def test_a_disk_that_stays_full_leaves_a_home_that_opens_again(
             leave(judge, engine, provisioned)
     judge.ends(rounds=1)
     assert judge.faults == []
+
+
+def test_a_refusal_stands_though_the_log_has_no_room_for_it(
+    provisioned: Region, disk: Disk, tmp_path: Path
+) -> None:
+    with opened(provisioned, tmp_path) as (engine, judge):
+        nowhere = {**provisioned.header, "run": "run-9"}
+        refused = {**REFUSED, "reason": "not-permitted"}
+        before = engine.log.size
+        with disk.full(1):
+            assert engine.call("train", nowhere, {}) == (refused, {})
+        assert engine.log.size == before
+        for _ in range(2):
+            assert engine.call("train", nowhere, {}) == (refused, {})
+            assert engine.log.size == before + 1
+        leave(judge, engine, provisioned)

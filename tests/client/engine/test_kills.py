@@ -53,10 +53,10 @@ def test_killed_at_each_point_a_region_goes_on_and_releases_nothing_uncharged() 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", ["20261123"])
 def test_five_hundred_kills(seed: str) -> None:
-    """At each place, then two or three in a row at any; every 15th trial is run to its verdict."""
+    """At each place, then two or three in a row at any; every 10th trial is run to its verdict."""
     found = harness(
         *("--each", "place", "--kills", "500", "--seed", seed),
-        *("--discard", "--bundle-every", "15", "--undefended-kills", "100"),
+        *("--discard", "--bundle-every", "10", "--undefended-kills", "100"),
         timeout_s=3000,
     )
     defended = found["defended"]

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from client.engine.seal import Seal, SealStore
+from common import failpoints
 from common.errors import StorageError
+from common.failpoints import Point
 
 SEAL = Seal(
     model_in="0" * 64,
@@ -66,6 +68,29 @@ def test_a_torn_seal_is_refused_not_replaced(tmp_path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
     with pytest.raises(StorageError, match="is damaged"):
         store.read("run-1", 1)
+
+
+def test_what_a_crash_left_half_written_is_removed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SealStore(tmp_path / "seals")
+    store.remove_leftovers()
+    store.write("run-1", 1, SEAL)
+
+    def crash(point: Point) -> None:
+        if point == Point.FILE_SYNCED:
+            # As after a kill: nothing is tidied up.
+            monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(failpoints, "hook", crash)
+        with pytest.raises(KeyboardInterrupt):
+            store.write("run-1", 2, SEAL)
+    monkeypatch.undo()
+    assert len(list((tmp_path / "seals").iterdir())) == 2
+    store.remove_leftovers()
+    assert [path.name for path in (tmp_path / "seals").iterdir()] == ["run-1-0001.seal"]
 
 
 def test_a_full_disk_leaves_no_seal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
