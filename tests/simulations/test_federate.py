@@ -10,27 +10,21 @@ import numpy as np
 import pytest
 
 from client.consent_service.registrar import Choice
-from common.audit.bundle import write_bundle
 from common.audit.checkpoint import NoteKey, open_checkpoint
 from common.audit.cosigners import Cosigners
 from common.audit.log import AuditLog
-from common.audit.verify import verify_bundle
-from common.audit.verify.verdict import Verdict
 from common.canonical_json import JsonValue
 from common.envelope import Envelope
 from common.errors import FederationError, InputError
-from common.plan import RunPlan
-from common.timestamps import now_ms
 from server.config import ServerHome
 from server.outside_witnesses import outside_witnesses
 from simulations.federate import federate
 from simulations.outside_witness import witness_over_http
 from simulations.provision import OpenRegion, open_regions
 from simulations.run_folder import RunFolder
-from simulations.witness_export import read_witnesses
+from tests.support.run_bundle import FEDERATION, bundled
 from tests.support.small_federation import make_federation
 
-FEDERATION = "small.example"
 Arrays = Mapping[str, np.ndarray]
 
 
@@ -49,31 +43,6 @@ class LateWithdrawal:
             leaving = next(c for c in self.region.customers if self.region.registrar.consents(c))
             self.withdrawn = len(self.region.registrar.record([Choice.withdraw(leaving)]))
         return self.region.channel.call(method, header, arrays)
-
-
-def bundled(folder: RunFolder, plan: RunPlan) -> Verdict:
-    home = ServerHome(folder.server)
-    (folder.root / "model.safetensors").write_bytes(home.model.read_bytes())
-    parties = {"server": folder.server, **{r: folder.region_home(r) for r in plan.regions}}
-    logs = {party: AuditLog.open_read_only(path / "log.sqlite") for party, path in parties.items()}
-    witnesses = read_witnesses(folder, FEDERATION, logs)
-    write_bundle(
-        folder.root,
-        federation=FEDERATION,
-        run=plan.run_id,
-        registry=home.registry_envelopes(),
-        plan=home.plan.read_bytes(),
-        logs=logs,
-        artifacts=["model.safetensors"],
-        signer=home.signer("aggregator"),
-        created_at_ms=now_ms(),
-        cosigned=witnesses.cosigned,
-        witnessed=witnesses.witnessed,
-        evidence=witnesses.evidence,
-    )
-    for log in logs.values():
-        log.close()
-    return verify_bundle(folder.root)
 
 
 def records(folder: RunFolder, region: str, kind: str) -> list[dict[str, JsonValue]]:
