@@ -54,7 +54,7 @@ def attacks_view(metrics: Record) -> AttacksView | None:
         return None
     protected, plain = (audit["membership"][name] for name in ("with_noise", "without_noise"))
     area = AttackRow(
-        "How often a participant is told from another customer (AUC)",
+        "Told apart (AUC)",
         "50.0%",
         _interval(protected["auc"], protected["auc_low"], protected["auc_high"]),
         _interval(plain["auc"], plain["auc_low"], plain["auc_high"]),
@@ -62,8 +62,7 @@ def attacks_view(metrics: Record) -> AttacksView | None:
     )
     rates = [
         AttackRow(
-            f"Participants recognised where {_percent(point['false_positive_rate'])} of the others "
-            "are taken for one",
+            f"Recognised at {_percent(point['false_positive_rate'])} false alarms",
             _percent(point["false_positive_rate"]),
             _interval(point["true_positive_rate"], point["low"], point["high"]),
             _interval(other["true_positive_rate"], other["low"], other["high"]),
