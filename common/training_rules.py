@@ -1,8 +1,8 @@
 """How large a model that is trained in the regions is, and how it is trained: from public numbers.
 
-The rule takes what is agreed before anything is counted: about how many customers there are, in how
-many regions, ε and δ. docs/decisions names where each constant was measured, and at which sizes it
-extrapolates.
+The rule takes what is agreed before anything is counted: about how many customers there are, in
+how many regions. ε and δ then set the noise and nothing else. Where each constant was measured, and
+from which size on it extrapolates, is in docs/decisions/0021-strategies-and-their-rule.md.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from common.errors import InputError
 from common.strategies import MATRIX_FACTORISATION, SASREC, TIED_AUTOENCODER
 
-ROUNDS = 10
+ROUNDS = 5
 
 
 class TrainingRule(NamedTuple):
@@ -53,14 +53,15 @@ class _Sizes(NamedTuple):
     sampling_probability: str
 
 
-# q falls as regions grow: a step's batch stays in the hundreds to thousands, and its noise is then
-# small beside it, while amplification by sampling pays for more steps.
+# q falls as regions grow: a step's batch stays in the hundreds, its noise is small beside it then,
+# and amplification by sampling pays for more steps.
 _SIZES = (
-    _Sizes(0, 100, 4, 4, "0.5"),
+    _Sizes(0, 100, 2, 4, "0.5"),
+    _Sizes(300, 100, 8, 4, "0.5"),
     _Sizes(1_000, 200, 8, 10, "0.2"),
-    _Sizes(4_000, 1_000, 8, 20, "0.05"),
-    _Sizes(20_000, 2_000, 16, 20, "0.05"),
-    _Sizes(100_000, 5_000, 32, 40, "0.02"),
+    _Sizes(4_000, 500, 16, 20, "0.1"),
+    _Sizes(20_000, 1_000, 24, 40, "0.02"),
+    _Sizes(100_000, 2_000, 32, 40, "0.02"),
 )
 
 
@@ -91,18 +92,19 @@ def training_rule(
         clipping_norm=clipping_norm,
         learning_rate=learning_rate,
         learning_rate_decay="0.9",
-        popularity_share="0.10",
+        popularity_share="0.20",
         options=options,
     )
 
 
 def _of_strategy(strategy: str) -> tuple[str, str, dict[str, str]]:
     """C, the learning rate and the options."""
+    # A step in which all agree moves the parameters by learning rate × C: by 15 everywhere.
     if strategy == TIED_AUTOENCODER:
-        return "0.1", "100", {}
+        return "0.2", "75", {}
     if strategy == MATRIX_FACTORISATION:
-        return "0.1", "10", {"regularisation": "0.1", "unobserved_weight": "0.02"}
+        return "0.1", "150", {"regularisation": "0.1", "unobserved_weight": "0.05"}
     if strategy == SASREC:
         options = {"blocks": "1", "heads": "1", "max_length": "50", "negatives": "100"}
-        return "0.1", "10", options
+        return "0.1", "150", options
     raise InputError(f"The strategy {strategy!r} does not train in the regions.")
