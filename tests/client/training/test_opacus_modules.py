@@ -178,6 +178,17 @@ def test_in_ghost_clipping_one_customer_contributes_at_most_c(
     assert norm_of(found) <= clipping_norm
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_rounding_takes_no_contribution_above_c(model: str) -> None:
+    """Norms far above C: with norms that were not rounded up some exceed it by 3e-7."""
+    for seed in range(50):
+        rows = 100 * dense(random_rows(1, SIZE, seed, least=1))
+        rows = rows / rows.norm() if model == "tied-autoencoder" else rows
+        for scale in (1.0, 30.0):
+            found = summed_by_opacus(model, "ghost", arrays_of(model, seed, scale), rows, 0.3)
+            assert norm_of(found) <= 0.3
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("model", MODELS)
 def test_an_empty_sample_gives_zeros(model: str, mode: str) -> None:
