@@ -99,12 +99,12 @@ def training_rule(
 
 def _of_strategy(strategy: str) -> tuple[str, str, dict[str, str]]:
     """C, the learning rate and the options."""
-    # A step in which all agree moves the parameters by learning rate × C: by 15 everywhere.
+    # A step in which all customers agree moves the parameters by learning rate × C.
     if strategy == TIED_AUTOENCODER:
         return "0.2", "75", {}
     if strategy == MATRIX_FACTORISATION:
         return "0.1", "150", {"regularisation": "0.1", "unobserved_weight": "0.05"}
     if strategy == SASREC:
         options = {"blocks": "1", "heads": "1", "max_length": "50", "negatives": "100"}
-        return "0.1", "150", options
+        return "0.2", "15", options
     raise InputError(f"The strategy {strategy!r} does not train in the regions.")

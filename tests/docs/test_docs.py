@@ -37,6 +37,7 @@ from common.audit.verify.records import MANIFEST_SCHEMA, REGISTRY_SCHEMA, SCHEMA
 from common.audit.verify.verdict import LIMITS, STEPS
 from common.catalogue import Catalogue
 from common.plan_defaults import _SIZES
+from common.training_rules import _SIZES as TRAINING_SIZES
 from simulations.attacks.table import ATTACKS
 from simulations.scenarios import SCENARIOS
 from tests.common.audit.test_log_attacks import ATTACKS as LOG_ATTACKS
@@ -288,6 +289,19 @@ def test_entry_kinds_and_their_fields_are_the_verifiers() -> None:
         if kind in LOGGED_KINDS and kind != "keys":
             in_logs = {"region": kind in REGION_ROLES, "server": kind in SERVER_ROLES}
             assert {log for log, there in in_logs.items() if there} == set(where.split(" or "))
+
+
+def test_sizes_of_the_strategies_are_the_rules() -> None:
+    rows = table(DOCS / "decisions/0021-strategies-and-their-rule.md", "customers in a region")
+    stated = [
+        (*tuple(int(re.sub(r"\D", "", cell)) for cell in row[1:4]), row[4].strip()) for row in rows
+    ]
+    assert stated == [
+        (each.vocabulary_size, each.rank, each.steps, each.sampling_probability)
+        for each in TRAINING_SIZES
+    ]
+    begins = [re.sub(r"\D", "", row[0].replace("(extrapolated)", "")) for row in rows[1:]]
+    assert [int(begin) for begin in begins] == [each.customers_from for each in TRAINING_SIZES[1:]]
 
 
 def test_steps_and_limits_are_the_verifiers() -> None:
