@@ -49,7 +49,7 @@ def budget(home: HomeArgument) -> None:
     policy = read_policy(region.policy)
     cap, delta = float(policy.epsilon_cap_per_year), float(policy.delta_max)
     year = int(format_time(now_ms())[:4])
-    with open_ledger(region.ledger, cap=cap, delta=delta) as ledger:
+    with open_ledger(region.ledger, caps=policy.epsilon_caps, delta=delta) as ledger:
         charges = ledger.charges
         spending = ledger.spending("", year)
         table = Table(box=None, header_style="dim")

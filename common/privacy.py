@@ -19,6 +19,8 @@ from common.errors import InputError
 
 NEIGHBORING_RELATION = "add-or-remove-one-customer"
 PRIVACY_UNIT = "customer"
+#: What stands beside every ε that is printed, with its δ.
+UNIT_AND_RELATION = "unit: one customer, added or removed"
 
 # Outside these ranges the closed form loses precision or a guarantee means nothing.
 NOISE_MULTIPLIER_RANGE = (1e-3, 1e6)

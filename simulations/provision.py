@@ -18,7 +18,7 @@ from client.consent_service.forms import FormSettings
 from client.consent_service.notices import offered
 from client.consent_service.registrar import ConsentRegistrar
 from client.engine.home import KEY_ROLES, RegionHome
-from client.engine.ledger import make_ledger
+from client.engine.ledger_store import make_ledger
 from client.engine.permit_desk import sign_permit
 from client.engine.policy import RegionPolicy
 from client.engine.preparation import RegionData

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import apsw
 
+from client.engine.charges import GENESIS_HEAD
 from client.engine.home import RegionHome
-from client.engine.ledger import GENESIS_HEAD, read_charges
+from client.engine.ledger_store import read_charges
 from client.engine.subjects import read_fingerprint
 from common import canonical_json
 from common.audit.log import AuditLog

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from client.engine.charges import Charge, ChargeRequest
 from client.engine.entries import charge_record
 from client.engine.home import RegionHome
-from client.engine.ledger import Charge, ChargeRequest, Ledger
+from client.engine.ledger import Ledger
 from client.engine.log_state import LogState
 from client.engine.permit import Permit
 from client.engine.policy import RegionPolicy
+from client.engine.refusals import ClockError
 from client.engine.request import TrainRequest
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -61,15 +63,22 @@ class Charging:
 
         Raises:
             BudgetError: It does not.
+            ClockError: The clock is behind the log's newest entry.
         """
-        year = int(format_time(self._clock_ms())[:4])
-        self._ledger.admit(plan.run_id, year, plan.privacy_events())
+        self._ledger.admit(
+            plan.run_id,
+            int(self._now()[:4]),
+            plan.privacy_events(),
+            model=plan.model,
+            purpose=plan.purpose,
+        )
 
     def charge(self, request: TrainRequest, permit: Permit, mechanism: Mechanism) -> Charge:
         """The charge of a round: made and logged now, or the one that a crash left unused.
 
         Raises:
             BudgetError: The budget does not pay for the run.
+            ClockError: The clock is behind the log's or the ledger's newest entry.
             PolicyError: The run was charged under another permit.
             StorageError: The charge has paid for a release already.
         """
@@ -87,6 +96,8 @@ class Charging:
                 ChargeRequest(
                     charge_id=new_ulid(),
                     run=request.run,
+                    model=permit.plan.model,
+                    purpose=permit.plan.purpose,
                     server_round=request.server_round,
                     attempt=request.attempt,
                     mechanism=mechanism.name,
@@ -95,7 +106,7 @@ class Charging:
                     sampling_probability=mechanism.sampling_probability,
                     steps=mechanism.steps,
                     permit_id=permit.permit_id,
-                    time=format_time(self._clock_ms()),
+                    time=self._now(),
                 )
             )
         if charge.request.charge_id not in self._state.charges:
@@ -133,6 +144,21 @@ class Charging:
         for charge in self._ledger.charges:
             if charge.request.charge_id not in self._state.charges:
                 self.log(charge)
+
+    def _now(self) -> str:
+        """The time to charge at.
+
+        A clock that was set back would book on a year that is over, or is spent less.
+        """
+        self._state.refresh()
+        newest_ms, now_ms = self._state.newest_ms, self._clock_ms()
+        if now_ms < newest_ms:
+            raise ClockError(
+                f"The clock says {format_time(now_ms)}, before the log's newest entry "
+                f"({format_time(newest_ms)}).",
+                remedy="Correct the clock; nothing is charged till then.",
+            )
+        return format_time(now_ms)
 
     def _require_same_permit(self, request: TrainRequest, permit: Permit) -> None:
         """A run is charged under one permit: what was reserved is what runs."""

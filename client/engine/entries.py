@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from client.engine.ledger import Charge, Spending
+from client.engine.charges import Charge
 from client.engine.permit import Permit
 from client.engine.policy import RegionPolicy
 from client.engine.preparation import ConsentSnapshot
 from client.engine.request import TrainRequest
+from client.engine.spending import Spending
 from common.canonical_json import JsonValue
 from common.parameters import array_specs, arrays_digest
 from common.plan import Mechanism
@@ -55,6 +56,8 @@ def charge_record(
         "v": "fedpref-charge/1",
         "charge_id": request.charge_id,
         "run": request.run,
+        "model": request.model,
+        "purpose": request.purpose,
         "region": region,
         "round": request.server_round,
         "attempt": request.attempt,

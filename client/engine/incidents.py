@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 
 from client.engine.log_state import DISCARDED, OUTDATED
-from client.engine.refusals import DiscardedError, NotWitnessedError, OutdatedError
+from client.engine.refusals import ClockError, DiscardedError, NotWitnessedError, OutdatedError
 from client.engine.request import MAX_ROUND, RUN_ID
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -32,6 +32,7 @@ _logger = logging.getLogger("fedpref.engine")
 
 _REASONS: tuple[tuple[type[FedprefError], str], ...] = (
     (NotWitnessedError, "not-witnessed"),
+    (ClockError, "clock-behind"),
     (DiscardedError, DISCARDED),
     (OutdatedError, OUTDATED),
     (BudgetError, "budget-exhausted"),

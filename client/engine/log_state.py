@@ -19,11 +19,22 @@ from common.envelope import Envelope, verify_envelope
 from common.errors import FedprefError, VerificationError
 from common.keys import Registry
 from common.notice import LoggedNotice, parse_notice
+from common.timestamps import parse_time
 
 #: The incident that marks a round whose update was discarded.
 DISCARDED = "discarded-for-withdrawal"
 #: The incident that marks a round whose update was sealed too long before it could be logged.
 OUTDATED = "seal-too-old"
+
+# The field that says when a record was made. A consent has a property for it; a policy or a notice
+# only says from when it holds.
+_MADE_AT = {
+    "permit": "issued_at",
+    "charge": "time",
+    "round": "end",
+    "release": "time",
+    "incident": "time",
+}
 
 
 @dataclass(frozen=True)
@@ -58,6 +69,7 @@ class LogState:
         policy_sha256: Digest of the policy in force, as the controller signed it.
         notice_graces: The index of each policy, and for how many seconds it keeps consents to a
             superseded notice in force.
+        newest_ms: The latest time that an entry says it was made, in milliseconds since the epoch.
         size: How many entries were replayed.
     """
 
@@ -83,6 +95,7 @@ class LogState:
         self.endings: list[tuple[int, str]] = []
         self.policy_sha256: str | None = None
         self.notice_graces: list[tuple[int, int]] = []
+        self.newest_ms = 0
         self.size = 0
 
     def refresh(self, *, stop: int | None = None) -> None:
@@ -148,6 +161,8 @@ class LogState:
 
     def _apply(self, index: int, data: bytes) -> None:
         envelope = Envelope.decode(data)
+        if (field := _MADE_AT.get(envelope.kind)) is not None:
+            self.newest_ms = max(self.newest_ms, parse_time(str(envelope.record()[field])))
         if envelope.kind == "consent":
             self._apply_consent(index, data, envelope)
         elif envelope.kind == "round":
@@ -178,6 +193,7 @@ class LogState:
         self._take_consent(index, record, data)
 
     def _take_consent(self, index: int, record: ConsentRecord, data: bytes) -> None:
+        self.newest_ms = max(self.newest_ms, record.signed_ms)
         self.consents.apply(index, record, hashlib.sha256(data).hexdigest())
         if record.state != GIVEN or record.purposes.get(FEDERATED_TRAINING) is not True:
             self.endings.append((index, record.sid))

@@ -12,10 +12,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from client.engine.spending import EpsilonCaps
 from common import canonical_json
 from common.canonical_json import JsonValue
 from common.errors import FormatError, InputError, PolicyError
 from common.plan import RunPlan
+from common.strategies import FACTORS
 from common.validate import DECIMAL
 
 
@@ -27,7 +29,21 @@ def _positive_decimal(text: str) -> str:
     return text
 
 
+def _probability(text: str) -> str:
+    if not Decimal(text) <= 1:
+        raise ValueError("must be at most 1")
+    return text
+
+
 PositiveDecimal = Annotated[str, AfterValidator(_positive_decimal)]
+Probability = Annotated[PositiveDecimal, AfterValidator(_probability)]
+# A table with nothing in it would close every budget without saying so.
+CapTable = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=128)], PositiveDecimal],
+    Field(min_length=1, max_length=256),
+]
+# They take every customer, once in a round: bounds on sampling say nothing about them.
+_FULL_BATCH = ("popularity", FACTORS)
 
 
 class RegionPolicy(BaseModel):
@@ -38,10 +54,18 @@ class RegionPolicy(BaseModel):
         purpose: The consent purpose that training needs.
         epsilon_cap_per_year: The hard total of ε that all mechanisms of one calendar year may spend
             on any one customer, at ``delta_max``.
+        epsilon_caps_per_model: Of that total, the most that each model may spend in a year, by the
+            model's name; a model that is not in the table may spend nothing. Without it, every
+            model may spend the total.
+        epsilon_caps_per_purpose: The same by purpose.
         delta_max: The largest δ a run may state.
         noise_multiplier_min: The least σ/C of any one mechanism.
         clipping_norm_max: The largest clipping norm, in units of one customer's row.
+        sampling_probability_min: The least probability with which a mechanism may sample each
+            customer. Below it, ε would rest on the secrecy of the samples more than on noise.
+        sampling_probability_max: The greatest one.
         rounds_max: The most rounds of one run.
+        steps_max: The most steps of one mechanism in one round.
         quorum_min: The fewest regions that an aggregate may be made of.
         quality_threshold: The least share of a store's rows that must pass the quality gate.
         consent_age_max_s: The greatest age of a consent snapshot when a round starts, in seconds.
@@ -57,10 +81,15 @@ class RegionPolicy(BaseModel):
     region: str = Field(min_length=1, max_length=64)
     purpose: str
     epsilon_cap_per_year: PositiveDecimal
+    epsilon_caps_per_model: CapTable = Field(default_factory=dict)
+    epsilon_caps_per_purpose: CapTable = Field(default_factory=dict)
     delta_max: PositiveDecimal
     noise_multiplier_min: PositiveDecimal
     clipping_norm_max: PositiveDecimal
+    sampling_probability_min: Probability = "1e-9"
+    sampling_probability_max: Probability = "1"
     rounds_max: int = Field(ge=1, le=1000)
+    steps_max: int = Field(default=100_000, ge=1, le=100_000)
     quorum_min: int = Field(ge=1, le=1000)
     quality_threshold: PositiveDecimal
     # The verifier admits no older snapshot than ten minutes, whatever a policy says.
@@ -70,8 +99,8 @@ class RegionPolicy(BaseModel):
     modes: list[Literal["local"]]
 
     def to_record(self) -> dict[str, JsonValue]:
-        """The policy as canonical JSON values."""
-        record: dict[str, JsonValue] = self.model_dump(mode="json")
+        """The policy as canonical JSON values: what was stated, and no default in its place."""
+        record: dict[str, JsonValue] = self.model_dump(mode="json", exclude_unset=True)
         return record
 
     @property
@@ -79,8 +108,17 @@ class RegionPolicy(BaseModel):
         """SHA-256 of the canonical policy, in hex."""
         return hashlib.sha256(canonical_json.encode(self.to_record())).hexdigest()
 
+    @property
+    def epsilon_caps(self) -> EpsilonCaps:
+        """The caps that the ledger enforces."""
+        tables = (self.epsilon_caps_per_model, self.epsilon_caps_per_purpose)
+        models, purposes = (
+            {name: float(cap) for name, cap in table.items()} if table else None for table in tables
+        )
+        return EpsilonCaps(float(self.epsilon_cap_per_year), models, purposes)
+
     def check_plan(self, plan: RunPlan) -> None:
-        """Checks a run plan against every bound but the ε cap, which the ledger enforces.
+        """Checks a run plan against every bound but the caps of ε, which the ledger enforces.
 
         Raises:
             PolicyError: Names the region, the field, what was asked and what is allowed.
@@ -105,11 +143,25 @@ class RegionPolicy(BaseModel):
                 mechanism.clipping_norm,
                 most=self.clipping_norm_max,
             )
+            self._require(
+                mechanism.steps <= self.steps_max,
+                f"{mechanism.name}.steps",
+                mechanism.steps,
+                f"at most {self.steps_max}",
+            )
+            if mechanism.name not in _FULL_BATCH:
+                self._within(
+                    f"{mechanism.name}.sampling_probability",
+                    mechanism.sampling_probability,
+                    least=self.sampling_probability_min,
+                    most=self.sampling_probability_max,
+                )
 
     def _within(self, field: str, asked: str, *, least: str = "0", most: str = "Infinity") -> None:
         value = Decimal(asked)
         inside = value.is_finite() and Decimal(least) <= value <= Decimal(most)
-        allowed = f"at least {least}" if most == "Infinity" else f"at most {most}"
+        bounds = [f"at least {least}"] * (least != "0") + [f"at most {most}"] * (most != "Infinity")
+        allowed = " and ".join(bounds)
         self._require(inside, field, asked, allowed)
 
     def _require(self, holds: bool, field: str, asked: object, allowed: str) -> None:

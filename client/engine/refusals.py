@@ -9,6 +9,10 @@ class NotWitnessedError(PolicyError):
     """No fresh checkpoint of the region's log, cosigned by enough others, stands for the round."""
 
 
+class ClockError(PolicyError):
+    """The engine's clock is behind what its own log or ledger has already."""
+
+
 class DiscardedError(PolicyError):
     """A round's update stays in the region: someone in it withdrew before it could leave."""
 

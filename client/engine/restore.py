@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.engine.backup import FOLDERS, Backup, read_backup
+from client.engine.charges import ChargeRequest
 from client.engine.home import RegionHome, read_registry
-from client.engine.ledger import ChargeRequest, make_ledger, open_ledger
+from client.engine.ledger import open_ledger
+from client.engine.ledger_store import make_ledger
 from client.engine.log_state import LogState
 from client.engine.policy import read_policy
 from client.engine.restored_ledger import judge_ledger, unledgered
@@ -268,8 +270,8 @@ class _Restoration:
         if not self._home.ledger.exists():
             make_ledger(self._home.ledger)
         policy = read_policy(self._home.policy)
-        cap, delta = float(policy.epsilon_cap_per_year), float(policy.delta_max)
-        with open_ledger(self._home.ledger, cap=cap, delta=delta) as ledger:
+        delta = float(policy.delta_max)
+        with open_ledger(self._home.ledger, caps=policy.epsilon_caps, delta=delta) as ledger:
             for request, head in missing:
                 ledger.adopt(request, head)
         self._outcomes.append(

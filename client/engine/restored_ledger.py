@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from client.engine.ledger import Charge, ChargeRequest, read_charges
+from client.engine.charges import Charge, ChargeRequest
+from client.engine.ledger_store import read_charges
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
 from common.envelope import Envelope, verify_envelope
@@ -80,6 +81,8 @@ def _request(record: dict[str, JsonValue]) -> ChargeRequest:
     return ChargeRequest(
         charge_id=str(record["charge_id"]),
         run=str(record["run"]),
+        model=str(record["model"]),
+        purpose=str(record["purpose"]),
         server_round=int(str(record["round"])),
         attempt=int(str(record["attempt"])),
         mechanism=mechanism,

@@ -106,7 +106,10 @@ class PrivacyEngine:
             clock_ms=clock_ms,
         )
         self._data = RegionData(home, self.policy)
-        self._incidents = Incidents(log, self._trainer, home.region, clock_ms)
+        # A clock that was set back must not date an incident before its log's other entries.
+        self._incidents = Incidents(
+            log, self._trainer, home.region, lambda: max(clock_ms(), self.state.newest_ms)
+        )
         self._lock = threading.RLock()
         self.state.refresh()
         self._match_policy_and_log()
@@ -391,7 +394,7 @@ def open_engine(
         ledger = stack.enter_context(
             open_ledger(
                 home.ledger,
-                cap=float(policy.epsilon_cap_per_year),
+                caps=policy.epsilon_caps,
                 delta=float(policy.delta_max),
             )
         )

@@ -15,7 +15,7 @@ from client.consent_service.forms import FormSettings
 from client.consent_service.notices import offered
 from client.consent_service.registrar import ConsentRegistrar
 from client.engine.home import KEY_ROLES, RegionHome
-from client.engine.ledger import make_ledger
+from client.engine.ledger_store import make_ledger
 from client.engine.log_state import LogState
 from client.engine.policy import RegionPolicy
 from client.engine.subjects import SubjectKeys, make_storage_key, open_subject_keys
@@ -152,6 +152,7 @@ def round_record(
         "run": run,
         "round": number,
         "charge_id": f"charge-{run}-{number}",
+        "end": format_time(at_ms),
         "consent": {"origin": f"{FEDERATION}/{REGION}", "size": consent_size, "root": "0" * 64},
         "train": {"root": "0" * 64, "nonce": "0" * 64, "n_bucket": "1-1", "at": format_time(at_ms)},
     }

@@ -99,8 +99,10 @@ class _RegionBudget:
                 "attempt",
                 "charge_id",
                 "mechanism",
+                "model",
                 *_PARAMETERS,
                 "permit_id",
+                "purpose",
                 "round",
                 "run",
                 "steps",
@@ -121,6 +123,10 @@ class _RegionBudget:
             return
         wanted = (*_PARAMETERS, "steps")
         differing = [name for name in wanted if entry.record[name] != mechanism[name]]
+        # On whose part of the budget it is booked.
+        differing += [
+            name for name in ("model", "purpose") if entry.record[name] != permit.record[name]
+        ]
         if differing:
             self._fail(
                 "charge-parameters", entry, f"Its {', '.join(differing)} is not the permit's."

@@ -117,6 +117,18 @@ def any_object(value: JsonValue, where: str) -> None:
         raise _wrong(where, "an object")
 
 
+def table_of(check_value: Check) -> Check:
+    """An object of at least one name, each with what another check accepts."""
+
+    def check(value: JsonValue, where: str) -> None:
+        if not isinstance(value, dict) or not value or "" in value:
+            raise _wrong(where, "a table of names")
+        for name, item in value.items():
+            check_value(item, f"{where}.{name}")
+
+    return check
+
+
 def purposes(value: JsonValue, where: str) -> None:
     """Purposes, each with true or false; none at all refuses everything."""
     if not isinstance(value, dict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from common.audit.verify import fields as f
+from common.audit.verify.caps import YearlyAccounts
 from common.audit.verify.fields import Record
 from common.audit.verify.replay import Entry, Evidence, LogReplay
 from common.audit.verify.verdict import BUDGET
@@ -23,6 +24,14 @@ _FIELDS: dict[str, f.Check] = {
     "withdrawal_in_round": f.one_of("finish", "discard"),
     "notice_grace_s": f.integer(0, 366 * 86_400),
 }
+# Bounds that a policy may leave out: then it sets none.
+_OPTIONAL: dict[str, f.Check] = {
+    "epsilon_caps_per_model": f.table_of(f.decimal),
+    "epsilon_caps_per_purpose": f.table_of(f.decimal),
+    "sampling_probability_min": f.decimal,
+    "sampling_probability_max": f.decimal,
+    "steps_max": f.positive,
+}
 
 
 def verify_policies(evidence: Evidence) -> None:
@@ -38,6 +47,7 @@ class _RegionPolicies:
         self._evidence = evidence
         self._replay = replay
         self._policy: Record | None = None
+        self._accounts = YearlyAccounts()
 
     def verify(self) -> None:
         for entry in self._replay.entries:
@@ -51,7 +61,8 @@ class _RegionPolicies:
     def _take(self, entry: Entry) -> None:
         policy = entry.part("policy")
         self._policy = None
-        for name, check in _FIELDS.items():
+        stated = {name: check for name, check in _OPTIONAL.items() if name in policy}
+        for name, check in (_FIELDS | stated).items():
             try:
                 check(policy.get(name), f"policy.{name}")
             except FormatError as error:
@@ -88,6 +99,8 @@ class _RegionPolicies:
             *_mechanism_bounds(entry.record, policy, entry.record["mechanism"]),
         ]
         self._report("charge-beyond-policy", entry, bounds)
+        for excess in self._accounts.book(entry, policy):
+            self._fail(excess.code, entry, excess.message)
 
     def _in_force(self, entry: Entry) -> Record | None:
         if self._policy is None:
@@ -103,6 +116,8 @@ class _RegionPolicies:
         self._evidence.fail(BUDGET, code, entry, message)
 
 
+# As many as any record can state.
+_MOST_STEPS = 10**6
 # They take every eligible customer into every round, once: a charge of theirs that claims
 # amplification by sampling describes something that cannot have happened.
 _FULL_BATCH = frozenset({"popularity", "factors"})
@@ -114,9 +129,19 @@ def _mechanism_bounds(mechanism: Record, policy: Record, name: object) -> list[t
     return [
         ("noise_multiplier", _decimal(noise) >= _decimal(policy["noise_multiplier_min"])),
         ("clipping_norm", _decimal(norm) <= _decimal(policy["clipping_norm_max"])),
-        ("sampling_probability", 0 < probability <= 1 and (sampled or probability == 1)),
+        (
+            "sampling_probability",
+            _sampling_allowed(probability, policy) if sampled else probability == 1,
+        ),
         ("steps", sampled or mechanism["steps"] == 1),
+        ("steps", _whole(mechanism["steps"]) <= _whole(policy.get("steps_max", _MOST_STEPS))),
     ]
+
+
+def _sampling_allowed(probability: Decimal, policy: Record) -> bool:
+    least = _decimal(policy.get("sampling_probability_min", "0"))
+    most = _decimal(policy.get("sampling_probability_max", "1"))
+    return 0 < probability <= 1 and least <= probability <= most
 
 
 def _decimal(value: object) -> Decimal:

@@ -108,6 +108,8 @@ SCHEMAS: Mapping[str, Check] = {
         "charge",
         charge_id=f.ulid,
         run=f.text,
+        model=f.text,
+        purpose=f.text,
         region=f.text,
         round=f.positive,
         attempt=f.positive,

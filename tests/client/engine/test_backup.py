@@ -21,10 +21,13 @@ from client.consent_service.erasure import erase_customer
 from client.consent_service.region_records import RegionRecords, open_records
 from client.consent_service.registrar import Choice
 from client.engine.backup import MANIFEST, make_backup, read_backup
+from client.engine.charges import ChargeRequest
 from client.engine.home import RegionHome
-from client.engine.ledger import ChargeRequest, open_ledger, read_charges
+from client.engine.ledger import open_ledger
+from client.engine.ledger_store import read_charges
 from client.engine.restore import KEPT, MADE, RESTORED, Outcome, RestoreOptions, restore
 from client.engine.seal import Seal, SealStore
+from client.engine.spending import EpsilonCaps
 from common.audit.checkpoint import Checkpoint, add_cosignature, sign_note
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -46,6 +49,8 @@ def charge(home: RegionHome, number: int, *, logged: bool = True, run: str = "ru
     request = ChargeRequest(
         charge_id=new_ulid(),
         run=run,
+        model="preference-model",
+        purpose="fedpref:FederatedTraining",
         server_round=number,
         attempt=1,
         mechanism="popularity",
@@ -56,7 +61,7 @@ def charge(home: RegionHome, number: int, *, logged: bool = True, run: str = "ru
         permit_id=new_ulid(),
         time=now(),
     )
-    with open_ledger(home.ledger, cap=8, delta=1e-6) as ledger:
+    with open_ledger(home.ledger, caps=EpsilonCaps(8), delta=1e-6) as ledger:
         made = ledger.charge(request)
     if logged:
         record = {
@@ -151,7 +156,7 @@ def test_it_is_of_one_moment_while_the_owner_goes_on_writing(
 
     def work() -> None:
         number = 0
-        with open_home(home) as region, open_ledger(home.ledger, cap=8, delta=1e-6):
+        with open_home(home) as region, open_ledger(home.ledger, caps=EpsilonCaps(8), delta=1e-6):
             while not stop.is_set():
                 number += 1
                 region.registrar.record([Choice.give(f"new-{number}", ALL)])

@@ -15,13 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.engine import ledger as ledger_module
-from client.engine.ledger import (
-    GENESIS_HEAD,
-    ChargeRequest,
-    Ledger,
-    composed_epsilon,
-    make_ledger,
-)
+from client.engine.charges import GENESIS_HEAD, ChargeRequest
+from client.engine.ledger import Ledger
+from client.engine.ledger_store import make_ledger
+from client.engine.refusals import ClockError
+from client.engine.spending import EpsilonCaps, composed_epsilon
 from common.errors import BudgetError, StorageError
 from common.privacy import GaussianEvent, epsilon, epsilon_rdp
 
@@ -29,10 +27,11 @@ DELTA = 1e-6
 
 
 @contextmanager
-def open_ledger(path: Path, *, cap: float, delta: float) -> Iterator[Ledger]:
+def open_ledger(path: Path, *, cap: float, delta: float, **tables: object) -> Iterator[Ledger]:
     if not path.exists():
         make_ledger(path)
-    with ledger_module.open_ledger(path, cap=cap, delta=delta) as ledger:
+    caps = EpsilonCaps(cap, **tables)
+    with ledger_module.open_ledger(path, caps=caps, delta=delta) as ledger:
         yield ledger
 
 
@@ -40,6 +39,8 @@ def request(server_round: int = 1, run: str = "run-1", sigma: str = "2.0") -> Ch
     return ChargeRequest(
         charge_id=f"{run}-{server_round}",
         run=run,
+        model="preference-model",
+        purpose="fedpref:FederatedTraining",
         server_round=server_round,
         attempt=1,
         mechanism="factors",
@@ -98,7 +99,7 @@ def test_the_cap_holds_across_runs(tmp_path: Path) -> None:
         ledger.charge(request(1, run="first"))
     with open_ledger(path, cap=cap, delta=DELTA) as ledger:
         with pytest.raises(BudgetError, match="run second as planned"):
-            ledger.admit("second", 2026, [GaussianEvent(2.0)])
+            ledger.admit("second", 2026, [GaussianEvent(2.0)], model="m", purpose="p")
         with pytest.raises(BudgetError, match="of run second"):
             ledger.charge(request(1, run="second"))
 
@@ -164,9 +165,11 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "l"
     program = (
         "import sys; from pathlib import Path; from client.engine.ledger import open_ledger\n"
+        "from client.engine.spending import EpsilonCaps\n"
         "from common.errors import StorageError\n"
         "try:\n"
-        "    with open_ledger(Path(sys.argv[1]), cap=8, delta=1e-6): print('opened')\n"
+        "    with open_ledger(Path(sys.argv[1]), caps=EpsilonCaps(8), delta=1e-6):\n"
+        "        print('opened')\n"
         "except StorageError as error: print(error)\n"
     )
     with open_ledger(path, cap=8, delta=DELTA):
@@ -179,7 +182,7 @@ def test_a_second_process_is_refused(tmp_path: Path) -> None:
 def test_a_missing_ledger_is_not_begun_anew(tmp_path: Path) -> None:
     path = tmp_path / "l"
     with pytest.raises(StorageError, match="is missing"):
-        with ledger_module.open_ledger(path, cap=8, delta=DELTA):
+        with ledger_module.open_ledger(path, caps=EpsilonCaps(8), delta=DELTA):
             pass
     assert not path.exists()
 
@@ -226,6 +229,6 @@ def test_a_clock_set_back_finds_no_fresh_budget(tmp_path: Path) -> None:
     with open_ledger(tmp_path / "l", cap=50, delta=DELTA) as ledger:
         ledger.charge(request(1))
         earlier = replace(request(2), time="2025-12-31T23:59:59.000Z")
-        with pytest.raises(StorageError, match="The clock says"):
+        with pytest.raises(ClockError, match="The clock says"):
             ledger.charge(earlier)
         assert len(ledger.charges) == 1

@@ -21,6 +21,7 @@ from client.engine.request import TrainRequest
 from client.engine.seal import SealStore
 from client.engine.sealed_rounds import SealedRounds
 from client.engine.service import open_engine
+from client.engine.spending import EpsilonCaps
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -443,7 +444,8 @@ def test_budget_holds_across_runs(federation: Federation) -> None:
         reply, arrays = ask(engine, header(second), {})
         assert (reply["reason"], arrays) == ("budget-exhausted", {})
         assert kinds(engine.log)[-1] == "incident"
-    with open_ledger(home_of(folder).ledger, cap=8, delta=float(plan.delta)) as ledger:
+    path, delta = home_of(folder).ledger, float(plan.delta)
+    with open_ledger(path, caps=EpsilonCaps(8), delta=delta) as ledger:
         assert {charge.request.run for charge in ledger.charges} == {plan.run_id}
 
 
