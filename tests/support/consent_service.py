@@ -110,12 +110,13 @@ class Service:
         return create_app(settings, desk or self.desk, tokens, sessions=sessions)
 
     def log_round(self, run: str, number: int, consent_size: int) -> None:
-        """Logs what the desk reads of a round's entry: run, number and consent size."""
+        """Logs what the desk reads of a round's entry: run, number, consent size, and the time."""
         record = {
             "v": "fedpref-round/1",
             "run": run,
             "round": number,
             "charge_id": f"{run}-{number}",
+            "end": format_time(now_ms()),
             "consent": {"origin": self.opened.home.origin, "size": consent_size, "root": "0" * 64},
         }
         self.opened.log.append([make_entry(record, self.opened.home.signer("trainer"))])
