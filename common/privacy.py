@@ -26,6 +26,8 @@ UNIT_AND_RELATION = "unit: one customer, added or removed"
 NOISE_MULTIPLIER_RANGE = (1e-3, 1e6)
 DELTA_RANGE = (1e-12, 0.1)
 MAX_EPSILON = 500.0
+#: The most runs of one mechanism that are accounted for.
+MAX_COUNT = 10**7
 # For sampled mechanisms the formula of integer orders is finite; the series of others need not
 # converge, and then says so at length. Fewer orders are a larger, still valid, ε.
 _INTEGER_ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 512, 1024)
@@ -50,7 +52,7 @@ class GaussianEvent:
     def __post_init__(self) -> None:
         _require_within("noise_multiplier", self.noise_multiplier, *NOISE_MULTIPLIER_RANGE)
         _require_within("sampling_probability", self.sampling_probability, 1e-9, 1.0)
-        _require_within("count", self.count, 1, 10**7)
+        _require_within("count", self.count, 1, MAX_COUNT)
 
 
 def compose(events: Iterable[GaussianEvent]) -> tuple[GaussianEvent, ...]:
@@ -224,11 +226,25 @@ def _pld_epsilon(events: tuple[GaussianEvent, ...], delta: float) -> float:
 def _rdp_epsilon(events: tuple[GaussianEvent, ...], delta: float) -> float:
     if not events:
         return 0.0
-    from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
+    from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS, compute_epsilon
 
     sampled = any(event.sampling_probability < 1.0 for event in events)
-    accountant = RdpAccountant(orders=_INTEGER_ORDERS) if sampled else RdpAccountant()
-    return float(_accounted(accountant, events).get_epsilon(delta))
+    orders = _INTEGER_ORDERS if sampled else tuple(DEFAULT_RDP_ORDERS)
+    # Rényi divergences of independent mechanisms add up, order by order.
+    total = sum(
+        event.count * _rdp_curve(event.noise_multiplier, event.sampling_probability, orders)
+        for event in events
+    )
+    return float(compute_epsilon(orders, total, delta)[0])
+
+
+# Whoever forecasts asks for many counts of the same mechanisms; the curve of one takes 20 ms.
+@lru_cache(maxsize=1024)
+def _rdp_curve(noise_multiplier: float, probability: float, orders: tuple[float, ...]) -> Any:
+    from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
+
+    once = GaussianEvent(noise_multiplier, probability)
+    return _accounted(RdpAccountant(orders=orders), (once,)).rdp
 
 
 def _accounted(accountant: Any, events: tuple[GaussianEvent, ...]) -> Any:

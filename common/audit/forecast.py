@@ -8,18 +8,17 @@ than this, never later.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 from common.audit.verify.epsilon import composed_epsilon
 from common.audit.verify.replay import Entry, Evidence, LogReplay
 from common.canonical_json import JsonValue
+from common.search import largest_that_fits
 
 Mechanism = tuple[str, str]  # noise multiplier and sampling probability, as charged
 
-#: Beyond so many more rounds nobody plans.
-MAX_MORE = 1_000_000
 NOTE_LEDGER = (
     "The region's own ledger rounds up, and composes several runs by a looser bound: it may refuse "
     "earlier than this, never later."
@@ -35,7 +34,8 @@ class MechanismForecast:
         noise_multiplier: σ / C, as charged.
         sampling_probability: As charged.
         steps: How often it runs in one round.
-        more_rounds: How many more such rounds fit; `MAX_MORE` stands for as many and more.
+        more_rounds: How many more such rounds fit; `common.search.MAX_MORE` stands for as many
+            and more.
         rounds_in_all: How many of them alone the whole cap pays for, with nothing spent before.
     """
 
@@ -127,26 +127,6 @@ def to_record(forecasts: tuple[RegionForecast, ...], run: str) -> dict[str, Json
         "without_charges": [region.region for region in forecasts if not region.caps],
         "note": NOTE_LEDGER,
     }
-
-
-def largest_that_fits(fits: Callable[[int], bool], most: int = MAX_MORE) -> int:
-    """The largest number up to ``most`` that fits, where every smaller one does; 0 if none.
-
-    Doubles, then bisects: some 2·log₂ of the answer are tried, not the answer.
-    """
-    if not fits(1):
-        return 0
-    low, high = 1, 2
-    while high <= most and fits(high):
-        low, high = high, 2 * high
-    high = min(high, most + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 @dataclass(frozen=True)

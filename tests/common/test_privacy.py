@@ -8,11 +8,13 @@ import dp_accounting
 import mpmath
 import pytest
 from dp_accounting.pld.pld_privacy_accountant import PLDAccountant
+from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
 from common.privacy import (
+    _INTEGER_ORDERS,
     GaussianEvent,
     calibrate_sigma,
     compose,
@@ -93,6 +95,68 @@ def test_sampling_is_accounted_as_dp_accounting_does() -> None:
     assert epsilon_prv([event], DELTA) == pytest.approx(epsilon([event], DELTA), abs=0.02)
     with pytest.raises(InputError, match="closed form"):
         total_noise_multiplier([event])
+
+
+# Two runs on samples and a full-batch round, as one region's year may have them.
+MIXED = [
+    GaussianEvent(2.5),
+    GaussianEvent(1.1, sampling_probability=0.05, count=60),
+    GaussianEvent(1.4, sampling_probability=0.2, count=25),
+]
+
+
+def accounted(accountant: dp_accounting.PrivacyAccountant, events: list[GaussianEvent]) -> float:
+    """ε by dp-accounting itself, event by event."""
+    for event in events:
+        mechanism = dp_accounting.GaussianDpEvent(event.noise_multiplier)
+        if event.sampling_probability < 1:
+            mechanism = dp_accounting.PoissonSampledDpEvent(event.sampling_probability, mechanism)
+        accountant.compose(mechanism, event.count)
+    return float(accountant.get_epsilon(DELTA))
+
+
+def test_unlike_mechanisms_compose_and_three_accountants_agree() -> None:
+    reported = epsilon(MIXED, DELTA)
+    assert accounted(PLDAccountant(), MIXED) <= reported
+    assert epsilon_prv(MIXED, DELTA) == pytest.approx(reported, abs=0.02)
+    assert reported <= epsilon_rdp(MIXED, DELTA) <= reported * 1.2
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            GaussianEvent,
+            st.floats(0.7, 20.0),
+            st.sampled_from([1.0, 0.5, 0.05]),
+            st.integers(1, 40),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_the_filters_epsilon_is_dp_accountings_rdp(events: list[GaussianEvent]) -> None:
+    sampled = any(event.sampling_probability < 1 for event in events)
+    accountant = RdpAccountant(orders=_INTEGER_ORDERS) if sampled else RdpAccountant()
+    assert epsilon_rdp(events, DELTA) == pytest.approx(accounted(accountant, events), rel=1e-12)
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            GaussianEvent,
+            st.floats(0.9, 10.0),
+            st.sampled_from([1.0, 0.3, 0.05]),
+            st.integers(1, 30),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_whatever_is_composed_is_never_below_the_pld(events: list[GaussianEvent]) -> None:
+    by_library = accounted(PLDAccountant(), events)
+    assert by_library <= epsilon(events, DELTA) <= epsilon_rdp(events, DELTA)
 
 
 def test_composition_adds_up_equal_mechanisms_in_any_order() -> None:

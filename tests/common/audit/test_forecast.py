@@ -7,13 +7,12 @@ import math
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from common.audit import forecast as forecasts
-from common.audit.forecast import MAX_MORE, CapForecast, forecast, largest_that_fits, to_record
+from common.audit.forecast import CapForecast, forecast, to_record
 from common.audit.verified_bundle import open_verified
 from common.audit.verify.epsilon import gaussian_epsilon
+from common.search import MAX_MORE
 from tests.support.bundle_builder import CAP, DELTA, NOISE, REGIONS, RUN, Federation
 
 R1, R2 = REGIONS
@@ -35,18 +34,6 @@ def rounds_under(cap: float) -> int:
     while spent(count + 1) <= cap:
         count += 1
     return count
-
-
-@given(answer=st.integers(0, 5000), most=st.integers(1, 4000))
-def test_the_largest_that_fits_is_found_in_few_steps(answer: int, most: int) -> None:
-    asked: list[int] = []
-
-    def fits(count: int) -> bool:
-        asked.append(count)
-        return count <= answer
-
-    assert largest_that_fits(fits, most) == min(answer, most)
-    assert len(asked) <= 2 * math.log2(most + 2) + 4
 
 
 def test_what_is_spent_and_left_is_recomputed(tmp_path: Path) -> None:
