@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 
 import pytest
 from flwr.app import Error, Message
@@ -16,6 +14,7 @@ from common.messages import encode_message
 from server import roster as roster_module
 from server.roster import Roster
 from simulations.in_process_grid import InProcessGrid
+from tests.support.clock import Clock
 from tests.support.fake_federation import FakeFederation, Header, fake_plan, open_federation
 from tests.support.flower_messages import as_server
 
@@ -67,10 +66,10 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeFederat
 
 
 @pytest.fixture(autouse=True)
-def _as_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     monkeypatch.setattr(roster_module, "_ASK_AGAIN_S", 0.1)
     with as_server():
-        yield
+        yield Clock.set_in(monkeypatch, roster_module)
 
 
 Refusals = list[tuple[str | None, str, str]]
@@ -111,23 +110,23 @@ def test_every_region_finds_its_node(
 
 
 def test_a_quorum_is_enough_but_only_after_the_wait(
-    federation: FakeFederation, roster: Roster
+    federation: FakeFederation, roster: Roster, clock: Clock
 ) -> None:
     answers = everyone(federation)
     answers[13] = None
-    start = time.monotonic()
+    start = clock.monotonic()
     roster.wait(NodesGrid(answers), timeout_s=0.4)
-    assert 0.4 <= time.monotonic() - start < 1.5
+    assert 0.4 <= clock.monotonic() - start < 0.45
     assert list(roster.nodes) == ["region-1", "region-2"]
 
 
 def test_the_wait_for_nodes_ends_and_names_who_is_missing(
-    federation: FakeFederation, roster: Roster
+    federation: FakeFederation, roster: Roster, clock: Clock
 ) -> None:
-    start = time.monotonic()
+    start = clock.monotonic()
     with pytest.raises(FederationError, match=r"1 of the 2.*missing: region-2, region-3"):
         roster.wait(NodesGrid({11: claim(federation, "region-1")}), timeout_s=0.3)
-    assert time.monotonic() - start < 1.5
+    assert 0.3 <= clock.monotonic() - start < 0.35
     with pytest.raises(FederationError, match="0 of the 2"):
         Roster(
             federation.plan,
@@ -197,7 +196,7 @@ def test_a_registered_name_must_be_the_regions(
 
 
 def test_a_second_node_of_a_region_waits_for_the_first_to_go(
-    federation: FakeFederation, roster: Roster, refusals: Refusals
+    federation: FakeFederation, roster: Roster, refusals: Refusals, clock: Clock
 ) -> None:
     answers = everyone(federation)
     answers[21] = claim(federation, "region-1")
@@ -207,20 +206,22 @@ def test_a_second_node_of_a_region_waits_for_the_first_to_go(
     assert roster.nodes == {"region-1": 11, "region-2": 12}
     assert refusals[0][:2] == ("region-1", "second-node")
     del answers[11]
-    time.sleep(0.15)
+    clock.sleep(0.15)
     roster.refresh(grid)
     roster.settle(grid, timeout_s=1.0)
     assert roster.nodes["region-1"] == 21
 
 
-def test_a_node_that_was_found_out_makes_room(federation: FakeFederation, roster: Roster) -> None:
+def test_a_node_that_was_found_out_makes_room(
+    federation: FakeFederation, roster: Roster, clock: Clock
+) -> None:
     answers = everyone(federation)
     answers[9] = claim(federation, "region-1")
     grid = NodesGrid(answers)
     roster.wait(grid, timeout_s=1.0)
     assert roster.nodes["region-1"] == 9
     roster.drop("region-1", bar=True)
-    time.sleep(0.15)
+    clock.sleep(0.15)
     for _ in range(3):
         roster.settle(grid, timeout_s=1.0)
     assert roster.nodes["region-1"] == 11
@@ -242,21 +243,21 @@ def test_a_node_that_leaves_is_forgotten_and_known_again_when_it_is_back(
 
 
 def test_a_silent_node_is_asked_again_only_after_its_time(
-    federation: FakeFederation, roster: Roster
+    federation: FakeFederation, roster: Roster, clock: Clock
 ) -> None:
     answers = {**everyone(federation), 13: None}
     grid = NodesGrid(answers)
     roster.wait(grid, timeout_s=0.2)
     assert grid.asked.count(13) == 1
-    time.sleep(0.2)
+    clock.sleep(0.2)
     roster.refresh(grid)
     assert grid.asked.count(13) == 2
 
 
 def test_settling_does_not_wait_for_a_node_longer_than_it_may(
-    federation: FakeFederation, roster: Roster, tmp_path: Path
+    federation: FakeFederation, roster: Roster, clock: Clock
 ) -> None:
     grid = NodesGrid({**everyone(federation), 13: None})
-    start = time.monotonic()
+    start = clock.monotonic()
     roster.settle(grid, timeout_s=0.2)
-    assert time.monotonic() - start < 1.0
+    assert 0.2 <= clock.monotonic() - start < 0.25
