@@ -123,7 +123,8 @@ def permit(
 ) -> None:
     """Sign and log a permit for one run, if the region's policy allows the plan."""
     from client.engine.home import RegionHome
-    from client.engine.permit_desk import read_plan, sign_permit
+    from client.engine.permit_desk import sign_permit
+    from client.engine.plan_file import read_plan
     from client.engine.service import open_engine
 
     region = RegionHome.read(home)

@@ -13,6 +13,7 @@ from client.engine.entries import charge_record
 from client.engine.home import RegionHome
 from client.engine.ledger import Ledger
 from client.engine.log_state import LogState
+from client.engine.logged_charges import require_all_charged
 from client.engine.permit import Permit
 from client.engine.policy import RegionPolicy
 from client.engine.refusals import ClockError
@@ -129,18 +130,7 @@ class Charging:
         Raises:
             StorageError: The log has a charge that the ledger lacks.
         """
-        in_ledger = {charge.request.charge_id: charge for charge in self._ledger.charges}
-        for logged in self._state.charges.values():
-            charge = in_ledger.get(logged.charge_id)
-            if charge is None or (charge.seq, charge.head) != (
-                logged.ledger_seq,
-                logged.ledger_head,
-            ):
-                raise StorageError(
-                    f"The budget ledger {self._home.ledger} lacks charge {logged.charge_id}, which "
-                    "the log has: it is an old or foreign copy.",
-                    remedy="Restore the newest ledger; nothing is trained till then.",
-                )
+        require_all_charged(self._state.charges.values(), self._ledger.charges, self._home.ledger)
         for charge in self._ledger.charges:
             if charge.request.charge_id not in self._state.charges:
                 self.log(charge)

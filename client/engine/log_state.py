@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from client.engine.logged_charges import LoggedCharge
 from client.engine.policy import RegionPolicy
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
@@ -35,15 +35,6 @@ _MADE_AT = {
     "release": "time",
     "incident": "time",
 }
-
-
-@dataclass(frozen=True)
-class LoggedCharge:
-    """A charge entry as the log has it."""
-
-    charge_id: str
-    ledger_seq: int
-    ledger_head: str
 
 
 class LogState:
@@ -211,9 +202,5 @@ class LogState:
             marked.add((run, server_round))
 
     def _apply_charge(self, record: dict[str, JsonValue]) -> None:
-        charge = LoggedCharge(
-            charge_id=str(record["charge_id"]),
-            ledger_seq=int(str(record["ledger_seq"])),
-            ledger_head=str(record["ledger_head"]),
-        )
+        charge = LoggedCharge.of(record)
         self.charges[charge.charge_id] = charge

@@ -2,38 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from client.engine.permit import CodeIdentity, make_permit
 from client.engine.provenance import dependencies_digest, engine_digest
 from client.engine.service import PrivacyEngine
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.durable_file import write_durably
-from common.errors import FormatError, InputError, PolicyError
+from common.errors import InputError, PolicyError
 from common.plan import RunPlan
 from common.timestamps import now_ms
-
-_MAX_PLAN_BYTES = 1 << 20
-
-
-def read_plan(path: Path) -> RunPlan:
-    """Reads a run plan.
-
-    Raises:
-        InputError: The file is missing or not a plan.
-    """
-    try:
-        return RunPlan.from_record(
-            canonical_json.decode(path.read_bytes(), max_bytes=_MAX_PLAN_BYTES)
-        )
-    except OSError as error:
-        raise InputError(
-            f"The run plan {path} cannot be read: {error.strerror}.",
-            remedy="Name the plan.json that the server's operator sent.",
-        ) from error
-    except FormatError as error:
-        raise InputError(f"{path} is not a run plan: {error.message}") from error
 
 
 def sign_permit(engine: PrivacyEngine, plan: RunPlan, *, app: str, valid_for_s: int) -> str:

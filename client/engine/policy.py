@@ -172,6 +172,19 @@ class RegionPolicy(BaseModel):
             )
 
 
+def require_logged(policy: RegionPolicy, logged_sha256: str | None, path: Path) -> None:
+    """Checks that a policy file is the policy that the log has last.
+
+    Raises:
+        PolicyError: The region's controller signed and logged another, or none.
+    """
+    if logged_sha256 != policy.digest:
+        raise PolicyError(
+            f"The policy {path} is not the one that the region's controller signed and logged.",
+            remedy="Restore the signed policy, or let the controller sign and log this one.",
+        )
+
+
 def read_policy(path: Path) -> RegionPolicy:
     """Reads a policy file (canonical JSON).
 

@@ -25,7 +25,7 @@ from client.engine.incidents import Incidents
 from client.engine.ledger import Ledger, open_ledger
 from client.engine.log_state import LogState
 from client.engine.permit import CodeIdentity, Permit, open_permit
-from client.engine.policy import RegionPolicy, read_policy
+from client.engine.policy import RegionPolicy, read_policy, require_logged
 from client.engine.preparation import ConsentSnapshot, RegionData
 from client.engine.provenance import dependencies_digest, engine_digest
 from client.engine.request import (
@@ -112,7 +112,7 @@ class PrivacyEngine:
         )
         self._lock = threading.RLock()
         self.state.refresh()
-        self._match_policy_and_log()
+        require_logged(self.policy, self.state.policy_sha256, home.policy)
         self._charging.match_ledger_and_log()
 
     def call(
@@ -356,14 +356,6 @@ class PrivacyEngine:
             self.registry,
             now_ms=self._clock_ms(),
         )
-
-    def _match_policy_and_log(self) -> None:
-        if self.state.policy_sha256 != self.policy.digest:
-            raise PolicyError(
-                f"The policy {self.home.policy} is not the one that the region's controller signed "
-                "and logged.",
-                remedy="Restore the signed policy, or let the controller sign and log this one.",
-            )
 
 
 @contextmanager

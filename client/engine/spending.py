@@ -6,6 +6,7 @@ model or one purpose. The lifetime has none: it is told (an odometer), not cappe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -22,7 +23,7 @@ class Account:
         kind: ``year`` for the hard total; ``model`` or ``purpose`` for a part of it.
         name: The model's or the purpose's name; of a year, the year.
         year: The budget year (UTC).
-        cap: The most ε; 0 where nothing may be spent.
+        cap: The most ε; 0 where nothing may be spent, infinity where there is no cap.
     """
 
     kind: Literal["year", "model", "purpose"]
@@ -66,18 +67,24 @@ class EpsilonCaps:
             found.append(Account("purpose", purpose, year, self.purposes.get(purpose, 0.0)))
         return found
 
-    def all_accounts(self, year: int, charged: Iterable[ChargeRequest] = ()) -> list[Account]:
-        """Every account that a table names or that a charge of the year was booked on."""
-        found = [Account("year", str(year), year, self.year)]
+    def all_accounts(self, year: int, charged: Iterable[ChargeRequest]) -> list[Account]:
+        """The year, and each model and purpose that a table names or a charge was booked on.
+
+        Without a table, what was booked is told all the same, under a cap of infinity.
+        """
         requests = [request for request in charged if request.year == year]
-        for kind, caps in (("model", self.models), ("purpose", self.purposes)):
-            if caps is not None:
-                names = {*caps, *(getattr(request, kind) for request in requests)}
-                found += [
-                    Account("model" if kind == "model" else "purpose", n, year, caps.get(n, 0.0))
-                    for n in sorted(names)
-                ]
-        return found
+        models = self._parts(self.models, (request.model for request in requests))
+        purposes = self._parts(self.purposes, (request.purpose for request in requests))
+        return [
+            Account("year", str(year), year, self.year),
+            *(Account("model", name, year, cap) for name, cap in models),
+            *(Account("purpose", name, year, cap) for name, cap in purposes),
+        ]
+
+    @staticmethod
+    def _parts(table: Mapping[str, float] | None, booked: Iterable[str]) -> list[tuple[str, float]]:
+        caps, missing = ({}, math.inf) if table is None else (table, 0.0)
+        return [(name, caps.get(name, missing)) for name in sorted({*caps, *booked})]
 
 
 @dataclass(frozen=True)
