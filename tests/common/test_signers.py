@@ -101,14 +101,12 @@ def test_a_program_that_fails_is_named(tmp_path: Path, text: str, reason: str) -
 
 
 def test_a_program_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> None:
-    text = f"#!/bin/sh\nsleep 60 & echo $! > {tmp_path}/child\nwait\n"
-    signer = CommandSigner(KEY.public_key, program(tmp_path, "kms", text), timeout_s=0.5)
-    start = time.monotonic()
-    with pytest.raises(SigningError, match=r"no answer within 0\.5 s"):
+    text = f"#!/bin/sh\nsleep 900 & echo $! > {tmp_path}/child\nwait\n"
+    signer = CommandSigner(KEY.public_key, program(tmp_path, "kms", text), timeout_s=2.5)
+    with pytest.raises(SigningError, match=r"no answer within 2\.5 s"):
         signer.sign(MESSAGE)
-    assert time.monotonic() - start < 10
     child = int((tmp_path / "child").read_text())
-    for _ in range(100):
+    for _ in range(400):
         if not _is_running(child):
             break
         time.sleep(0.05)
@@ -124,7 +122,7 @@ def _is_running(pid: int) -> bool:
 
 def test_no_shell_reads_the_command(tmp_path: Path) -> None:
     command = program(tmp_path, "echo", '#!/bin/sh\nprintf "%s" "$1"\n')
-    said = run_program([*command, f"$(touch {tmp_path}/made); `id`"], b"", timeout_s=10)
+    said = run_program([*command, f"$(touch {tmp_path}/made); `id`"], b"", timeout_s=60)
     assert said == f"$(touch {tmp_path}/made); `id`".encode()
     assert not (tmp_path / "made").exists()
 

@@ -27,7 +27,7 @@ def echo_app(before: dict[int, threading.Event] | None = None) -> ClientApp:
         partition = context.node_config["partition-id"]
         assert isinstance(partition, int)
         if before and partition in before:
-            before[partition].wait(20)
+            before[partition].wait(200)
         header = {
             "partition": partition,
             "of": context.node_config["num-partitions"],
@@ -58,8 +58,8 @@ def _as_server() -> Iterator[None]:
 
 def test_every_node_answers_for_itself() -> None:
     grid = InProcessGrid(echo_app(), 3)
-    replies = grid.send_and_receive(ask(grid), timeout=10)
-    grid.close(wait_s=5)
+    replies = grid.send_and_receive(ask(grid), timeout=60)
+    grid.close(wait_s=60)
     answers = {r.metadata.src_node_id: decode_message(r.content)[0] for r in replies}
     assert answers == {
         node: {"partition": index, "of": 3, "asked": {"n": node}}
@@ -71,19 +71,19 @@ def test_every_node_answers_for_itself() -> None:
 def test_replies_are_pulled_once_and_by_id() -> None:
     grid = InProcessGrid(echo_app(), 2)
     first, second = grid.push_messages(ask(grid))
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (pulled := grid.pull_messages([first])) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert [reply.metadata.reply_to_message_id for reply in pulled] == [first]
     assert grid.pull_messages([first]) == []
-    grid.close(wait_s=5)
+    grid.close(wait_s=60)
     assert len(grid.pull_messages([second, "unknown"])) == 1
 
 
 def test_an_app_that_raises_answers_with_an_error_without_its_words() -> None:
     grid = InProcessGrid(echo_app(), 1)
-    (reply,) = grid.send_and_receive(ask(grid, "fail"), timeout=10)
-    grid.close(wait_s=5)
+    (reply,) = grid.send_and_receive(ask(grid, "fail"), timeout=60)
+    grid.close(wait_s=60)
     assert reply.error.code == ErrorCode.CLIENT_APP_RAISED_EXCEPTION
     assert "Jane" not in str(reply.error.reason)
 
@@ -91,24 +91,25 @@ def test_an_app_that_raises_answers_with_an_error_without_its_words() -> None:
 def test_a_node_that_hangs_holds_up_nobody_and_the_timeout_holds() -> None:
     release = threading.Event()
     grid = InProcessGrid(echo_app({1: release}), 4, parallel=2)
-    start = time.monotonic()
-    replies = grid.send_and_receive(ask(grid), timeout=0.5)
+    replies = grid.send_and_receive(ask(grid), timeout=3)
     assert len(replies) == 3
-    assert time.monotonic() - start < 3
-    start = time.monotonic()
     grid.close(wait_s=0.1)
-    assert time.monotonic() - start < 2
+    # It hangs still: neither the timeout nor the end waited for it.
+    name = f"node-{grid.get_node_ids()[1]}"
+    (hanging,) = (each for each in threading.enumerate() if each.name == name)
     release.set()
+    hanging.join(timeout=20)
+    assert not hanging.is_alive()
 
 
 def test_an_unknown_node_is_not_sent_to() -> None:
     grid = InProcessGrid(echo_app(), 1)
     assert len(grid.push_messages(ask(grid, nodes=[5, *grid.get_node_ids()]))) == 1
-    grid.close(wait_s=5)
+    grid.close(wait_s=60)
 
 
 def test_no_more_nodes_work_at_once_than_allowed() -> None:
-    at_work, most, lock = [0], [0], threading.Lock()
+    at_work, most, lock, full = [0], [0], threading.Lock(), threading.Event()
     app = ClientApp()
 
     @app.query("who")
@@ -116,14 +117,17 @@ def test_no_more_nodes_work_at_once_than_allowed() -> None:
         with lock:
             at_work[0] += 1
             most[0] = max(most[0], at_work[0])
-        time.sleep(0.02)
+            if at_work[0] == 3:
+                full.set()
+        full.wait(20)
+        time.sleep(0.02)  # in which a fourth would be seen
         with lock:
             at_work[0] -= 1
         return Message(encode_message({}, {}), reply_to=message)
 
     grid = InProcessGrid(app, 8, parallel=3)
-    assert len(grid.send_and_receive(ask(grid), timeout=20)) == 8
-    grid.close(wait_s=5)
+    assert len(grid.send_and_receive(ask(grid), timeout=60)) == 8
+    grid.close(wait_s=60)
     assert most[0] == 3
 
 
@@ -132,8 +136,8 @@ def test_faults_can_be_injected() -> None:
         return [] if partition == 1 else [reply, reply]
 
     grid = InProcessGrid(echo_app(), 2, reply_hook=drop_second)
-    replies = grid.send_and_receive(ask(grid), timeout=0.5)
-    grid.close(wait_s=5)
+    replies = grid.send_and_receive(ask(grid), timeout=3)
+    grid.close(wait_s=60)
     assert [reply.metadata.src_node_id for reply in replies] == [grid.get_node_ids()[0]] * 2
 
 

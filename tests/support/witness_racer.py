@@ -1,7 +1,8 @@
 """A process that uses a witness's file: submits one branch at a signal, or dies at a chosen point.
 
 Its mode decides: ``race`` waits for a file and submits; ``die-before`` and ``die-after`` are killed
-on either side of the commit; ``run`` cosigns one size after the other and says so.
+on either side of the commit; ``run`` cosigns some sizes one after the other, says so, and waits
+to be killed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Barrier
 
 import common.audit.witness.witness as rules
 from common.audit.witness.database import WitnessDatabase
@@ -22,6 +24,7 @@ from tests.support.branching_log import BranchingLog
 from tests.support.memory_signer import MemorySigner
 
 LOG = BranchingLog()
+SIZES_A_RUN = 9
 
 
 def make_witness(store: WitnessStore) -> Witness:
@@ -41,12 +44,20 @@ def outcome(store: WitnessStore, size: int, old: int, branch: str) -> str:
 
 
 @contextmanager
-def slow_judgement(wait_s: float) -> Iterator[None]:
-    """Widens the time between what a witness reads and what it stores."""
+def slow_judgement(wait_s: float, *, meeting: Barrier | None = None) -> Iterator[None]:
+    """Widens the time between what a witness reads and what it stores.
+
+    Args:
+        wait_s: By how much, in seconds.
+        meeting: Where all judges wait for each other instead, if they can all come that far.
+    """
     verify = rules.verify_consistency
 
     def slowly(*arguments: object) -> None:
-        time.sleep(wait_s)
+        if meeting is None:
+            time.sleep(wait_s)
+        else:
+            meeting.wait(60)
         verify(*arguments)  # type: ignore[arg-type]
 
     rules.verify_consistency = slowly
@@ -85,10 +96,11 @@ def main(path: str, mode: str, branch: str, size: str) -> None:
         with slow_judgement(0.3):
             say(outcome(store, int(size), 3, branch))
     elif mode == "run":
-        for old in range(int(size), 39):
+        for old in range(int(size), int(size) + SIZES_A_RUN):
             make_witness(store).cosign(LOG.note(old + 1), old, LOG.proof(old, old + 1))
             say(str(old + 1))
             time.sleep(0.002)
+        time.sleep(600)
     else:
         die(mode)
         say(outcome(store, int(size), 3, branch))

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -152,7 +151,7 @@ def test_it_is_of_one_moment_while_the_owner_goes_on_writing(
     home: RegionHome, tmp_path: Path
 ) -> None:
     """Whatever the copied log says, the copied table and ledger have: nobody is unlinkable."""
-    stop = threading.Event()
+    stop, written = threading.Event(), threading.Semaphore(0)
 
     def work() -> None:
         number = 0
@@ -160,13 +159,17 @@ def test_it_is_of_one_moment_while_the_owner_goes_on_writing(
             while not stop.is_set():
                 number += 1
                 region.registrar.record([Choice.give(f"new-{number}", ALL)])
+                written.release()
 
     writer = threading.Thread(target=work)
     writer.start()
     grown: list[int] = []
     try:
         for number in range(4):
-            time.sleep(0.05)
+            while written.acquire(blocking=False):
+                pass
+            # The first of two may have been logged before the last backup.
+            assert all(written.acquire(timeout=60) for _ in range(2))
             backup = make_backup(home, tmp_path / f"backup-{number}")
             fresh = lost_home(home, tmp_path / f"restored-{number}")
             restore(backup.folder, fresh.root, WITHOUT_NOTE)

@@ -224,7 +224,7 @@ def test_who_enrols_during_an_erasure_is_under_the_new_key(
     monkeypatch.setattr(SubjectKeys, "_encrypt_anew", slowly)
     erasing = threading.Thread(target=table.erase, args=([REFS[0]],))
     erasing.start()
-    assert under_way.wait(5)
+    assert under_way.wait(60)
     drawn = table.enrol(["newcomer"])
     erasing.join()
     secret = table.secret("newcomer")
@@ -250,7 +250,7 @@ def test_who_enrols_while_all_are_read_is_not_forgotten(
         monkeypatch.setattr(SubjectKeys, "_open", slowly)
         reading = threading.Thread(target=table.pseudonyms)
         reading.start()
-        assert under_way.wait(5)
+        assert under_way.wait(60)
         # First in order: the reading is past the place.
         table.enrol(["a newcomer"])
         reading.join()

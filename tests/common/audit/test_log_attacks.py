@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -215,8 +216,11 @@ def test_l5_readers_beside_a_writer_see_whole_batches(path: Path) -> None:
     writer = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY)
     assert writer.stdout is not None
     seen: dict[int, bytes] = {}
+    acknowledged = [writer.stdout.readline()]
+    # A writer whose pipe is full would wait for us, and we for it.
+    listening = threading.Thread(target=lambda: acknowledged.extend(writer.stdout or ()))
+    listening.start()
     try:
-        acknowledged = [writer.stdout.readline()]
         while len(seen) < 40:
             with AuditLog.open_read_only(path) as reader:
                 assert not reader.recovered
@@ -228,7 +232,8 @@ def test_l5_readers_beside_a_writer_see_whole_batches(path: Path) -> None:
                 seen[reader.size] = reader.root
     finally:
         writer.kill()
-        acknowledged += writer.communicate()[0].splitlines()
+        listening.join()
+        writer.wait()
     told = {int(size): root.decode() for size, root in (line.split() for line in acknowledged[:-1])}
     with opened(path) as log:
         for size, root in seen.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -89,9 +88,7 @@ def test_a_checkpoint_of_a_size_that_nobody_could_read(tmp_path: Path) -> None:
     )
     federation.files[f"logs/{R1}/checkpoint"] = note.encode()
     run = federation.write(tmp_path)
-    started = time.monotonic()
-    verdict = verify_bundle(run)
-    assert time.monotonic() - started < 60  # it would run out of memory instead
+    verdict = verify_bundle(run)  # it would run out of memory, or never end
     assert (2, "entries-unreadable", R1, None) in found(verdict)
 
 

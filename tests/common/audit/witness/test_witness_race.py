@@ -33,7 +33,7 @@ def racer(path, mode, branch, size):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def race_threads(stores, size=8):
+def race_threads(stores, size=8, *, meeting=None):
     outcomes, gate = [], Barrier(len(stores))
 
     def submit(store, branch):
@@ -45,7 +45,7 @@ def race_threads(stores, size=8):
 
     branches = ["true", "forked"] * len(stores)
     threads = [Thread(target=submit, args=pair) for pair in zip(stores, branches, strict=False)]
-    with slow_judgement(0.1):
+    with slow_judgement(0.1, meeting=meeting):
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -85,7 +85,7 @@ def test_processes(path):
     racers = [racer(path, "race", branch, 8) for branch in ("true", "forked")]
     assert [each.stdout.readline() for each in racers] == ["ready\n"] * 2
     Path(f"{path}.go").touch()
-    outcomes = sorted(each.communicate(timeout=60)[0].strip() for each in racers)
+    outcomes = sorted(each.communicate(timeout=200)[0].strip() for each in racers)
     assert outcomes == ["cosigned", "stale-split"]
     check_one_branch(path)
 
@@ -110,7 +110,7 @@ def test_the_race_is_seen_where_the_transaction_does_not_shut_others_out(path, m
 
     monkeypatch.setattr(WitnessDatabase, "transaction", weak)
     stores = [WitnessStore.open(path) for _ in range(2)]
-    outcomes = race_threads(stores)
+    outcomes = race_threads(stores, meeting=Barrier(2))
     for store in stores:
         store.close()
     assert outcomes != ["cosigned", "stale-split"]
@@ -150,7 +150,7 @@ def test_many_threads_cosign_one_growing_tree(path):
 
 def test_a_witness_killed_after_the_commit_and_before_the_answer_stands_by_it(path):
     killed = racer(path, "die-after", "true", 8)
-    out, _ = killed.communicate(timeout=60)
+    out, _ = killed.communicate(timeout=200)
     assert (killed.returncode, out) == (-signal.SIGKILL, "")
     with WitnessStore.open(path) as store:
         assert store.seen(LOG.origin).size == 8
@@ -162,7 +162,7 @@ def test_a_witness_killed_after_the_commit_and_before_the_answer_stands_by_it(pa
 
 def test_a_witness_killed_before_the_commit_has_promised_nothing(path):
     killed = racer(path, "die-before", "true", 8)
-    out, _ = killed.communicate(timeout=60)
+    out, _ = killed.communicate(timeout=200)
     assert (killed.returncode, out) == (-signal.SIGKILL, "")
     with WitnessStore.open(path) as store:
         assert store.seen(LOG.origin).size == 3
@@ -176,6 +176,7 @@ def test_killed_at_random_it_remembers_all_it_answered(path):
         first = running.stdout.readline()
         time.sleep(generator.uniform(0, 0.03))
         running.kill()
+        assert running.wait() == -signal.SIGKILL
         answered = [int(line) for line in (first + running.communicate()[0]).splitlines()]
         with WitnessStore.open(path) as store:
             head = store.seen(LOG.origin)
