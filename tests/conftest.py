@@ -8,10 +8,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# How long a case takes says nothing about what is tested, and a shared machine stalls.
-settings.register_profile("fedpref", deadline=None)
+# How long a case takes says nothing about what is tested, and a shared machine stalls. Examples
+# are the same each time: what is red is red for everyone, until it is mended. To look for others:
+# --hypothesis-profile=search.
+settings.register_profile(
+    "fedpref",
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.register_profile("search", settings.get_profile("fedpref"), derandomize=False)
 settings.load_profile("fedpref")
 
 BIN = Path(sys.executable).parent
