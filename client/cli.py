@@ -13,7 +13,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from client.commands import backup, choose, consent, consents, erase, export_subject, keys, notice
+from client.commands import (
+    backup,
+    budget,
+    choose,
+    consent,
+    consents,
+    erase,
+    export_subject,
+    keys,
+    notice,
+)
 from common.terminal import EXIT_CODES, run_command
 
 app = typer.Typer(
@@ -29,52 +39,13 @@ app.add_typer(consents.app, name="consents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(notice.app, name="notice")
 choose.register(app)
+app.command()(budget.budget)
 app.command()(erase.erase)
 app.command()(export_subject.export_subject)
 app.command()(backup.backup)
 app.command()(backup.restore)
 
 HomeArgument = Annotated[Path, typer.Argument(help="The region's home folder.")]
-
-
-@app.command()
-def budget(home: HomeArgument) -> None:
-    """Show what the region's privacy budget has spent, what is left, and on what."""
-    from client.engine.home import RegionHome
-    from client.engine.ledger import open_ledger
-    from client.engine.policy import read_policy
-    from common.timestamps import format_time, now_ms
-
-    region = RegionHome.read(home)
-    policy = read_policy(region.policy)
-    cap, delta = float(policy.epsilon_cap_per_year), float(policy.delta_max)
-    year = int(format_time(now_ms())[:4])
-    with open_ledger(region.ledger, caps=policy.epsilon_caps, delta=delta) as ledger:
-        charges = ledger.charges
-        spending = ledger.spending("", year)
-        table = Table(box=None, header_style="dim")
-        for title in ("charge", "run", "round", "mechanism", "noise σ/C", "ε of the run", "time"):
-            table.add_column(title, overflow="fold")
-        for charge in charges:
-            request = charge.request
-            of_run = ledger.spending(request.run, year, upto_seq=charge.seq).run
-            table.add_row(
-                str(charge.seq),
-                request.run,
-                str(request.server_round),
-                request.mechanism,
-                request.noise_multiplier,
-                f"{of_run:.4f}",
-                request.time,
-            )
-    console = Console()
-    console.print(
-        f"[bold]{region.region}[/bold]: ε = {spending.year:.4f} of {cap:g} spent in {year}, "
-        f"{max(cap - spending.year, 0):.4f} left; {spending.lifetime:.4f} in its lifetime "
-        f"(δ = {delta:g}; unit: one customer, added or removed)."
-    )
-    if charges:
-        console.print(table)
 
 
 @app.command("check-data")

@@ -72,12 +72,10 @@ class MechanismOutlook:
     Attributes:
         mechanism: The mechanism.
         more_rounds: As one further run of nothing else.
-        rounds_a_year: In a year in which nothing was spent.
     """
 
     mechanism: Mechanism
     more_rounds: Fit
-    rounds_a_year: Fit
 
 
 @dataclass(frozen=True)
@@ -153,11 +151,7 @@ class Budget:
             more_runs=self._fit(bases, _runs_like(plan)),
             runs_a_year=self._fit(empty, _runs_like(plan)),
             mechanisms=tuple(
-                MechanismOutlook(
-                    mechanism,
-                    self._fit(bases, _rounds_of(mechanism)),
-                    self._fit(empty, _rounds_of(mechanism)),
-                )
+                MechanismOutlook(mechanism, self._fit(bases, _rounds_of(mechanism)))
                 for mechanism in plan.mechanisms
             ),
         )
