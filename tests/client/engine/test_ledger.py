@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from client.engine import ledger as ledger_module
 from client.engine.charges import GENESIS_HEAD, ChargeRequest
 from client.engine.ledger import Ledger
-from client.engine.ledger_store import make_ledger
+from client.engine.ledger_store import SCHEMA_VERSION, make_ledger, read_charges
 from client.engine.refusals import ClockError
-from client.engine.spending import EpsilonCaps, composed_epsilon
+from client.engine.spending import EpsilonCaps, composed_epsilon, spent_by
 from common.errors import BudgetError, StorageError
 from common.privacy import GaussianEvent, epsilon, epsilon_rdp
 
@@ -232,3 +232,111 @@ def test_a_clock_set_back_finds_no_fresh_budget(tmp_path: Path) -> None:
         with pytest.raises(ClockError, match="The clock says"):
             ledger.charge(earlier)
         assert len(ledger.charges) == 1
+
+
+ONE_ROUND = epsilon([GaussianEvent(2.0)], DELTA)
+
+
+@pytest.mark.parametrize(
+    ("table", "field"), [("models", "model"), ("purposes", "purpose")], ids=["model", "purpose"]
+)
+def test_a_part_of_the_budget_holds_below_the_total(tmp_path: Path, table: str, field: str) -> None:
+    """Neither asking for a whole run nor charging a round brings a part above its cap."""
+    path, caps = tmp_path / "l", {"a": ONE_ROUND * 1.01, "b": 40.0}
+    names = {"model": "a", "purpose": "a"}
+    with open_ledger(path, cap=50, delta=DELTA, **{table: caps}) as ledger:
+        ledger.charge(replace(request(1), **{field: "a"}))
+        with pytest.raises(BudgetError, match=f"budget of 2026 for {field} a cannot pay for round"):
+            ledger.charge(replace(request(2), **{field: "a"}))
+        with pytest.raises(BudgetError, match=f"for {field} a cannot pay for run another"):
+            ledger.admit("another", 2026, [GaussianEvent(2.0)], **names)
+        # The others' part is untouched, and so is this one's in another year.
+        ledger.charge(replace(request(2), **{field: "b"}))
+        ledger.charge(replace(request(3), **{field: "a"}, time="2027-01-01T00:00:00.000Z"))
+        assert len(ledger.charges) == 3
+
+
+@pytest.mark.parametrize(("table", "field"), [("models", "model"), ("purposes", "purpose")])
+def test_who_names_another_model_finds_no_budget_there(
+    tmp_path: Path, table: str, field: str
+) -> None:
+    with open_ledger(tmp_path / "l", cap=50, delta=DELTA, **{table: {"known": 50.0}}) as ledger:
+        with pytest.raises(BudgetError, match=f"for {field} unknown .* the cap is 0"):
+            ledger.charge(replace(request(1), **{field: "unknown"}))
+        assert ledger.charges == ()
+
+
+def test_parts_do_not_add_up_to_more_than_the_total(tmp_path: Path) -> None:
+    total = epsilon_rdp([GaussianEvent(2.0, 1.0, 2)], DELTA)
+    models = {"a": 40.0, "b": 40.0, "c": 40.0}
+    with open_ledger(tmp_path / "l", cap=total * 1.01, delta=DELTA, models=models) as ledger:
+        ledger.charge(replace(request(1, run="first"), model="a"))
+        ledger.charge(replace(request(1, run="second"), model="b"))
+        with pytest.raises(BudgetError, match="budget of 2026 cannot pay"):
+            ledger.charge(replace(request(1, run="third"), model="c"))
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    asked=st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from("pq"), st.floats(1.5, 20.0)),
+        min_size=1,
+        max_size=6,
+    ),
+    caps=st.fixed_dictionaries({"a": st.floats(0.5, 6.0), "b": st.floats(0.5, 6.0)}),
+    purpose_cap=st.floats(0.5, 6.0),
+    total=st.floats(1.0, 8.0),
+)
+def test_whatever_is_asked_no_account_exceeds_its_cap(
+    tmp_path_factory: pytest.TempPathFactory,
+    asked: list[tuple[str, str, float]],
+    caps: dict[str, float],
+    purpose_cap: float,
+    total: float,
+) -> None:
+    path = tmp_path_factory.mktemp("ledger") / "l"
+    held = EpsilonCaps(total, caps, {"p": purpose_cap, "q": 8.0})
+    make_ledger(path)
+    with ledger_module.open_ledger(path, caps=held, delta=DELTA) as ledger:
+        for number, (model, purpose, sigma) in enumerate(asked, start=1):
+            asking = replace(
+                request(number, run=f"run-{number % 2}", sigma=f"{sigma:.3f}"),
+                model=model,
+                purpose=purpose,
+            )
+            try:
+                ledger.charge(asking)
+            except BudgetError:
+                continue
+        requests = [charge.request for charge in ledger.charges]
+    assert "c" not in {each.model for each in requests}
+    for account in held.all_accounts(2026, requests):
+        assert spent_by(filter(account.counts, requests), DELTA) <= account.cap
+
+
+def test_a_ledger_is_read_beside_its_writer(tmp_path: Path) -> None:
+    path = tmp_path / "l"
+    with open_ledger(path, cap=50, delta=DELTA) as ledger:
+        charge = ledger.charge(request(1))
+        assert read_charges(path) == [charge]
+        ledger.charge(request(2))
+        assert len(read_charges(path)) == 2
+    assert len(read_charges(path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("version", "whose"), [(SCHEMA_VERSION - 1, "an earlier"), (SCHEMA_VERSION + 1, "a later")]
+)
+def test_a_ledger_of_another_version_is_left_alone(
+    tmp_path: Path, version: int, whose: str
+) -> None:
+    path = tmp_path / "l"
+    make_ledger(path)
+    connection = apsw.Connection(str(path))
+    connection.pragma("user_version", version)
+    connection.close()
+    with pytest.raises(StorageError, match=f"{whose} version of fedpref"):
+        with open_ledger(path, cap=8, delta=DELTA):
+            pass
+    with pytest.raises(StorageError, match=f"format {version}"):
+        read_charges(path)
