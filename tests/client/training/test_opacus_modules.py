@@ -157,10 +157,10 @@ def test_gradients_and_norms_are_each_customers(
     for number, gradient in enumerate(expected):
         own = {name: each[number] for name, each in samples.items()}
         exact = norm_of(gradient)
-        assert norm_of({name: own[name] - each for name, each in gradient.items()}) <= (
-            1e-5 * max(exact, 1e-3)
-        )
-        assert norms[number] == pytest.approx(exact, rel=1e-5, abs=1e-8)
+        # A small gradient is the difference of terms near 1, in single precision.
+        allowed = 1e-5 * max(exact, 0.1)
+        assert norm_of({name: own[name] - each for name, each in gradient.items()}) <= allowed
+        assert norms[number] == pytest.approx(exact, abs=allowed)
 
 
 @pytest.mark.parametrize("model", MODELS)
