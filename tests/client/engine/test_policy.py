@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from client.engine.policy import read_policy
+from client.engine.policy import RegionPolicy, read_policy, require_logged
+from client.engine.spending import EpsilonCaps
 from common import canonical_json
-from common.errors import InputError
+from common.errors import InputError, PolicyError
+from tests.support.local_plan import local_plan
+from tests.support.preference_data import plan_of
 
 POLICY = {
     "region": "region-1",
@@ -53,3 +56,87 @@ def test_a_number_in_another_form_or_range_is_refused(tmp_path: Path, number: st
 def test_the_new_fields_have_their_ranges(tmp_path: Path, field: str, value: object) -> None:
     with pytest.raises(InputError, match=field):
         read_policy(write(tmp_path, **{field: value}))
+
+
+@pytest.mark.parametrize("field", ["epsilon_caps_per_model", "epsilon_caps_per_purpose"])
+@pytest.mark.parametrize(
+    "value", [{}, {"": "1"}, {"m": "0"}, {"m": "-1"}, {"m": 1}, {"m": "NaN"}, ["m"], "8"]
+)
+def test_a_table_of_caps_that_is_none_is_refused(tmp_path: Path, field: str, value: object) -> None:
+    """An empty one would close every budget without saying so."""
+    with pytest.raises(InputError, match=field):
+        read_policy(write(tmp_path, **{field: value}))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sampling_probability_min", "1.01"),
+        ("sampling_probability_min", "0"),
+        ("sampling_probability_max", "2"),
+        ("sampling_probability_max", 1),
+        ("steps_max", 0),
+        ("steps_max", 100_001),
+        ("steps_max", "5"),
+    ],
+)
+def test_bounds_on_sampling_and_steps_have_their_ranges(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    with pytest.raises(InputError, match=field):
+        read_policy(write(tmp_path, **{field: value}))
+
+
+def test_what_a_policy_leaves_out_is_not_in_what_is_signed(tmp_path: Path) -> None:
+    stated = {"epsilon_caps_per_model": {"m": "2"}, "steps_max": 10}
+    policy = read_policy(write(tmp_path, **stated))
+    assert policy.to_record() == {**POLICY, **stated}
+    assert policy.digest != read_policy(write(tmp_path)).digest
+
+
+def test_the_caps_that_the_ledger_enforces(tmp_path: Path) -> None:
+    assert read_policy(write(tmp_path)).epsilon_caps == EpsilonCaps(8.0, None, None)
+    tables = {
+        "epsilon_caps_per_model": {"m": "2.5"},
+        "epsilon_caps_per_purpose": {"dpv:Marketing": "1"},
+    }
+    caps = read_policy(write(tmp_path, **tables)).epsilon_caps
+    assert caps == EpsilonCaps(8.0, {"m": 2.5}, {"dpv:Marketing": 1.0})
+
+
+def policy_of(**changes: object) -> RegionPolicy:
+    return RegionPolicy.model_validate({**POLICY, "quorum_min": 1, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"sampling_probability_min": "0.6"}, r"sampling_probability = 0\.5; .* at least 0\.6"),
+        ({"sampling_probability_max": "0.4"}, r"sampling_probability = 0\.5; .* at most 0\.4"),
+        ({"steps_max": 4}, r"tied-autoencoder\.steps = 5; .* at most 4"),
+        ({"noise_multiplier_min": "1.1"}, r"noise_multiplier = 1; .* at least 1\.1"),
+        ({"clipping_norm_max": "0.4"}, r"clipping_norm = .*; .* at most 0\.4"),
+    ],
+)
+def test_a_plan_beyond_a_bound_is_named(changes: dict[str, object], named: str) -> None:
+    plan = local_plan()
+    policy_of().check_plan(plan)
+    with pytest.raises(PolicyError, match=named):
+        policy_of(**changes).check_plan(plan)
+
+
+def test_bounds_on_sampling_say_nothing_about_who_takes_everyone() -> None:
+    policy_of(sampling_probability_max="0.5").check_plan(plan_of())
+
+
+def test_a_plan_at_its_bounds_is_within_them() -> None:
+    bounds = {"sampling_probability_min": "0.5", "sampling_probability_max": "0.50"}
+    policy_of(**bounds, steps_max=5, noise_multiplier_min="1").check_plan(local_plan())
+
+
+def test_a_policy_that_is_not_the_logged_one_is_refused(tmp_path: Path) -> None:
+    policy = policy_of()
+    require_logged(policy, policy.digest, tmp_path)
+    for other in (None, "0" * 64):
+        with pytest.raises(PolicyError, match="signed and logged"):
+            require_logged(policy, other, tmp_path)
