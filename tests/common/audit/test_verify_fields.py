@@ -38,6 +38,7 @@ CHECKS: dict[str, tuple[f.Check, list[Any], list[Any]]] = {
     "list": (f.list_of(f.positive), [[1, 2]], [[], [1]]),
     "object": (f.object_of(x=f.positive), [{"x": 2}], [{"x": 1}]),
     "any object": (f.any_object, [{"y": []}], [{}, {"x": 1}]),
+    "table": (f.table_of(f.positive), [{"a": 1, "b": 2}], [{"x": 1}]),
     "boolean": (f.boolean, [], [True, False]),
     "purposes": (f.purposes, [{"a:B": True, "c:D": False}], [{}]),
 }
@@ -77,6 +78,8 @@ def test_a_check_accepts_its_form_and_nothing_else(name: str) -> None:
         (f.decimal, "1e999"),
         (f.decimal, "1_0"),
         (f.decimal, "١"),
+        (f.table_of(f.decimal), {"": "1"}),
+        (f.table_of(f.decimal), {"m": "1", "n": "-1"}),
         (f.purposes, {"a:B": 1}),
         (f.purposes, {"a:B": None}),
         (f.purposes, {"a": True}),
