@@ -120,7 +120,7 @@ LIES: list[tuple[str, str, int | None, Callable[[JsonRecord], Any], set[tuple[in
     ("noise so small that epsilon is past all bounds", "charge", 2,
      lambda r: r.update(noise_multiplier="0.01"),
      {(6, "epsilon-understated"), (6, "charge-parameters"), (6, "round-charge"),
-      (6, "permit-cap"), (6, "charge-beyond-policy")}),
+      (6, "permit-cap"), (6, "charge-beyond-policy"), (6, "ledger-cap")}),
     ("delta of one", "charge", 2, lambda r: r.update(delta="1"),
      {(6, "epsilon-parameters"), (6, "round-delta"), (6, "charge-beyond-policy")}),
     ("ledger rows left out", "charge", 2,
