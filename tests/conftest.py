@@ -34,7 +34,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [BIN / "fedpref-sim", "run", *RUN_OPTIONS, "--out", out],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
         env={**os.environ, "COLUMNS": "200"},
     )
     assert done.returncode == 0, done.stdout + done.stderr

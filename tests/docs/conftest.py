@@ -49,7 +49,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=800,
             check=False,
         )
 

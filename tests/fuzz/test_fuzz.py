@@ -79,14 +79,14 @@ def test_a_planted_fault_is_found_kept_and_replayed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.fuzz", PLANTED.name]
     options = ["--seconds", "60", "--findings", str(tmp_path)]
     done = subprocess.run(
-        [*command, *options], cwd=REPOSITORY, capture_output=True, text=True, timeout=200
+        [*command, *options], cwd=REPOSITORY, capture_output=True, text=True, timeout=3000
     )
     assert done.returncode == 1, done.stdout + done.stderr
     assert "KeyError" in done.stdout
     (finding,) = tmp_path.iterdir()
     assert str(finding) in done.stdout
     again = subprocess.run(
-        [*command, str(finding)], cwd=REPOSITORY, capture_output=True, text=True, timeout=60
+        [*command, str(finding)], cwd=REPOSITORY, capture_output=True, text=True, timeout=300
     )
     assert again.returncode != 0
     assert "KeyError: 'planted'" in again.stderr

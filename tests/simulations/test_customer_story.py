@@ -86,7 +86,7 @@ def run(script: str, folder: Path, expected: int) -> Step:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=800,
         check=False,
     )
     shown = " ".join((ended.stdout + ended.stderr).split())

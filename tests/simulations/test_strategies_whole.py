@@ -58,7 +58,7 @@ def test_the_report_of_a_run_says_what_attacks_found(finished_run: Path) -> None
 
 def test_audit_gates_of_an_unknown_model_are_refused() -> None:
     done = subprocess.run(
-        [BIN / "fedpref-sim", "audit-gates", "gpt"], capture_output=True, text=True, timeout=120
+        [BIN / "fedpref-sim", "audit-gates", "gpt"], capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 2
     assert "tied-autoencoder" in done.stderr

@@ -34,7 +34,7 @@ def command(name: str, *arguments: object, **options: object) -> subprocess.Comp
         [BIN / name, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=800,
         env={**os.environ, "COLUMNS": "200"},
         **options,  # type: ignore[call-overload]
     )
@@ -348,7 +348,7 @@ def begin(out: Path) -> subprocess.Popen[str]:
 def wait_for(run: subprocess.Popen[str], out: Path, event: str, server_round: int) -> None:
     """Waits until the coordinator has told of an event of a round."""
     events = out / "server" / "events.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline and run.poll() is None:
         lines = events.read_text().splitlines() if events.exists() else []
         for line in lines:
@@ -375,7 +375,7 @@ def test_the_same_command_goes_on_after_an_interruption(
     run = begin(out)
     wait_for(run, out, event, server_round)
     run.send_signal(blow)
-    shown = run.communicate(timeout=60)[0]
+    shown = run.communicate(timeout=400)[0]
     if blow is signal.SIGINT:
         assert run.returncode == 130
         assert "the same command goes on" in shown

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 CHROMIUM = Path("/usr/bin/chromium")
+_TIMEOUT_MS = 120_000
 _FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -31,5 +32,6 @@ def chromium() -> Iterator[Browser]:
         raise FileNotFoundError(f"{CHROMIUM} is missing; `make debian-packages` installs it.")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=list(_FLAGS))
+        expect.set_options(timeout=_TIMEOUT_MS)
         yield browser
         browser.close()

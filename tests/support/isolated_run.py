@@ -28,7 +28,7 @@ MODES = ("inprocess", "ray", "flower")
 
 
 def isolated(
-    mode: str, folder: Path, *, fault: str = "none", timeout_s: float = 240.0
+    mode: str, folder: Path, *, fault: str = "none", timeout_s: float = 800.0
 ) -> dict[str, Any]:
     """Runs a fake federation without any network, and gives what it found."""
     command = [sys.executable, "-m", "tests.support.isolated_run", mode, fault, str(folder)]

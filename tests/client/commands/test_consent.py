@@ -30,7 +30,7 @@ from tests.support.region_home import make_region_home, notice_record
 from tests.support.small_federation import home_of, make_federation
 
 REGION = "fedpref-region"
-READY_S = 60.0
+READY_S = 300.0
 Command = Callable[..., tuple[int, str, str]]
 
 
@@ -209,7 +209,7 @@ def test_two_processes_a_round_between_and_the_receipt_that_names_it(
             gone = browser.receipt_of(browser.choose("withdraw"))
             before = browser.http.get(f"/receipts/{gone}/file").json()
             assert before["first_excluded"] is None
-            assert _round(SocketChannel(engine_socket, timeout_s=60), folder.root, plan) == "ok"
+            assert _round(SocketChannel(engine_socket, timeout_s=300), folder.root, plan) == "ok"
             file = browser.http.get(f"/receipts/{gone}/file")
             _holds_nothing_of(home.root, web)
             stopped(engine, signal.SIGTERM)

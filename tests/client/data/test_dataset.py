@@ -156,12 +156,12 @@ def test_one_customer_with_a_million_rows_is_bounded(
         pd.to_datetime(START, unit="ms", utc=True) + pd.to_timedelta(np.arange(n_rows + 1), "ms")
     ).astype("datetime64[us, UTC]")
     mapped = small.mapped - {"basket_ref"}
-    begin = time.perf_counter()
+    begin = time.process_time()
     checked = quality_gate(
         Transactions(frame, mapped, small.scope, "f"), catalogue, region="r", threshold=0.9
     )
     data = build(filter_consented(checked, eligible(SIDS)), catalogue)
-    assert time.perf_counter() - begin < 20
+    assert time.process_time() - begin < 20
     assert data.counts.values.tolist() == [1.0, 100_000.0]
     assert (data.capped_customers, data.capped_rows) == (1, 900_000)
     assert len(data.ages_weeks) == 100_001

@@ -23,7 +23,7 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 OF_A_DISCARD = {Point.GIVEN_UP, Point.SEAL_REMOVED}
 
 
-def harness(*options: str, timeout_s: float = 250) -> dict[str, Any]:
+def harness(*options: str, timeout_s: float = 800) -> dict[str, Any]:
     """Runs the harness; gives what it found, by variant."""
     ended = subprocess.run(
         [sys.executable, "-m", "tests.support.kill_harness", *options],

@@ -147,7 +147,7 @@ def test_a_full_disk_is_said_and_what_was_acknowledged_stays(tmp_path):
     )
     command = ["unshare", "--mount", "sh", "-c", script, "sh"]
     command += [str(disk), sys.executable, ORIGIN, str(tmp_path)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert "StorageError" in result.stderr
     assert f"The disk of the audit log {disk}/audit.log is full" in result.stderr
     acknowledged = [line.split() for line in result.stdout.splitlines()]

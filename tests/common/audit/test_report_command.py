@@ -135,7 +135,7 @@ sys.argv = ["fedpref-audit", "report", {str(run)!r}, "--html", {str(tmp_path / "
 from common.audit.cli import main
 main()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -104,7 +104,7 @@ def serving(home, registry, *options):
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=300)
 
 
 def test_a_new_witness_has_a_key_a_memory_and_the_fields_to_enrol(made):
@@ -150,7 +150,7 @@ def test_from_the_first_checkpoint_to_a_split_view_and_its_evidence(made, regist
             witness.add_checkpoint(LOG.note(8, signer=MemorySigner("x")), 8, [])
         with pytest.raises(UnknownLogError):
             witness.add_checkpoint(BranchingLog("small.example/witness").note(1), 0, [])
-        with urllib.request.urlopen(url, timeout=10) as page:
+        with urllib.request.urlopen(url, timeout=60) as page:
             assert key.verifier_key in page.read().decode()
             assert "server" not in {name.lower() for name in page.headers}
         process.kill()
@@ -160,7 +160,7 @@ def test_from_the_first_checkpoint_to_a_split_view_and_its_evidence(made, regist
             HttpWitness(url).add_checkpoint(LOG.note(9), 0, [])
         assert refusal.value.known_size == 8
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=300)
         assert (process.returncode, err) == (0, "")
         assert out.endswith("Stopped.\n")
     shown = run("status", home)
