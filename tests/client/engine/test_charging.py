@@ -113,6 +113,18 @@ def test_without_the_log_s_check_the_ledger_s_own_refuses(
     assert "before the ledger's newest charge" in incident["detail"]
 
 
+def test_what_is_no_charge_dates_the_log_as_well(home: RegionHome, plan: RunPlan) -> None:
+    """The ledger is empty and has nothing to say: the year may be one that is over all the same."""
+    late_ms = now_ms() + 2 * HOUR_MS
+    with open_engine(home, clock_ms=lambda: late_ms) as engine:
+        assert engine.call("nonsense", {}, {})[0]["reason"] == "malformed-request"
+    with open_engine(home, clock_ms=lambda: late_ms - HOUR_MS) as engine:
+        reply, _ = train(engine, plan, 1, {}, late_ms - HOUR_MS)
+        assert reply["reason"] == "clock-behind"
+        assert engine.ledger.charges == ()
+    assert "before the log's newest entry" in records(home, "incident")[-1]["detail"]
+
+
 def test_a_clock_that_stands_still_goes_on(home: RegionHome, plan: RunPlan) -> None:
     at_ms = now_ms() + HOUR_MS
     model = first_round(home, plan, at_ms)
