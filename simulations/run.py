@@ -23,6 +23,7 @@ from rich.console import Console
 from common.errors import FederationError, FedprefError, UsageError, VerificationError
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
+from common.privacy import UNIT_AND_RELATION
 from common.strategies import FACTORS, StrategyName
 from common.timestamps import format_time
 from server.config import ServerHome
@@ -141,7 +142,7 @@ class _Run:
         self._console.print(
             f"[bold]{'Going on with' if resumed else 'Running'} {self._state.run_id}[/bold]: "
             f"{self._scenario.title}; ε = {self._state.settings.epsilon}, "
-            f"δ = {self._state.settings.delta} per customer."
+            f"δ = {self._state.settings.delta} ({UNIT_AND_RELATION})."
         )
         stages = {"new": self._provision, "provisioned": self._train, "trained": self._measure}
         stages["evaluated"] = self._finish

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.errors import EXIT_OK, VerificationError
+from common.privacy import UNIT_AND_RELATION
 from common.terminal import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def _rounds(region: RegionDiff) -> str:
 
 
 def _epsilon(region: RegionDiff) -> str:
-    return f"ε {region.epsilon_before or 'none'} → {region.epsilon_after or 'none'}"
+    before, after = region.epsilon_before or "none", region.epsilon_after or "none"
+    return f"ε {before} → {after} ({UNIT_AND_RELATION})"
 
 
 def _print_registry(console: Console, found: BundleDiff) -> None:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.errors import EXIT_OK
+from common.privacy import UNIT_AND_RELATION
 from common.terminal import EXIT_CODES
 
 if TYPE_CHECKING:
@@ -54,14 +55,17 @@ def forecast(
 
 def _words(cap: CapForecast) -> Text:
     what = f"Year {cap.name}" if cap.scope == "year" else f"Run {cap.name}"
-    text = f"{what}: ε {cap.spent:.4f} of {cap.cap} spent at δ = {cap.delta}, {cap.left:.4f} left."
+    text = (
+        f"{what}: ε {cap.spent:.4f} of {cap.cap} spent, {cap.left:.4f} left "
+        f"(δ = {cap.delta}; {UNIT_AND_RELATION})."
+    )
     if cap.more_runs is not None:
         text += f" {cap.more_runs:,} more runs like this one fit."
     if cap.resets is not None:
         text += (
-            f" On {cap.resets[:10]} the year's count begins anew: then {cap.runs_in_all or 0:,} "
-            "such runs a year. What was spent before still adds up for whoever took part in both "
-            "years."
+            f" On {cap.resets[:10]} the year's count begins anew: such runs that then fit into a "
+            f"year: {cap.runs_in_all or 0:,}. What was spent before still adds up for whoever took "
+            "part in both years."
         )
     return Text(text)
 

@@ -12,6 +12,7 @@ from common.audit.participation import CustomerRecord, Participation, RoundStand
 from common.audit.receipt import grants_training
 from common.audit.verify.replay import SERVER, Entry
 from common.canonical_json import JsonValue
+from common.privacy import UNIT_AND_RELATION
 
 #: Why a customer was in a round or not, for a person to read.
 REASONS: dict[Standing, str] = {
@@ -95,8 +96,8 @@ class Descent:
         return (
             f"What this model, and all else the region released in run {self.run}, can tell about "
             f"whether and with what data this customer took part is bounded by "
-            f"(ε = {self.epsilon}, δ = {self.delta})-differential privacy, if the region's "
-            "statements about its noise are true."
+            f"(ε = {self.epsilon}, δ = {self.delta})-differential privacy "
+            f"({UNIT_AND_RELATION}), if the region's statements about its noise are true."
         )
 
     def to_record(self) -> dict[str, JsonValue]:

@@ -18,6 +18,7 @@ from common.audit.customer_key import CustomerKey
 from common.audit.membership import MembershipProof
 from common.audit.participation import Participation
 from common.audit.verified_bundle import open_verified
+from common.privacy import UNIT_AND_RELATION
 from tests.support.bundle_builder import REGIONS, RUN, Federation
 from tests.support.customers import CustomersFederation, receipt_of, write_key
 
@@ -265,6 +266,7 @@ def test_forecast_is_told_and_given_as_json(run: Path, call: Call) -> None:
     assert (code, err) == (0, "")
     flat = " ".join(told.split())
     assert "Year 2026: ε 3.2332 of 10 spent" in flat
+    assert f"(δ = 1e-6; {UNIT_AND_RELATION})" in flat
     assert "On 2027-01-01 the year's count begins anew" in flat
     assert "it may refuse earlier than this, never later" in flat
     code, out, _ = call("forecast", run, "--json")

@@ -14,6 +14,7 @@ from common.audit.diff import BundleDiff, LogDiff, diff_bundles
 from common.audit.export import export_bundle
 from common.envelope import sign_record
 from common.errors import InputError, VerificationError
+from common.privacy import UNIT_AND_RELATION
 from common.timestamps import format_time
 from tests.support.bundle_builder import REGIONS, SERVER, Federation, record_of
 
@@ -251,7 +252,7 @@ def test_the_command(early: Federation, late: Federation, tmp_path: Path, call: 
     assert text.startswith("The later bundle only adds to the earlier one.")
     sizes = f"{len(early.logs[R1])} → {len(late.logs[R1])} entries"
     assert f"log {R1} extended {sizes} +1 charge, +1 release, +1 round" in text
-    assert "rounds 1 → 2 ε 1.765649 → 2.582274" in text
+    assert f"rounds 1 → 2 ε 1.765649 → 2.582274 ({UNIT_AND_RELATION})" in text
     assert f"revoked permit key of {R1}" in text
     code, text = call(before, after, "--json")
     record = json.loads(text)

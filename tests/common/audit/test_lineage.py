@@ -15,6 +15,7 @@ from common.audit.lineage import (
 from common.audit.participation import participation_of
 from common.audit.verified_bundle import open_verified
 from common.parameters import arrays_digest
+from common.privacy import UNIT_AND_RELATION
 from tests.support.bundle_builder import DELTA, DISCARDED, EPSILONS, REGIONS, RUN, Federation
 from tests.support.customers import CustomersFederation, customer_key
 
@@ -54,6 +55,7 @@ def test_the_privacy_statement_is_that_of_the_whole_run(tmp_path: Path) -> None:
     # Noise is drawn for all rounds; who reads the model sees them together.
     assert (found.models[0].epsilon, found.models[0].delta) == (EPSILONS[2], DELTA)
     assert f"ε = {EPSILONS[2]}, δ = {DELTA}" in found.models[0].bound
+    assert UNIT_AND_RELATION in found.models[0].bound
     assert "if the region's statements about its noise are true" in found.models[0].bound
 
 

@@ -244,6 +244,39 @@ def test_the_same_bundle_gives_the_same_page(
     assert "2026-05-06" not in pages["eventful", "zh"]
 
 
+def test_sentences_stand_apart_as_their_language_has_it(pages: dict[tuple[str, str], str]) -> None:
+    chinese = [html for (_, lang), html in pages.items() if lang == "zh"]
+    assert chinese
+    for html in chinese:
+        assert not re.search("。 +[\u4e00-\u9fff]", html)
+    scope = parse_page(pages["eventful", "en"]).first("main").text
+    assert ". Signed by " in scope
+
+
+@pytest.mark.parametrize(("lang", "purpose"), [("en", "federated training"), ("zh", "联邦")])
+def test_caps_by_model_and_purpose_are_told_one_by_one(
+    lang: str, purpose: str, tmp_path: Path
+) -> None:
+    def alter(party: str, record: JsonRecord) -> None:
+        if record["v"] == "fedpref-policy/1" and party == R1:
+            record["policy"]["epsilon_caps_per_model"] = {"another": "2", "preference-model": "9"}
+            record["policy"]["epsilon_caps_per_purpose"] = {"fedpref:FederatedTraining": "8.5"}
+            encoded = canonical_json.encode(record["policy"])
+            record["policy_sha256"] = hashlib.sha256(encoded).hexdigest()
+
+    facts = read_facts(Federation(alter=alter).run().write(tmp_path))
+    assert facts.verdict.verified
+    rows = section(parse_anew(render_report(facts, lang=lang)), "policies").all("tr")
+    said = messages(lang)
+    told = {
+        row.first("th").text: [cell.text for cell in row.all("td")] for row in rows if row.all("th")
+    }
+    assert told[said["policy.epsilon_caps_per_model"]][0] == "another: 2 preference-model: 9"
+    by_purpose = told[said["policy.epsilon_caps_per_purpose"]][0]
+    assert purpose in by_purpose.lower()
+    assert by_purpose.endswith(": 8.5")
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> ReportFacts:
     """A bundle that verifies, with hostile text wherever a record may have text."""
@@ -261,6 +294,8 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> ReportFacts:
             record["notice"]["id"] = f"notice_id {HOSTILE}"
         elif kind == "fedpref-policy/1":
             record["policy"]["modes"] = [HOSTILE]
+            model = HOSTILE.encode("ascii", "ignore").decode()
+            record["policy"]["epsilon_caps_per_model"] = {"preference-model": "9", model: "1"}
             record["policy"][HOSTILE.encode("ascii", "ignore").decode()] = HOSTILE
             encoded = canonical_json.encode(record["policy"])
             record["policy_sha256"] = hashlib.sha256(encoded).hexdigest()
