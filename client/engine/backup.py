@@ -72,13 +72,19 @@ def make_backup(home: RegionHome, destination: Path) -> Backup:
     """Copies a home into a new folder; its engine may run meanwhile.
 
     Raises:
-        InputError: The folder exists and is not empty, or the home lacks a database.
+        InputError: The folder exists and is not empty or lies inside the home, or the home lacks a
+            database.
         StorageError: Something cannot be read or written, or the copy of a database is damaged.
     """
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise InputError(
             f"{destination} exists already and is not an empty folder.",
             remedy="Name a new folder for each backup.",
+        )
+    if destination.resolve().is_relative_to(home.root.resolve()):
+        raise InputError(
+            f"{destination} is inside the home: what takes the home takes the backup with it.",
+            remedy="Name a folder elsewhere, best on another disk.",
         )
     for needed in (home.log, home.ledger, home.subjects):
         if not needed.is_file():

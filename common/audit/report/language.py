@@ -55,6 +55,8 @@ class Language:
         self.code = code
         self.tag = LANGUAGES[code]
         self._messages = messages(code)
+        #: What stands between two sentences: Chinese full stops bring their own room.
+        self.sentence_gap = "" if code == "zh" else " "
 
     def say(self, key: str, **values: object) -> Markup:
         """A message with its placeholders filled in; ``n`` chooses between one and many.

@@ -183,7 +183,12 @@ def _environment(lang: str) -> Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.globals.update(t=language.say, term=language.term, counted=language.counted)
+    environment.globals.update(
+        t=language.say,
+        term=language.term,
+        counted=language.counted,
+        sentence_gap=language.sentence_gap,
+    )
     environment.filters.update(
         day=words.day,
         duration=language.duration,

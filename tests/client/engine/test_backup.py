@@ -145,6 +145,9 @@ def test_a_backup_holds_everything_but_keys(home: RegionHome, tmp_path: Path) ->
     )
     with pytest.raises(InputError, match="not an empty folder"):
         make_backup(home, tmp_path / "backup")
+    with pytest.raises(InputError, match="inside the home"):
+        make_backup(home, home.root / "keys" / ".." / "backup")
+    assert not (home.root / "backup").exists()
 
 
 def test_it_is_of_one_moment_while_the_owner_goes_on_writing(
