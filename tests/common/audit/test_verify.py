@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from common.audit.verify import LIMITS, Verdict, verify_bundle
+from common.audit.verify.files import MAX_MANIFEST_BYTES
 from common.envelope import Envelope
 from common.errors import InputError, UsageError
 from tests.support.bundle_builder import FEDERATION, RUN, Federation
@@ -191,6 +192,43 @@ def test_a_manifest_that_names_another_federation_is_itself_named(
     altered = replace(envelope, payload=payload)
     path.write_bytes(altered.encode(max_bytes=1 << 20))
     _names_it(run, path)(verify_bundle(run))
+
+
+def _large(path: Path) -> None:
+    path.write_bytes(b"{" + b" " * MAX_MANIFEST_BYTES)
+
+
+def _linked(path: Path) -> None:
+    path.rename(path.with_name("elsewhere.json"))
+    path.symlink_to("elsewhere.json")
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (Path.unlink, "is missing"),
+        (_large, "above the limit"),
+        (_linked, "not a regular file"),
+        (_folder, "not a regular file"),
+        (lambda path: path.write_bytes(b"[]"), ""),
+    ],
+    ids=["missing", "large", "link", "folder", "other JSON"],
+)
+def test_a_manifest_that_cannot_be_used_is_the_first_thing_said(
+    spoil: Callable[[Path], object], reason: str, small: Federation, tmp_path: Path
+) -> None:
+    run = small.write(tmp_path)
+    spoil(run / "bundle" / "manifest.json")
+    verdict = verify_bundle(run)
+    first = verdict.failures[0]
+    assert (first.step, first.code, first.file) == (0, "manifest-unreadable", "manifest.json")
+    assert reason in first.message
+    assert not verdict.verified
 
 
 @pytest.mark.slow
