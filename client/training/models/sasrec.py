@@ -33,6 +33,9 @@ Precision = Literal["double", "single"]
 
 # What float32 arithmetic may get wrong of a squared norm, relative to its terms' magnitudes.
 _ROUNDING = 4e-6
+# So many customers go through the network at a time: one layer's gradients, d × d of each customer,
+# then stay in a core's cache until their norms are taken.
+_PART = 128
 
 
 class SasRec:
@@ -130,12 +133,23 @@ class SasRec:
         """
         if not len(self._negatives):
             raise InputError("A step was not prepared: it has no negatives.")
-        sequences = SequenceBatch.of(batch, self.n_items, self.max_length + 1)
-        inputs, following = sequences.without_last(), sequences.without_first()
-        if not inputs.items.shape[1]:
-            return
         parameters = self._widened()
-        embedded = parameters["item_factors"][inputs.items].requires_grad_()
+        for start in range(0, batch.n_rows, _PART):
+            part = batch.rows(start, min(start + _PART, batch.n_rows))
+            sequences = SequenceBatch.of(part, self.n_items, self.max_length + 1)
+            if sequences.items.shape[1] > 1:
+                self._add_part(parameters, sequences, clipping_norm, into)
+
+    def _add_part(
+        self,
+        parameters: Mapping[str, torch.Tensor],
+        sequences: SequenceBatch,
+        clipping_norm: float,
+        into: Mapping[str, torch.Tensor],
+    ) -> None:
+        inputs, following = sequences.without_last(), sequences.without_first()
+        embedded = torch.nn.functional.embedding(inputs.items, parameters["item_factors"])
+        embedded.requires_grad_()
         states, tape = self._states(parameters, embedded)
         table, by_state = table_gradients(
             parameters["item_factors"],
@@ -167,8 +181,8 @@ class SasRec:
         into: Mapping[str, torch.Tensor],
     ) -> None:
         squared, magnitude = rows.squared_norms()
-        total = network.squared_norms() + squared
-        norms = (total.clamp_min(0.0) + _ROUNDING * (network.squared_norms() + magnitude)).sqrt()
+        total = (network.squared_norms + squared).clamp_min(0.0)
+        norms = (total + _ROUNDING * (network.squared_norms + magnitude)).sqrt()
         factor = clip_to(norms, clipping_norm, present=present)
         network.add(factor, into)
         rows.add(factor, into["item_factors"])

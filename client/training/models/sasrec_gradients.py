@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from client.training.models.sasrec_network import Tape
+from client.training.models.sasrec_network import Tape, Taped
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,17 +16,11 @@ class CustomerGradients:
 
     Attributes:
         by_weight: By name, float tensor (n, …) of a weight's shape behind the first axis.
+        squared_norms: float64[n], of each customer's gradient by all of these weights together.
     """
 
     by_weight: Mapping[str, torch.Tensor]
-
-    def squared_norms(self) -> torch.Tensor:
-        """float64[n]: of each customer's gradient by all of these weights together."""
-        squared = [
-            torch.linalg.vector_norm(each.flatten(1), dim=1).double().square()
-            for each in self.by_weight.values()
-        ]
-        return torch.stack(squared).sum(0)
+    squared_norms: torch.Tensor
 
     def add(self, factor: torch.Tensor, into: Mapping[str, torch.Tensor]) -> None:
         """Adds the sum over customers, each times her factor float32[n]."""
@@ -48,13 +42,31 @@ def network_gradients(tape: Tape, by_output: Sequence[torch.Tensor]) -> Customer
         by_output: The gradients by the layers' outputs, in the tape's order.
     """
     found: dict[str, torch.Tensor] = {}
-    for layer, gradient in zip(tape.layers, by_output, strict=True):
-        if layer.kind == "position":
-            found[layer.weight] = gradient
-        elif layer.kind == "linear":
-            found[layer.weight] = torch.bmm(layer.inputs.transpose(1, 2), gradient)
-        else:
-            found[layer.weight] = (layer.inputs * gradient).sum(1)
-        if layer.bias is not None:
-            found[layer.bias] = gradient.sum(1)
-    return CustomerGradients(found)
+    # One at a time, while what was just computed is in the cache.
+    squared = [
+        _squared_norms(found, layer, gradient)
+        for layer, gradient in zip(tape.layers, by_output, strict=True)
+    ]
+    return CustomerGradients(found, torch.stack(squared).sum(0))
+
+
+def _squared_norms(
+    found: dict[str, torch.Tensor], layer: Taped, gradient: torch.Tensor
+) -> torch.Tensor:
+    """Puts a layer's gradients to those found; float64[n], their squared norms."""
+    if layer.kind == "position":
+        found[layer.weight] = gradient
+    elif layer.kind == "linear":
+        found[layer.weight] = torch.bmm(layer.inputs.transpose(1, 2), gradient)
+    else:
+        found[layer.weight] = (layer.inputs * gradient).sum(1)
+    squared = _squared(found[layer.weight])
+    if layer.bias is None:
+        return squared
+    found[layer.bias] = gradient.sum(1)
+    return squared + _squared(found[layer.bias])
+
+
+def _squared(each: torch.Tensor) -> torch.Tensor:
+    norms: torch.Tensor = torch.linalg.vector_norm(each.flatten(1), dim=1)
+    return norms.double().square()

@@ -50,16 +50,19 @@ class Tape:
         self, parameters: Parameters, inputs: torch.Tensor, weight: str, bias: str | None = None
     ) -> torch.Tensor:
         """The inputs times W (+ b), W of shape (d, d)."""
-        output = inputs @ parameters[weight]
-        if bias is not None:
-            output = output + parameters[bias]
+        rows = inputs.flatten(0, 1)
+        if bias is None:
+            output = rows @ parameters[weight]
+        else:
+            output = torch.addmm(parameters[bias], rows, parameters[weight])
+        output = output.view(inputs.shape)
         self.layers.append(Taped("linear", weight, bias, inputs.detach(), output))
         return output
 
     def norm(self, parameters: Parameters, inputs: torch.Tensor, name: str) -> torch.Tensor:
         """LayerNorm (Ba, Kiros and Hinton, 2016) over the last axis, with scale and shift."""
         unit = functional.layer_norm(inputs, inputs.shape[-1:])
-        output = unit * parameters[f"{name}_scale"] + parameters[f"{name}_shift"]
+        output = torch.addcmul(parameters[f"{name}_shift"], unit, parameters[f"{name}_scale"])
         taped = Taped("affine", f"{name}_scale", f"{name}_shift", unit.detach(), output)
         self.layers.append(taped)
         return output
@@ -100,10 +103,13 @@ def forward(
 
 
 def _causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    length = query.shape[-2]
-    scores = (query @ key.transpose(-1, -2)) / math.sqrt(query.shape[-1])
-    later = torch.ones(length, length, dtype=torch.bool).triu(1)
-    return torch.softmax(scores.masked_fill(later, -math.inf), dim=-1) @ value
+    length, size = query.shape[-2:]
+    later = query.new_full((length, length), -math.inf).triu(1)
+    # One product that adds the mask, in place of three passes over length × length.
+    scores = torch.baddbmm(
+        later, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=1.0 / math.sqrt(size)
+    )
+    return torch.bmm(torch.softmax(scores, dim=-1), value.flatten(0, 1)).view(query.shape)
 
 
 def _split(rows: torch.Tensor, heads: int) -> torch.Tensor:

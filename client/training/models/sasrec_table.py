@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from client.training.models.sequence_batch import SequenceBatch
@@ -42,9 +43,7 @@ class OutputGradients:
         vectors = torch.cat([by_input[owners, places], self.next_rows[owners, places]])
         items = torch.cat([inputs.items[owners, places], self.following.items[owners, places]])
         n_items = int(max(items.max(), self.negatives.max())) + 1 if len(items) else 1
-        keys, which = torch.unique(
-            torch.cat([owners, owners]) * n_items + items, return_inverse=True
-        )
+        keys, which = _distinct(torch.cat([owners, owners]) * n_items + items)
         rows = vectors.new_zeros(len(keys), vectors.shape[1]).index_add_(0, which, vectors)
         return TableGradients(
             owners=keys // n_items,
@@ -76,7 +75,7 @@ class TableGradients:
     def squared_norms(self) -> tuple[torch.Tensor, torch.Tensor]:
         """float64[n] each: the squared norms, and their terms' magnitudes."""
         own = torch.zeros(len(self.negative_rows), dtype=torch.float64)
-        own.index_add_(0, self.owners, self.rows.double().square().sum(1))
+        own.index_add_(0, self.owners, torch.linalg.vector_norm(self.rows, dim=1).double().square())
         others = torch.linalg.vector_norm(self.negative_rows.flatten(1), dim=1).double().square()
         crossed = torch.zeros_like(own)
         # Who bought a negative has one row of it from each part; they add up.
@@ -94,6 +93,21 @@ class TableGradients:
         flat = self.negative_rows.flatten(1)
         summed = torch.mv(flat.T, factor).view(self.negative_rows.shape[1:])
         into.index_add_(0, self.negatives, summed.to(into.dtype))
+
+
+def _distinct(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The distinct ones of int64[k], ascending, and the place of each among them.
+
+    As `torch.unique` has it; NumPy sorts numbers by vector instructions, many times faster.
+    """
+    values = keys.numpy()
+    order = np.argsort(values)
+    ascending = values[order]
+    first = np.ones(len(values), dtype=np.bool_)
+    first[1:] = ascending[1:] != ascending[:-1]
+    which = np.empty(len(values), dtype=np.int64)
+    which[order] = np.cumsum(first) - 1
+    return torch.from_numpy(ascending[first]), torch.from_numpy(which)
 
 
 def table_gradients(
@@ -119,16 +133,17 @@ def table_gradients(
         The gradients by the table's rows, and float32[n, length, d] by the states.
     """
     expected = (log_share + math.log(len(negatives))).to(factors.dtype)
-    next_factors, other_factors = factors[following.items], factors[negatives]
+    next_factors = torch.nn.functional.embedding(following.items, factors)
+    other_factors = factors.index_select(0, negatives)
     own = (states * next_factors).sum(2) - expected[following.items]
     others = states @ other_factors.T - expected[negatives]
-    softmax = torch.softmax(torch.cat([own[:, :, None], others], dim=2), dim=2)
-    share = following.inside / following.lengths.clamp_min(1)[:, None]
-    by_own = (softmax[:, :, 0] - 1.0) * share
-    by_others = softmax[:, :, 1:] * share[:, :, None]
-    by_state = by_own[:, :, None] * next_factors + by_others @ other_factors
+    by_logit = torch.softmax(torch.cat([own[:, :, None], others], dim=2), dim=2)
+    by_logit[:, :, 0] -= 1.0
+    by_logit *= (following.inside / following.lengths.clamp_min(1)[:, None])[:, :, None]
+    by_own, by_others = by_logit[:, :, :1], by_logit[:, :, 1:]
+    by_state = (by_own * next_factors).add_(by_others @ other_factors)
     rows = OutputGradients(
-        next_rows=by_own[:, :, None] * states,
+        next_rows=by_own * states,
         negative_rows=torch.bmm(by_others.transpose(1, 2), states),
         following=following,
         negatives=negatives,
