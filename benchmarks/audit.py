@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import apsw
+import pymerkle
 
 from benchmarks.processes import Usage, run
 from benchmarks.results import Bar, Figure
@@ -31,6 +32,8 @@ _ENTRY_BYTES = 1_100
 _BATCH = 1_000
 _PROOFS = 20_000
 _REPEATS = 20
+_STARTS = 5
+_PEER_LEAVES = 1 << 17
 
 VERIFY_CPU = Bar("verify 1M signed consents, processor time", "CPU-s", 150.0)
 VERIFY_WALL = Bar("verify 1M signed consents, wall time", "s", 90.0)
@@ -42,6 +45,7 @@ PROVE = Bar("inclusion proofs from a 1M log", "proofs/s", 5_000.0, least=True)
 VERIFY_PROOF = Bar("inclusion proofs verified", "proofs/s", 20_000.0, least=True)
 ABSENCE_BYTES = Bar("absence proof at 1M, largest", "B", 900.0)
 SPARSE_ROOT = Bar("root of 1M keys in the sparse tree", "CPU-s", 10.0)
+START = Bar("start of the verifier", "s", 0.5)
 OPEN_SMALL = Bar("cold open and root, log of 1,000", "ms", 10.0)
 OPEN_LARGE = Bar("cold open and root, log of 1M", "ms", 10.0)
 
@@ -50,6 +54,7 @@ BARS = (
     VERIFY_WALL,
     VERIFY_MEMORY,
     REPLAY,
+    START,
     APPEND,
     PROOF_BYTES,
     PROVE,
@@ -84,12 +89,29 @@ def _measure_verify(run_folder: Path) -> dict[Bar, Figure]:
         VERIFY_WALL: Figure(verify.wall_s),
         VERIFY_MEMORY: Figure(verify.memory_mb),
         REPLAY: Figure(replay.wall_s),
+        START: Figure(_start_s(), f"bare Python: {_bare_start_s():.3f} s"),
     }
+
+
+def _start_s() -> float:
+    """The median time of a command that only says what it can do."""
+    return _median_wall_s(BIN / "fedpref-audit", "verify", "--help")
+
+
+def _bare_start_s() -> float:
+    return _median_wall_s(sys.executable, "-c", "")
+
+
+def _median_wall_s(*command: object) -> float:
+    started = [run(*command) for _ in range(_STARTS)]
+    for usage in started:
+        _require_success(usage)
+    return sorted(usage.wall_s for usage in started)[_STARTS // 2]
 
 
 def _require_success(usage: Usage) -> None:
     if usage.status:
-        raise RuntimeError(f"the verifier ended with {usage.status}")
+        raise RuntimeError(f"a command ended with {usage.status}")
 
 
 def _signatures_alone() -> float:
@@ -166,11 +188,33 @@ def _measure_proofs(log: AuditLog) -> dict[Bar, Figure]:
             verify_inclusion(leaf, index, size, proof, root)
 
     verify_s = _timed(verify_all)
+    peer = f"pymerkle, {_PEER_LEAVES:,} leaves in memory"
+    peer_proves, peer_verifies = _pymerkle_rates(generator)
     return {
         PROOF_BYTES: Figure(max(32 * len(proof) for proof in proofs)),
-        PROVE: Figure(_PROOFS / prove_s),
-        VERIFY_PROOF: Figure(_PROOFS / verify_s),
+        PROVE: Figure(_PROOFS / prove_s, f"{peer}: {peer_proves:,.0f}/s"),
+        VERIFY_PROOF: Figure(_PROOFS / verify_s, f"{peer}: {peer_verifies:,.0f}/s"),
     }
+
+
+def _pymerkle_rates(generator: random.Random) -> tuple[float, float]:
+    """How many inclusion proofs the peer makes, and verifies, in a second."""
+    tree = pymerkle.InmemoryTree(algorithm="sha256")
+    for _ in range(_PEER_LEAVES):
+        tree.append_entry(generator.randbytes(32))
+    root = tree.get_state()
+    indices = [generator.randrange(_PEER_LEAVES) + 1 for _ in range(_PROOFS // 10)]
+    leaves = [tree.get_leaf(index) for index in indices]
+    proofs: list[pymerkle.MerkleProof] = []
+    prove_s = _timed(
+        lambda: proofs.extend(tree.prove_inclusion(index, _PEER_LEAVES) for index in indices)
+    )
+
+    def verify_all() -> None:
+        for leaf, proof in zip(leaves, proofs, strict=True):
+            pymerkle.verify_inclusion(leaf, root, proof)
+
+    return len(indices) / prove_s, len(indices) / _timed(verify_all)
 
 
 def _open_ms(path: Path, origin: str, signer: MemorySigner) -> float:
