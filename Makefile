@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DEMO := runs/demo
 FUZZ_SECONDS ?= 600
+# Files of tests are shared out among this many processes, one thread of arithmetic each.
+TEST_PROCESSES ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 # Nothing here talks to the network: Flower's and Ray's calls home are off.
 export FLWR_TELEMETRY_ENABLED := 0
@@ -32,10 +35,10 @@ demo: $(READY) ## Train on real retail data in five regions, verify, and write t
 	$(BIN)/fedpref-sim run --scenario retail-5 --epsilon 8 --seed 1 --out $(DEMO) --replace
 
 test: $(READY) debian-packages lint ## All checks: lint, types, import contracts, tests
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(READY) debian-packages ## The long suites
-	$(BIN)/python -m pytest -m slow --timeout 3600
+	$(PYTEST) -m slow --timeout 3600
 
 fuzz: $(READY) ## Fuzz every parser of foreign bytes, FUZZ_SECONDS each (600)
 	$(BIN)/python -m tests.fuzz all --seconds $(FUZZ_SECONDS)
