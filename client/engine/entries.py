@@ -140,6 +140,6 @@ def release_record(context: RoundContext) -> dict[str, JsonValue]:
             for spec in array_specs(context.update)
         ],
         "bytes": sum(array.nbytes for array in context.update.values()),
-        "grid_exponent": context.permit.plan.grid_exponent,
+        "grid_exponent": context.mechanism.grid_exponent,
         "time": format_time(context.end_ms),
     }

@@ -273,7 +273,7 @@ class PrivacyEngine:
         )
         reach(Point.NOISED)
         released = plan.released_arrays(mechanism.name)
-        check_arrays(update, released, grid_exponent=plan.grid_exponent)
+        check_arrays(update, released, grid_exponent=mechanism.grid_exponent)
         context = RoundContext(
             request=request,
             permit=permit,

@@ -111,7 +111,7 @@ def test_what_is_exchanged_follows_from_the_plan() -> None:
     [
         ({"unknown": 1}, "unknown"),
         ({"v": "fedpref-plan/2"}, "v"),
-        ({"mode": "distributed"}, "mode"),
+        ({"mode": "central"}, "mode"),
         ({"quorum": 6}, "quorum"),
         ({"quorum": True}, "quorum"),
         ({"quorum": "3"}, "quorum"),
@@ -133,7 +133,6 @@ def test_what_is_exchanged_follows_from_the_plan() -> None:
         ({"delta": "0.5"}, "delta"),
         ({"popularity_share": "1"}, "popularity_share"),
         ({"row_exponent": "Infinity"}, "row_exponent"),
-        ({"grid_exponent": 1}, "grid_exponent"),
         ({"neighboring_relation": "replace-one"}, "neighboring_relation"),
         ({"privacy_unit": "purchase"}, "privacy_unit"),
         ({"mechanisms": []}, "mechanisms"),

@@ -223,7 +223,7 @@ def test_a_signed_round_entry_that_states_other_noise(
 
 def test_arrays_swapped_after_signing(engine: FakeEngine, validator: ReplyValidator) -> None:
     plan = engine.plan
-    other = {"popularity": snap_to_grid(np.linspace(1, 2, plan.n_items), plan.grid_exponent)}
+    other = {"popularity": snap_to_grid(np.linspace(1, 2, plan.n_items), plan.mechanisms[0].grid_exponent)}
     engine.tamper_reply = lambda header, _: (header, other)
     assert reason(validator, ask(engine), question(plan)) == "wrong-digest"
     engine.tamper_reply = lambda header, _: ({**header, "update": arrays_digest(other)}, other)

@@ -166,9 +166,10 @@ class FakeEngine:
     def release(self, number: int) -> Arrays:
         """What the region releases in a round: noise on the grid, the same each time."""
         generator = np.random.default_rng([self.seed, number])
-        (spec,) = self.plan.released_arrays(self.plan.mechanism_of(number).name)
+        mechanism = self.plan.mechanism_of(number)
+        (spec,) = self.plan.released_arrays(mechanism.name)
         values = generator.normal(scale=2.0, size=spec.shape)
-        return {spec.name: snap_to_grid(values, self.plan.grid_exponent)}
+        return {spec.name: snap_to_grid(values, mechanism.grid_exponent)}
 
     def _train(
         self, header: Header, number: int, arrays: Mapping[str, np.ndarray]

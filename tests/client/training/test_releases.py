@@ -82,8 +82,9 @@ def test_every_round_releases_what_the_plan_states_with_noise_everywhere(strateg
         released = release(
             regions()[0], model, plan=plan, server_round=server_round, noise=SystemNoise()
         )
-        specs = plan.released_arrays(plan.mechanism_of(server_round).name)
-        check_arrays(released, specs, grid_exponent=plan.grid_exponent)
+        mechanism = plan.mechanism_of(server_round)
+        specs = plan.released_arrays(mechanism.name)
+        check_arrays(released, specs, grid_exponent=mechanism.grid_exponent)
         for name, array in released.items():
             # No coordinate tells by a zero that nobody bought what it stands for.
             assert (array != 0).mean() > 0.99, name
