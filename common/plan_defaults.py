@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from decimal import ROUND_CEILING, Context
 from typing import NamedTuple
 
+from common.aggregation_rules import NoiseMode, RuleName
 from common.calibration import calibrate_noise_multiplier
 from common.canonical_json import JsonValue
 from common.consent import FEDERATED_TRAINING
@@ -68,6 +69,10 @@ def default_plan(
     model: str = MODEL_NAME,
     init_seed: int = 0,
     round_timeout_s: int = 600,
+    mode: NoiseMode = "local",
+    rule: RuleName = "sum",
+    tolerated: int = 0,
+    honest_survivors_min: int = 0,
 ) -> RunPlan:
     """A plan whose sizes follow from ε, δ, the number of regions and the public planning size.
 
@@ -99,6 +104,10 @@ def default_plan(
         model: The model's name.
         init_seed: Seed of the public initial factors.
         round_timeout_s: How long a round waits, in seconds.
+        mode: Whose noise protects.
+        rule: By which rule the regions' updates become one.
+        tolerated: How many hostile regions a robust rule withstands.
+        honest_survivors_min: How many honest regions distributed noise is calibrated to.
 
     Raises:
         InputError: A value is out of range; names it.
@@ -112,14 +121,14 @@ def default_plan(
             planned_customers / (sigma * math.sqrt(max(1, len(regions)))), sigma, n_items
         )
     else:
-        rule = training_rule(
+        training = training_rule(
             strategy,
             planned_customers=planned_customers,
             n_regions=len(regions),
             n_items=n_items,
         )
         in_region = planned_customers / max(1, len(regions))
-        sized = _local_steps(strategy, rule, sigma, float(epsilon), float(delta), in_region)
+        sized = _local_steps(strategy, training, sigma, float(epsilon), float(delta), in_region)
     record: dict[str, JsonValue] = {
         "v": "fedpref-plan/1",
         "run_id": run_id,
@@ -127,7 +136,12 @@ def default_plan(
         "scenario": scenario,
         "model": model,
         "strategy": strategy,
-        "mode": "local",
+        "mode": mode,
+        "aggregation": {
+            "rule": rule,
+            "tolerated": tolerated,
+            "honest_survivors_min": honest_survivors_min,
+        },
         "regions": list(regions),
         "quorum": quorum,
         "purpose": purpose,
@@ -163,16 +177,23 @@ def _factors(signal: float, sigma: float, n_items: int) -> dict[str, JsonValue]:
         "training_rounds": rounds,
         "popularity_share": sizes.popularity_share,
         "mechanisms": [
-            _mechanism("popularity", [1], sigma / math.sqrt(share), POPULARITY_CLIPPING_NORM),
+            _mechanism(
+                "popularity",
+                [1],
+                sigma / math.sqrt(share),
+                POPULARITY_CLIPPING_NORM,
+                GRID_EXPONENT,
+            ),
             _mechanism(
                 FACTORS,
                 list(range(2, rounds + 2)),
                 sigma * math.sqrt(rounds / (1 - share)),
                 FACTOR_CLIPPING_NORM,
+                GRID_EXPONENT,
             ),
         ],
         "local_training": None,
-        "grid_exponent": GRID_EXPONENT,
+        "early_stop": None,
     }
 
 
@@ -190,6 +211,7 @@ def _local_steps(
         [1],
         sigma / math.sqrt(float(rule.popularity_share)),
         POPULARITY_CLIPPING_NORM,
+        GRID_EXPONENT,
     )
     probability = float(rule.sampling_probability)
     noise = calibrate_noise_multiplier(
@@ -199,7 +221,9 @@ def _local_steps(
         steps=rule.rounds * rule.steps,
         others=[GaussianEvent(float(str(popularity["noise_multiplier"])))],
     )
-    training = _mechanism(strategy, list(range(2, rule.rounds + 2)), noise, rule.clipping_norm) | {
+    training = _mechanism(
+        strategy, list(range(2, rule.rounds + 2)), noise, rule.clipping_norm, CHANGE_GRID_EXPONENT
+    ) | {
         "steps": rule.steps,
         "sampling_probability": rule.sampling_probability,
     }
@@ -217,15 +241,16 @@ def _local_steps(
             "weight_decay": "0",
             "server_optimizer": "mean",
             "server_learning_rate": "1",
+            "server_learning_rate_decay": "1",
             "server_momentum": "0",
             "options": {**rule.options},
         },
-        "grid_exponent": CHANGE_GRID_EXPONENT,
+        "early_stop": None,
     }
 
 
 def _mechanism(
-    name: str, rounds: list[JsonValue], sigma: float, clipping_norm: str
+    name: str, rounds: list[JsonValue], sigma: float, clipping_norm: str, grid_exponent: int
 ) -> dict[str, JsonValue]:
     # Rounded up to seven digits: never less noise than calibrated.
     noise = Context(prec=7, rounding=ROUND_CEILING).create_decimal(repr(sigma))
@@ -236,4 +261,5 @@ def _mechanism(
         "noise_multiplier": format(noise.normalize(), "f"),
         "clipping_norm": clipping_norm,
         "sampling_probability": "1",
+        "grid_exponent": grid_exponent,
     }

@@ -26,7 +26,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from common.canonical_json import JsonValue
-from common.errors import FederationError
+from common.errors import FederationError, InputError
 from common.keys import Registry
 from common.messages import compose_message, encode_arrays
 from common.plan import RunPlan
@@ -64,6 +64,19 @@ class Bounds:
     describe_timeout_s: float
 
 
+def require_supported(plan: RunPlan) -> None:
+    """Checks that this coordinator can carry out a plan's rule and mode.
+
+    Raises:
+        InputError: It cannot; names what.
+    """
+    if (plan.aggregation.rule, plan.mode) != ("sum", "local"):
+        raise InputError(
+            f"This coordinator cannot aggregate by {plan.aggregation.rule} with {plan.mode} noise.",
+            remedy="Make a plan with the rule sum and the mode local.",
+        )
+
+
 class RegionSumStrategy(Strategy):
     """Sums the noised updates of at least a quorum of regions, round by round.
 
@@ -91,6 +104,7 @@ class RegionSumStrategy(Strategy):
         bounds: Bounds,
         witnesses: WitnessPhase,
     ) -> None:
+        require_supported(plan)
         self._plan = plan
         self._trail = trail
         self._checkpoints = checkpoints

@@ -38,6 +38,23 @@ class StrategyOption(StrEnum):
     sasrec = "sasrec"
 
 
+class RuleOption(StrEnum):
+    """By which rule the regions' updates become one; see `common.aggregation_rules`."""
+
+    sum = "sum"
+    median = "median"
+    trimmed_mean = "trimmed-mean"
+    krum = "krum"
+    secure_sum = "secure-sum"
+
+
+class NoiseOption(StrEnum):
+    """Whose noise protects the customers."""
+
+    local = "local"
+    distributed = "distributed"
+
+
 class InRound(StrEnum):
     """What a region's policy does with a round under way when someone in it withdraws."""
 
@@ -95,6 +112,27 @@ def run(
         InRound,
         typer.Option(help="The regions' policy for a round in which someone withdraws."),
     ] = InRound.finish,
+    aggregation: Annotated[
+        RuleOption,
+        typer.Option(
+            help="How the regions' updates become one: sum; median, trimmed-mean or krum against "
+            "hostile regions; secure-sum, of which the server sees the sum alone."
+        ),
+    ] = RuleOption.sum,
+    tolerated: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="F",
+            help="How many hostile regions a robust rule withstands; by default 1.",
+        ),
+    ] = None,
+    noise: Annotated[
+        NoiseOption,
+        typer.Option(
+            help="Whose noise protects: each region's by itself, or the sum's (secure-sum only)."
+        ),
+    ] = NoiseOption.local,
     quality_seeds: Annotated[
         int, typer.Option(min=1, max=50, help="Over how many seeds quality is measured.")
     ] = 5,
@@ -120,6 +158,9 @@ def run(
             scenario=scenario,
             out=out,
             strategy=strategy.value,
+            aggregation=aggregation.value,
+            tolerated=tolerated,
+            noise=noise.value,
             epsilon=epsilon,
             delta=delta,
             epsilon_cap=epsilon_cap,

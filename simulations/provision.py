@@ -276,7 +276,7 @@ def _policy(set_up: RegionSetUp, plan: RunPlan) -> RegionPolicy:
         consent_age_max_s=600,
         withdrawal_in_round=set_up.withdrawal_in_round,
         notice_grace_s=30 * 86_400,
-        modes=["local"],
+        modes=[plan.mode],
     )
 
 

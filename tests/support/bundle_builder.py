@@ -276,7 +276,7 @@ class Federation:
 
     def mechanisms(self) -> list[JsonRecord]:
         return [
-            {"name": name, "rounds": rounds, "steps": 1, **parameters()}
+            {"name": name, "rounds": rounds, "steps": 1, **parameters(), "grid_exponent": -12}
             for name, rounds in (
                 ("popularity", [1]),
                 ("factors", [*range(2, (self.planned_rounds or self.rounds) + 1)]),
@@ -288,6 +288,9 @@ class Federation:
             "v": "fedpref-plan/1",
             "run_id": RUN,
             "federation": FEDERATION,
+            "mode": "local",
+            "aggregation": {"rule": "sum", "tolerated": 0, "honest_survivors_min": 0},
+            "early_stop": None,
             "regions": [*REGIONS],
             "quorum": self.quorum,
             "purpose": "fedpref:FederatedTraining",
@@ -296,7 +299,6 @@ class Federation:
             "epsilon": CAP,
             "delta": DELTA,
             "mechanisms": self.mechanisms(),
-            "grid_exponent": -12,
         }
 
     def _prepare(self, region: str) -> None:
@@ -321,6 +323,7 @@ class Federation:
             "consent_age_max_s": self.consent_age_max_s,
             "withdrawal_in_round": self.withdrawal_in_round,
             "notice_grace_s": self.notice_grace_s,
+            "modes": ["local"],
         }
         self.log(
             region,
@@ -458,6 +461,7 @@ class Federation:
                     if part is None
                 ],
                 "quorum": self.quorum,
+                "signal": None,
                 "model_in": model_in,
                 "model_out": arrays_digest(self.model),
                 "start": start,

@@ -6,6 +6,7 @@ import hashlib
 
 from common.audit.verify.arrays_file import file_arrays_digest
 from common.audit.verify.files import BundleFolder
+from common.audit.verify.plan_facts import PlanFacts
 from common.audit.verify.replay import PARTIES_TOLERANCE_MS, SERVER, Entry, Evidence
 from common.audit.verify.verdict import CHAIN
 from common.errors import InputError
@@ -22,6 +23,13 @@ def verify_chain(evidence: Evidence, folder: BundleFolder) -> None:
     chain.check_aggregates()
     chain.check_regions_rounds()
     chain.check_model(folder)
+
+
+def _least_regions(plan: PlanFacts) -> int:
+    """The fewest updates to which the plan's rule may be applied (its papers' conditions)."""
+    if plan.rule == "secure-sum":
+        return 3
+    return 2 * plan.tolerated + (3 if plan.rule == "krum" else 1)
 
 
 class _Chain:
@@ -108,6 +116,11 @@ class _Chain:
             self._fail("not-planned", entry, "It uses a region that the plan does not name.")
         if entry.record["quorum"] != plan.record["quorum"]:
             self._fail("not-planned", entry, "Its quorum is not the plan's.")
+        if (entry.record["rule"], entry.record["mode"]) != (plan.rule, plan.record["mode"]):
+            self._fail("not-planned", entry, "Its rule or its mode is not the plan's.")
+        least = _least_regions(plan)
+        if len(names) < least:
+            self._fail("too-few", entry, f"The plan's rule needs {least} regions.")
 
     def _check_clocks(self, entry: Entry, paired: Entry) -> None:
         """A region cannot have trained on a model before it was made, nor after its sum was."""
@@ -130,6 +143,8 @@ class _Chain:
             for name in ("round", "mechanism", "model_in")
             if entry.record[name] != paired.record[name]
         ]
+        if entry.record["mode"] != paired.part("dp")["mode"]:
+            differing.append("mode")
         if update != paired.record["update"]:
             differing.append("update")
         if origin != f"{self._evidence.federation}/{paired.party}":

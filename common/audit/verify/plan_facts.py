@@ -9,7 +9,7 @@ from common import canonical_json
 from common.audit.verify import fields as f
 from common.audit.verify.fields import Record
 from common.audit.verify.files import BundleFolder, Manifest
-from common.audit.verify.records import MECHANISM_SCHEMA
+from common.audit.verify.records import MECHANISM_SCHEMA, MODES, RULES
 from common.audit.verify.tiles import PLAN_NAME
 from common.audit.verify.verdict import MANIFEST, Findings
 from common.errors import FedprefError, FormatError
@@ -21,6 +21,11 @@ _FIELDS: dict[str, f.Check] = {
     "v": f.one_of("fedpref-plan/1"),
     "run_id": f.text,
     "federation": f.text,
+    "mode": f.one_of(*MODES),
+    "aggregation": f.object_of(
+        rule=f.one_of(*RULES), tolerated=f.natural, honest_survivors_min=f.natural
+    ),
+    "early_stop": f.nullable(f.object_of(patience_rounds=f.positive, least_signal=f.decimal)),
     "regions": f.texts,
     "quorum": f.positive,
     "purpose": f.text,
@@ -29,7 +34,6 @@ _FIELDS: dict[str, f.Check] = {
     "epsilon": f.decimal,
     "delta": f.decimal,
     "mechanisms": f.list_of(MECHANISM_SCHEMA),
-    "grid_exponent": f.integer(-1074, 1023),
 }
 
 
@@ -48,6 +52,17 @@ class PlanFacts:
     record: Record
     regions: frozenset[str]
     rounds: int
+
+    @property
+    def rule(self) -> str:
+        """By which rule the plan makes one update of the regions'."""
+        return str(_aggregation(self.record)["rule"])
+
+    @property
+    def tolerated(self) -> int:
+        """How many hostile regions that rule is to withstand."""
+        tolerated = _aggregation(self.record)["tolerated"]
+        return tolerated if isinstance(tolerated, int) else 0
 
     def mechanism_of(self, number: int) -> str | None:
         """The name of the mechanism that the plan has in a round."""
@@ -79,6 +94,11 @@ def read_plan(folder: BundleFolder, manifest: Manifest, findings: Findings) -> P
         regions=frozenset(map(str, regions if isinstance(regions, list) else [])),
         rounds=max((n for m in _mechanisms(record) for n in _rounds(m)), default=0),
     )
+
+
+def _aggregation(plan: Record) -> Record:
+    aggregation = plan["aggregation"]
+    return aggregation if isinstance(aggregation, dict) else {}
 
 
 def _mechanisms(plan: Record) -> list[Record]:

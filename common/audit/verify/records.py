@@ -16,7 +16,9 @@ from common.timestamps import parse_time
 FEDERATED_TRAINING = "fedpref:FederatedTraining"
 CONSENT_GIVEN = "dpv:ConsentGiven"
 CONSENT_STATES = (CONSENT_GIVEN, "dpv:ConsentWithdrawn", "dpv:ConsentRefused")
-LOCAL_MODE = "local"
+# Whose noise protects, and by which rule updates become one.
+MODES = ("local", "distributed")
+RULES = ("sum", "median", "trimmed-mean", "krum", "secure-sum")
 # What a bundle holds: every log whole; one region's and the server's; or the server's only, and of
 # the others what is no consent.
 REGIONAL, ONE_REGION, CROSS_BORDER = "regional", "one-region", "cross-border"
@@ -34,6 +36,7 @@ MECHANISM_SCHEMA = f.object_of(
     noise_multiplier=f.decimal,
     clipping_norm=f.decimal,
     sampling_probability=f.decimal,
+    grid_exponent=f.integer(-1074, 1023),
 )
 
 SCHEMAS: Mapping[str, Check] = {
@@ -155,7 +158,7 @@ SCHEMAS: Mapping[str, Check] = {
             accountant=f.text,
             epsilon_total=f.decimal,
             delta=f.decimal,
-            mode=f.one_of(LOCAL_MODE),
+            mode=f.one_of(*MODES),
         ),
         start=f.time,
         end=f.time,
@@ -180,13 +183,14 @@ SCHEMAS: Mapping[str, Check] = {
         round=f.positive,
         attempt=f.positive,
         mechanism=f.text,
-        rule=f.one_of("sum"),
-        mode=f.one_of(LOCAL_MODE),
+        rule=f.one_of(*RULES),
+        mode=f.one_of(*MODES),
         regions=f.list_of(
             f.object_of(region=f.text, origin=f.text, round_entry=f.digest, update=f.digest)
         ),
         refused=f.list_of(f.object_of(region=f.text, reason=f.code)),
         quorum=f.positive,
+        signal=f.nullable(f.decimal),
         model_in=f.digest,
         model_out=f.digest,
         start=f.time,
