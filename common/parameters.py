@@ -7,7 +7,8 @@ element types and shapes, finite values, values on the public grid, a bounded no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +24,9 @@ DTYPES = ("<f4", "<f8", "<i4", "<i8")
 # Of an array that left a region at most this share may be exactly zero: noise is drawn everywhere,
 # and on the public grid hardly any of it is rounded to zero.
 MAX_ZERO_SHARE = 0.01
+
+# Arrays of any size are read in pieces of this many values, 512 kB as float64.
+_CHUNK_VALUES = 1 << 16
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
@@ -77,8 +81,14 @@ def arrays_digest(arrays: Arrays) -> str:
             "shape": list(spec.shape),
         }
         digest.update(canonical_json.encode(head) + b"\n")
-        digest.update(arrays[spec.name].tobytes(order="C"))
+        # The elements' own memory, not a copy of it.
+        digest.update(element_bytes(arrays[spec.name]))
     return digest.hexdigest()
+
+
+def element_bytes(array: npt.NDArray[np.generic]) -> memoryview:
+    """An array's elements in C order as bytes: its own memory, not a copy, where it lies so."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def check_arrays(
@@ -121,17 +131,16 @@ def _check_floats(
     grid_exponent: int | None,
     max_norm: float | None,
 ) -> None:
-    values = array.astype(np.float64)
-    if not np.isfinite(values).all():
+    found = measure_floats(array, grid_exponent)
+    if not found.finite:
         raise FormatError(f"The array {name} has values that are not finite.")
-    if max_norm is not None and not np.linalg.norm(values) <= max_norm:
+    if max_norm is not None and not found.norm <= max_norm:
         raise FormatError(f"The norm of the array {name} is above {max_norm:.6g}.")
     if grid_exponent is None:
         return
-    steps = np.ldexp(values, -grid_exponent)
-    if not (steps == np.rint(steps)).all():
+    if not found.on_grid:
         raise FormatError(f"The array {name} has values off the grid of 2^{grid_exponent}.")
-    rows = values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1)
+    rows = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
     zero_rows = int((~rows.any(axis=1)).sum())
     # A row of one or two noisy values may round to zero by chance; a longer one does not.
     allowed = int(MAX_ZERO_SHARE * len(rows)) + 2 if rows.shape[1] <= 2 else 0
@@ -139,6 +148,49 @@ def _check_floats(
         raise FormatError(
             f"The array {name} has {zero_rows} rows without noise; a release has noise everywhere."
         )
+
+
+@dataclass(frozen=True)
+class FloatFacts:
+    """What an array's values are.
+
+    Attributes:
+        finite: Whether all are finite.
+        norm: Their L2 norm; not finite where they are not.
+        on_grid: Whether all are multiples of the grid's step; True without a grid.
+    """
+
+    finite: bool
+    norm: float
+    on_grid: bool
+
+
+def measure_floats(array: npt.NDArray[np.generic], grid_exponent: int | None) -> FloatFacts:
+    """Looks at an array's values in pieces, so that it costs no second array.
+
+    Args:
+        array: Any array of numbers.
+        grid_exponent: The grid's step is 2 to this power; None for no grid.
+    """
+    finite, on_grid, square = True, True, 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for chunk in float_chunks(array):
+            finite = finite and bool(np.isfinite(chunk).all())
+            square += float(chunk @ chunk)
+            if grid_exponent is not None:
+                steps = np.ldexp(chunk, -grid_exponent)
+                on_grid = on_grid and np.array_equal(steps, np.rint(steps))
+    return FloatFacts(finite, math.sqrt(square), on_grid)
+
+
+def float_chunks(array: npt.NDArray[np.generic]) -> Iterator[npt.NDArray[np.float64]]:
+    """An array's values in C order as float64, in pieces of one moderate size.
+
+    Equal shapes give equal pieces. An array of no values has none.
+    """
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, _CHUNK_VALUES):
+        yield flat[start : start + _CHUNK_VALUES].astype(np.float64)
 
 
 def snap_to_grid(values: npt.NDArray[np.float64], exponent: int) -> npt.NDArray[np.float32]:

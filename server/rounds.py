@@ -1,4 +1,8 @@
-"""One open round: what was asked, what came back, and what it adds up to."""
+"""One open round: what was asked, what came back, and what it adds up to.
+
+Each update is added when it arrives, and is not kept (`server.round_total`). When the log has the
+round already, exactly the updates that it names are added, whoever else answers.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +15,11 @@ from flwr.app import ArrayRecord, Message
 from common.errors import VerificationError
 from common.messages import decode_arrays
 from common.parameters import arrays_digest
-from common.plan import RunPlan
+from common.plan import Mechanism, RunPlan
 from common.timestamps import format_time, now_ms
-from server.audit_trail import Aggregate
+from server.audit_trail import Aggregate, UsedRound
 from server.parameter_step import model_after
+from server.round_total import Aggregator, ExactSum
 from server.validation import (
     MISSING_REASONS,
     NOT_WITNESSED,
@@ -22,6 +27,7 @@ from server.validation import (
     ReplyRefusedError,
     ReplyValidator,
     ValidatedUpdate,
+    release_norm_bound,
 )
 
 #: Every request of a round names the same attempt: a repeated one gets the same sealed bytes.
@@ -75,12 +81,14 @@ class OpenRound:
         self.mechanism = plan.mechanism_of(server_round)
         self.model = decode_arrays(arrays)
         self.model_in = arrays_digest(self.model)
-        self.accepted: dict[str, ValidatedUpdate] = {}
+        #: The updates that count, by region, as the aggregate entry names them.
+        self.accepted: dict[str, UsedRound] = {}
         self.refused: dict[str, str] = {}
         self._plan = plan
         self._validator = validator
         self._optimizer = optimizer
         self._logged = logged
+        self._aggregator = aggregator_of(plan, self.mechanism)
         self._on_refused = on_refused
         self._start = format_time(now_ms())
         self._asked: list[tuple[Message, Question]] = []
@@ -142,8 +150,10 @@ class OpenRound:
         except ReplyRefusedError as error:
             self.refuse(region, error.reason, error.message)
             return None
+        if not self._needed or region in self._needed:
+            self._aggregator.add(region, update.arrays)
         self.refused.pop(region, None)
-        self.accepted[region] = update
+        self.accepted[region] = update.used
         return region
 
     def refuse(self, region: str, reason: str, detail: str) -> None:
@@ -162,17 +172,15 @@ class OpenRound:
                 self.refuse(region, "no-node", f"{region} is not connected.")
 
     def close(self) -> ClosedRound:
-        """Sums the updates that count, by region in order, and makes the next model of them.
+        """Makes the next model of what the updates that count come to; to be called once.
 
         Raises:
             VerificationError: The log has another model for this round.
         """
-        counted = sorted(self._needed or self.accepted)
-        updates = [self.accepted[region] for region in counted]
         model, optimizer = model_after(
             self.server_round,
             self.model,
-            [update.arrays for update in updates],
+            self._aggregator.total(),
             self._plan,
             self._optimizer,
         )
@@ -187,7 +195,7 @@ class OpenRound:
             server_round=self.server_round,
             attempt=ATTEMPT,
             mechanism=self.mechanism.name,
-            used=tuple(update.used for update in updates),
+            used=tuple(used for _, used in sorted(self.accepted.items())),
             refused=tuple(sorted(self.refused.items())),
             model_in=self.model_in,
             model_out=model_out,
@@ -213,3 +221,19 @@ class OpenRound:
             raise ReplyRefusedError(
                 "other-than-logged", "It is another update than the one that was aggregated."
             )
+
+
+def aggregator_of(plan: RunPlan, mechanism: Mechanism) -> Aggregator:
+    """What takes a round's updates, by the plan's rule.
+
+    Raises:
+        InputError: The plan's numbers are too large for a sum that is exact.
+    """
+    # A value is at most as large as the norm of what it is part of. Twice that, so that how the
+    # norm was rounded when it was checked is of no account.
+    return ExactSum(
+        plan.released_arrays(mechanism.name),
+        grid_exponent=mechanism.grid_exponent,
+        max_magnitude=2.0 * release_norm_bound(plan, mechanism),
+        max_regions=len(plan.regions),
+    )

@@ -24,7 +24,7 @@ from common.envelope import Envelope, verify_envelope
 from common.errors import FedprefError, FormatError, VerificationError
 from common.keys import Registry
 from common.messages import ReceivedArray, parse_message
-from common.parameters import arrays_digest, check_arrays
+from common.parameters import arrays_digest, check_arrays, measure_floats
 from common.plan import LocalTraining, Mechanism, RunPlan
 from common.timestamps import now_ms
 from server.audit_trail import UsedRound
@@ -157,7 +157,7 @@ def release_norm_bound(plan: RunPlan, mechanism: Mechanism) -> float:
     n_values = sum(math.prod(spec.shape) for spec in plan.released_arrays(mechanism.name))
     contributions = _CUSTOMERS_SLACK * plan.planned_customers * float(mechanism.clipping_norm)
     noise = mechanism.noise_stddev * (math.sqrt(n_values) + _NOISE_DEVIATIONS)
-    grid = math.ldexp(math.sqrt(n_values), plan.grid_exponent)
+    grid = math.ldexp(math.sqrt(n_values), mechanism.grid_exponent)
     if plan.local_training is None or mechanism.name != plan.strategy:
         return contributions + noise + grid
     return _longest_change(plan.local_training, mechanism, contributions + noise, n_values) + grid
@@ -289,20 +289,19 @@ class ReplyValidator:
     def _check_values(self, arrays: Mapping[str, np.ndarray], mechanism: Mechanism) -> None:
         bound = release_norm_bound(self._plan, mechanism)
         for name, array in arrays.items():
-            values = array.astype(np.float64)
-            if not np.isfinite(values).all():
+            found = measure_floats(array, mechanism.grid_exponent)
+            if not found.finite:
                 raise ReplyRefusedError("not-finite", f"{name} has values that are not finite.")
             # Written so that a norm that is no number does not pass.
-            if not float(np.linalg.norm(values)) <= bound:
+            if not found.norm <= bound:
                 raise ReplyRefusedError("norm-too-large", f"{name} is over the public norm bound.")
-            steps = np.ldexp(values, -self._plan.grid_exponent)
-            if not np.array_equal(steps, np.rint(steps)):
+            if not found.on_grid:
                 raise ReplyRefusedError("off-grid", f"{name} has values off the public grid.")
         try:
             check_arrays(
                 arrays,
                 self._plan.released_arrays(mechanism.name),
-                grid_exponent=self._plan.grid_exponent,
+                grid_exponent=mechanism.grid_exponent,
                 max_norm=bound,
             )
         except FormatError as error:

@@ -25,6 +25,7 @@ from common.plan import Mechanism, RunPlan
 from common.strategies import FACTORS
 from common.timestamps import parse_time
 from server.parameter_step import model_after
+from server.round_total import WholeTotal
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -108,7 +109,8 @@ def _guesses(plan: RunPlan, included: BoolArray, noise: NoiseSource) -> FloatArr
         else:
             size, seen = _of_gradient(released["factor_gradient"], model, plan, mechanism)
         ratios += (seen - size**2 / 2) / mechanism.noise_stddev**2
-        model, _ = model_after(server_round, model, [released], plan, {})
+        total = WholeTotal.of([released])
+        model, _ = model_after(server_round, model, total, plan, {})
     return ratios
 
 

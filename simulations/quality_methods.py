@@ -18,6 +18,7 @@ from common.model_state import ModelState
 from common.plan import RunPlan
 from server.aggregation import Model
 from server.parameter_step import model_after
+from server.round_total import WholeTotal
 from simulations import baselines
 
 FloatArray = npt.NDArray[np.float64]
@@ -168,7 +169,8 @@ def train_private(
             )
             for region in regions
         ]
-        model, optimizer = model_after(server_round, model, releases, plan, optimizer)
+        total = WholeTotal.of(releases)
+        model, optimizer = model_after(server_round, model, total, plan, optimizer)
     return ModelState.of_plan(model, plan)
 
 

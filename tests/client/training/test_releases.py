@@ -18,6 +18,7 @@ from common.parameters import check_arrays
 from common.plan import RunPlan
 from common.strategies import MATRIX_FACTORISATION, SASREC, TIED_AUTOENCODER, change_of
 from server.parameter_step import model_after
+from server.round_total import WholeTotal
 from tests.support.local_plan import local_plan
 from tests.support.preference_data import dataset_of, plan_of, random_customers, random_dataset
 from tests.support.privacy_gates import noise_has_stddev
@@ -69,7 +70,7 @@ def model_before(server_round: int, plan: RunPlan) -> Arrays:
             )
             for place, region in enumerate(regions())
         ]
-        model, _ = model_after(number, model, releases, plan, {})
+        model, _ = model_after(number, model, WholeTotal.of(releases), plan, {})
     return model
 
 
