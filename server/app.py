@@ -8,6 +8,7 @@ from flwr.serverapp import Grid, ServerApp
 from common import canonical_json
 from common.durable_file import write_durably
 from common.errors import FedprefError, StorageError
+from common.failpoints import CoordinatorPoint, reach
 from common.messages import decode_arrays
 from common.parameters import arrays_digest, save_arrays
 from server.audit_trail import open_audit_trail
@@ -70,6 +71,7 @@ def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: Even
         bounds = Bounds(config.nodes_wait_s, config.describe_timeout_s)
         checkpoints = CheckpointStore(home.checkpoint)
         strategy = RegionSumStrategy(plan, registry, trail, checkpoints, events, bounds, witnesses)
+        reach(CoordinatorPoint.RUN_OPENED)
         result = strategy.start(
             grid,
             strategy.initial_arrays,
@@ -87,12 +89,16 @@ def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: Even
                 f"The model cannot be written to {home.model}: {error.strerror}.",
                 remedy="Free disk space; the same command then goes on from here.",
             ) from error
+        reach(CoordinatorPoint.MODEL_WRITTEN)
         digest = arrays_digest(model)
         trail.log_model(digest)
+        reach(CoordinatorPoint.MODEL_LOGGED)
         events.write("model-published", model=digest)
         # What is cosigned to its last entry stays so: a finished run asks nobody again.
         ended = canonical_json.encode({"run": plan.run_id, "log_size": trail.log.size})
         if not home.ended.is_file() or home.ended.read_bytes() != ended:
             strategy.witness_end(grid)
+            reach(CoordinatorPoint.END_COSIGNED)
             write_durably(home.ended, ended)
+            reach(CoordinatorPoint.ENDED)
     return True

@@ -17,8 +17,9 @@ import numpy as np
 
 from common import canonical_json
 from common.canonical_json import JsonValue
-from common.durable_file import write_durably
+from common.durable_file import make_folder_durably, write_durably
 from common.errors import FormatError, StorageError, VerificationError
+from common.failpoints import CoordinatorPoint, reach
 from common.parameters import arrays_digest, load_arrays, save_arrays
 from common.plan import RunPlan
 from server.audit_trail import AuditTrail
@@ -79,7 +80,7 @@ class CheckpointStore:
             StorageError: The disk is full or refuses; the old checkpoint is there still.
         """
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder_durably(self._folder)
             # The model last: where it is, the state that belongs to it is too.
             write_durably(self._folder / _optimizer_file(server_round), save_arrays(optimizer))
             write_durably(self._folder / _model_file(server_round), save_arrays(model))
@@ -109,6 +110,7 @@ class CheckpointStore:
         )
         try:
             write_durably(self._index, index)
+            reach(CoordinatorPoint.CHECKPOINT_REPLACED)
             for old in self._folder.glob("*-*.safetensors"):
                 if old.name not in names:
                     old.unlink()

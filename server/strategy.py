@@ -27,6 +27,7 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from common.canonical_json import JsonValue
 from common.errors import FederationError, InputError
+from common.failpoints import CoordinatorPoint, reach
 from common.keys import Registry
 from common.messages import compose_message, encode_arrays
 from common.plan import RunPlan
@@ -262,13 +263,17 @@ class RegionSumStrategy(Strategy):
         for reply in replies:
             region = current.take(reply)
             if region is not None:
+                reach(CoordinatorPoint.REPLY_TAKEN)
                 self._event("region-replied", current, region=region)
         current.refuse_absent()
         if not current.complete:
             return None, None
+        reach(CoordinatorPoint.HEARD)
         closed = current.close()
+        reach(CoordinatorPoint.SUMMED)
         self._record(closed)
         self._event("round-closed", current)
+        reach(CoordinatorPoint.ROUND_CLOSED)
         self._open = None
         used = len(closed.aggregate.used)
         counts = {"regions": used, "regions-refused": len(self._plan.regions) - used}
@@ -309,7 +314,9 @@ class RegionSumStrategy(Strategy):
         regions = current.unanswered
         for _ in range(WAVES):
             self._witness(grid, current, regions)
+            reach(CoordinatorPoint.COSIGNED)
             messages = self.configure_train(server_round, arrays, config, grid)
+            reach(CoordinatorPoint.REQUESTED)
             yield from exchange(grid, messages, timeout_s=timeout)
             regions = current.unanswered
             if current.complete:
@@ -345,14 +352,17 @@ class RegionSumStrategy(Strategy):
                 on_refused=self._on_refused,
             )
             self._event("round-started", self._open)
+            reach(CoordinatorPoint.ROUND_STARTED)
         return self._open
 
     def _record(self, closed: ClosedRound) -> None:
         """Keeps the model, logs the aggregate if the log lacks it, replaces the checkpoint."""
         server_round = closed.aggregate.server_round
         self._checkpoints.prepare(server_round, closed.model, closed.optimizer)
+        reach(CoordinatorPoint.MODEL_KEPT)
         if server_round not in self._trail.aggregates:
             self._trail.log_aggregate(closed.aggregate)
+        reach(CoordinatorPoint.AGGREGATED)
         self._checkpoints.write(
             make_checkpoint(self._trail, self._plan, server_round, closed.model, closed.optimizer)
         )

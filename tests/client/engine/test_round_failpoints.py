@@ -17,7 +17,7 @@ from common import failpoints
 from common.failpoints import Point
 from simulations.provision import OpenRegion, open_region
 from tests.support.cosigning import ask, witnessed
-from tests.support.fault_vfs import fault_vfs
+from simulations.faults.disk import fault_vfs
 from tests.support.small_federation import home_of, make_federation
 
 #: What changes names or makes anything durable.

@@ -1,0 +1,1 @@
+"""Faults on purpose: processes killed, hung and restarted, replies forged, disks full, files torn."""
