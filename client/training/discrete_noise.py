@@ -152,5 +152,6 @@ def _half_squares(numerators: UintArray, denominator: int) -> UintArray:
         quotient = (quotient << half) | digits
     quotient = np.minimum(quotient, np.uint64(_LARGEST_QUOTIENT))
     # The square has 52 digits after the point; half of it one more.
-    halved = (quotient * quotient) >> np.uint64(2 * _QUOTIENT_BITS + 1 - EXPONENT_BITS)
-    return np.minimum(halved, np.uint64(LARGEST_EXPONENT))
+    halved: UintArray = (quotient * quotient) >> np.uint64(2 * _QUOTIENT_BITS + 1 - EXPONENT_BITS)
+    bounded: UintArray = np.minimum(halved, np.uint64(LARGEST_EXPONENT))
+    return bounded
