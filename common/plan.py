@@ -19,6 +19,8 @@ from common.canonical_json import JsonValue
 from common.errors import FedprefError, FormatError, InputError
 from common.parameters import ArraySpec
 from common.privacy import GaussianEvent, epsilon, epsilon_gaussian, total_noise_multiplier
+from common.release_bounds import release_noise_stddev, release_value_bound
+from common.secure_aggregation.quantiser import MAX_SUMMED, Quantiser
 from common.strategies import (
     FACTORS,
     StrategyName,
@@ -31,6 +33,8 @@ from common.validate import DECIMAL
 
 # A plan's mechanisms may miss its ε by the rounding of decimal strings, not by more.
 _EPSILON_SLACK = 1e-9
+# Rounding to a grid of γ = σ/4 after noise adds γ²/12 to a variance of σ²: half a percent.
+_COARSEST_GRID = 1 / 4
 
 
 def _decimal(text: str) -> str:
@@ -273,6 +277,8 @@ class RunPlan(BaseModel):
         if self.local_training is not None:
             require_options(self.strategy, self.rank, self.local_training.options)
         self._require_mechanisms()
+        if self.aggregation.rule == "secure-sum":
+            self._require_ring()
         return self
 
     def _require_mechanisms(self) -> None:
@@ -296,6 +302,22 @@ class RunPlan(BaseModel):
             "popularity and factors take every customer, once in a round",
         )
         self._require_epsilon()
+
+    def _require_ring(self) -> None:
+        """A secure sum is exact in its ring, and rounding to its grids costs next to nothing."""
+        most = len(self.regions)
+        _require(most <= MAX_SUMMED, f"a secure sum is of at most {MAX_SUMMED} regions")
+        for each in self.mechanisms:
+            largest = Quantiser(each.grid_exponent, most).largest_value
+            _require(
+                release_value_bound(self, each) <= largest,
+                f"the grid of {each.name} is too fine for a secure sum of {most} regions",
+            )
+            _require(
+                self.mode != "local"
+                or 2.0**each.grid_exponent <= _COARSEST_GRID * release_noise_stddev(self, each),
+                f"the grid of {each.name} is too coarse beside its noise",
+            )
 
     def _require_epsilon(self) -> None:
         try:

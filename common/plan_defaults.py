@@ -14,6 +14,8 @@ from common.consent import FEDERATED_TRAINING
 from common.errors import FormatError, InputError
 from common.plan import RunPlan
 from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT, GaussianEvent, calibrate_sigma
+from common.release_bounds import release_value_bound
+from common.secure_aggregation.quantiser import finest_grid
 from common.strategies import FACTORS, StrategyName
 from common.training_rules import TrainingRule, training_rule
 
@@ -27,6 +29,8 @@ ROW_EXPONENT = "-0.25"
 # Noise is calibrated to a hair less than ε, because a ledger reports ε by privacy loss
 # distributions, whose discretisation errs upwards, and its cap may be the plan's ε.
 _CALIBRATION_MARGIN = 2e-5
+# A coarser grid itself adds a step to what a value may come to, out of millions.
+_RING_MARGIN = 1 + 2**-10
 
 
 class _Sizes(NamedTuple):
@@ -160,9 +164,34 @@ def default_plan(
         **sized,
     }
     try:
+        if rule == "secure-sum":
+            record["mechanisms"] = [*_on_ring(record)]
         return RunPlan.from_record(record)
     except FormatError as error:
         raise InputError(error.message, remedy="Correct the value of that field.") from error
+
+
+def _on_ring(record: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
+    """The mechanisms with grids that a secure sum has room for: coarser ones where it must be.
+
+    What a value may come to follows from the planned customers, C, σ and the steps; how many steps
+    of a grid that may be, from the number of regions. Which grid it is costs no ε: values are
+    rounded after noise. What it costs in noise the plan itself bounds, and refuses where it is too
+    much.
+    """
+    openly: dict[str, JsonValue] = {"rule": "sum", "tolerated": 0, "honest_survivors_min": 0}
+    plan = RunPlan.from_record({**record, "mode": "local", "aggregation": openly})
+    most = len(plan.regions)
+    return [
+        {
+            **mechanism.model_dump(mode="json"),
+            "grid_exponent": max(
+                mechanism.grid_exponent,
+                finest_grid(release_value_bound(plan, mechanism) * _RING_MARGIN, most),
+            ),
+        }
+        for mechanism in plan.mechanisms
+    ]
 
 
 def _factors(signal: float, sigma: float, n_items: int) -> dict[str, JsonValue]:

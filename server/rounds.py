@@ -1,7 +1,8 @@
 """One open round: what was asked, what came back, and what it adds up to.
 
-Each update is added when it arrives, and is not kept (`server.round_total`). When the log has the
-round already, exactly the updates that it names are added, whoever else answers.
+Each update is added when it arrives, and is not kept (`server.round_total`), unless the plan's rule
+compares updates (`server.robust`). When the log has the round already, exactly the updates that it
+names are added, whoever else answers.
 """
 
 from __future__ import annotations
@@ -16,9 +17,11 @@ from common.errors import VerificationError
 from common.messages import decode_arrays
 from common.parameters import arrays_digest
 from common.plan import Mechanism, RunPlan
+from common.release_bounds import release_norm_bound
 from common.timestamps import format_time, now_ms
 from server.audit_trail import Aggregate, UsedRound
 from server.parameter_step import model_after
+from server.robust import RobustAggregator
 from server.round_total import Aggregator, ExactSum
 from server.validation import (
     MISSING_REASONS,
@@ -27,7 +30,6 @@ from server.validation import (
     ReplyRefusedError,
     ReplyValidator,
     ValidatedUpdate,
-    release_norm_bound,
 )
 
 #: Every request of a round names the same attempt: a repeated one gets the same sealed bytes.
@@ -229,10 +231,13 @@ def aggregator_of(plan: RunPlan, mechanism: Mechanism) -> Aggregator:
     Raises:
         InputError: The plan's numbers are too large for a sum that is exact.
     """
+    specs = plan.released_arrays(mechanism.name)
+    if plan.aggregation.name == "robust":
+        return RobustAggregator(specs, plan.aggregation)
     # A value is at most as large as the norm of what it is part of. Twice that, so that how the
     # norm was rounded when it was checked is of no account.
     return ExactSum(
-        plan.released_arrays(mechanism.name),
+        specs,
         grid_exponent=mechanism.grid_exponent,
         max_magnitude=2.0 * release_norm_bound(plan, mechanism),
         max_regions=len(plan.regions),

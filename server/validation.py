@@ -25,7 +25,8 @@ from common.errors import FedprefError, FormatError, VerificationError
 from common.keys import Registry
 from common.messages import ReceivedArray, parse_message
 from common.parameters import arrays_digest, check_arrays, measure_floats
-from common.plan import LocalTraining, Mechanism, RunPlan
+from common.plan import Mechanism, RunPlan
+from common.release_bounds import release_norm_bound
 from common.timestamps import now_ms
 from server.audit_trail import UsedRound
 from server.grid_exchange import OVERSIZE_STYPE, UNDECODABLE_REPLY
@@ -36,12 +37,6 @@ _REASON = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 _MAX_REASON_CHARACTERS = 48
 _MAX_ENVELOPE_BYTES = 65_535
 _MAX_PROOF_NODES = 64
-_CUSTOMERS_SLACK = 10
-_NOISE_DEVIATIONS = 10.0
-# What a region's momentum can make of equal steps: at most 1 / (1 − 0.9).
-_MOMENTUM_GAIN = 10.0
-# Steps of earlier rounds, which may have made the parameters longer, per step of this one.
-_MOST_ROUNDS = 1000
 
 _REPLY_FIELDS = {
     "status",
@@ -138,50 +133,6 @@ class ValidatedUpdate:
 
     used: UsedRound
     arrays: Mapping[str, np.ndarray]
-
-
-def release_norm_bound(plan: RunPlan, mechanism: Mechanism) -> float:
-    """The largest L2 norm that one region's release may have, by public numbers alone.
-
-    A noisy sum is a sum over customers of vectors of norm at most C, plus noise of deviation σ in
-    each of n values: its norm is over σ·(√n + 10) less than once in 10^20 draws. How many customers
-    a region has is not known here; ten times the planned size of all regions bounds it.
-
-    A change of parameters by local steps is at most the sum of what each step can move them by; see
-    `_longest_change`.
-
-    Args:
-        plan: The run plan.
-        mechanism: The mechanism of the release.
-    """
-    n_values = sum(math.prod(spec.shape) for spec in plan.released_arrays(mechanism.name))
-    contributions = _CUSTOMERS_SLACK * plan.planned_customers * float(mechanism.clipping_norm)
-    noise = mechanism.noise_stddev * (math.sqrt(n_values) + _NOISE_DEVIATIONS)
-    grid = math.ldexp(math.sqrt(n_values), mechanism.grid_exponent)
-    if plan.local_training is None or mechanism.name != plan.strategy:
-        return contributions + noise + grid
-    return _longest_change(plan.local_training, mechanism, contributions + noise, n_values) + grid
-
-
-def _longest_change(
-    local: LocalTraining, mechanism: Mechanism, noisy_sum: float, n_values: int
-) -> float:
-    """How far a region's steps can move the parameters in one round, in L2 norm.
-
-    A step of Adam moves no value by more than the learning rate times (1 − β₁)/√(1 − β₂), or times
-    1 if that is less (Kingma and Ba, 2015, section 2.1); ten times as far is allowed. Weight decay
-    takes off of parameters whose norm is not known here: they may be as long as the steps have made
-    them in all rounds, or as they started, √n.
-    """
-    rate = max(local.learning_rate_of(number) for number in mechanism.rounds)
-    if local.optimizer == "adam":
-        step = 10.0 * math.sqrt(n_values)
-    else:
-        step = noisy_sum / float(local.expected_batch_size) * _MOMENTUM_GAIN
-    decay = float(local.weight_decay) * (
-        math.sqrt(n_values) + rate * step * mechanism.steps * _MOST_ROUNDS
-    )
-    return rate * mechanism.steps * (step + decay)
 
 
 class ReplyValidator:

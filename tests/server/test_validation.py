@@ -18,6 +18,7 @@ from common.envelope import Envelope, sign_record
 from common.messages import compose_message, decode_message, encode_arrays, encode_message
 from common.parameters import arrays_digest, snap_to_grid
 from common.plan import RunPlan
+from common.release_bounds import release_norm_bound
 from common.timestamps import now_ms
 from server.grid_exchange import OVERSIZE_STYPE, UNDECODABLE_REPLY
 from server.validation import (
@@ -25,7 +26,6 @@ from server.validation import (
     ReplyRefusedError,
     ReplyValidator,
     ValidatedUpdate,
-    release_norm_bound,
 )
 from tests.support.fake_federation import (
     Arrays,
@@ -223,7 +223,11 @@ def test_a_signed_round_entry_that_states_other_noise(
 
 def test_arrays_swapped_after_signing(engine: FakeEngine, validator: ReplyValidator) -> None:
     plan = engine.plan
-    other = {"popularity": snap_to_grid(np.linspace(1, 2, plan.n_items), plan.mechanisms[0].grid_exponent)}
+    other = {
+        "popularity": snap_to_grid(
+            np.linspace(1, 2, plan.n_items), plan.mechanisms[0].grid_exponent
+        )
+    }
     engine.tamper_reply = lambda header, _: (header, other)
     assert reason(validator, ask(engine), question(plan)) == "wrong-digest"
     engine.tamper_reply = lambda header, _: ({**header, "update": arrays_digest(other)}, other)
