@@ -56,8 +56,8 @@ def model_after(
     (released,) = (spec.name for spec in plan.released_arrays(name))
     values = total.values(released)
     if name == FACTORS:
-        return next_model(model, values, plan, n_regions=total.n_regions), {}
-    first = first_model(values, plan, n_regions=total.n_regions)
+        return next_model(model, values, plan, noise_gain=total.noise_gain), {}
+    first = first_model(values, plan, noise_gain=total.noise_gain)
     return (first if plan.strategy == FACTORS else with_initial_parameters(first, plan)), {}
 
 

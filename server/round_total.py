@@ -37,6 +37,13 @@ class RoundTotal(Protocol):
     def n_regions(self) -> int:
         """How many regions' releases are in it."""
 
+    @property
+    def noise_gain(self) -> float:
+        """By how much the standard deviation of its noise is larger than that of one region's.
+
+        √n for a sum of n; what shrinks a model's values by their noise takes it into account.
+        """
+
     def values(self, name: str) -> FloatArray:
         """An array's total, whole, in its shape.
 
@@ -92,6 +99,11 @@ class WholeTotal:
                 total += release[name].astype(np.float64)
         return cls(len(releases), arrays)
 
+    @property
+    def noise_gain(self) -> float:
+        """By how much its noise is larger than one region's; see `RoundTotal`."""
+        return math.sqrt(self.n_regions)
+
     def values(self, name: str) -> FloatArray:
         """An array's total; see `RoundTotal`."""
         if name not in self.arrays:
@@ -118,6 +130,11 @@ class GridTotal:
     shapes: Mapping[str, tuple[int, ...]]
     steps: Mapping[str, Sequence[IntArray]]
     grid_exponent: int
+
+    @property
+    def noise_gain(self) -> float:
+        """By how much its noise is larger than one region's; see `RoundTotal`."""
+        return math.sqrt(self.n_regions)
 
     def values(self, name: str) -> FloatArray:
         """An array's total; see `RoundTotal`. Exact up to 2^53 steps, beyond to the nearest."""

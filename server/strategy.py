@@ -71,10 +71,10 @@ def require_supported(plan: RunPlan) -> None:
     Raises:
         InputError: It cannot; names what.
     """
-    if (plan.aggregation.rule, plan.mode) != ("sum", "local"):
+    if plan.aggregation.name == "confidential" or plan.mode != "local":
         raise InputError(
             f"This coordinator cannot aggregate by {plan.aggregation.rule} with {plan.mode} noise.",
-            remedy="Make a plan with the rule sum and the mode local.",
+            remedy="Make a plan with the mode local and another rule than secure-sum.",
         )
 
 
@@ -265,6 +265,8 @@ class RegionSumStrategy(Strategy):
             if region is not None:
                 reach(CoordinatorPoint.REPLY_TAKEN)
                 self._event("region-replied", current, region=region)
+            # It may be as large as the model: it goes before the next one comes.
+            del reply
         current.refuse_absent()
         if not current.complete:
             return None, None

@@ -18,7 +18,7 @@ from common.model_state import ModelState
 from common.plan import RunPlan
 from server.aggregation import Model
 from server.parameter_step import model_after
-from server.round_total import WholeTotal
+from server.robust import total_of
 from simulations import baselines
 
 FloatArray = npt.NDArray[np.float64]
@@ -150,7 +150,7 @@ def train_private(
 
     Args:
         population: Who is in training.
-        regions: Whose releases are summed.
+        regions: Whose releases are made one, by the plan's rule.
         plan: The run plan.
         noise_seed: Of the study's noise; the same seed gives the same model.
         noise_of: Makes a region's source of noise of such a seed.
@@ -169,7 +169,7 @@ def train_private(
             )
             for region in regions
         ]
-        total = WholeTotal.of(releases)
+        total = total_of(releases, plan.aggregation)
         model, optimizer = model_after(server_round, model, total, plan, optimizer)
     return ModelState.of_plan(model, plan)
 
