@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -63,7 +63,7 @@ class InProcessGrid(Grid):
         self._client_app = client_app
         self._reply_hook = reply_hook
         self._slots = threading.BoundedSemaphore(parallel or max(2, os.cpu_count() or 1))
-        self._lock = threading.Lock()
+        self._arrival = threading.Condition()
         self._replies: dict[str, list[Message]] = {}
         self._run = Run.create_empty(run_id=_RUN_ID)
         self._nodes = {
@@ -133,8 +133,18 @@ class InProcessGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Takes the replies that have arrived to some messages."""
-        with self._lock:
+        with self._arrival:
             return [reply for name in message_ids for reply in self._replies.pop(name, [])]
+
+    def arrived(self, message_ids: Collection[str], *, timeout_s: float) -> list[str]:
+        """Which messages have a reply, once any has; see `server.grid_exchange.AnnouncingGrid`."""
+        wanted = set(message_ids)
+        with self._arrival:
+            self._arrival.wait_for(
+                lambda: not wanted.isdisjoint(self._replies),
+                min(timeout_s, threading.TIMEOUT_MAX),
+            )
+            return [name for name in self._replies if name in wanted]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -151,8 +161,9 @@ class InProcessGrid(Grid):
             replies = [reply]
             if self._reply_hook is not None:
                 replies = list(self._reply_hook(partition, message, reply))
-            with self._lock:
+            with self._arrival:
                 self._replies.setdefault(message.metadata.message_id, []).extend(replies)
+                self._arrival.notify_all()
 
     def _answer(self, node: _Node, message: Message) -> Message:
         try:
