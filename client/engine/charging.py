@@ -7,6 +7,7 @@ two the missing entries are logged; a ledger that lacks what the log has is an o
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from client.engine.charges import Charge, ChargeRequest
 from client.engine.entries import charge_record
@@ -59,12 +60,23 @@ class Charging:
         self._clock_ms = clock_ms
 
     def admit(self, plan: RunPlan) -> None:
-        """Checks that the budget pays for a whole run.
+        """Checks that the budget pays for a whole run, and works out what its rounds will cost.
 
         Raises:
             BudgetError: It does not.
             ClockError: The clock is behind the log's newest entry.
         """
+        self._require_paid(plan)
+        self._ledger.foresee(
+            plan.run_id,
+            int(self._now()[:4]),
+            [
+                replace(plan.mechanism_of(number).event, count=plan.mechanism_of(number).steps)
+                for number in range(1, plan.total_rounds + 1)
+            ],
+        )
+
+    def _require_paid(self, plan: RunPlan) -> None:
         self._ledger.admit(
             plan.run_id,
             int(self._now()[:4]),
@@ -91,7 +103,7 @@ class Charging:
                 remedy="Restore the seal from a backup; noise is never drawn twice for one charge.",
             )
         if charge is None:
-            self.admit(permit.plan)
+            self._require_paid(permit.plan)
             charge = self._ledger.charge(
                 ChargeRequest(
                     charge_id=new_ulid(),
