@@ -68,7 +68,7 @@ def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: Even
         open_audit_trail(home, plan, registry) as trail,
         open_witness_phase(home, registry, trail, timeout_s=timeout_s) as witnesses,
     ):
-        bounds = Bounds(config.nodes_wait_s, config.describe_timeout_s)
+        bounds = Bounds(config.nodes_wait_s, config.describe_timeout_s, config.mask_timeout_s)
         checkpoints = CheckpointStore(home.checkpoint)
         strategy = RegionSumStrategy(plan, registry, trail, checkpoints, events, bounds, witnesses)
         reach(CoordinatorPoint.RUN_OPENED)

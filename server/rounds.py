@@ -13,24 +13,29 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import ArrayRecord, Message
 
-from common.errors import VerificationError
+from common.errors import FederationError, VerificationError
 from common.messages import decode_arrays
 from common.parameters import arrays_digest
 from common.plan import Mechanism, RunPlan
 from common.release_bounds import release_norm_bound
 from common.timestamps import format_time, now_ms
 from server.audit_trail import Aggregate, UsedRound
+from server.mask_replies import MaskOffer
 from server.parameter_step import model_after
+from server.reply_checks import ReplyRefusedError
 from server.robust import RobustAggregator
-from server.round_total import Aggregator, ExactSum
+from server.round_total import Aggregator, ExactSum, RoundTotal
+from server.secure_sum import SecureTotal
 from server.validation import (
+    ENGINE_UNREACHABLE,
     MISSING_REASONS,
     NOT_WITNESSED,
     Question,
-    ReplyRefusedError,
     ReplyValidator,
     ValidatedUpdate,
 )
+
+_MAY_BE_ASKED_AGAIN = {*MISSING_REASONS, NOT_WITNESSED, ENGINE_UNREACHABLE}
 
 #: Every request of a round names the same attempt: a repeated one gets the same sealed bytes.
 ATTEMPT = 1
@@ -85,12 +90,16 @@ class OpenRound:
         self.model_in = arrays_digest(self.model)
         #: The updates that count, by region, as the aggregate entry names them.
         self.accepted: dict[str, UsedRound] = {}
+        #: What each of them has offered for a secure sum; nothing where updates are seen.
+        self.offers: dict[str, MaskOffer] = {}
         self.refused: dict[str, str] = {}
         self._plan = plan
         self._validator = validator
         self._optimizer = optimizer
         self._logged = logged
-        self._aggregator = aggregator_of(plan, self.mechanism)
+        self._aggregator = (
+            None if plan.aggregation.name == "confidential" else aggregator_of(plan, self.mechanism)
+        )
         self._on_refused = on_refused
         self._start = format_time(now_ms())
         self._asked: list[tuple[Message, Question]] = []
@@ -107,7 +116,7 @@ class OpenRound:
             region
             for region in sorted(self._plan.regions)
             if region not in self.accepted
-            and self.refused.get(region, "no-reply") in {*MISSING_REASONS, NOT_WITNESSED}
+            and self.refused.get(region, "no-reply") in _MAY_BE_ASKED_AGAIN
         ]
 
     @property
@@ -117,11 +126,21 @@ class OpenRound:
         return {each for each in asked if self.refused.get(each) == NOT_WITNESSED}
 
     @property
+    def without_engine(self) -> set[str]:
+        """The regions whose relays could not reach their engines."""
+        return {region for region, why in self.refused.items() if why == ENGINE_UNREACHABLE}
+
+    @property
     def complete(self) -> bool:
         """Whether the round can be closed."""
         if self._logged is not None:
             return self._needed <= set(self.accepted)
         return len(self.accepted) >= self._plan.quorum
+
+    @property
+    def least(self) -> int:
+        """The fewest updates that the round may be closed with: all of a logged one's."""
+        return len(self._needed) or self._plan.quorum
 
     def ask(self, message: Message, region: str) -> None:
         """Notes that a region is asked by a message."""
@@ -153,7 +172,10 @@ class OpenRound:
             self.refuse(region, error.reason, error.message)
             return None
         if not self._needed or region in self._needed:
-            self._aggregator.add(region, update.arrays)
+            if self._aggregator is not None:
+                self._aggregator.add(region, update.arrays)
+            if update.offer is not None:
+                self.offers[region] = update.offer
         self.refused.pop(region, None)
         self.accepted[region] = update.used
         return region
@@ -162,6 +184,12 @@ class OpenRound:
         """Notes why a region's update does not count."""
         self.refused[region] = reason
         self._on_refused(self, region, reason, detail)
+
+    def drop(self, region: str, reason: str, detail: str) -> None:
+        """Notes that an update that was accepted does not count after all."""
+        del self.accepted[region]
+        self.offers.pop(region, None)
+        self.refuse(region, reason, detail)
 
     def refuse_absent(self) -> None:
         """Refuses every region that neither answered nor was refused."""
@@ -173,8 +201,11 @@ class OpenRound:
             else:
                 self.refuse(region, "no-node", f"{region} is not connected.")
 
-    def close(self) -> ClosedRound:
+    def close(self, secured: SecureTotal | None = None) -> ClosedRound:
         """Makes the next model of what the updates that count come to; to be called once.
+
+        Args:
+            secured: Their sum, where it is all that is to be seen.
 
         Raises:
             VerificationError: The log has another model for this round.
@@ -182,7 +213,7 @@ class OpenRound:
         model, optimizer = model_after(
             self.server_round,
             self.model,
-            self._aggregator.total(),
+            self._total(secured),
             self._plan,
             self._optimizer,
         )
@@ -195,7 +226,7 @@ class OpenRound:
             return ClosedRound(self._logged, model, optimizer)
         aggregate = Aggregate(
             server_round=self.server_round,
-            attempt=ATTEMPT,
+            attempt=ATTEMPT if secured is None else secured.attempt,
             mechanism=self.mechanism.name,
             used=tuple(used for _, used in sorted(self.accepted.items())),
             refused=tuple(sorted(self.refused.items())),
@@ -205,6 +236,13 @@ class OpenRound:
             end=format_time(now_ms()),
         )
         return ClosedRound(aggregate, model, optimizer)
+
+    def _total(self, secured: SecureTotal | None) -> RoundTotal:
+        if self._aggregator is not None:
+            return self._aggregator.total()
+        if secured is None or list(secured.regions) != sorted(self._needed or self.accepted):
+            raise FederationError(f"Round {self.server_round} has no sum of the regions it counts.")
+        return secured.total
 
     def _question_of(self, reply: Message) -> Question | None:
         answered = reply.metadata.reply_to_message_id

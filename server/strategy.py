@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,7 @@ from common.failpoints import CoordinatorPoint, reach
 from common.keys import Registry
 from common.messages import compose_message, encode_arrays
 from common.plan import RunPlan
+from common.secure_aggregation import RoundContext, SecureSumRefusedError
 from server.audit_trail import AuditTrail
 from server.checkpoint import CheckpointStore, make_checkpoint
 from server.config import SERVER_PARTY
@@ -38,6 +40,7 @@ from server.events import EventWriter
 from server.grid_exchange import bounded_inflation, exchange
 from server.roster import Roster
 from server.rounds import ATTEMPT, ClosedRound, OpenRound
+from server.secure_sum import SecureSum, SecureTotal
 from server.validation import IMPOSTOR_REASONS, MISSING_REASONS, ReplyValidator
 from server.witness_phase import PhaseOutcome, WitnessPhase
 
@@ -59,10 +62,13 @@ class Bounds:
     Attributes:
         nodes_wait_s: For the plan's regions to connect before the first round.
         describe_timeout_s: For a node to say which region it is.
+        mask_timeout_s: For all regions of a secure sum to send their masked updates, each time they
+            are asked.
     """
 
     nodes_wait_s: float
     describe_timeout_s: float
+    mask_timeout_s: float
 
 
 def require_supported(plan: RunPlan) -> None:
@@ -71,10 +77,10 @@ def require_supported(plan: RunPlan) -> None:
     Raises:
         InputError: It cannot; names what.
     """
-    if plan.aggregation.name == "confidential" or plan.mode != "local":
+    if plan.mode != "local":
         raise InputError(
             f"This coordinator cannot aggregate by {plan.aggregation.rule} with {plan.mode} noise.",
-            remedy="Make a plan with the mode local and another rule than secure-sum.",
+            remedy="Make a plan with the mode local.",
         )
 
 
@@ -114,6 +120,8 @@ class RegionSumStrategy(Strategy):
         self._witnesses = witnesses
         self._witnessed = PhaseOutcome()
         self._validator = ReplyValidator(plan, registry)
+        self._secure_sum = SecureSum(plan, registry, timeout_s=bounds.mask_timeout_s)
+        self._grid: Grid | None = None
         self._open: OpenRound | None = None
         self._roster = Roster(
             plan,
@@ -161,6 +169,7 @@ class RegionSumStrategy(Strategy):
         if self.first_round > num_rounds:
             return result
         self.summary()
+        self._grid = grid
         with bounded_inflation(_MAX_BODY_BYTES):
             self._roster.wait(grid, timeout_s=self._bounds.nodes_wait_s)
             for server_round in range(self.first_round, num_rounds + 1):
@@ -271,7 +280,10 @@ class RegionSumStrategy(Strategy):
         if not current.complete:
             return None, None
         reach(CoordinatorPoint.HEARD)
-        closed = current.close()
+        secured = self._secured(current)
+        if secured is None and self._plan.aggregation.name == "confidential":
+            return None, None
+        closed = current.close(secured)
         reach(CoordinatorPoint.SUMMED)
         self._record(closed)
         self._event("round-closed", current)
@@ -303,6 +315,41 @@ class RegionSumStrategy(Strategy):
             len(self._plan.regions),
         )
 
+    def _secured(self, current: OpenRound) -> SecureTotal | None:
+        """The sum of a confidential round; whose update is not in it is dropped from the round.
+
+        Raises:
+            FederationError: All regions answered, and what is left is no sum of theirs.
+        """
+        if self._plan.aggregation.name != "confidential" or self._grid is None:
+            return None
+        try:
+            return self._secure_sum.run(
+                self._grid,
+                self._nodes_of,
+                RoundContext.of(self._plan, current.server_round, current.model_in),
+                current.offers,
+                least=current.least,
+                on_dropped=current.drop,
+            )
+        except SecureSumRefusedError as error:
+            self._on_refused(current, None, error.reason, error.message)
+            raise FederationError(
+                f"Round {current.server_round} is not published: {error.message}",
+                remedy="A region did not mask what it sealed, and masks hide which: let each "
+                "compare its log with its seal, and begin a run without the one that differs.",
+            ) from error
+
+    def _nodes_of(self, absent: AbstractSet[str]) -> Mapping[str, int]:
+        """The regions' nodes, once who is absent had time to come back."""
+        if self._grid is not None:
+            for region in absent:
+                self._roster.drop(region)
+            if absent:
+                self._roster.settle(self._grid, timeout_s=self._bounds.describe_timeout_s)
+            self._roster.refresh(self._grid)
+        return self._roster.nodes
+
     def _ask(
         self,
         grid: Grid,
@@ -327,7 +374,9 @@ class RegionSumStrategy(Strategy):
             if not regions:
                 return
             if not current.complete:
-                # A region whose node was lost may have another by now.
+                for region in current.without_engine:
+                    self._roster.drop(region)
+                # A region whose node was lost may have another by now, or its engine be up again.
                 self._roster.settle(grid, timeout_s=self._bounds.describe_timeout_s)
 
     def _witness(self, grid: Grid, current: OpenRound, regions: Sequence[str]) -> None:

@@ -7,36 +7,32 @@ passes is a `ValidatedUpdate`, the only thing that aggregation accepts.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Array, Message
+from flwr.app import Message
 
-from common.audit.checkpoint import NoteKey, open_checkpoint
-from common.audit.merkle import leaf_hash, verify_inclusion
+from common.audit.merkle import leaf_hash
 from common.canonical_json import JsonValue
-from common.envelope import Envelope, verify_envelope
-from common.errors import FedprefError, FormatError, VerificationError
+from common.errors import FormatError
 from common.keys import Registry
-from common.messages import ReceivedArray, parse_message
 from common.parameters import arrays_digest, check_arrays, measure_floats
 from common.plan import Mechanism, RunPlan
 from common.release_bounds import release_norm_bound
-from common.timestamps import now_ms
+from common.secure_aggregation import RoundContext
 from server.audit_trail import UsedRound
-from server.grid_exchange import OVERSIZE_STYPE, UNDECODABLE_REPLY
-
-#: A body's bytes beyond its content, and what a message may have of them.
-_BODY_HEAD_BYTES = 512
-_REASON = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_MAX_REASON_CHARACTERS = 48
-_MAX_ENVELOPE_BYTES = 65_535
-_MAX_PROOF_NODES = 64
+from server.mask_replies import MaskOffer, read_offer
+from server.reply_checks import (
+    ReplyRefusedError,
+    check_context,
+    check_logged,
+    check_record,
+    check_specs,
+    decode_base64,
+    open_entry,
+    open_reply,
+)
 
 _REPLY_FIELDS = {
     "status",
@@ -51,6 +47,8 @@ _REPLY_FIELDS = {
     "checkpoint",
     "inclusion_proof",
 }
+#: What a reply has in the update's place where only the sum is to be seen.
+_OFFER_FIELDS = {"masking_key", "masked"}
 _ROUND_FIELDS = {
     "v",
     "run",
@@ -74,31 +72,14 @@ _ROUND_FIELDS = {
     "end",
     "attestation",
 }
-_FLOWER_ERRORS = {
-    3: "message-unavailable",
-    4: "no-reply",
-    5: "node-unavailable",
-    UNDECODABLE_REPLY: "undecodable-reply",
-}
 #: Nobody answered: asking once more may help.
 MISSING_REASONS = frozenset({"message-unavailable", "no-node", "no-reply", "node-unavailable"})
+#: The region's relay answers, and its engine is down: it may be just starting.
+ENGINE_UNREACHABLE = "engine-unreachable"
 #: The region lacks a fresh, cosigned checkpoint, as it does when its engine was restarted.
 NOT_WITNESSED = "not-witnessed"
 #: The carrier is not the region, whatever it says.
 IMPOSTOR_REASONS = frozenset({"other-node", "other-region", "wrong-signer"})
-
-
-class ReplyRefusedError(FedprefError):
-    """A reply that is not added to anything.
-
-    Args:
-        reason: A kebab-case code.
-        message: One sentence of our own; never a stranger's text.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -128,11 +109,13 @@ class ValidatedUpdate:
 
     Attributes:
         used: How the aggregate entry names it.
-        arrays: What the region released.
+        arrays: What the region released; nothing where only the sum is to be seen.
+        offer: What a secure sum has in their place.
     """
 
     used: UsedRound
     arrays: Mapping[str, np.ndarray]
+    offer: MaskOffer | None = None
 
 
 class ReplyValidator:
@@ -158,52 +141,40 @@ class ReplyValidator:
         Raises:
             ReplyRefusedError: Names the reason.
         """
-        header, received = self._open(reply, question)
-        _check_context(header, self._expected_context(question))
-        arrays = self._check_arrays(received, question.mechanism)
-        update = arrays_digest(arrays)
-        if header["update"] != update:
+        confidential = self._plan.aggregation.name == "confidential"
+        # Where only the sum is to be seen, an update must not come along.
+        specs = () if confidential else self._plan.released_arrays(question.mechanism.name)
+        fields = _REPLY_FIELDS | (_OFFER_FIELDS if confidential else set())
+        header, received = open_reply(reply, question.node, specs, fields)
+        check_context(header, self._expected_context(question))
+        arrays = check_specs(received, specs)
+        if not confidential:
+            self._check_values(arrays, question.mechanism)
+        # Of an update that is not to be seen the region's signature vouches for the digest.
+        update = header["update"] if confidential else arrays_digest(arrays)
+        if header["update"] != update or not isinstance(update, str):
             raise ReplyRefusedError("wrong-digest", "The update is not what its digest states.")
-        entry = _decode_base64(header["round_entry"])
-        record = self._open_round_entry(entry, question, now_ms)
-        _check_round(record, self._expected_round(question, update))
+        entry = decode_base64(header["round_entry"])
+        record = open_entry(
+            entry,
+            question.region,
+            self._registry,
+            kind="round",
+            fields=_ROUND_FIELDS,
+            now_ms=now_ms,
+        )
+        check_record(record, self._expected_round(question, update))
         self._check_noise(record["dp"], question.mechanism)
-        self._check_logged(header, entry, question.region)
+        origin = f"{self._plan.federation}/{question.region}"
+        check_logged(header, entry, question.region, origin, self._registry)
         used = UsedRound(
             region=question.region,
-            origin=self._origin(question.region),
+            origin=origin,
             round_entry=leaf_hash(entry).hex(),
             update=update,
         )
-        return ValidatedUpdate(used=used, arrays=arrays)
-
-    def _open(
-        self, reply: Message, question: Question
-    ) -> tuple[dict[str, JsonValue], dict[str, ReceivedArray]]:
-        if reply.has_error():
-            raise ReplyRefusedError(
-                flower_reason(reply.error.code), f"Flower reports error {int(reply.error.code)}."
-            )
-        if reply.metadata.src_node_id != question.node:
-            raise ReplyRefusedError("other-node", "The reply is another node's than was asked.")
-        specs = self._plan.released_arrays(question.mechanism.name)
-        limit = sum(
-            math.prod(spec.shape) * np.dtype(spec.dtype).itemsize + _BODY_HEAD_BYTES
-            for spec in specs
-        )
-        if any(array.stype == OVERSIZE_STYPE for array in _array_records(reply)):
-            raise ReplyRefusedError("oversize", "An array inflates to more than any may have.")
-        if sum(len(array.data) for array in _array_records(reply)) > limit:
-            raise ReplyRefusedError("oversize", f"The arrays have more than {limit} bytes.")
-        try:
-            header, received = parse_message(reply.content, max_array_bytes=limit)
-        except FormatError as error:
-            raise ReplyRefusedError("malformed-reply", error.message) from error
-        if header.get("status") == "refused":
-            raise ReplyRefusedError(region_reason(header), "The region refused the request.")
-        if header.get("status") != "ok" or set(header) != _REPLY_FIELDS:
-            raise ReplyRefusedError("malformed-reply", "The reply's fields are not a reply's.")
-        return header, received
+        offer = self._read_offer(header, question, used, now_ms) if confidential else None
+        return ValidatedUpdate(used=used, arrays=arrays, offer=offer)
 
     def _expected_context(self, question: Question) -> dict[str, JsonValue]:
         return {
@@ -214,6 +185,14 @@ class ReplyValidator:
             "mechanism": question.mechanism.name,
         }
 
+    def _read_offer(
+        self, header: dict[str, JsonValue], question: Question, used: UsedRound, now_ms: int
+    ) -> MaskOffer:
+        context = RoundContext.of(self._plan, question.server_round, question.model_in)
+        return read_offer(
+            header, context, used.region, used.round_entry, self._registry, now_ms=now_ms
+        )
+
     def _expected_round(self, question: Question, update: str) -> dict[str, JsonValue]:
         return {
             **self._expected_context(question),
@@ -221,21 +200,6 @@ class ReplyValidator:
             "model_in": question.model_in,
             "update": update,
         }
-
-    def _check_arrays(
-        self, received: Mapping[str, ReceivedArray], mechanism: Mechanism
-    ) -> dict[str, np.ndarray]:
-        specs = {spec.name: spec for spec in self._plan.released_arrays(mechanism.name)}
-        if set(received) != set(specs):
-            raise ReplyRefusedError("wrong-arrays", "The update has missing or unknown arrays.")
-        for name, spec in specs.items():
-            if received[name].dtype != spec.dtype:
-                raise ReplyRefusedError("wrong-dtype", f"{name} is not of dtype {spec.dtype}.")
-            if received[name].shape != tuple(spec.shape):
-                raise ReplyRefusedError("wrong-shape", f"{name} is not of shape {spec.shape}.")
-        arrays = {name: received[name].to_numpy() for name in sorted(specs)}
-        self._check_values(arrays, mechanism)
-        return arrays
 
     def _check_values(self, arrays: Mapping[str, np.ndarray], mechanism: Mechanism) -> None:
         bound = release_norm_bound(self._plan, mechanism)
@@ -258,27 +222,6 @@ class ReplyValidator:
         except FormatError as error:
             raise ReplyRefusedError("without-noise", error.message) from error
 
-    def _open_round_entry(
-        self, entry: bytes, question: Question, now_ms: int
-    ) -> dict[str, JsonValue]:
-        keys = {
-            key.key_id: key.public_key for key in self._registry.keys_of(question.region, "trainer")
-        }
-        try:
-            envelope = Envelope.decode(entry, max_bytes=_MAX_ENVELOPE_BYTES)
-            for key_id in verify_envelope(envelope, keys):
-                self._registry.find(key_id, party=question.region, role="trainer", at_ms=now_ms)
-            record = envelope.record()
-        except VerificationError as error:
-            raise ReplyRefusedError(
-                "wrong-signer", f"{question.region} did not sign the round entry."
-            ) from error
-        except FormatError as error:
-            raise ReplyRefusedError("malformed-entry", "The round entry cannot be read.") from error
-        if envelope.kind != "round" or set(record) != _ROUND_FIELDS:
-            raise ReplyRefusedError("malformed-entry", "The signed entry is no round entry.")
-        return record
-
     def _check_noise(self, dp: JsonValue, mechanism: Mechanism) -> None:
         stated = {
             "noise_multiplier": mechanism.noise_multiplier,
@@ -288,68 +231,3 @@ class ReplyValidator:
         }
         if not isinstance(dp, dict) or any(dp.get(name) != stated[name] for name in stated):
             raise ReplyRefusedError("other-noise", "The round entry states another noise.")
-
-    def _check_logged(self, header: dict[str, JsonValue], entry: bytes, region: str) -> None:
-        index, note, proof = header["leaf_index"], header["checkpoint"], header["inclusion_proof"]
-        if type(index) is not int or not isinstance(note, str) or not isinstance(proof, list):
-            raise ReplyRefusedError("malformed-reply", "The proof of logging is malformed.")
-        if len(proof) > _MAX_PROOF_NODES:
-            raise ReplyRefusedError("malformed-reply", "The proof of logging is too long.")
-        origin = self._origin(region)
-        failure: FedprefError | None = None
-        now = now_ms()
-        for key in self._registry.keys_of(region, "log"):
-            try:
-                self._registry.find(key.key_id, party=region, role="log", at_ms=now)
-                signed = open_checkpoint(note.encode(), NoteKey(origin, key.public_key))
-                nodes = [bytes.fromhex(str(node)) for node in proof]
-                head = signed.checkpoint
-                verify_inclusion(leaf_hash(entry), index, head.size, nodes, head.root)
-            except (FedprefError, ValueError) as error:
-                failure = error if isinstance(error, FedprefError) else FormatError(str(error))
-            else:
-                return
-        raise ReplyRefusedError(
-            "not-logged", f"No checkpoint of {origin} proves that the round is in its log."
-        ) from failure
-
-    def _origin(self, region: str) -> str:
-        return f"{self._plan.federation}/{region}"
-
-
-def _check_context(header: dict[str, JsonValue], expected: dict[str, JsonValue]) -> None:
-    for name, value in expected.items():
-        # True == 1 in Python; a round is a number.
-        if type(header[name]) is not type(value) or header[name] != value:
-            raise ReplyRefusedError(f"other-{name}", f"The reply is of another {name}.")
-
-
-def _check_round(record: dict[str, JsonValue], expected: dict[str, JsonValue]) -> None:
-    for name, value in expected.items():
-        if type(record[name]) is not type(value) or record[name] != value:
-            code = f"other-{name}".replace("_", "-")
-            raise ReplyRefusedError(code, f"The signed round entry is of another {name}.")
-
-
-def _decode_base64(value: JsonValue) -> bytes:
-    try:
-        return base64.b64decode(str(value), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ReplyRefusedError("malformed-entry", "The round entry cannot be read.") from error
-
-
-def _array_records(reply: Message) -> list[Array]:
-    return [array for record in reply.content.array_records.values() for array in record.values()]
-
-
-def flower_reason(code: int) -> str:
-    """The reason code for an error that Flower reports in a node's place."""
-    return _FLOWER_ERRORS.get(code, "node-error")
-
-
-def region_reason(header: Mapping[str, JsonValue]) -> str:
-    """The region's own reason if it has the form of one; it is printed and logged."""
-    reason = header.get("reason")
-    if not isinstance(reason, str) or len(reason) > _MAX_REASON_CHARACTERS:
-        return "refused"
-    return reason if _REASON.fullmatch(reason) else "refused"

@@ -31,7 +31,8 @@ from server.config import SERVER_PARTY, ServerHome
 from server.near_witnesses import NearWitnesses, Trouble
 from server.outside_witnesses import outside_witnesses
 from server.region_queries import RegionQueries
-from server.validation import NOT_WITNESSED, ReplyRefusedError
+from server.reply_checks import ReplyRefusedError
+from server.validation import NOT_WITNESSED
 from server.witness_circle import WitnessCircle
 from server.witness_replies import (
     CosignAnswer,

@@ -17,6 +17,7 @@ from common.canonical_json import JsonValue
 from common.parameters import array_specs, arrays_digest
 from common.plan import Mechanism
 from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT
+from common.secure_aggregation import Roster
 from common.timestamps import format_time
 
 ACCOUNTANT = "dp-accounting PLD"
@@ -40,6 +41,32 @@ class RoundContext:
     update: Mapping[str, np.ndarray]
     start_ms: int
     end_ms: int
+
+
+@dataclass(frozen=True)
+class MaskedUpdate:
+    """What leaves for a secure sum, and what of it is logged.
+
+    Attributes:
+        run: The run.
+        server_round: The round.
+        attempt: The attempt.
+        region: The region.
+        roster: Whose updates the sum is of.
+        roster_digest: What stands for the roster.
+        arrays: The sealed update under its masks, as int32.
+        norm_bound: What the region has held the update's norm to, a decimal string; in a secure
+            sum nobody else can see it.
+    """
+
+    run: str
+    server_round: int
+    attempt: int
+    region: str
+    roster: Roster
+    roster_digest: str
+    arrays: Mapping[str, np.ndarray]
+    norm_bound: str
 
 
 def format_epsilon(value: float) -> str:
@@ -142,4 +169,21 @@ def release_record(context: RoundContext) -> dict[str, JsonValue]:
         "bytes": sum(array.nbytes for array in context.update.values()),
         "grid_exponent": context.mechanism.grid_exponent,
         "time": format_time(context.end_ms),
+    }
+
+
+def mask_record(masked: MaskedUpdate, time_ms: int) -> dict[str, JsonValue]:
+    """A ``fedpref-mask/1`` record: under which roster a sealed update leaves masked."""
+    return {
+        "v": "fedpref-mask/1",
+        "run": masked.run,
+        "round": masked.server_round,
+        "attempt": masked.attempt,
+        "region": masked.region,
+        "roster": masked.roster_digest,
+        "members": [*masked.roster.members()],
+        "masked": arrays_digest(masked.arrays),
+        "bytes": sum(array.nbytes for array in masked.arrays.values()),
+        "norm_bound": masked.norm_bound,
+        "time": format_time(time_ms),
     }

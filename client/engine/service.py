@@ -24,6 +24,8 @@ from client.engine.home import RegionHome
 from client.engine.incidents import Incidents
 from client.engine.ledger import Ledger, open_ledger
 from client.engine.log_state import LogState
+from client.engine.masking import Masking
+from client.engine.masking_keys import MaskingKeyStore
 from client.engine.permit import CodeIdentity, Permit, open_permit
 from client.engine.policy import RegionPolicy, read_policy
 from client.engine.preparation import ConsentSnapshot, RegionData
@@ -32,6 +34,7 @@ from client.engine.request import (
     RUN_ID,
     CosignRequest,
     KeepRequest,
+    MaskRequest,
     PublishRequest,
     TrainRequest,
 )
@@ -105,6 +108,17 @@ class PrivacyEngine:
             signer=self._trainer,
             clock_ms=clock_ms,
         )
+        self._masking = Masking(
+            log,
+            self.state,
+            self._sealed,
+            MaskingKeyStore(home.masking),
+            registry=self.registry,
+            policy=self.policy,
+            signer=self._trainer,
+            clock_ms=clock_ms,
+        )
+        self._masking.forget_expired(home.permits)
         self._data = RegionData(home, self.policy)
         # A clock that was set back must not date an incident before its log's other entries.
         self._incidents = Incidents(
@@ -127,6 +141,8 @@ class PrivacyEngine:
             try:
                 if method == "train":
                     return self.train(TrainRequest.parse(header), arrays)
+                if method == "mask":
+                    return self.mask(MaskRequest.parse(header))
                 return self._answer(method, header), {}
             except FedprefError as error:
                 self.last_refusal = error
@@ -194,6 +210,8 @@ class PrivacyEngine:
             ConsentError: No customer's consent is in force.
         """
         self._require_known(request.run)
+        if request.server_round is None:
+            self._masking.forget(request.run)
         with self.state.lock:
             self.state.refresh()
             size, snapshot = self.state.size, None
@@ -242,9 +260,25 @@ class PrivacyEngine:
             )
         index = self._sealed.log(request.run, request.server_round, seal, included=included)
         reach(Point.LOGGED)
-        reply = self._reply(request, seal, index)
+        reply, leaving = self._reply(request, seal, index), dict(seal.arrays)
+        if permit.plan.aggregation.rule == "secure-sum":
+            self._masking.forget(request.run, before=request.server_round)
+            # Nothing leaves but under masks, once it is known whose sum it is for.
+            reply |= self._masking.offer(permit.plan, request.server_round, seal)
+            leaving = {}
         reach(Point.ANSWERED)
-        return reply
+        return reply, leaving
+
+    def mask(self, request: MaskRequest) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
+        """A sealed update under its masks, for a secure sum; see `client.engine.masking`.
+
+        Raises:
+            FedprefError: Nothing was released.
+        """
+        plan = self._open_permit(request.run).plan
+        if (plan.aggregation.rule, plan.mode) != ("secure-sum", "local"):
+            raise PolicyError("The permitted plan does not ask for sums of masked updates.")
+        return self._masking.mask(request, plan)
 
     def _train_and_seal(
         self,
@@ -302,11 +336,8 @@ class PrivacyEngine:
         self._snapshots.spend()
         return seal, snapshot.eligible.sids
 
-    def _reply(
-        self, request: TrainRequest, seal: Seal, index: int
-    ) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
-        size = self.log.size
-        header: dict[str, JsonValue] = {
+    def _reply(self, request: TrainRequest, seal: Seal, index: int) -> dict[str, JsonValue]:
+        return {
             "status": "ok",
             "run": request.run,
             "round": request.server_round,
@@ -315,11 +346,8 @@ class PrivacyEngine:
             "mechanism": request.mechanism,
             "update": arrays_digest(seal.arrays),
             "round_entry": base64.b64encode(seal.round_entry).decode(),
-            "leaf_index": index,
-            "checkpoint": self.log.checkpoint_at(size).decode(),
-            "inclusion_proof": [node.hex() for node in self.log.inclusion_proof(index, size)],
+            **self._sealed.proof(index),
         }
-        return header, dict(seal.arrays)
 
     def _snapshot(self, plan: RunPlan) -> ConsentSnapshot:
         with self.state.lock:

@@ -23,6 +23,7 @@ SIGNING_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "keys": frozenset({"root"}),
         "ledger": frozenset({"trainer"}),
         "manifest": frozenset({"aggregator", "controller"}),
+        "mask": frozenset({"trainer"}),
         "model": frozenset({"aggregator"}),
         "notice": frozenset({"controller"}),
         "permit": frozenset({"permit"}),

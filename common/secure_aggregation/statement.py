@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from common.canonical_json import JsonValue
 from common.envelope import Envelope, sign_record, verify_envelope
@@ -17,6 +18,9 @@ from common.keys import Registry, Signer
 from common.secure_aggregation.quantiser import RING_BITS, Quantiser
 from common.secure_aggregation.refusal import SecureSumRefusedError
 from common.validate import exact_fields, party, sha256_hex, whole_number
+
+if TYPE_CHECKING:  # A plan checks its grids against the ring.
+    from common.plan import RunPlan
 
 KIND = "masking-key"
 VERSION = f"fedpref-{KIND}/1"
@@ -49,6 +53,25 @@ class RoundContext:
     mechanism: str
     model_in: str
     quantiser: Quantiser
+
+    @classmethod
+    def of(cls, plan: RunPlan, server_round: int, model_in: str) -> RoundContext:
+        """What a plan says about a round's sum.
+
+        Args:
+            plan: The run plan.
+            server_round: The round.
+            model_in: Digest of the model that it started from.
+        """
+        mechanism = plan.mechanism_of(server_round)
+        return cls(
+            run=plan.run_id,
+            plan=plan.digest,
+            server_round=server_round,
+            mechanism=mechanism.name,
+            model_in=model_in,
+            quantiser=Quantiser(mechanism.grid_exponent, len(plan.regions)),
+        )
 
     def to_record(self) -> dict[str, JsonValue]:
         """As statements begin."""
