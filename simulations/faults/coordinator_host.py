@@ -58,7 +58,7 @@ class CoordinatorLife:
         traps: What happens where.
         forgeries: What becomes of replies.
         clock_offset_s: By how much its clock is wrong, in seconds.
-        measures_memory: Whether the peak of its memory is told, from the first forged reply on.
+        memory: What a forgery begins to measure its memory with.
     """
 
     folder: Path
@@ -70,7 +70,6 @@ class CoordinatorLife:
     traps: Sequence[Trap] = ()
     forgeries: Sequence[Forgery] = ()
     clock_offset_s: float = 0.0
-    measures_memory: bool = False
     memory: PeakMemory = field(default_factory=PeakMemory)
 
 

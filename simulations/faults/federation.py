@@ -35,6 +35,8 @@ EVERY = 16
 #: How long a round waits for replies: what a hung region costs a trial, in seconds.
 ROUND_TIMEOUT_S = 12
 EPSILON_CAP = 8.0
+#: Enough for a plan of five rounds: a region can be away for two of them, and come back.
+PLANNED_CUSTOMERS = 800
 DELTA = 1e-6
 _PERMIT_VALID_S = 24 * 3600
 _WITHDRAWALS_TILL_ROUND = 3
@@ -89,23 +91,23 @@ def provision_slice(
     Raises:
         UsageError: The scenario's stores are no files.
     """
-    folder = RunFolder(root)
+    app, folder = app_bundle_sha256(), RunFolder(root)
     prepared = _thinned(scenario.prepare(folder.data, seed=seed), every)
     small = replace(
         scenario,
         prepare=lambda _out, *, seed: _given(prepared, seed),
-        planned_customers=max(1, scenario.planned_customers // every),
+        planned_customers=PLANNED_CUSTOMERS,
     )
     plan, other = (
         _plan(small, prepared, f"faults-{name}", seed=seed, rule=rule, mode=mode)
         for name in ("run", "other")
     )
     set_ups = _set_ups(small, plan, seed)
-    provision(folder, small, plan, set_ups, app_bundle_sha256())
+    provision(folder, small, plan, set_ups, app)
     for set_up in set_ups:
         home = RegionHome.read(folder.region_home(set_up.region))
         with open_region(home, set_up) as region:
-            sign_permit(region.engine, other, app=app_bundle_sha256(), valid_for_s=_PERMIT_VALID_S)
+            sign_permit(region.engine, other, app=app, valid_for_s=_PERMIT_VALID_S)
     households = tuple(region.households for region in prepared.regions)
     return Federation(folder, small, plan, other, tuple(set_ups), seed, households)
 

@@ -30,6 +30,7 @@ from simulations.faults.federation import (
     plan_for_server,
 )
 from simulations.faults.judge import CoordinatorJudge, Left, RegionJudge
+from simulations.faults.memory import PeakMemory
 from simulations.faults.places import Trap
 from simulations.faults.recordings import Recordings
 from simulations.faults.region_host import RegionLife, host_region
@@ -151,7 +152,7 @@ class Trial:
         forgeries: Sequence[Forgery] = (),
         run_config: Mapping[str, bool | float | int | str] | None = None,
         clock_offset_s: float = 0.0,
-        measures_memory: bool = False,
+        memory: PeakMemory | None = None,
     ) -> Ending:
         """Runs the coordinator till it ends by itself; killed by a trap, it is started again.
 
@@ -160,7 +161,7 @@ class Trial:
             forgeries: What becomes of replies.
             run_config: More of Flower's run configuration.
             clock_offset_s: By how much its clock is wrong, in seconds.
-            measures_memory: Whether its memory is measured, from the first forged reply on.
+            memory: What a forgery begins to measure its memory with.
         """
         life = CoordinatorLife(
             folder=self.folder.root,
@@ -172,7 +173,7 @@ class Trial:
             traps=tuple(traps),
             forgeries=tuple(forgeries),
             clock_offset_s=clock_offset_s,
-            measures_memory=measures_memory,
+            memory=memory or PeakMemory(),
         )
         ending = Ending(rounds_s={})
         while ending.lives < _MOST_LIVES:
@@ -183,6 +184,21 @@ class Trial:
             left = [trap for trap in life.traps if not self._has_sprung(trap, before)]
             life = replace(life, traps=tuple(left))
         raise FederationError(f"The coordinator was killed {_MOST_LIVES} times.")
+
+    def coordinate_and_repeat(self, *, traps: Sequence[Trap] = ()) -> Ending:
+        """Runs the coordinator, which asks for every round once more before it begins the last.
+
+        Args:
+            traps: What happens where in the coordinator's process.
+        """
+        paused = self.coordinate(
+            traps=traps, run_config={"last-round": self.plan.total_rounds - 1}
+        )
+        if paused.failed:
+            return paused
+        self.ask_again()
+        left = [trap for trap in traps if not self._has_sprung(trap, 0)]
+        return self.coordinate(traps=left)
 
     def ask_again(self) -> None:
         """Asks every region for every round once more, as a coordinator would that lost a reply.
@@ -212,8 +228,8 @@ class Trial:
         Args:
             published: Whether the run is to have ended with a published model.
         """
+        self.let_all_continue()
         for child in self._regions.values():
-            child.signal(signal.SIGCONT)
             child.end(within_s=_END_WITHIN_S)
         for judge in self.judges.values():
             if not self.unopened:
@@ -229,6 +245,11 @@ class Trial:
             self.hold(verdict.verified, f"the bundle does not verify: {verdict.first_failure}")
         for name, judge in (*self.judges.items(), ("server", self.judge)):
             self.faults += [f"{name}: {fault}" for fault in dict.fromkeys(judge.faults)]
+
+    def let_all_continue(self) -> None:
+        """Lets every stopped region go on."""
+        for child in self._regions.values():
+            child.signal(signal.SIGCONT)
 
     @property
     def model_sha256(self) -> str:
