@@ -22,6 +22,7 @@ from common.audit.verify.files import (
 )
 from common.audit.verify.key_ring import KeyRing
 from common.audit.verify.logs import LogReplayer, replay_log
+from common.audit.verify.masks import verify_masks
 from common.audit.verify.partial import PartialReplayer
 from common.audit.verify.plan_facts import read_plan
 from common.audit.verify.policy_bounds import verify_policies
@@ -210,5 +211,6 @@ def _verify_content(
     verify_budget(evidence)
     verify_policies(evidence)
     verify_chain(evidence, folder)
+    verify_masks(evidence)
     verify_completeness(evidence, folder, manifest)
     return evidence

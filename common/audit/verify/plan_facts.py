@@ -66,10 +66,19 @@ class PlanFacts:
 
     def mechanism_of(self, number: int) -> str | None:
         """The name of the mechanism that the plan has in a round."""
+        mechanism = self._in_round(number)
+        return None if mechanism is None else str(mechanism["name"])
+
+    def grid_exponent_of(self, number: int) -> int | None:
+        """The grid of what is released in a round: values are multiples of 2 to this power."""
+        mechanism = self._in_round(number)
+        exponent = None if mechanism is None else mechanism["grid_exponent"]
+        return exponent if isinstance(exponent, int) else None
+
+    def _in_round(self, number: int) -> Record | None:
         for mechanism in _mechanisms(self.record):
-            rounds = mechanism["rounds"]
-            if isinstance(rounds, list) and number in rounds:
-                return str(mechanism["name"])
+            if number in _rounds(mechanism):
+                return mechanism
         return None
 
 

@@ -177,6 +177,22 @@ SCHEMAS: Mapping[str, Check] = {
         grid_exponent=f.integer(-1074, 1023),
         time=f.time,
     ),
+    "mask": _record(
+        "mask",
+        run=f.text,
+        round=f.positive,
+        attempt=f.positive,
+        region=f.text,
+        roster=f.digest,
+        members=f.list_of(
+            # A public key has as many bytes as a digest.
+            f.object_of(region=f.text, round_entry=f.digest, public_key=f.digest)
+        ),
+        masked=f.digest,
+        bytes=f.positive,
+        norm_bound=f.decimal,
+        time=f.time,
+    ),
     "aggregate": _record(
         "aggregate",
         run=f.text,
@@ -262,6 +278,7 @@ OWN_TIME: Mapping[str, str] = {
     "charge": "time",
     "round": "end",
     "release": "time",
+    "mask": "time",
     "aggregate": "end",
     "model": "time",
     "incident": "time",
