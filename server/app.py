@@ -78,7 +78,7 @@ def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: Even
             num_rounds=last_round,
             timeout=plan.round_timeout_s,
         )
-        if last_round < plan.total_rounds:
+        if not strategy.finished():
             strategy.witness_end(grid)
             return False
         model = decode_arrays(result.arrays)

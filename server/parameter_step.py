@@ -52,7 +52,7 @@ def model_after(
     """
     name = plan.mechanism_of(server_round).name
     if name not in ("popularity", FACTORS):
-        return parameter_step(model, total, plan, optimizer)
+        return parameter_step(server_round, model, total, plan, optimizer)
     (released,) = (spec.name for spec in plan.released_arrays(name))
     values = total.values(released)
     if name == FACTORS:
@@ -83,11 +83,12 @@ _SHARED = ("item_weights", "popularity", "vocabulary")
 
 
 def parameter_step(
-    model: Arrays, total: RoundTotal, plan: RunPlan, state: Arrays
+    server_round: int, model: Arrays, total: RoundTotal, plan: RunPlan, state: Arrays
 ) -> tuple[Model, Model]:
     """The next model, and the optimiser's next state.
 
     Args:
+        server_round: The round, from 2: the learning rate follows the plan's schedule.
         model: The model that the regions started from.
         total: What their changes come to.
         plan: The run plan.
@@ -101,6 +102,7 @@ def parameter_step(
         FormatError: The state is not this plan's.
     """
     local = _local(plan)
+    rate = local.server_learning_rate_of(server_round)
     following: Model = dict(model)
     kept: Model = {}
     for spec in plan.parameter_arrays():
@@ -109,7 +111,7 @@ def parameter_step(
         flat = model[spec.name].reshape(-1)
         moved = np.empty(flat.shape, np.float32)
         for place, piece in total.chunks(change_of(spec.name)):
-            step = _step(piece / total.n_regions, place, local, moments)
+            step = rate * _direction(piece / total.n_regions, place, local, moments)
             with np.errstate(over="ignore"):
                 moved[place] = flat[place].astype(np.float64) + step
         if not np.isfinite(moved).all():
@@ -124,23 +126,23 @@ def parameter_step(
     return following, kept
 
 
-def _step(
+def _direction(
     mean: FloatArray, place: slice, local: LocalTraining, moments: Mapping[str, Float32Array]
 ) -> FloatArray:
-    """A piece's step; the moments at its place become those after the round."""
-    rate, momentum = float(local.server_learning_rate), float(local.server_momentum)
+    """Where a piece moves, per learning rate; the moments at its place become the next ones."""
+    momentum = float(local.server_momentum)
     if local.server_optimizer == "mean":
-        return rate * mean
+        return mean
     first = momentum * moments[_FIRST][place].astype(np.float64)
     first += mean if local.server_optimizer == "fedavgm" else (1.0 - momentum) * mean
     moments[_FIRST][place] = first
     if local.server_optimizer == "fedavgm":
-        return rate * first
+        return first
     second = SECOND_MOMENTUM * moments[_SECOND][place].astype(np.float64)
     second += (1.0 - SECOND_MOMENTUM) * mean**2
     moments[_SECOND][place] = second
-    step: FloatArray = rate * first / (np.sqrt(second) + ADAPTIVITY)
-    return step
+    direction: FloatArray = first / (np.sqrt(second) + ADAPTIVITY)
+    return direction
 
 
 def _moments(spec: ArraySpec, local: LocalTraining, state: Arrays) -> dict[str, Float32Array]:

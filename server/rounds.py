@@ -20,6 +20,7 @@ from common.plan import Mechanism, RunPlan
 from common.release_bounds import release_norm_bound
 from common.timestamps import format_time, now_ms
 from server.audit_trail import Aggregate, UsedRound
+from server.early_stop import kept_change, signal_of
 from server.mask_replies import MaskOffer
 from server.parameter_step import model_after
 from server.reply_checks import ReplyRefusedError
@@ -210,13 +211,12 @@ class OpenRound:
         Raises:
             VerificationError: The log has another model for this round.
         """
-        model, optimizer = model_after(
-            self.server_round,
-            self.model,
-            self._total(secured),
-            self._plan,
-            self._optimizer,
+        total = self._total(secured)
+        signal = signal_of(self.server_round, total, self._plan, self._optimizer)
+        model, moments = model_after(
+            self.server_round, self.model, total, self._plan, self._optimizer
         )
+        optimizer = moments | kept_change(self.server_round, total, self._plan)
         model_out = arrays_digest(model)
         if self._logged is not None:
             if model_out != self._logged.model_out:
@@ -234,6 +234,7 @@ class OpenRound:
             model_out=model_out,
             start=self._start,
             end=format_time(now_ms()),
+            signal=signal,
         )
         return ClosedRound(aggregate, model, optimizer)
 

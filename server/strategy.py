@@ -36,6 +36,7 @@ from common.secure_aggregation import RoundContext, SecureSumRefusedError
 from server.audit_trail import AuditTrail
 from server.checkpoint import CheckpointStore, make_checkpoint
 from server.config import SERVER_PARTY
+from server.early_stop import ends
 from server.events import EventWriter
 from server.grid_exchange import bounded_inflation, exchange
 from server.roster import Roster
@@ -132,6 +133,7 @@ class RegionSumStrategy(Strategy):
         checkpoint = checkpoints.load(trail, plan)
         #: The first round still to be done.
         self.first_round = checkpoint.server_round + 1 if checkpoint else 1
+        self._closed = self.first_round - 1
         #: The model before it.
         self.initial_arrays = encode_arrays(checkpoint.model if checkpoint else {})
         self._optimizer: Mapping[str, np.ndarray] = checkpoint.optimizer if checkpoint else {}
@@ -166,7 +168,7 @@ class RegionSumStrategy(Strategy):
         del evaluate_config
         arrays, result = initial_arrays, Result()
         result.arrays = initial_arrays
-        if self.first_round > num_rounds:
+        if self.first_round > num_rounds or self.finished():
             return result
         self.summary()
         self._grid = grid
@@ -183,7 +185,17 @@ class RegionSumStrategy(Strategy):
                 result.train_metrics_clientapp[server_round] = counts
                 if evaluate_fn and (evaluated := evaluate_fn(server_round, arrays)) is not None:
                     result.evaluate_metrics_serverapp[server_round] = evaluated
+                if self.finished():
+                    # Its charges were made round by round: what is left of the budget stays.
+                    break
         return result
+
+    def finished(self) -> bool:
+        """Whether no round is left: the plan's last is done, or its signals have ended the run."""
+        if self._closed >= self._plan.total_rounds:
+            return True
+        logged = [self._trail.aggregates[number][1] for number in range(1, self._closed + 1)]
+        return ends(self._plan.early_stop, [each.signal for each in logged])
 
     def witness_end(self, grid: Grid) -> None:
         """Has every log cosigned once more: all that the run has logged is then covered.
@@ -418,6 +430,7 @@ class RegionSumStrategy(Strategy):
             make_checkpoint(self._trail, self._plan, server_round, closed.model, closed.optimizer)
         )
         self._optimizer = closed.optimizer
+        self._closed = server_round
 
     def _no_quorum(self, server_round: int) -> FederationError:
         current = self._round(server_round, None)
