@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -374,7 +375,7 @@ class PrivacyEngine:
 
     def _open_permit(self, run: str) -> Permit:
         permit_path, plan_path = self._require_known(run)
-        plan = RunPlan.from_record(canonical_json.decode(plan_path.read_bytes(), max_bytes=1 << 20))
+        plan = _read_plan(plan_path.read_bytes())
         code = CodeIdentity(app="", engine=engine_digest(), deps=dependencies_digest())
         return open_permit(
             permit_path.read_bytes(),
@@ -392,6 +393,12 @@ class PrivacyEngine:
                 "and logged.",
                 remedy="Restore the signed policy, or let the controller sign and log this one.",
             )
+
+
+# A round reads its plan several times over, and judging one takes some milliseconds.
+@lru_cache(maxsize=16)
+def _read_plan(data: bytes) -> RunPlan:
+    return RunPlan.from_record(canonical_json.decode(data, max_bytes=1 << 20))
 
 
 @contextmanager
