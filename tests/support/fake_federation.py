@@ -303,7 +303,12 @@ class FakeFederation:
 
 @contextmanager
 def open_federation(
-    folder: Path, plan: RunPlan, *, nodes_wait_s: float = 5.0, witness_quorum: int = 2
+    folder: Path,
+    plan: RunPlan,
+    *,
+    nodes_wait_s: float = 5.0,
+    witness_quorum: int = 2,
+    engine_type: type[FakeEngine] = FakeEngine,
 ) -> Iterator[FakeFederation]:
     """Makes a federation in a folder, with its engines open."""
     home = ServerHome(folder / "server")
@@ -329,7 +334,7 @@ def open_federation(
                 signer=signers[region, "witness"],
                 log_keys=RegistryLogs(home.read_registry, but=region),
             )
-            engines[region] = FakeEngine(
+            engines[region] = engine_type(
                 plan, region, log, signers[region, "trainer"], seed, witness
             )
         yield FakeFederation(
