@@ -52,8 +52,8 @@ ROLE_OF_KIND = {
     "manifest": "aggregator",
 }
 DISCARDED = "discarded-for-withdrawal"
-# ε after 1, 2 and 3 rounds at NOISE and DELTA, as dp-accounting's PLD gives it, rounded up.
-EPSILONS = ("1.765649", "2.582274", "3.233198")
+# ε after 1 to 5 rounds at NOISE and DELTA, as dp-accounting's PLD gives it, rounded up.
+EPSILONS = ("1.765649", "2.582274", "3.233198", "3.797417", "4.305842")
 EPOCH_MS = 1_767_225_600_000  # 2026-01-01
 DAY_MS = 86_400_000
 NOISE, DELTA, CAP = "2.5", "1e-6", "8"

@@ -75,6 +75,7 @@ _NOTES = tuple(
             "note.one_region",
         ),
         (r"This bundle holds no consents: .*", "note.no_consents"),
+        (r"The run ended after round (?P<last>[0-9]+) of (?P<planned>[0-9]+), .*", "note.ended"),
     )
 )
 _SAID_ELSEWHERE = tuple(

@@ -61,6 +61,7 @@ class _Chain:
             self._evidence.findings.count(CHAIN, "aggregates")
             self._check_link(entry)
             self._check_regions(entry)
+            self._check_signal(entry)
             self._aggregates[entry.number("round")] = entry
             self._last = entry
 
@@ -121,6 +122,18 @@ class _Chain:
         least = _least_regions(plan)
         if len(names) < least:
             self._fail("too-few", entry, f"The plan's rule needs {least} regions.")
+
+    def _check_signal(self, entry: Entry) -> None:
+        """Signals are stated where the plan may end the run by them, and then they do end it."""
+        plan = self._evidence.plan
+        if plan is None:
+            return
+        # The first change of parameters, in round 2, has none before it.
+        wanted = plan.may_end_early and entry.number("round") > 2
+        if (entry.record["signal"] is not None) != wanted:
+            self._fail("signal", entry, "Its signal is not stated as the plan has it.")
+        if plan.ends([each.record["signal"] for each in self._aggregates.values()]):
+            self._fail("after-end", entry, "By the rounds before it the plan had ended the run.")
 
     def _check_clocks(self, entry: Entry, paired: Entry) -> None:
         """A region cannot have trained on a model before it was made, nor after its sum was."""

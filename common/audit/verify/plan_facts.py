@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from common import canonical_json
 from common.audit.verify import fields as f
@@ -12,6 +14,7 @@ from common.audit.verify.files import BundleFolder, Manifest
 from common.audit.verify.records import MECHANISM_SCHEMA, MODES, RULES
 from common.audit.verify.tiles import PLAN_NAME
 from common.audit.verify.verdict import MANIFEST, Findings
+from common.canonical_json import JsonValue
 from common.errors import FedprefError, FormatError
 
 _MAX_PLAN_BYTES = 1 << 20
@@ -63,6 +66,21 @@ class PlanFacts:
         """How many hostile regions that rule is to withstand."""
         tolerated = _aggregation(self.record)["tolerated"]
         return tolerated if isinstance(tolerated, int) else 0
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether its run may end before the last round, by the signals of its rounds."""
+        return self.record["early_stop"] is not None
+
+    def ends(self, signals: Sequence[JsonValue]) -> bool:
+        """Whether the plan ends its run after rounds with these logged signals."""
+        rule = self.record["early_stop"]
+        if not isinstance(rule, dict):
+            return False
+        patience, least = rule["patience_rounds"], Decimal(str(rule["least_signal"]))
+        if not isinstance(patience, int) or len(signals) < patience:
+            return False
+        return all(x is not None and Decimal(str(x)) < least for x in signals[-patience:])
 
     def mechanism_of(self, number: int) -> str | None:
         """The name of the mechanism that the plan has in a round."""
