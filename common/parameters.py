@@ -7,6 +7,7 @@ element types and shapes, finite values, values on the public grid, a bounded no
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from common.errors import FormatError, InputError
 
 # Little-endian floats and integers; nothing else is ever exchanged.
 DTYPES = ("<f4", "<f8", "<i4", "<i8")
+# What safetensors calls them, in the order in which its files have arrays of each.
+_FILE_TYPE_NAMES = {"<i8": "I64", "<f8": "F64", "<f4": "F32", "<i4": "I32"}
+_FILE_TYPES = tuple(_FILE_TYPE_NAMES)
 # Of an array that left a region at most this share may be exactly zero: noise is drawn everywhere,
 # and on the public grid hardly any of it is rounded to zero.
 MAX_ZERO_SHARE = 0.01
@@ -227,6 +231,33 @@ def save_arrays(arrays: Arrays) -> bytes:
     return safetensors.numpy.save(
         {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     )
+
+
+def array_file_parts(arrays: Arrays) -> list[bytes | memoryview]:
+    """The bytes of `save_arrays` in parts: a head, and then the arrays' own memory.
+
+    safetensors gives them in one piece, and needs twice their size to make it.
+
+    Raises:
+        FormatError: An element type that is not exchanged.
+    """
+    specs = sorted(
+        array_specs(arrays), key=lambda spec: (_FILE_TYPES.index(spec.dtype), spec.name.encode())
+    )
+    head, start = {}, 0
+    for spec in specs:
+        end = start + arrays[spec.name].nbytes
+        head[spec.name] = {
+            "dtype": _FILE_TYPE_NAMES[spec.dtype],
+            # Of no dimension there is none in a file: NumPy's contiguous copies have one at least.
+            "shape": spec.shape or (1,),
+            "data_offsets": (start, end),
+        }
+        start = end
+    text = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    elements = (element_bytes(arrays[spec.name]) for spec in specs)
+    return [len(text).to_bytes(8, "little"), text, *elements]
 
 
 def load_arrays(data: bytes, max_bytes: int) -> dict[str, npt.NDArray[np.generic]]:

@@ -10,7 +10,7 @@ from common.durable_file import write_durably
 from common.errors import FedprefError, StorageError
 from common.failpoints import CoordinatorPoint, reach
 from common.messages import decode_arrays
-from common.parameters import arrays_digest, save_arrays
+from common.parameters import array_file_parts, arrays_digest
 from server.audit_trail import open_audit_trail
 from server.checkpoint import CheckpointStore
 from server.config import ServerConfig, ServerHome
@@ -83,7 +83,7 @@ def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: Even
             return False
         model = decode_arrays(result.arrays)
         try:
-            write_durably(home.model, save_arrays(model), mode=0o644)
+            write_durably(home.model, array_file_parts(model), mode=0o644)
         except OSError as error:
             raise StorageError(
                 f"The model cannot be written to {home.model}: {error.strerror}.",

@@ -20,7 +20,7 @@ from common.canonical_json import JsonValue
 from common.durable_file import make_folder_durably, write_durably
 from common.errors import FormatError, StorageError, VerificationError
 from common.failpoints import CoordinatorPoint, reach
-from common.parameters import arrays_digest, load_arrays, save_arrays
+from common.parameters import array_file_parts, arrays_digest, load_arrays
 from common.plan import RunPlan
 from server.audit_trail import AuditTrail
 
@@ -82,8 +82,8 @@ class CheckpointStore:
         try:
             make_folder_durably(self._folder)
             # The model last: where it is, the state that belongs to it is too.
-            write_durably(self._folder / _optimizer_file(server_round), save_arrays(optimizer))
-            write_durably(self._folder / _model_file(server_round), save_arrays(model))
+            write_durably(self._folder / _optimizer_file(server_round), array_file_parts(optimizer))
+            write_durably(self._folder / _model_file(server_round), array_file_parts(model))
         except OSError as error:
             raise self._full(server_round, error) from error
 
