@@ -7,6 +7,7 @@ the planning size is a public estimate, and noise is calibrated from ε and δ a
 from __future__ import annotations
 
 import hashlib
+import math
 from decimal import Decimal
 from functools import cached_property
 from typing import Annotated, Literal
@@ -16,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from common import canonical_json
 from common.aggregation_rules import Aggregation, NoiseMode
 from common.canonical_json import JsonValue
+from common.discrete_gaussian import SharedNoise, calibrate_share, sensitivity_of
 from common.errors import FedprefError, FormatError, InputError
 from common.parameters import ArraySpec
 from common.privacy import GaussianEvent, epsilon, epsilon_gaussian, total_noise_multiplier
@@ -106,7 +108,10 @@ class Mechanism(BaseModel):
 
     @property
     def noise_stddev(self) -> float:
-        """Standard deviation of the noise on each released coordinate of one region."""
+        """Standard deviation of the noise on each coordinate that one region releases.
+
+        With distributed noise, of the sum's if only the least honest survivors' shares are in it.
+        """
         return float(self.noise_multiplier) * float(self.clipping_norm)
 
     @property
@@ -279,6 +284,8 @@ class RunPlan(BaseModel):
         self._require_mechanisms()
         if self.aggregation.rule == "secure-sum":
             self._require_ring()
+        if self.mode == "distributed":
+            self._require_shares()
         return self
 
     def _require_mechanisms(self) -> None:
@@ -318,6 +325,36 @@ class RunPlan(BaseModel):
                 or 2.0**each.grid_exponent <= _COARSEST_GRID * release_noise_stddev(self, each),
                 f"the grid of {each.name} is too coarse beside its noise",
             )
+
+    def _require_shares(self) -> None:
+        """Distributed noise: what is accounted for is a sum of noisy sums of whole grid units."""
+        _require(
+            self.strategy == FACTORS,
+            f"distributed noise is for sums over all customers: factors, not {self.strategy}",
+        )
+        for each in self.mechanisms:
+            try:
+                self.shared_noise(each)
+            except InputError as error:
+                raise ValueError(f"{each.name}: {error.message}") from error
+
+    def shared_noise(self, mechanism: Mechanism) -> SharedNoise:
+        """What each region's share of the noise is, and the sum of the least of them protects as.
+
+        Args:
+            mechanism: One of a plan with distributed noise. Its noise multiplier is that of the
+                Gaussian mechanism that the sum of `honest_survivors_min` regions is as good as.
+
+        Raises:
+            InputError: The grid is too coarse or too fine for such noise.
+        """
+        sizes = (spec.shape for spec in self.released_arrays(mechanism.name))
+        return calibrate_share(
+            float(mechanism.noise_multiplier),
+            shares=self.aggregation.honest_survivors_min,
+            sensitivity=sensitivity_of(float(mechanism.clipping_norm), mechanism.grid_exponent),
+            coordinates=sum(math.prod(shape) for shape in sizes),
+        )
 
     def _require_epsilon(self) -> None:
         try:
@@ -380,13 +417,16 @@ class RunPlan(BaseModel):
     def released_arrays(self, mechanism_name: str) -> tuple[ArraySpec, ...]:
         """What leaves a region in one round of a mechanism, by name.
 
+        With distributed noise these are whole grid units: what leaves is exactly what is accounted.
+
         Raises:
             InputError: The plan has no such mechanism.
         """
+        dtype = "<i4" if self.mode == "distributed" else "<f4"
         if mechanism_name == "popularity":
-            return (ArraySpec("popularity", "<f4", (self.n_items,)),)
+            return (ArraySpec("popularity", dtype, (self.n_items,)),)
         if mechanism_name == FACTORS == self.strategy:
-            return (ArraySpec("factor_gradient", "<f4", (self.vocabulary_size, self.rank)),)
+            return (ArraySpec("factor_gradient", dtype, (self.vocabulary_size, self.rank)),)
         if mechanism_name == self.strategy:
             return tuple(
                 ArraySpec(change_of(spec.name), spec.dtype, spec.shape)

@@ -29,6 +29,8 @@ ROW_EXPONENT = "-0.25"
 # Noise is calibrated to a hair less than ε, because a ledger reports ε by privacy loss
 # distributions, whose discretisation errs upwards, and its cap may be the plan's ε.
 _CALIBRATION_MARGIN = 2e-5
+# Of shares of noise. Their sampler has room for so many grid units, and truncation is nothing here.
+_FINEST_GRID = -20
 # A coarser grid itself adds a step to what a value may come to, out of millions.
 _RING_MARGIN = 1 + 2**-10
 
@@ -83,9 +85,10 @@ def default_plan(
     For the strategies that train in the regions the rule is `common.training_rules.training_rule`.
     For ``factors``: with local noise, customers' contributions add up like n and the regions' noise
     like σ·√regions, so *signal* = planned_customers / (σ·√regions), σ being the run's total noise
-    multiplier. The more signal, the larger the vocabulary and the rank it can fill, and the smaller
-    the share that the popularity round needs. Five regions of 2,500 customers in all have a signal
-    of 1,712 at ε = 8, of 724 at ε = 3 and of 265 at ε = 1 (δ = 1e-6).
+    multiplier; with distributed noise the shares come to σ·√(regions / honest survivors). The more
+    signal, the larger the vocabulary and the rank it can fill, and the smaller the share that the
+    popularity round needs. Five regions of 2,500 customers in all have a signal of 1,712 at ε = 8,
+    of 724 at ε = 3 and of 265 at ε = 1 (δ = 1e-6) with local noise.
 
     Noise is calibrated exactly: 1/σ² = 1/σ_popularity² + T/σ_round², both rounded up; for steps on
     samples of customers by privacy loss distributions.
@@ -121,9 +124,9 @@ def default_plan(
     except ValueError as error:
         raise InputError(f"ε = {epsilon!r} or δ = {delta!r} is not a decimal number.") from error
     if strategy == FACTORS:
-        sized = _factors(
-            planned_customers / (sigma * math.sqrt(max(1, len(regions)))), sigma, n_items
-        )
+        # What the noise of all regions comes to, in units of what one mechanism's σ says.
+        gain = math.sqrt(max(1, len(regions)) / max(1, honest_survivors_min))
+        sized = _factors(planned_customers / (sigma * gain), sigma, n_items)
     else:
         training = training_rule(
             strategy,
@@ -177,8 +180,10 @@ def _on_ring(record: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
     What a value may come to follows from the planned customers, C, σ and the steps; how many steps
     of a grid that may be, from the number of regions. Which grid it is costs no ε: values are
     rounded after noise. What it costs in noise the plan itself bounds, and refuses where it is too
-    much.
+    much. With distributed noise customers' contributions are truncated to the grid before noise,
+    so it is the finest there is room for: truncation takes at most γ·√d of a contribution's C.
     """
+    distributed = record["mode"] == "distributed"
     openly: dict[str, JsonValue] = {"rule": "sum", "tolerated": 0, "honest_survivors_min": 0}
     plan = RunPlan.from_record({**record, "mode": "local", "aggregation": openly})
     most = len(plan.regions)
@@ -186,7 +191,7 @@ def _on_ring(record: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
         {
             **mechanism.model_dump(mode="json"),
             "grid_exponent": max(
-                mechanism.grid_exponent,
+                _FINEST_GRID if distributed else mechanism.grid_exponent,
                 finest_grid(release_value_bound(plan, mechanism) * _RING_MARGIN, most),
             ),
         }

@@ -149,7 +149,12 @@ class RobustTotal:
 
 
 def noise_gain(aggregation: Aggregation, n_regions: int) -> float:
-    """By how much the noise of a total is larger than one region's; see `RoundTotal`."""
+    """By how much the noise of a total is larger than one region's; see `RoundTotal`.
+
+    With distributed noise, than what the shares of the least honest survivors come to.
+    """
+    if aggregation.honest_survivors_min:
+        return math.sqrt(n_regions / aggregation.honest_survivors_min)
     if n_regions == 1 or aggregation.name != "robust":
         return math.sqrt(n_regions)
     if aggregation.rule == "krum":

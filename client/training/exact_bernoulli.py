@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ _FINE = 11
 _LOW = EXPONENT_BITS - 2 * _FINE
 
 
+@runtime_checkable
 class WordSource(Protocol):
     """Something that uniform random words are drawn from."""
 
