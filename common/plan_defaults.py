@@ -26,6 +26,8 @@ CHANGE_GRID_EXPONENT = -22
 POPULARITY_CLIPPING_NORM = "1"
 FACTOR_CLIPPING_NORM = "0.2"
 ROW_EXPONENT = "-0.25"
+# Two rounds of noise alone have a cosine within this, by three deviations, from 22,500 parameters.
+LEAST_SIGNAL = "0.02"
 # Noise is calibrated to a hair less than ε, because a ledger reports ε by privacy loss
 # distributions, whose discretisation errs upwards, and its cap may be the plan's ε.
 _CALIBRATION_MARGIN = 2e-5
@@ -79,6 +81,8 @@ def default_plan(
     rule: RuleName = "sum",
     tolerated: int = 0,
     honest_survivors_min: int = 0,
+    server_learning_rate_decay: str = "1",
+    patience_rounds: int | None = None,
 ) -> RunPlan:
     """A plan whose sizes follow from ε, δ, the number of regions and the public planning size.
 
@@ -115,6 +119,10 @@ def default_plan(
         rule: By which rule the regions' updates become one.
         tolerated: How many hostile regions a robust rule withstands.
         honest_survivors_min: How many honest regions distributed noise is calibrated to.
+        server_learning_rate_decay: What the coordinator's learning rate is multiplied by from round
+            to round; for strategies that train in the regions.
+        patience_rounds: After how many rounds in a row without a signal such a run ends; None for
+            never.
 
     Raises:
         InputError: A value is out of range; names it.
@@ -165,6 +173,7 @@ def default_plan(
         "round_timeout_s": round_timeout_s,
         "planned_customers": planned_customers,
         **sized,
+        **_schedule(sized, server_learning_rate_decay, patience_rounds),
     }
     try:
         if rule == "secure-sum":
@@ -197,6 +206,30 @@ def _on_ring(record: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
         }
         for mechanism in plan.mechanisms
     ]
+
+
+def _schedule(
+    sized: dict[str, JsonValue], server_learning_rate_decay: str, patience_rounds: int | None
+) -> dict[str, JsonValue]:
+    """What a plan says of its rounds as a sequence.
+
+    Raises:
+        InputError: The strategy has no such sequence.
+    """
+    local = sized["local_training"]
+    if isinstance(local, dict):
+        stop: JsonValue = None
+        if patience_rounds is not None:
+            stop = {"patience_rounds": patience_rounds, "least_signal": LEAST_SIGNAL}
+        scheduled = {**local, "server_learning_rate_decay": server_learning_rate_decay}
+        return {"local_training": scheduled, "early_stop": stop}
+    if patience_rounds is None and float(server_learning_rate_decay) == 1.0:
+        return {}
+    raise InputError(
+        "A run of factors has a few rounds that it needs, each of which begins anew: it does not "
+        "end early, and the coordinator has no learning rate.",
+        remedy="Choose a strategy that trains in the regions, or leave these options out.",
+    )
 
 
 def _factors(signal: float, sigma: float, n_items: int) -> dict[str, JsonValue]:

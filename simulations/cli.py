@@ -133,6 +133,22 @@ def run(
             help="Whose noise protects: each region's by itself, or the sum's (secure-sum only)."
         ),
     ] = NoiseOption.local,
+    server_lr_decay: Annotated[
+        float,
+        typer.Option(
+            help="The server's learning rate is multiplied by this from round to round; not for "
+            "factors."
+        ),
+    ] = 1.0,
+    patience: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="ROUNDS",
+            help="End the run after so many rounds in a row that tell nothing new, with the rest "
+            "of the budget unspent; 0 for never. Not for factors.",
+        ),
+    ] = 0,
     quality_seeds: Annotated[
         int, typer.Option(min=1, max=50, help="Over how many seeds quality is measured.")
     ] = 5,
@@ -161,6 +177,8 @@ def run(
             aggregation=aggregation.value,
             tolerated=tolerated,
             noise=noise.value,
+            server_learning_rate_decay=server_lr_decay,
+            patience_rounds=patience,
             epsilon=epsilon,
             delta=delta,
             epsilon_cap=epsilon_cap,

@@ -17,6 +17,7 @@ from client.training.rows import popularity_values
 from common.model_state import ModelState
 from common.plan import RunPlan
 from server.aggregation import Model
+from server.early_stop import ends, kept_change, signal_of
 from server.parameter_step import model_after
 from server.robust import total_of
 from simulations import baselines
@@ -158,6 +159,7 @@ def train_private(
     noise = {region: noise_of(f"{noise_seed}/{region}") for region in regions}
     model: Model = {}
     optimizer: Model = {}
+    signals: list[str | None] = []
     for server_round in range(1, plan.total_rounds + 1):
         releases = [
             release(
@@ -170,7 +172,11 @@ def train_private(
             for region in regions
         ]
         total = total_of(releases, plan.aggregation)
-        model, optimizer = model_after(server_round, model, total, plan, optimizer)
+        signals.append(signal_of(server_round, total, plan, optimizer))
+        model, moments = model_after(server_round, model, total, plan, optimizer)
+        optimizer = moments | kept_change(server_round, total, plan)
+        if ends(plan.early_stop, signals):
+            break
     return ModelState.of_plan(model, plan)
 
 

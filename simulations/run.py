@@ -69,6 +69,8 @@ class RunRequest:
     # None: one hostile region where the rule is robust, else none.
     tolerated: int | None = None
     noise: NoiseMode = "local"
+    server_learning_rate_decay: float = 1.0
+    patience_rounds: int = 0
     # Not of the settings: the same command without it, or with a later round, goes on.
     pause_after_round: int | None = None
 
@@ -80,6 +82,7 @@ class RunRequest:
         """
         _require_within("--epsilon", self.epsilon, 0.0, 100.0)
         _require_within("--delta", self.delta, 0.0, 0.01)
+        _require_within("--server-lr-decay", self.server_learning_rate_decay, 0.0, 1.0)
         cap = self.epsilon if self.epsilon_cap is None else self.epsilon_cap
         _require_within("--epsilon-cap", cap, 0.0, 1000.0)
         refusing = _either(self.refusal_share, scenario.refusal_share)
@@ -101,6 +104,8 @@ class RunRequest:
             aggregation=self.aggregation,
             tolerated=self._tolerated(len(scenario.jurisdictions)),
             noise=self.noise,
+            server_learning_rate_decay=_decimal(self.server_learning_rate_decay),
+            patience_rounds=self.patience_rounds,
         )
 
     def _tolerated(self, n_regions: int) -> int:
@@ -286,6 +291,8 @@ class _Run:
             rule=settings.aggregation,
             tolerated=settings.tolerated,
             honest_survivors_min=quorum if settings.noise == "distributed" else 0,
+            server_learning_rate_decay=settings.server_learning_rate_decay,
+            patience_rounds=settings.patience_rounds or None,
         )
         require_supported(plan)
         return plan

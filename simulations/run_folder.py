@@ -39,6 +39,8 @@ class RunSettings(BaseModel):
         aggregation: By which rule the regions' updates become one.
         tolerated: How many hostile regions that rule is to withstand.
         noise: Whose noise protects.
+        server_learning_rate_decay: Of the coordinator, from round to round, as a decimal string.
+        patience_rounds: After how many rounds without a signal the run ends; 0 for never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -57,6 +59,8 @@ class RunSettings(BaseModel):
     aggregation: RuleName
     tolerated: int
     noise: NoiseMode
+    server_learning_rate_decay: str
+    patience_rounds: int
 
 
 class RunState(BaseModel):

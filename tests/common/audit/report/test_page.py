@@ -260,7 +260,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> ReportFacts:
                 record[name] = f"{name} {HOSTILE}"
             record["notice"]["id"] = f"notice_id {HOSTILE}"
         elif kind == "fedpref-policy/1":
-            record["policy"]["modes"] = [HOSTILE]
+            record["policy"]["more"] = [HOSTILE]
             record["policy"][HOSTILE.encode("ascii", "ignore").decode()] = HOSTILE
             encoded = canonical_json.encode(record["policy"])
             record["policy_sha256"] = hashlib.sha256(encoded).hexdigest()
