@@ -58,18 +58,18 @@ class Point(StrEnum):
     SEALED = "sealed"
     #: The round and the release are logged.
     LOGGED = "logged"
-    #: For a secure sum: the round's key is kept; its statement is not sent.
-    MASKING_KEY_KEPT = "masking key kept"
     #: The answer is made and leaves next.
     ANSWERED = "answered"
-    #: For a secure sum: the mask is logged; the masked update leaves next.
-    MASK_LOGGED = "mask logged"
-    #: For a secure sum: the keys of rounds that are over are removed, not yet durably.
-    MASKING_KEYS_REMOVED = "masking keys removed"
     #: Of a round that is given up: the incident is logged, the seal is still there.
     GIVEN_UP = "given up"
     #: Of a round that is given up: the seal is removed, not yet durably.
     SEAL_REMOVED = "seal removed"
+    #: For a secure sum: the round's key is kept; its statement is not sent.
+    MASKING_KEY_KEPT = "masking key kept"
+    #: For a secure sum: the mask is logged; the masked update leaves next.
+    MASK_LOGGED = "mask logged"
+    #: For a secure sum: the keys of rounds that are over are removed, not yet durably.
+    MASKING_KEYS_REMOVED = "masking keys removed"
 
 
 class CoordinatorPoint(StrEnum):

@@ -49,6 +49,7 @@ ROLES = {
     "charge": "trainer",
     "round": "trainer",
     "release": "trainer",
+    "mask": "trainer",
     "incident": "trainer",
     "aggregate": "aggregator",
     "model": "aggregator",
