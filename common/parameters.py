@@ -11,10 +11,10 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 import safetensors.numpy
 
 from common import canonical_json
@@ -25,6 +25,9 @@ DTYPES = ("<f4", "<f8", "<i4", "<i8")
 # What safetensors calls them, in the order in which its files have arrays of each.
 _FILE_TYPE_NAMES = {"<i8": "I64", "<f8": "F64", "<f4": "F32", "<i4": "I32"}
 _FILE_TYPES = tuple(_FILE_TYPE_NAMES)
+_TYPE_OF = {name: dtype for dtype, name in _FILE_TYPE_NAMES.items()}
+_LENGTH_BYTES = 8
+_MAX_HEAD_BYTES = 1 << 20
 # Of an array that left a region at most this share may be exactly zero: noise is drawn everywhere,
 # and on the public grid hardly any of it is rounded to zero.
 MAX_ZERO_SHARE = 0.01
@@ -33,6 +36,7 @@ MAX_ZERO_SHARE = 0.01
 _CHUNK_VALUES = 1 << 16
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
+Bytes = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True)
@@ -260,10 +264,11 @@ def array_file_parts(arrays: Arrays) -> list[bytes | memoryview]:
     return [len(text).to_bytes(8, "little"), text, *elements]
 
 
-def load_arrays(data: bytes, max_bytes: int) -> dict[str, npt.NDArray[np.generic]]:
+def load_arrays(data: Bytes, max_bytes: int) -> dict[str, npt.NDArray[np.generic]]:
     """Arrays from the bytes of a safetensors file that `save_arrays` wrote.
 
-    The format has neither code nor compression: reading needs about twice the bytes in memory.
+    The format has neither code nor compression. The arrays are views of ``data``: reading takes no
+    memory beside it, and they cannot be written to.
 
     Args:
         data: The file.
@@ -275,12 +280,27 @@ def load_arrays(data: bytes, max_bytes: int) -> dict[str, npt.NDArray[np.generic
     """
     if len(data) > max_bytes:
         raise FormatError(f"The arrays take {len(data)} bytes; at most {max_bytes} are accepted.")
+    view = memoryview(data).toreadonly()
+    length = int.from_bytes(view[:_LENGTH_BYTES], "little")
+    if not 0 < length <= min(_MAX_HEAD_BYTES, len(view) - _LENGTH_BYTES):
+        raise FormatError("The bytes are not a safetensors file: they have no header.")
+    head = bytes(view[: _LENGTH_BYTES + length])
     try:
-        arrays = dict(safetensors.numpy.load(data))
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise FormatError(f"The bytes are not a safetensors file: {error}") from error
-    if save_arrays(arrays) != data:
+        arrays = _views(json.loads(head[_LENGTH_BYTES:]), view[len(head) :])
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise FormatError(f"The bytes are not a safetensors file: {error!r}") from error
+    written = array_file_parts(arrays)
+    if b"".join(written[:2]) != head or sum(map(len, written)) != len(view):
         raise FormatError("The safetensors file is not in its canonical form.")
+    return arrays
+
+
+def _views(head: Any, body: memoryview) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays that a header describes, wherever it says that they lie."""
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    for name, described in head.items():
+        dtype, (start, end) = _TYPE_OF[described["dtype"]], described["data_offsets"]
+        arrays[name] = np.frombuffer(body[start:end], dtype=dtype).reshape(described["shape"])
     return arrays
 
 

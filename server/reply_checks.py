@@ -25,6 +25,7 @@ from common.errors import FedprefError, FormatError, VerificationError
 from common.keys import Registry
 from common.messages import ReceivedArray, parse_message
 from common.parameters import ArraySpec
+from common.plan import RunPlan
 from server.grid_exchange import OVERSIZE_STYPE, UNDECODABLE_REPLY
 
 #: A body's bytes beyond its content, and what a message may have of them.
@@ -40,6 +41,8 @@ _FLOWER_ERRORS = {
     UNDECODABLE_REPLY: "undecodable-reply",
 }
 
+_MOST_VALUE_BYTES = 8
+
 Record = dict[str, JsonValue]
 
 
@@ -54,6 +57,18 @@ class ReplyRefusedError(FedprefError):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def largest_body_bytes(plan: RunPlan) -> int:
+    """The most bytes that an array's body may have in any reply of a run.
+
+    A value is released in at most eight bytes, masked or not.
+
+    Args:
+        plan: The run plan.
+    """
+    specs = [spec for each in plan.mechanisms for spec in plan.released_arrays(each.name)]
+    return max(math.prod(spec.shape) for spec in specs) * _MOST_VALUE_BYTES + _BODY_HEAD_BYTES
 
 
 def open_reply(

@@ -39,6 +39,7 @@ from server.config import SERVER_PARTY
 from server.early_stop import ends
 from server.events import EventWriter
 from server.grid_exchange import bounded_inflation, exchange
+from server.reply_checks import largest_body_bytes
 from server.roster import Roster
 from server.rounds import ATTEMPT, ClosedRound, OpenRound
 from server.secure_sum import SecureSum, SecureTotal
@@ -49,7 +50,6 @@ from server.witness_phase import PhaseOutcome, WitnessPhase
 WAVES = 2
 # A reply is of no use once its round is closed.
 _TTL_SLACK_S = 60.0
-_MAX_BODY_BYTES = 1 << 30
 #: Refusals that are said apart from the region's own mark in the display.
 _QUIET_REASONS = frozenset({"duplicate-reply"})
 
@@ -172,7 +172,7 @@ class RegionSumStrategy(Strategy):
             return result
         self.summary()
         self._grid = grid
-        with bounded_inflation(_MAX_BODY_BYTES):
+        with bounded_inflation(largest_body_bytes(self._plan)):
             self._roster.wait(grid, timeout_s=self._bounds.nodes_wait_s)
             for server_round in range(self.first_round, num_rounds + 1):
                 config = train_config or ConfigRecord()
@@ -216,7 +216,7 @@ class RegionSumStrategy(Strategy):
         } - self._witnesses.barred
         open_ends = {*counted, SERVER_PARTY}
         reasons: dict[str, str] = {}
-        with bounded_inflation(_MAX_BODY_BYTES):
+        with bounded_inflation(largest_body_bytes(self._plan)):
             for _ in range(WAVES):
                 self._roster.gather(grid, counted & open_ends, timeout_s=self._bounds.nodes_wait_s)
                 nodes = self._roster.nodes

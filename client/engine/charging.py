@@ -18,6 +18,7 @@ from client.engine.permit import Permit
 from client.engine.policy import RegionPolicy
 from client.engine.refusals import ClockError
 from client.engine.request import TrainRequest
+from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.consent import new_ulid
@@ -121,9 +122,8 @@ class Charging:
                     time=self._now(),
                 )
             )
-        if charge.request.charge_id not in self._state.charges:
-            # Made now, or by a request that the log's disk then failed.
-            self.log(charge)
+        # This one, and any that the log's disk refused when it was made: the log has no gaps.
+        self._log_missing()
         return charge
 
     def log(self, charge: Charge) -> None:
@@ -131,7 +131,13 @@ class Charging:
         spending = self._ledger.spending(
             charge.request.run, charge.request.year, upto_seq=charge.seq
         )
-        record = charge_record(charge, spending, self._home.region, self._policy)
+        record = charge_record(
+            charge,
+            spending,
+            self._home.region,
+            self._policy,
+            honest_survivors_min=self._plan_of(charge.request.run).aggregation.honest_survivors_min,
+        )
         self._log.append([make_entry(record, self._signer)])
         self._state.refresh()
 
@@ -153,9 +159,26 @@ class Charging:
                     "the log has: it is an old or foreign copy.",
                     remedy="Restore the newest ledger; nothing is trained till then.",
                 )
+        self._log_missing()
+
+    def _log_missing(self) -> None:
+        """Logs the ledger's charges that the log lacks, in order."""
         for charge in self._ledger.charges:
             if charge.request.charge_id not in self._state.charges:
                 self.log(charge)
+
+    def _plan_of(self, run: str) -> RunPlan:
+        """The plan that a run was charged under, from beside its permit."""
+        path = self._home.permits / f"{run}.plan.json"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise StorageError(
+                f"A charge of run {run} is not logged yet, and its plan {path} cannot be read: "
+                f"{error.strerror}.",
+                remedy="Restore the run's plan from a backup.",
+            ) from error
+        return RunPlan.from_record(canonical_json.decode(data, max_bytes=1 << 20))
 
     def _now(self) -> str:
         """The time to charge at.
