@@ -71,6 +71,12 @@ def mask(message: Message, context: Context) -> Message:
     return _relay("mask", message, context)
 
 
+@app.query("execute")
+def execute(message: Message, context: Context) -> Message:
+    """Carries a step of an execution of double masking to the engine, and its answer back."""
+    return _relay("execute", message, context)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Carries one round's request to the engine, and the sealed update back."""

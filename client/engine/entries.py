@@ -15,7 +15,7 @@ from client.engine.request import TrainRequest
 from client.engine.spending import Spending
 from common.canonical_json import JsonValue
 from common.parameters import array_specs, arrays_digest
-from common.plan import Mechanism
+from common.plan import Mechanism, RunPlan
 from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT
 from common.secure_aggregation import Roster
 from common.timestamps import format_time
@@ -75,9 +75,23 @@ def format_epsilon(value: float) -> str:
 
 
 def charge_record(
-    charge: Charge, spending: Spending, region: str, policy: RegionPolicy
+    charge: Charge,
+    spending: Spending,
+    region: str,
+    policy: RegionPolicy,
+    *,
+    honest_survivors_min: int,
 ) -> dict[str, JsonValue]:
-    """A ``fedpref-charge/1`` record."""
+    """A ``fedpref-charge/1`` record.
+
+    Args:
+        charge: The charge.
+        spending: The odometer's reading after it.
+        region: The region.
+        policy: The policy in force.
+        honest_survivors_min: With how many honest regions' shares of noise in a sum what is charged
+            holds; 0 if the region's own noise is all of it.
+    """
     request = charge.request
     return {
         "v": "fedpref-charge/1",
@@ -93,6 +107,7 @@ def charge_record(
         "clipping_norm": request.clipping_norm,
         "sampling_probability": request.sampling_probability,
         "steps": request.steps,
+        "honest_survivors_min": honest_survivors_min,
         "neighboring_relation": NEIGHBORING_RELATION,
         "privacy_unit": PRIVACY_UNIT,
         "delta": policy.delta_max,
@@ -145,11 +160,20 @@ def round_record(context: RoundContext) -> dict[str, JsonValue]:
             "epsilon_total": format_epsilon(context.spending.year),
             "delta": context.delta,
             "mode": context.permit.plan.mode,
+            "honest_survivors_min": context.permit.plan.aggregation.honest_survivors_min,
+            "share_stddev": _share_stddev(context.permit.plan, mechanism),
         },
         "start": format_time(context.start_ms),
         "end": format_time(context.end_ms),
         "attestation": None,
     }
+
+
+def _share_stddev(plan: RunPlan, mechanism: Mechanism) -> str | None:
+    """With distributed noise, what the region added to each value, in grid units; exact."""
+    if plan.mode != "distributed":
+        return None
+    return plan.shared_noise(mechanism).share.text
 
 
 def release_record(context: RoundContext) -> dict[str, JsonValue]:

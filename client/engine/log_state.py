@@ -34,6 +34,7 @@ _MADE_AT = {
     "round": "end",
     "release": "time",
     "mask": "time",
+    "unmask": "time",
     "incident": "time",
 }
 

@@ -156,7 +156,7 @@ class Masking:
             roster=request.roster,
             roster_digest=request.roster.digest(context),
             arrays=self._masked(request, held, seal, context, plan, mechanism),
-            norm_bound=_decimal(release_norm_bound(plan, mechanism)),
+            norm_bound=bound_text(release_norm_bound(plan, mechanism)),
         )
         index, entry = self._log_mask(masked, seal)
         reach(Point.MASK_LOGGED)
@@ -316,7 +316,7 @@ class Masking:
         }
 
 
-def _decimal(value: float) -> str:
+def bound_text(value: float) -> str:
     """A number as records state it, rounded up: a bound never understates."""
     rounded = Context(prec=7, rounding=ROUND_CEILING).create_decimal(repr(value))
     return format(rounded.normalize(), "f")

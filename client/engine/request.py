@@ -15,6 +15,8 @@ from common.secure_aggregation import Roster, decode_roster
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 MAX_ROUND = 1000
 MAX_ATTEMPT = 1000
+#: The steps of an execution of double masking, in their order.
+EXECUTION_STEPS = ("pin", "share", "mask", "agree", "unmask")
 
 MAX_SIZE = 1 << 53
 MAX_SINCE = 256
@@ -204,6 +206,44 @@ class MaskRequest:
             server_round=_whole(header["round"], "round", 1, MAX_ROUND),
             attempt=_whole(header["attempt"], "attempt", 1, MAX_ATTEMPT),
             roster=decode_roster(header["roster"]),
+        )
+
+
+@dataclass(frozen=True)
+class ExecuteRequest:
+    """A request to take a step of an execution of double masking.
+
+    Attributes:
+        run: The run.
+        server_round: The round.
+        attempt: The execution's number within the round.
+        step: Which step, one of `EXECUTION_STEPS`.
+        content: What the coordinator gives for it; its form is the step's.
+    """
+
+    run: str
+    server_round: int
+    attempt: int
+    step: str
+    content: JsonValue
+
+    @classmethod
+    def parse(cls, header: Mapping[str, JsonValue]) -> ExecuteRequest:
+        """Reads a request's header.
+
+        Raises:
+            FormatError: A field is missing, unknown, of the wrong type, or out of range.
+        """
+        _require_fields(header, {"run", "round", "attempt", "step", "content"}, "execute")
+        step = header["step"]
+        if not isinstance(step, str) or step not in EXECUTION_STEPS:
+            raise FormatError(f"An execution's step is one of {', '.join(EXECUTION_STEPS)}.")
+        return cls(
+            run=_run(header["run"]),
+            server_round=_whole(header["round"], "round", 1, MAX_ROUND),
+            attempt=_whole(header["attempt"], "attempt", 1, MAX_ATTEMPT),
+            step=step,
+            content=header["content"],
         )
 
 

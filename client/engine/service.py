@@ -21,6 +21,7 @@ import numpy as np
 from client.data.quality import QualityReport
 from client.engine.charging import Charging
 from client.engine.entries import RoundContext, release_record, round_record
+from client.engine.executions import Executions
 from client.engine.home import RegionHome
 from client.engine.incidents import Incidents
 from client.engine.ledger import Ledger, open_ledger
@@ -34,6 +35,7 @@ from client.engine.provenance import dependencies_digest, engine_digest
 from client.engine.request import (
     RUN_ID,
     CosignRequest,
+    ExecuteRequest,
     KeepRequest,
     MaskRequest,
     PublishRequest,
@@ -46,6 +48,7 @@ from client.engine.subjects import SubjectKeys, open_subject_keys
 from client.engine.witnessing import RegionWitness, open_region_witness
 from client.training.noise import NoiseSource, SystemNoise
 from client.training.releases import release
+from client.training.shared_sums import shared_round
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -120,6 +123,15 @@ class PrivacyEngine:
             clock_ms=clock_ms,
         )
         self._masking.forget_expired(home.permits)
+        self._executions = Executions(
+            log,
+            self.state,
+            self._sealed,
+            registry=self.registry,
+            policy=self.policy,
+            signer=self._trainer,
+            clock_ms=clock_ms,
+        )
         self._data = RegionData(home, self.policy)
         # A clock that was set back must not date an incident before its log's other entries.
         self._incidents = Incidents(
@@ -144,6 +156,8 @@ class PrivacyEngine:
                     return self.train(TrainRequest.parse(header), arrays)
                 if method == "mask":
                     return self.mask(MaskRequest.parse(header))
+                if method == "execute":
+                    return self.execute(ExecuteRequest.parse(header))
                 return self._answer(method, header), {}
             except FedprefError as error:
                 self.last_refusal = error
@@ -262,7 +276,11 @@ class PrivacyEngine:
         index = self._sealed.log(request.run, request.server_round, seal, included=included)
         reach(Point.LOGGED)
         reply, leaving = self._reply(request, seal, index), dict(seal.arrays)
-        if permit.plan.aggregation.rule == "secure-sum":
+        if permit.plan.mode == "distributed":
+            # A share of the noise protects nobody: it leaves under masks that open once.
+            reply |= self._executions.offer(request.run, request.server_round)
+            leaving = {}
+        elif permit.plan.aggregation.rule == "secure-sum":
             self._masking.forget(request.run, before=request.server_round)
             # Nothing leaves but under masks, once it is known whose sum it is for.
             reply |= self._masking.offer(permit.plan, request.server_round, seal)
@@ -280,6 +298,19 @@ class PrivacyEngine:
         if (plan.aggregation.rule, plan.mode) != ("secure-sum", "local"):
             raise PolicyError("The permitted plan does not ask for sums of masked updates.")
         return self._masking.mask(request, plan)
+
+    def execute(
+        self, request: ExecuteRequest
+    ) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
+        """A step of an execution of double masking; see `client.engine.executions`.
+
+        Raises:
+            FedprefError: Nothing was released.
+        """
+        plan = self._open_permit(request.run).plan
+        if plan.mode != "distributed":
+            raise PolicyError("The permitted plan does not ask for distributed noise.")
+        return self._executions.take(request, plan)
 
     def _train_and_seal(
         self,
@@ -299,7 +330,7 @@ class PrivacyEngine:
         reach(Point.WITNESSED)
         charge = self._charging.charge(request, permit, mechanism)
         reach(Point.CHARGED)
-        update = release(
+        update = (shared_round if plan.mode == "distributed" else release)(
             self._data.dataset(plan, snapshot.eligible),
             model,
             plan=plan,

@@ -30,6 +30,7 @@ SIGNING_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "policy": frozenset({"controller"}),
         "release": frozenset({"trainer"}),
         "round": frozenset({"trainer"}),
+        "unmask": frozenset({"trainer"}),
     }
 )
 

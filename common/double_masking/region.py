@@ -122,6 +122,13 @@ class RegionExecution:
         """What was done last."""
         return self._step
 
+    @property
+    def survivors(self) -> tuple[str, ...]:
+        """Whose sum this region agreed to open; none before it did."""
+        if self._agreement is None:
+            return ()
+        return names(self._agreement.record["survivors"], "The survivors")
+
     def pin_keys(self) -> bytes:
         """Step 1: the region's signed ``execution-keys``."""
         with self._taking(Step.PINNED):
@@ -183,6 +190,18 @@ class RegionExecution:
             self._share_roster = digest_of(SHARE_ROSTER, statements)
             return self._masked(roster, vector)
 
+    def members(self) -> list[dict[str, JsonValue]]:
+        """Whom the values were masked with, for logs: region, round entry and public key."""
+        roster = _known(self._roster)
+        return [
+            {
+                "region": region,
+                "round_entry": roster.statements[roster.place(region) - 1].record["round_entry"],
+                "public_key": roster.key(region, "masking_key").hex(),
+            }
+            for region in self._sharers
+        ]
+
     def agree(self, survivors: Sequence[str]) -> bytes:
         """Step 4: signs whose masked values the coordinator says it has; only one such set.
 
@@ -213,8 +232,7 @@ class RegionExecution:
                 region; ``too-few-agree``; ``unmasked-already``.
         """
         with self._taking(Step.UNMASKED):
-            mine = _known(self._agreement)
-            survivors = names(mine.record["survivors"], "The survivors")
+            mine, survivors = _known(self._agreement), self.survivors
             self._require_agreement(mine, agreements, survivors)
             reveal = Reveal(
                 seed_shares={owner: self._held[owner].seed for owner in survivors},

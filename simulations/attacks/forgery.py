@@ -50,6 +50,7 @@ ROLES = {
     "round": "trainer",
     "release": "trainer",
     "mask": "trainer",
+    "unmask": "trainer",
     "incident": "trainer",
     "aggregate": "aggregator",
     "model": "aggregator",

@@ -213,6 +213,8 @@ class FakeEngine:
                 "epsilon_total": "1",
                 "delta": self.plan.delta,
                 "mode": self.plan.mode,
+                "honest_survivors_min": self.plan.aggregation.honest_survivors_min,
+                "share_stddev": None,
             },
             "start": now,
             "end": now,
