@@ -266,6 +266,47 @@ def attack_log(
     return EXIT_OK if caught else VerificationError.exit_code
 
 
+class AggregationOption(StrEnum):
+    """By which rule faults are tried; see `common.aggregation_rules`."""
+
+    sum = "sum"
+    secure_sum = "secure-sum"
+
+
+@app.command()
+def faults(
+    scenario: Annotated[str, typer.Option(help="On a slice of whose data.")] = "retail-5",
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of all choices, and of all noise in these trials.")
+    ] = 1,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only faults with this in their kind or name, such as `kill region`."),
+    ] = None,
+    aggregation: Annotated[
+        AggregationOption, typer.Option(help="By which rule updates become one.")
+    ] = AggregationOption.sum,
+) -> int:
+    """Kill, hang, forge, fill, tear and misdate a federation on purpose, and show what held.
+
+    Every region's engine and the coordinator is a process of its own, on a slice of the scenario's
+    data. A judge that shares no code with them reads ledgers and logs at every step. The last line
+    has the count. Exit code 0 if every fault is withstood, 8 if one is not.
+    """
+    # One thread each, before anything that makes threads is imported: the trials fork.
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    console = Console(highlight=False)
+    from common.errors import EXIT_OK, VerificationError
+    from simulations.faults.matrix import MatrixRequest, run_matrix
+    from simulations.scenarios import find_scenario
+
+    request = MatrixRequest(
+        find_scenario(scenario), seed, only=tuple(only or ()), rule=aggregation.value
+    )
+    withstood = run_matrix(request, console)
+    return EXIT_OK if withstood else VerificationError.exit_code
+
+
 def main() -> None:
     """Runs the command line."""
     run_command(app, on_interrupt="Nothing is lost: the same command goes on from here.")

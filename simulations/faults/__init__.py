@@ -1,1 +1,1 @@
-"""Faults on purpose: processes killed, hung and restarted, replies forged, disks full, files torn."""
+"""Faults on purpose: processes killed and hung, replies forged, disks full, files torn."""

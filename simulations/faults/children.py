@@ -147,11 +147,11 @@ def hear_all(children: Sequence[Child], *, within_s: float) -> Iterator[tuple[Ch
     if not ready:
         raise FederationError(f"No process of the trial did anything for {within_s:g} s.")
     for key, _ in ready:
-        child: Child = key.data
-        for told in child.hear():
-            yield child, told
-        if child.status is not None:
-            yield child, {}
+        heard: Child = key.data
+        for told in heard.hear():
+            yield heard, told
+        if heard.status is not None:
+            yield heard, {}
 
 
 def _live(body: Callable[[Teller], None], connection: socket.socket) -> None:

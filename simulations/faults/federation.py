@@ -181,9 +181,7 @@ def _choose(
 
 def _thinned(prepared: PreparedScenario, every: int) -> PreparedScenario:
     """Keeps one household in so many, wherever its rows lie, and all that these bought."""
-    return replace(
-        prepared, regions=tuple(_thin_out(region, every) for region in prepared.regions)
-    )
+    return replace(prepared, regions=tuple(_thin_out(region, every) for region in prepared.regions))
 
 
 def _thin_out(region: PreparedRegion, every: int) -> PreparedRegion:

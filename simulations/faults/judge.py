@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from simulations.faults.evidence import (
@@ -238,16 +239,14 @@ class CoordinatorJudge(_Faults):
     def _check_aggregates(self, aggregates: Sequence[Record]) -> None:
         rounds = [each["round"] for each in aggregates]
         self.hold(rounds == list(range(1, len(rounds) + 1)), f"the rounds aggregated are {rounds}")
-        for before, after in zip(aggregates, aggregates[1:], strict=False):
+        for before, after in pairwise(aggregates):
             self.hold(
                 after["model_in"] == before["model_out"],
                 f"round {after['round']} began with another model than the last one made",
             )
         for each in aggregates:
             names = [used["region"] for used in each["regions"]]
-            self.hold(
-                len(set(names)) == len(names), f"round {each['round']} counts a region twice"
-            )
+            self.hold(len(set(names)) == len(names), f"round {each['round']} counts a region twice")
             self.hold(
                 len(names) >= self.quorum,
                 f"round {each['round']} was made of {len(names)} regions, below the quorum",

@@ -1,8 +1,8 @@
 """What happens at a place of a process: it ends, stops, or its disk is full.
 
-A place is a failpoint (`common.failpoints`), a write, sync, truncation or deletion of SQLite, or one
-that the hosting process names itself, such as the moment after a payload has left. This is the one
-module beside tests that sets the failpoints' hook. It does so in processes that were forked for
+A place is a failpoint (`common.failpoints`), a write, sync, truncation or deletion of SQLite, or
+one that the hosting process names itself, such as the moment after a payload has left. This is the
+one module beside tests that sets the failpoints' hook. It does so in processes that were forked for
 nothing else, and simulations alone can import it.
 """
 

@@ -28,7 +28,9 @@ class Recordings:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def keep(self, what: str, region: str, server_round: int, header: Header, arrays: Arrays) -> None:
+    def keep(
+        self, what: str, region: str, server_round: int, header: Header, arrays: Arrays
+    ) -> None:
         """Keeps a ``request`` or a ``reply``, the newest of its round."""
         head = json.dumps(header).encode()
         body = save_arrays(arrays) if arrays else b""

@@ -21,6 +21,7 @@ from common.engine_channel import serve_channel
 from common.errors import FedprefError
 from common.parameters import save_arrays
 from simulations.faults.children import Teller
+from simulations.faults.memory import PeakMemory
 from simulations.faults.places import LEFT, Places, Trap, watched_places
 from simulations.provision import OpenRegion, RegionSetUp, open_region
 from simulations.run_folder import RunFolder
@@ -43,6 +44,7 @@ class RegionLife:
         clock_offset_s: By how much its clock is wrong, in seconds.
         clock_from_round: From which round on it is wrong.
         leaves_in_round: The round in whose middle one of its customers withdraws; None for none.
+        measures_memory: Whether the growth of its memory is told after each train request.
     """
 
     folder: Path
@@ -53,6 +55,7 @@ class RegionLife:
     clock_offset_s: float = 0.0
     clock_from_round: int = 1
     leaves_in_round: int | None = None
+    measures_memory: bool = False
 
 
 class RoundNoise:
@@ -95,6 +98,8 @@ def host_region(life: RegionLife, teller: Teller) -> None:
             with open_region(RegionHome.read(root), life.set_up, noise=noise) as region:
                 channel = _Watched(region, life, places, teller, noise, clock)
                 with serve_channel(channel, life.socket):
+                    if life.measures_memory:
+                        channel.memory.begin()
                     teller.tell(ready=True)
                     teller.serve()
         except FedprefError as error:
@@ -143,6 +148,7 @@ class _Watched:
         self._teller = teller
         self._noise = noise
         self._clock = clock
+        self.memory = PeakMemory()
 
     def call(self, method: str, header: Header, arrays: Arrays) -> tuple[Header, dict[str, Any]]:
         """Passes a request on, in its round."""
@@ -157,6 +163,8 @@ class _Watched:
         if number == self._life.leaves_in_round:
             self._let_one_leave()
         reply, released = self._region.channel.call(method, header, arrays)
+        if self._life.measures_memory:
+            self._teller.tell(grown_bytes=self.memory.grown_bytes())
         if reply["status"] == "ok":
             payload = hashlib.sha256(save_arrays(released)).hexdigest() if released else ""
             self._teller.ask(left=[header["run"], number, header["attempt"], payload, reply])
@@ -170,4 +178,3 @@ class _Watched:
         registrar = self._region.registrar
         leaving = next(each for each in self._region.customers if registrar.consents(each))
         registrar.record([Choice.withdraw(leaving)])
-

@@ -32,7 +32,7 @@ from simulations.faults.federation import (
 from simulations.faults.judge import CoordinatorJudge, Left, RegionJudge
 from simulations.faults.memory import PeakMemory
 from simulations.faults.places import Trap
-from simulations.faults.recordings import Recordings
+from simulations.faults.recordings import Arrays, Header, Recordings
 from simulations.faults.region_host import RegionLife, host_region
 from simulations.outcome import bundle_run
 from simulations.run_folder import RunFolder
@@ -110,6 +110,10 @@ class Trial:
         self.trained: list[tuple[str, int]] = []
         #: In which round a stopped region is let go on.
         self.continues_in: dict[str, int] = {}
+        #: By how many bytes a region's memory grew, where that is measured.
+        self.grown_bytes: dict[str, int] = {}
+        self._answers: list[Header] = []
+        self._spoilt: set[str] = set()
         self._lives: dict[str, RegionLife] = {}
         self._regions: dict[str, Child] = {}
 
@@ -129,6 +133,16 @@ class Trial:
         """Notes a fault unless something holds."""
         if not holds:
             self.faults.append(otherwise)
+
+    def spoil(self, region: str, damage: Callable[[Path], None]) -> None:
+        """Damages a region's home on purpose, before its engine is started.
+
+        Args:
+            region: The region.
+            damage: What is done to its home's folder.
+        """
+        damage(self.folder.region_home(region))
+        self._spoilt.add(region)
 
     def start(self, **lives: Mapping[str, Any]) -> None:
         """Starts every region's engine; by region, what of its life is not as usual.
@@ -153,6 +167,7 @@ class Trial:
         run_config: Mapping[str, bool | float | int | str] | None = None,
         clock_offset_s: float = 0.0,
         memory: PeakMemory | None = None,
+        judged: bool = True,
     ) -> Ending:
         """Runs the coordinator till it ends by itself; killed by a trap, it is started again.
 
@@ -162,6 +177,7 @@ class Trial:
             run_config: More of Flower's run configuration.
             clock_offset_s: By how much its clock is wrong, in seconds.
             memory: What a forgery begins to measure its memory with.
+            judged: Whether its log is held to what it was before; False for one damaged on purpose.
         """
         life = CoordinatorLife(
             folder=self.folder.root,
@@ -179,7 +195,10 @@ class Trial:
         while ending.lives < _MOST_LIVES:
             ending.lives += 1
             before = len(self.sprung)
-            if self._live(life, ending):
+            ended = self._live(life, ending)
+            if judged:
+                self.judge.look()
+            if ended:
                 return ending
             left = [trap for trap in life.traps if not self._has_sprung(trap, before)]
             life = replace(life, traps=tuple(left))
@@ -191,9 +210,7 @@ class Trial:
         Args:
             traps: What happens where in the coordinator's process.
         """
-        paused = self.coordinate(
-            traps=traps, run_config={"last-round": self.plan.total_rounds - 1}
-        )
+        paused = self.coordinate(traps=traps, run_config={"last-round": self.plan.total_rounds - 1})
         if paused.failed:
             return paused
         self.ask_again()
@@ -217,10 +234,30 @@ class Trial:
                             "train", header, model
                         )
 
-        asker = Child("asker", ask)
-        while asker.status is None:
-            for child, told in hear_all([asker, *self._regions.values()], within_s=SILENCE_S):
-                self._hear(child, told)
+        self._hear_out(Child("asker", ask))
+
+    def ask_region(self, region: str, header: Header, arrays: Arrays) -> Header:
+        """Sends a region one train request, past the coordinator; gives its answer's header."""
+        path = self._lives[region].socket
+        self._answers.clear()
+
+        def ask(teller: Teller) -> None:
+            channel = SocketChannel(path, timeout_s=_ENGINE_TIMEOUT_S)
+            teller.tell(answer=channel.call("train", header, arrays)[0])
+
+        self._hear_out(Child("asker", ask))
+        return self._answers[0] if self._answers else {}
+
+    def request(self, server_round: int) -> Header:
+        """The header of a train request, without cosignatures."""
+        return {
+            "run": self.plan.run_id,
+            "round": server_round,
+            "attempt": 1,
+            "mechanism": self.plan.mechanism_of(server_round).name,
+            "plan": self.plan.digest,
+            "cosignatures": [],
+        }
 
     def finish(self, *, published: bool = True) -> None:
         """Ends all regions, judges what they leave, and has the run's bundle verified.
@@ -231,20 +268,22 @@ class Trial:
         self.let_all_continue()
         for child in self._regions.values():
             child.end(within_s=_END_WITHIN_S)
-        for judge in self.judges.values():
-            if not self.unopened:
-                judge.ends()
-        self.judge.ends({name: judge.look() for name, judge in self.judges.items()})
+        sound = {name: each for name, each in self.judges.items() if name not in self._spoilt}
+        for judge in sound.values():
+            judge.ends()
+        self.judge.ends({name: judge.look() for name, judge in sound.items()})
         self.hold(
             self.home.model.exists() == published,
             "a model is published" if self.home.model.exists() else "no model is published",
         )
-        if published and self.home.model.exists():
+        # Of a home that was damaged on purpose there is no evidence to bundle.
+        if published and self.home.model.exists() and not self._spoilt:
             covered = [self.folder.model.name]
             verdict = bundle_run(self.folder, self.federation.scenario, self.plan, covered)
             self.hold(verdict.verified, f"the bundle does not verify: {verdict.first_failure}")
-        for name, judge in (*self.judges.items(), ("server", self.judge)):
-            self.faults += [f"{name}: {fault}" for fault in dict.fromkeys(judge.faults)]
+        found = {name: judge.faults for name, judge in self.judges.items()}
+        for name, faults in {**found, "server": self.judge.faults}.items():
+            self.faults += [f"{name}: {fault}" for fault in dict.fromkeys(faults)]
 
     def let_all_continue(self) -> None:
         """Lets every stopped region go on."""
@@ -289,13 +328,18 @@ class Trial:
                     ending.code = int(told.get("code", 0))
                     ending.peak_bytes = told.get("peak_bytes")
                 self._hear(who, told)
-        self.judge.look()
         return ended or not self._was_killed(child)
 
     def _was_killed(self, child: Child) -> bool:
         killed = child.killed_at is not None
         self.hold(killed, f"the coordinator ended with status {child.status}, untold")
         return killed
+
+    def _hear_out(self, asker: Child) -> None:
+        """Hears everyone till a process that asks them has ended."""
+        while asker.status is None:
+            for child, told in hear_all([asker, *self._regions.values()], within_s=SILENCE_S):
+                self._hear(child, told)
 
     def _hear(self, child: Child, told: Told) -> None:
         if not told:
@@ -313,6 +357,10 @@ class Trial:
             self.refusals.append((child.name, told["refused"], told["reason"]))
         elif "failed" in told and child.name in self.judges:
             self.unopened[child.name] = told["failed"]
+        elif "grown_bytes" in told:
+            self.grown_bytes[child.name] = told["grown_bytes"]
+        elif "answer" in told:
+            self._answers.append(told["answer"])
         elif "trained" in told:
             self.trained.append((child.name, told["trained"]))
         elif "defect" in told:

@@ -1,4 +1,4 @@
-"""Regions that hang, and replies that are lost or late: a round ends, and whoever is missing is named."""
+"""Regions that hang, replies lost or late: a round ends, and whoever is missing is named."""
 
 from __future__ import annotations
 
