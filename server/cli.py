@@ -196,9 +196,13 @@ def _mode(plan: RunPlan) -> str:
 
 
 def _aggregation(plan: RunPlan) -> str:
+    from server.robust_noise import unguarded
+
     rule = plan.aggregation
     withstood = f", withstands {rule.tolerated} hostile" if rule.tolerated else ""
-    return f"{rule.name}: {rule.rule}{withstood}"
+    said = f"{rule.name}: {rule.rule}{withstood}"
+    gap = unguarded(plan)
+    return said if gap is None else f"{said}. {gap}."
 
 
 def _mechanisms(plan: RunPlan) -> Table:

@@ -27,7 +27,7 @@ from flwr.serverapp.strategy.fedtrimmedavg import trim_mean
 from common.aggregation_rules import Aggregation
 from common.errors import FormatError, InputError
 from common.parameters import ArraySpec, float_chunks
-from server.robust_noise import median_stddev, trimmed_mean_stddev
+from server.robust_noise import noise_gain
 from server.round_total import RoundTotal, WholeTotal
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -146,22 +146,6 @@ class RobustTotal:
         if name not in self.updates[0]:
             raise FormatError(f"The regions released no {name[:64]}.")
         return self.updates[0][name]
-
-
-def noise_gain(aggregation: Aggregation, n_regions: int) -> float:
-    """By how much the noise of a total is larger than one region's; see `RoundTotal`.
-
-    With distributed noise, than what the shares of the least honest survivors come to.
-    """
-    if aggregation.honest_survivors_min:
-        return math.sqrt(n_regions / aggregation.honest_survivors_min)
-    if n_regions == 1 or aggregation.name != "robust":
-        return math.sqrt(n_regions)
-    if aggregation.rule == "krum":
-        return float(n_regions)
-    if aggregation.rule == "median":
-        return n_regions * median_stddev(n_regions)
-    return n_regions * trimmed_mean_stddev(n_regions, aggregation.tolerated)
 
 
 def total_of(releases: Sequence[Arrays], aggregation: Aggregation) -> RoundTotal:

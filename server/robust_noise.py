@@ -1,4 +1,4 @@
-"""How much of the regions' noise is left after a robust rule.
+"""The regions' noise and robust rules: how much of it a rule leaves, and where it defeats Krum.
 
 A median or a trimmed mean of K values is a weighted mean of the sorted values. Its variance over
 independent standard normal values has no closed form, but it is a double integral of elementary
@@ -16,12 +16,61 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
+from common.aggregation_rules import Aggregation
+from common.plan import RunPlan
+
 FloatArray = npt.NDArray[np.float64]
 
 # Beyond so many values the limit's deviation is right to 1 part in 50.
 _LARGE = 32
 # Six standard deviations hold all but 2 in 10^9 of a normal value; a tenth lies between two nodes.
 _REACH, _NODES = 6.0, 121
+
+
+def noise_gain(aggregation: Aggregation, n_regions: int) -> float:
+    """By how much the noise of a total is larger than one region's (`server.round_total`).
+
+    With distributed noise, than what the shares of the least honest survivors come to.
+    """
+    if aggregation.honest_survivors_min:
+        return math.sqrt(n_regions / aggregation.honest_survivors_min)
+    if n_regions == 1 or aggregation.name != "robust":
+        return math.sqrt(n_regions)
+    if aggregation.rule == "krum":
+        return float(n_regions)
+    if aggregation.rule == "median":
+        return n_regions * median_stddev(n_regions)
+    return n_regions * trimmed_mean_stddev(n_regions, aggregation.tolerated)
+
+
+def unguarded(plan: RunPlan) -> str | None:
+    """What a plan's rule does not withstand, in one sentence; None if there is nothing to say.
+
+    Krum is guarded only while η(n, f)·√d·σ is below the norm of what regions have to say (Blanchard
+    et al., 2017, proposition 1), d values having noise σ each. Otherwise an update that leaves its
+    noise out is nearest to all others, whatever else is in it (Guerraoui et al., "Differential
+    Privacy and Byzantine Resilience in SGD: Do They Add Up?", 2021). What regions have to say is at
+    most C for each of their customers.
+    """
+    rule, n = plan.aggregation, len(plan.regions)
+    if rule.rule != "krum":
+        return None
+    f = rule.tolerated
+    spread = (f * (n - f - 2) + f**2 * (n - f - 1)) / (n - 2 * f - 2)
+    eta = math.sqrt(2 * (n - f + spread))
+    for mechanism in plan.mechanisms:
+        specs = plan.released_arrays(mechanism.name)
+        size = math.sqrt(sum(math.prod(spec.shape) for spec in specs))
+        customers = plan.planned_customers / n * float(mechanism.sampling_probability)
+        # Steps say the same again, at most; their noise is each time another.
+        signal = float(mechanism.clipping_norm) * customers * math.sqrt(mechanism.steps)
+        if not eta * mechanism.noise_stddev * size < signal:
+            return (
+                f"In this plan the noise of {mechanism.name} outweighs what a region has to say, "
+                "so that Krum takes the update of a region that leaves its noise out; median and "
+                "trimmed-mean do not"
+            )
+    return None
 
 
 @lru_cache(maxsize=256)

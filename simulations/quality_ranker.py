@@ -21,7 +21,7 @@ from common.catalogue import Catalogue
 from common.model_state import ModelState
 from common.plan import RunPlan
 from common.ranking import BoolArray, IntArray, ItemSets, top_k
-from server.robust import noise_gain
+from server.robust_noise import noise_gain
 from simulations import baselines
 from simulations.quality_methods import ALL_VARIANTS, Population, Variants
 

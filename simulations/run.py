@@ -27,8 +27,8 @@ from common.plan_defaults import default_plan
 from common.strategies import FACTORS, StrategyName
 from common.timestamps import format_time
 from server.config import ServerHome
+from server.robust_noise import unguarded
 from server.status import read_status
-from server.strategy import require_supported
 from simulations.app_bundle import app_bundle_sha256
 from simulations.customers import CustomerChoices, draw_choices
 from simulations.federate import federate
@@ -294,7 +294,9 @@ class _Run:
             server_learning_rate_decay=settings.server_learning_rate_decay,
             patience_rounds=settings.patience_rounds or None,
         )
-        require_supported(plan)
+        gap = unguarded(plan)
+        if gap is not None:
+            self._console.print(f"  {gap}.", style="yellow")
         return plan
 
     def _set_ups(self, plan: RunPlan) -> list[RegionSetUp]:

@@ -15,14 +15,17 @@ from hypothesis import strategies as st
 from common.aggregation_rules import Aggregation, RuleName, least_regions
 from common.errors import FormatError, InputError
 from common.parameters import ArraySpec
+from common.plan import RunPlan
+from common.plan_defaults import default_plan
 from server.robust import (
     RobustAggregator,
     RobustTotal,
     krum_choice,
-    noise_gain,
     squared_distances,
     total_of,
 )
+from server.robust_noise import noise_gain, unguarded
+from tests.common.test_plan import ARGUMENTS
 
 SPECS = (ArraySpec("a", "<f4", (3,)), ArraySpec("b", "<f4", (2, 2)))
 ROBUST: tuple[RuleName, ...] = ("median", "trimmed-mean", "krum")
@@ -259,3 +262,45 @@ def test_one_regions_release_alone_is_itself_under_every_rule() -> None:
     for rule in ROBUST:
         assert total_of([alone], aggregation(rule)).values("x").tolist() == [1.0, 2.0]
         assert noise_gain(aggregation(rule), 1) == 1.0
+
+
+def krum_plan(**changes: Any) -> RunPlan:
+    return default_plan(
+        **{
+            **ARGUMENTS,
+            "regions": [f"r{n}" for n in range(8)],
+            "quorum": 7,
+            "rule": "krum",
+            "tolerated": 1,
+            **changes,
+        }
+    )
+
+
+def test_a_plan_says_where_krum_is_not_guarded() -> None:
+    # 92,258 numbers with noise each, of 300 customers in a region.
+    said = unguarded(krum_plan())
+    assert said is not None
+    assert "noise of popularity outweighs" in said
+    # 400 items of 10 million customers in a region: nothing hides in the noise.
+    assert unguarded(krum_plan(n_items=400, planned_customers=80_000_000)) is None
+    for rule in ("median", "trimmed-mean"):
+        assert unguarded(krum_plan(rule=rule)) is None
+    assert unguarded(krum_plan(rule="sum", tolerated=0)) is None
+
+
+def test_krums_condition_is_the_papers() -> None:
+    """η(8, 1)² = 2·(7 + (5 + 6)/4): the least planned size at which nothing is said any more."""
+    plan = krum_plan(n_items=400, strategy="factors", planned_customers=10_000)
+    popularity, factors = plan.mechanisms
+    eta = (2 * (7 + 11 / 4)) ** 0.5
+    specs = plan.vocabulary_size * plan.rank
+    needed = max(
+        8 * eta * popularity.noise_stddev * 400**0.5,
+        8 * eta * factors.noise_stddev * specs**0.5 / float(factors.clipping_norm),
+    )
+    record: dict[str, Any] = plan.to_record()
+    below = RunPlan.from_record({**record, "planned_customers": int(needed) - 1})
+    above = RunPlan.from_record({**record, "planned_customers": int(needed) + 2})
+    assert unguarded(below) is not None
+    assert unguarded(above) is None

@@ -40,7 +40,7 @@ def test_median_and_trimmed_mean_withstand_every_attack(market: Market, rule: Ru
 
 
 def test_krum_withstands_what_lies_apart_but_not_a_region_without_noise(market: Market) -> None:
-    """Why `server.robust.unguarded` warns of Krum where noise outweighs what regions can say."""
+    """Why `unguarded` warns of Krum where noise outweighs what regions have to say."""
     clean = exposure(market, "krum", None)
     for attack in ("loud", "quiet"):
         assert exposure(market, "krum", attack) <= BAR * clean, attack
