@@ -21,10 +21,12 @@ from client.engine import masking as module
 from client.engine.backup import make_backup
 from client.engine.masking_keys import MaskingKeyStore
 from client.engine.service import open_engine
+from common import failpoints
 from common.audit.log import AuditLog
 from common.audit.merkle import leaf_hash
 from common.envelope import Envelope
 from common.errors import StorageError
+from common.failpoints import Point
 from common.keys import Signer
 from common.parameters import arrays_digest
 from common.plan import RunPlan
@@ -184,6 +186,94 @@ def test_attempts_outlast_the_engine(federation: Federation) -> None:
         after = regions.mask(R1, roster)
         np.testing.assert_array_equal(flattened(before[1]), flattened(after[1]))
         np.testing.assert_array_equal(regions.sum(roster), regions.plain_sum(roster.regions))
+
+
+class KilledError(BaseException):
+    """Stands for a kill: nothing of ours catches it."""
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        Point.MASKING_KEY_KEPT,
+        Point.FILE_WRITTEN,
+        Point.FILE_RENAMED,
+        Point.LOG_WRITTEN,
+        Point.LOG_COMMITTED,
+        Point.MASK_LOGGED,
+    ],
+)
+def test_a_region_killed_at_any_place_goes_on_and_never_contradicts_itself(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, point: Point
+) -> None:
+    """Killed while it states its key, masks, or removes keys: first of all at this place."""
+    folder, plan, _ = federation
+    left: list[tuple[int, str, bytes]] = []
+
+    def live(kill: bool) -> None:
+        with secure_regions(folder, plan) as regions:
+            regions.train(regions=[R2, R3])
+            with monkeypatch.context() as patch:
+                if kill:
+                    patch.setattr(failpoints, "hook", killer(point, regions))
+                regions.train(regions=[R1])
+                roster = regions.roster([R1, R2, R3])
+                attempt = 1 + max(
+                    (hint["attempt"] for hint in regions.hints.values() if isinstance(hint, dict)),
+                    default=0,
+                )
+                reply, arrays = regions.mask(R1, roster, attempt=attempt)
+                left.append((attempt, str(reply["roster"]), flattened(arrays).tobytes()))
+                total = regions.sum(roster, attempt=attempt)
+                np.testing.assert_array_equal(total, regions.plain_sum(roster.regions))
+                regions.train(2, first_model(total, plan), [R1])
+            assert keys_in(folder, R1)[-1].name == "run-1-0002.masking-key"
+            assert len(keys_in(folder, R1)) == 1
+
+    with pytest.raises(KilledError):
+        live(kill=True)
+    live(kill=False)
+    rosters: dict[int, set[str]] = {}
+    with AuditLog.open_read_only(home_of(folder, R1).log) as log:
+        for _, data in log.entries():
+            if (envelope := Envelope.decode(data)).kind == "mask":
+                record = envelope.record()
+                rosters.setdefault(int(str(record["attempt"])), set()).add(str(record["roster"]))
+    assert rosters
+    assert all(len(each) == 1 for each in rosters.values())
+    assert {(attempt, roster) for attempt, roster, _ in left} <= {
+        (attempt, roster) for attempt, each in rosters.items() for roster in each
+    }
+
+
+def test_a_region_killed_while_it_removes_keys_goes_on(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, plan, _ = federation
+    with secure_regions(folder, plan) as regions:
+        regions.train()
+        model = first_model(regions.sum(regions.roster()), plan)
+        with monkeypatch.context() as patch:
+            patch.setattr(failpoints, "hook", killer(Point.MASKING_KEYS_REMOVED, regions))
+            with pytest.raises(KilledError):
+                regions.train(2, model)
+    with secure_regions(folder, plan) as regions:
+        regions.train(2, model)
+        total = regions.sum(regions.roster(), server_round=2)
+        np.testing.assert_array_equal(total, regions.plain_sum([R1, R2, R3, R4], 2))
+        assert [path.name for path in keys_in(folder, R1)] == ["run-1-0002.masking-key"]
+
+
+def killer(point: Point, regions: SecureRegions) -> Any:
+    """Ends the process, as it were, at the first such place where masks are concerned."""
+
+    def hook(at: object) -> None:
+        own = (Point.MASKING_KEY_KEPT, Point.MASKING_KEYS_REMOVED)
+        concerns = at in own or keys_in(regions.folder, R1)
+        if at is point and concerns:
+            raise KilledError
+
+    return hook
 
 
 def test_nothing_leaves_whose_entry_the_log_did_not_take(
