@@ -49,7 +49,8 @@ _MASK_FIELDS = {
     "checkpoint",
     "inclusion_proof",
 }
-_ENTRY_FIELDS = {
+#: The fields of a mask's entry.
+MASK_ENTRY_FIELDS = {
     "v",
     "run",
     "round",
@@ -181,7 +182,7 @@ class MaskQuestion:
             raise ReplyRefusedError("wrong-digest", "The update is not what its digest states.")
         entry = decode_base64(header["mask_entry"])
         record = open_entry(
-            entry, region, self.registry, kind="mask", fields=_ENTRY_FIELDS, now_ms=now_ms()
+            entry, region, self.registry, kind="mask", fields=MASK_ENTRY_FIELDS, now_ms=now_ms()
         )
         members: list[JsonValue] = [*self.roster.members()]
         check_record(record, {**expected, "masked": masked, "members": members})

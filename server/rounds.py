@@ -93,6 +93,8 @@ class OpenRound:
         self.accepted: dict[str, UsedRound] = {}
         #: What each of them has offered for a secure sum; nothing where updates are seen.
         self.offers: dict[str, MaskOffer] = {}
+        #: With distributed noise, how many executions of the round each of them has begun.
+        self.attempted: dict[str, int] = {}
         self.refused: dict[str, str] = {}
         self._plan = plan
         self._validator = validator
@@ -177,6 +179,7 @@ class OpenRound:
                 self._aggregator.add(region, update.arrays)
             if update.offer is not None:
                 self.offers[region] = update.offer
+            self.attempted[region] = update.attempted
         self.refused.pop(region, None)
         self.accepted[region] = update.used
         return region
@@ -190,6 +193,7 @@ class OpenRound:
         """Notes that an update that was accepted does not count after all."""
         del self.accepted[region]
         self.offers.pop(region, None)
+        self.attempted.pop(region, None)
         self.refuse(region, reason, detail)
 
     def refuse_absent(self) -> None:

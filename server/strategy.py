@@ -27,7 +27,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 from common.canonical_json import JsonValue
-from common.errors import FederationError, InputError
+from common.errors import FederationError
 from common.failpoints import CoordinatorPoint, reach
 from common.keys import Registry
 from common.messages import compose_message, encode_arrays
@@ -36,6 +36,7 @@ from common.secure_aggregation import RoundContext, SecureSumRefusedError
 from server.audit_trail import AuditTrail
 from server.checkpoint import CheckpointStore, make_checkpoint
 from server.config import SERVER_PARTY
+from server.double_masked_sum import DoubleMaskedSum
 from server.early_stop import ends
 from server.events import EventWriter
 from server.grid_exchange import bounded_inflation, exchange
@@ -72,19 +73,6 @@ class Bounds:
     mask_timeout_s: float
 
 
-def require_supported(plan: RunPlan) -> None:
-    """Checks that this coordinator can carry out a plan's rule and mode.
-
-    Raises:
-        InputError: It cannot; names what.
-    """
-    if plan.mode != "local":
-        raise InputError(
-            f"This coordinator cannot aggregate by {plan.aggregation.rule} with {plan.mode} noise.",
-            remedy="Make a plan with the mode local.",
-        )
-
-
 class RegionSumStrategy(Strategy):
     """Sums the noised updates of at least a quorum of regions, round by round.
 
@@ -112,7 +100,6 @@ class RegionSumStrategy(Strategy):
         bounds: Bounds,
         witnesses: WitnessPhase,
     ) -> None:
-        require_supported(plan)
         self._plan = plan
         self._trail = trail
         self._checkpoints = checkpoints
@@ -122,6 +109,7 @@ class RegionSumStrategy(Strategy):
         self._witnessed = PhaseOutcome()
         self._validator = ReplyValidator(plan, registry)
         self._secure_sum = SecureSum(plan, registry, timeout_s=bounds.mask_timeout_s)
+        self._shared_sum = DoubleMaskedSum(plan, registry, timeout_s=bounds.mask_timeout_s)
         self._grid: Grid | None = None
         self._open: OpenRound | None = None
         self._roster = Roster(
@@ -335,11 +323,21 @@ class RegionSumStrategy(Strategy):
         """
         if self._plan.aggregation.name != "confidential" or self._grid is None:
             return None
+        context = RoundContext.of(self._plan, current.server_round, current.model_in)
         try:
+            if self._plan.mode == "distributed":
+                return self._shared_sum.run(
+                    self._grid,
+                    self._nodes_of,
+                    context,
+                    current.attempted,
+                    least=current.least,
+                    on_dropped=current.drop,
+                )
             return self._secure_sum.run(
                 self._grid,
                 self._nodes_of,
-                RoundContext.of(self._plan, current.server_round, current.model_in),
+                context,
                 current.offers,
                 least=current.least,
                 on_dropped=current.drop,

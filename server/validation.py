@@ -22,7 +22,7 @@ from common.plan import Mechanism, RunPlan
 from common.release_bounds import release_norm_bound
 from common.secure_aggregation import RoundContext
 from server.audit_trail import UsedRound
-from server.mask_replies import MaskOffer, read_offer
+from server.mask_replies import MAX_CLAIMED_ATTEMPT, MaskOffer, read_offer
 from server.reply_checks import (
     ReplyRefusedError,
     check_context,
@@ -49,6 +49,8 @@ _REPLY_FIELDS = {
 }
 #: What a reply has in the update's place where only the sum is to be seen.
 _OFFER_FIELDS = {"masking_key", "masked"}
+#: The same where each region's noise is only a share.
+_SHARED_FIELDS = {"attempted"}
 _ROUND_FIELDS = {
     "v",
     "run",
@@ -111,11 +113,13 @@ class ValidatedUpdate:
         used: How the aggregate entry names it.
         arrays: What the region released; nothing where only the sum is to be seen.
         offer: What a secure sum has in their place.
+        attempted: With distributed noise, how many executions of the round the region has begun.
     """
 
     used: UsedRound
     arrays: Mapping[str, np.ndarray]
     offer: MaskOffer | None = None
+    attempted: int = 0
 
 
 class ReplyValidator:
@@ -142,9 +146,11 @@ class ReplyValidator:
             ReplyRefusedError: Names the reason.
         """
         confidential = self._plan.aggregation.name == "confidential"
+        shared = self._plan.mode == "distributed"
         # Where only the sum is to be seen, an update must not come along.
         specs = () if confidential else self._plan.released_arrays(question.mechanism.name)
-        fields = _REPLY_FIELDS | (_OFFER_FIELDS if confidential else set())
+        offered = _SHARED_FIELDS if shared else _OFFER_FIELDS
+        fields = _REPLY_FIELDS | (offered if confidential else set())
         header, received = open_reply(reply, question.node, specs, fields)
         check_context(header, self._expected_context(question))
         arrays = check_specs(received, specs)
@@ -173,6 +179,8 @@ class ReplyValidator:
             round_entry=leaf_hash(entry).hex(),
             update=update,
         )
+        if shared:
+            return ValidatedUpdate(used, arrays, attempted=_attempted(header["attempted"]))
         offer = self._read_offer(header, question, used, now_ms) if confidential else None
         return ValidatedUpdate(used=used, arrays=arrays, offer=offer)
 
@@ -202,16 +210,17 @@ class ReplyValidator:
         }
 
     def _check_values(self, arrays: Mapping[str, np.ndarray], mechanism: Mechanism) -> None:
-        bound = release_norm_bound(self._plan, mechanism)
+        bound, square = release_norm_bound(self._plan, mechanism), 0.0
         for name, array in arrays.items():
             found = measure_floats(array, mechanism.grid_exponent)
             if not found.finite:
                 raise ReplyRefusedError("not-finite", f"{name} has values that are not finite.")
-            # Written so that a norm that is no number does not pass.
-            if not found.norm <= bound:
-                raise ReplyRefusedError("norm-too-large", f"{name} is over the public norm bound.")
+            square += found.norm**2
             if not found.on_grid:
                 raise ReplyRefusedError("off-grid", f"{name} has values off the public grid.")
+        # The bound is on all of them together. Written so that what is no number does not pass.
+        if not square <= bound**2:
+            raise ReplyRefusedError("norm-too-large", "The update is over the public norm bound.")
         try:
             check_arrays(
                 arrays,
@@ -223,11 +232,20 @@ class ReplyValidator:
             raise ReplyRefusedError("without-noise", error.message) from error
 
     def _check_noise(self, dp: JsonValue, mechanism: Mechanism) -> None:
-        stated = {
+        stated: dict[str, JsonValue] = {
             "noise_multiplier": mechanism.noise_multiplier,
             "clipping_norm": mechanism.clipping_norm,
             "sampling_probability": mechanism.sampling_probability,
             "mode": self._plan.mode,
+            "honest_survivors_min": self._plan.aggregation.honest_survivors_min,
         }
+        if self._plan.mode == "distributed":
+            stated["share_stddev"] = self._plan.shared_noise(mechanism).share.text
         if not isinstance(dp, dict) or any(dp.get(name) != stated[name] for name in stated):
             raise ReplyRefusedError("other-noise", "The round entry states another noise.")
+
+
+def _attempted(value: JsonValue) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_CLAIMED_ATTEMPT:
+        raise ReplyRefusedError("malformed-reply", "It says it has begun more than is possible.")
+    return value

@@ -30,6 +30,7 @@ from common.audit.verify.registry import verify_registry
 from common.audit.verify.replay import SERVER, Evidence
 from common.audit.verify.rounds import verify_rounds
 from common.audit.verify.scope import whole_logs
+from common.audit.verify.shared_noise import verify_shared_noise
 from common.audit.verify.tiles import check_names
 from common.audit.verify.verdict import (
     LIMITS,
@@ -212,5 +213,6 @@ def _verify_content(
     verify_policies(evidence)
     verify_chain(evidence, folder)
     verify_masks(evidence)
+    verify_shared_noise(evidence)
     verify_completeness(evidence, folder, manifest)
     return evidence

@@ -82,6 +82,12 @@ class PlanFacts:
             return False
         return all(x is not None and Decimal(str(x)) < least for x in signals[-patience:])
 
+    @property
+    def honest_survivors_min(self) -> int:
+        """With how many honest regions in a sum distributed noise is as strong as it says."""
+        least = _aggregation(self.record)["honest_survivors_min"]
+        return least if isinstance(least, int) else 0
+
     def mechanism_of(self, number: int) -> str | None:
         """The name of the mechanism that the plan has in a round."""
         mechanism = self._in_round(number)
