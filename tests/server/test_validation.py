@@ -36,6 +36,7 @@ from tests.support.fake_federation import (
     open_federation,
 )
 from tests.support.flower_messages import NODE, request
+from tests.support.local_plan import local_plan
 from tests.support.memory_signer import MemorySigner
 
 REGION = "region-1"
@@ -495,3 +496,27 @@ def test_what_a_refusal_says_never_quotes_the_reply(
     with pytest.raises(ReplyRefusedError) as caught:
         validator.validate(ask(engine), question(engine.plan), now_ms=now_ms())
     assert "EVIL" not in caught.value.message
+
+
+def test_the_norm_bound_is_on_all_arrays_of_an_update_together(federation: Any) -> None:
+    plan = local_plan("tied-autoencoder")
+    judge = ReplyValidator(plan, federation.home.read_registry())
+    mechanism = plan.mechanism_of(2)
+    specs = plan.released_arrays(mechanism.name)
+    assert len(specs) > 1
+    bound = release_norm_bound(plan, mechanism)
+
+    def update(share: float) -> dict[str, np.ndarray]:
+        """Arrays that each have this share of the bound for a norm."""
+        return {
+            spec.name: snap_to_grid(
+                np.full(spec.shape, share * bound / np.sqrt(np.prod(spec.shape))),
+                mechanism.grid_exponent,
+            )
+            for spec in specs
+        }
+
+    judge._check_values(update(0.99 / len(specs) ** 0.5), mechanism)
+    with pytest.raises(ReplyRefusedError) as refusal:
+        judge._check_values(update(0.9), mechanism)
+    assert refusal.value.reason == "norm-too-large"
