@@ -65,6 +65,18 @@ def keep(message: Message, context: Context) -> Message:
     return _relay("keep", message, context)
 
 
+@app.query("mask")
+def mask(message: Message, context: Context) -> Message:
+    """Carries the roster of a secure sum to the engine, and the masked update back."""
+    return _relay("mask", message, context)
+
+
+@app.query("execute")
+def execute(message: Message, context: Context) -> Message:
+    """Carries a step of an execution of double masking to the engine, and its answer back."""
+    return _relay("execute", message, context)
+
+
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Carries one round's request to the engine, and the sealed update back."""

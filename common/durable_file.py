@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from common.failpoints import Point, reach
 
 
-def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+def write_durably(
+    path: Path, data: bytes | Sequence[bytes | memoryview], *, mode: int = 0o600
+) -> None:
     """Writes a file so that after a crash it is there whole, or as it was before.
 
     Args:
         path: The file to make or replace.
-        data: Its whole content.
+        data: Its whole content, or the parts of it in order.
         mode: Its permission bits from the first moment on.
 
     Raises:
@@ -24,7 +27,7 @@ def write_durably(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             reach(Point.FILE_OPENED)
-            file.write(data)
+            file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             reach(Point.FILE_WRITTEN)
             os.fsync(file.fileno())

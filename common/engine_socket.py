@@ -244,7 +244,7 @@ def _receive(connection: socket.socket, deadline: float) -> tuple[Header, Arrays
             f"{MAX_HEADER_BYTES} + {MAX_BODY_BYTES}."
         )
     header = canonical_json.decode(
-        _read(connection, head_bytes, deadline), max_bytes=MAX_HEADER_BYTES
+        bytes(_read(connection, head_bytes, deadline)), max_bytes=MAX_HEADER_BYTES
     )
     if not isinstance(header, dict):
         raise FormatError("A message's header is no object.")
@@ -252,7 +252,7 @@ def _receive(connection: socket.socket, deadline: float) -> tuple[Header, Arrays
     return header, load_arrays(body, max_bytes=MAX_BODY_BYTES) if body else {}
 
 
-def _read(connection: socket.socket, size: int, deadline: float) -> bytes:
+def _read(connection: socket.socket, size: int, deadline: float) -> bytearray:
     # Memory grows with what arrived, not with what the prefix claims.
     data = bytearray()
     while len(data) < size:
@@ -261,7 +261,7 @@ def _read(connection: socket.socket, size: int, deadline: float) -> bytes:
         if not piece:
             raise ConnectionError("the connection ended in the middle of a message")
         data += piece
-    return bytes(data)
+    return data
 
 
 def _remaining_s(deadline: float) -> float:

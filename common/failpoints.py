@@ -1,10 +1,12 @@
 """Named places at which a test may end its own process, or let a write fail.
 
 A round's promise, that nothing leaves uncharged whenever the process ends, is tested by ending it
-at every durable write and at every boundary between two stages. Code that writes says where it is:
-``reach(Point.SEALED)``. Nothing happens there, unless a test has put a function of its own in
-`hook` within its own process. Nothing in the project does, and no message, policy, file, option or
-environment variable can: who is able to set a variable of this process can do anything else too.
+at every durable write and at every boundary between two stages; and so is the coordinator's, that
+the same round goes on. Code that writes says where it is: ``reach(Point.SEALED)``. Nothing happens
+there, unless a test has put a function of its own in `hook` within its own process. Nothing that a
+region or a coordinator runs does, and no message, policy, file, option or environment variable can:
+who is able to set a variable of this process can do anything else too. `simulations.faults`, which
+only simulations can import, does it in processes that it forks for nothing else.
 """
 
 from __future__ import annotations
@@ -62,13 +64,60 @@ class Point(StrEnum):
     GIVEN_UP = "given up"
     #: Of a round that is given up: the seal is removed, not yet durably.
     SEAL_REMOVED = "seal removed"
+    #: For a secure sum: the round's key is kept; its statement is not sent.
+    MASKING_KEY_KEPT = "masking key kept"
+    #: For a secure sum: the mask is logged; the masked update leaves next.
+    MASK_LOGGED = "mask logged"
+    #: For a secure sum: the keys of rounds that are over are removed, not yet durably.
+    MASKING_KEYS_REMOVED = "masking keys removed"
 
+
+class CoordinatorPoint(StrEnum):
+    """The coordinator's places, in the order in which its run passes them first.
+
+    Its durable writes pass those of `Point` too: the log's, the witness's, and the files'.
+    """
+
+    #: The run is open: log and checkpoint agree, and the next round is known.
+    RUN_OPENED = "run opened"
+    #: A round begins; nobody has been asked anything.
+    ROUND_STARTED = "round started"
+    #: The regions' checkpoints are cosigned, as far as they are.
+    COSIGNED = "checkpoints cosigned"
+    #: The requests are made and leave next.
+    REQUESTED = "requests made"
+    #: A region's update counts.
+    REPLY_TAKEN = "reply taken"
+    #: Everyone who will be heard was heard, and the quorum is there.
+    HEARD = "all heard"
+    #: The next model is in memory; nothing of it is kept.
+    SUMMED = "summed"
+    #: The optimiser's state and the model are on the disk; the log does not name them.
+    MODEL_KEPT = "model kept"
+    #: The aggregate is logged; the checkpoint is the last round's.
+    AGGREGATED = "aggregate logged"
+    #: The checkpoint is this round's; the last round's files are still there.
+    CHECKPOINT_REPLACED = "checkpoint replaced"
+    #: The round is over.
+    ROUND_CLOSED = "round closed"
+    #: The published model's file is on the disk; the log does not name it.
+    MODEL_WRITTEN = "published model written"
+    #: The published model is logged.
+    MODEL_LOGGED = "published model logged"
+    #: All logs are cosigned to their last entries; that is noted next.
+    END_COSIGNED = "end cosigned"
+    #: That the run has ended is on the disk.
+    ENDED = "ended"
+
+
+#: Any place.
+AnyPoint = Point | CoordinatorPoint
 
 #: A test's function. It may end the process or raise what a disk would answer.
-hook: Callable[[Point], None] | None = None
+hook: Callable[[AnyPoint], None] | None = None
 
 
-def reach(point: Point) -> None:
+def reach(point: AnyPoint) -> None:
     """Says that this place is reached; does nothing outside tests."""
     if hook is not None:
         hook(point)

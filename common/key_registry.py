@@ -73,6 +73,10 @@ class Registry:
         self.root_threshold = version.threshold
         self.entries = tuple(version.entries.values())
         self._by_id = version.entries
+        by_role: dict[tuple[str, str], list[KeyEntry]] = {}
+        for entry in self.entries:
+            by_role.setdefault((entry.party, entry.role), []).append(entry)
+        self._by_role = {of: tuple(entries) for of, entries in by_role.items()}
         self._version = version
 
     @classmethod
@@ -168,7 +172,7 @@ class Registry:
 
     def keys_of(self, party: str, role: str) -> tuple[KeyEntry, ...]:
         """All keys of a party for a role, valid now or not: `find` judges the time."""
-        return tuple(entry for entry in self.entries if entry.party == party and entry.role == role)
+        return self._by_role.get((party, role), ())
 
 
 def build_registry(

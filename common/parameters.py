@@ -7,12 +7,14 @@ element types and shapes, finite values, values on the public grid, a bounded no
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors
 import safetensors.numpy
 
 from common import canonical_json
@@ -20,11 +22,21 @@ from common.errors import FormatError, InputError
 
 # Little-endian floats and integers; nothing else is ever exchanged.
 DTYPES = ("<f4", "<f8", "<i4", "<i8")
+# What safetensors calls them, in the order in which its files have arrays of each.
+_FILE_TYPE_NAMES = {"<i8": "I64", "<f8": "F64", "<f4": "F32", "<i4": "I32"}
+_FILE_TYPES = tuple(_FILE_TYPE_NAMES)
+_TYPE_OF = {name: dtype for dtype, name in _FILE_TYPE_NAMES.items()}
+_LENGTH_BYTES = 8
+_MAX_HEAD_BYTES = 1 << 20
 # Of an array that left a region at most this share may be exactly zero: noise is drawn everywhere,
 # and on the public grid hardly any of it is rounded to zero.
 MAX_ZERO_SHARE = 0.01
 
+# Arrays of any size are read in pieces of this many values, 512 kB as float64.
+_CHUNK_VALUES = 1 << 16
+
 Arrays = Mapping[str, npt.NDArray[np.generic]]
+Bytes = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True)
@@ -77,8 +89,14 @@ def arrays_digest(arrays: Arrays) -> str:
             "shape": list(spec.shape),
         }
         digest.update(canonical_json.encode(head) + b"\n")
-        digest.update(arrays[spec.name].tobytes(order="C"))
+        # The elements' own memory, not a copy of it.
+        digest.update(element_bytes(arrays[spec.name]))
     return digest.hexdigest()
+
+
+def element_bytes(array: npt.NDArray[np.generic]) -> memoryview:
+    """An array's elements in C order as bytes: its own memory, not a copy, where it lies so."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def check_arrays(
@@ -121,17 +139,16 @@ def _check_floats(
     grid_exponent: int | None,
     max_norm: float | None,
 ) -> None:
-    values = array.astype(np.float64)
-    if not np.isfinite(values).all():
+    found = measure_floats(array, grid_exponent)
+    if not found.finite:
         raise FormatError(f"The array {name} has values that are not finite.")
-    if max_norm is not None and not np.linalg.norm(values) <= max_norm:
+    if max_norm is not None and not found.norm <= max_norm:
         raise FormatError(f"The norm of the array {name} is above {max_norm:.6g}.")
     if grid_exponent is None:
         return
-    steps = np.ldexp(values, -grid_exponent)
-    if not (steps == np.rint(steps)).all():
+    if not found.on_grid:
         raise FormatError(f"The array {name} has values off the grid of 2^{grid_exponent}.")
-    rows = values.reshape(len(values), -1) if values.ndim else values.reshape(1, 1)
+    rows = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
     zero_rows = int((~rows.any(axis=1)).sum())
     # A row of one or two noisy values may round to zero by chance; a longer one does not.
     allowed = int(MAX_ZERO_SHARE * len(rows)) + 2 if rows.shape[1] <= 2 else 0
@@ -139,6 +156,49 @@ def _check_floats(
         raise FormatError(
             f"The array {name} has {zero_rows} rows without noise; a release has noise everywhere."
         )
+
+
+@dataclass(frozen=True)
+class FloatFacts:
+    """What an array's values are.
+
+    Attributes:
+        finite: Whether all are finite.
+        norm: Their L2 norm; not finite where they are not.
+        on_grid: Whether all are multiples of the grid's step; True without a grid.
+    """
+
+    finite: bool
+    norm: float
+    on_grid: bool
+
+
+def measure_floats(array: npt.NDArray[np.generic], grid_exponent: int | None) -> FloatFacts:
+    """Looks at an array's values in pieces, so that it costs no second array.
+
+    Args:
+        array: Any array of numbers.
+        grid_exponent: The grid's step is 2 to this power; None for no grid.
+    """
+    finite, on_grid, square = True, True, 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for chunk in float_chunks(array):
+            finite = finite and bool(np.isfinite(chunk).all())
+            square += float(chunk @ chunk)
+            if grid_exponent is not None:
+                steps = np.ldexp(chunk, -grid_exponent)
+                on_grid = on_grid and np.array_equal(steps, np.rint(steps))
+    return FloatFacts(finite, math.sqrt(square), on_grid)
+
+
+def float_chunks(array: npt.NDArray[np.generic]) -> Iterator[npt.NDArray[np.float64]]:
+    """An array's values in C order as float64, in pieces of one moderate size.
+
+    Equal shapes give equal pieces. An array of no values has none.
+    """
+    flat = array.reshape(-1)
+    for start in range(0, flat.size, _CHUNK_VALUES):
+        yield flat[start : start + _CHUNK_VALUES].astype(np.float64)
 
 
 def snap_to_grid(values: npt.NDArray[np.float64], exponent: int) -> npt.NDArray[np.float32]:
@@ -177,10 +237,38 @@ def save_arrays(arrays: Arrays) -> bytes:
     )
 
 
-def load_arrays(data: bytes, max_bytes: int) -> dict[str, npt.NDArray[np.generic]]:
+def array_file_parts(arrays: Arrays) -> list[bytes | memoryview]:
+    """The bytes of `save_arrays` in parts: a head, and then the arrays' own memory.
+
+    safetensors gives them in one piece, and needs twice their size to make it.
+
+    Raises:
+        FormatError: An element type that is not exchanged.
+    """
+    specs = sorted(
+        array_specs(arrays), key=lambda spec: (_FILE_TYPES.index(spec.dtype), spec.name.encode())
+    )
+    head, start = {}, 0
+    for spec in specs:
+        end = start + arrays[spec.name].nbytes
+        head[spec.name] = {
+            "dtype": _FILE_TYPE_NAMES[spec.dtype],
+            # Of no dimension there is none in a file: NumPy's contiguous copies have one at least.
+            "shape": spec.shape or (1,),
+            "data_offsets": (start, end),
+        }
+        start = end
+    text = json.dumps(head, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    elements = (element_bytes(arrays[spec.name]) for spec in specs)
+    return [len(text).to_bytes(8, "little"), text, *elements]
+
+
+def load_arrays(data: Bytes, max_bytes: int) -> dict[str, npt.NDArray[np.generic]]:
     """Arrays from the bytes of a safetensors file that `save_arrays` wrote.
 
-    The format has neither code nor compression: reading needs about twice the bytes in memory.
+    The format has neither code nor compression. The arrays are views of ``data``: reading takes no
+    memory beside it, and they cannot be written to.
 
     Args:
         data: The file.
@@ -192,12 +280,27 @@ def load_arrays(data: bytes, max_bytes: int) -> dict[str, npt.NDArray[np.generic
     """
     if len(data) > max_bytes:
         raise FormatError(f"The arrays take {len(data)} bytes; at most {max_bytes} are accepted.")
+    view = memoryview(data).toreadonly()
+    length = int.from_bytes(view[:_LENGTH_BYTES], "little")
+    if not 0 < length <= min(_MAX_HEAD_BYTES, len(view) - _LENGTH_BYTES):
+        raise FormatError("The bytes are not a safetensors file: they have no header.")
+    head = bytes(view[: _LENGTH_BYTES + length])
     try:
-        arrays = dict(safetensors.numpy.load(data))
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise FormatError(f"The bytes are not a safetensors file: {error}") from error
-    if save_arrays(arrays) != data:
+        arrays = _views(json.loads(head[_LENGTH_BYTES:]), view[len(head) :])
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise FormatError(f"The bytes are not a safetensors file: {error!r}") from error
+    written = array_file_parts(arrays)
+    if b"".join(written[:2]) != head or sum(map(len, written)) != len(view):
         raise FormatError("The safetensors file is not in its canonical form.")
+    return arrays
+
+
+def _views(head: Any, body: memoryview) -> dict[str, npt.NDArray[np.generic]]:
+    """The arrays that a header describes, wherever it says that they lie."""
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    for name, described in head.items():
+        dtype, (start, end) = _TYPE_OF[described["dtype"]], described["data_offsets"]
+        arrays[name] = np.frombuffer(body[start:end], dtype=dtype).reshape(described["shape"])
     return arrays
 
 

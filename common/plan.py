@@ -7,6 +7,7 @@ the planning size is a public estimate, and noise is calibrated from ε and δ a
 from __future__ import annotations
 
 import hashlib
+import math
 from decimal import Decimal
 from functools import cached_property
 from typing import Annotated, Literal
@@ -14,10 +15,14 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common import canonical_json
+from common.aggregation_rules import Aggregation, NoiseMode
 from common.canonical_json import JsonValue
+from common.discrete_gaussian import SharedNoise, calibrate_share, sensitivity_of
 from common.errors import FedprefError, FormatError, InputError
 from common.parameters import ArraySpec
 from common.privacy import GaussianEvent, epsilon, epsilon_gaussian, total_noise_multiplier
+from common.release_bounds import release_noise_stddev, release_value_bound
+from common.secure_aggregation.quantiser import MAX_SUMMED, Quantiser
 from common.strategies import (
     FACTORS,
     StrategyName,
@@ -30,6 +35,8 @@ from common.validate import DECIMAL
 
 # A plan's mechanisms may miss its ε by the rounding of decimal strings, not by more.
 _EPSILON_SLACK = 1e-9
+# Rounding to a grid of γ = σ/4 after noise adds γ²/12 to a variance of σ²: half a percent.
+_COARSEST_GRID = 1 / 4
 
 
 def _decimal(text: str) -> str:
@@ -86,6 +93,7 @@ class Mechanism(BaseModel):
         clipping_norm: C, the most one customer contributes to the sum of one step (L2).
         sampling_probability: With what probability a customer takes part in a step; ``1`` for every
             eligible customer.
+        grid_exponent: Released values are multiples of 2 to this power.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -96,10 +104,14 @@ class Mechanism(BaseModel):
     noise_multiplier: PositiveText
     clipping_norm: PositiveText
     sampling_probability: ProbabilityText
+    grid_exponent: int = Field(ge=-24, le=16)
 
     @property
     def noise_stddev(self) -> float:
-        """Standard deviation of the noise on each released coordinate of one region."""
+        """Standard deviation of the noise on each coordinate that one region releases.
+
+        With distributed noise, of the sum's if only the least honest survivors' shares are in it.
+        """
         return float(self.noise_multiplier) * float(self.clipping_norm)
 
     @property
@@ -125,7 +137,8 @@ class LocalTraining(BaseModel):
         server_optimizer: What the coordinator does with the mean of the regions' changes: adds it
             (``mean``), or takes it for a gradient (``fedavgm``: Hsu, Qi and Brown, 2019;
             ``fedadam``: Reddi et al., 2021).
-        server_learning_rate: Its learning rate.
+        server_learning_rate: Its learning rate in the first round of training.
+        server_learning_rate_decay: What that is multiplied by from round to round.
         server_momentum: Share of the earlier changes that ``fedavgm`` and ``fedadam`` keep.
         options: The strategy's own constants; see `common.strategies`.
     """
@@ -139,12 +152,37 @@ class LocalTraining(BaseModel):
     weight_decay: ShareText
     server_optimizer: Literal["mean", "fedavgm", "fedadam"]
     server_learning_rate: PositiveText
+    server_learning_rate_decay: ProbabilityText
     server_momentum: ShareText
     options: dict[str, DecimalText] = Field(max_length=16)
 
     def learning_rate_of(self, server_round: int) -> float:
         """The learning rate of a region's steps in a round, from 2."""
         return float(self.learning_rate) * float(self.learning_rate_decay) ** (server_round - 2)
+
+    def server_learning_rate_of(self, server_round: int) -> float:
+        """The learning rate of the coordinator's step in a round, from 2."""
+        decayed = float(self.server_learning_rate_decay) ** (server_round - 2)
+        return float(self.server_learning_rate) * decayed
+
+
+class EarlyStop(BaseModel):
+    """When a run ends before its last round, because its rounds have stopped to tell anything.
+
+    A round's *signal* is the cosine between the change that it makes of the regions' updates and
+    the change of the round before, 0 if negative. Noise is drawn anew in every round, so between
+    two rounds of noise alone it is near 0, within about 1/√(number of parameters). It is made of
+    released values only.
+
+    Attributes:
+        patience_rounds: How many rounds in a row must be below `least_signal`.
+        least_signal: The least signal of a round that tells something.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    patience_rounds: int = Field(ge=1, le=1000)
+    least_signal: ProbabilityText
 
 
 class RunPlan(BaseModel):
@@ -157,7 +195,9 @@ class RunPlan(BaseModel):
         scenario: The scenario's name.
         model: The model's name, which a region's policy may give a budget of its own.
         strategy: How the model is trained; see `common.strategies`.
-        mode: ``local``: each region's release is (ε, δ)-DP by itself.
+        mode: Whose noise protects. ``local``: each region's release is (ε, δ)-DP by itself;
+            ``distributed``: the sum is, by the shares of noise of all its honest regions.
+        aggregation: By which rule the regions' updates become one.
         regions: The regions' names, distinct.
         quorum: The fewest regions an aggregate may be made of.
         purpose: The consent purpose that training needs.
@@ -176,8 +216,9 @@ class RunPlan(BaseModel):
         mechanisms: ``popularity`` in round 1, then one or more of the strategy's name, each with
             its own rounds: so σ, C and the steps may follow a schedule.
         local_training: How a region trains between two rounds; None for ``factors``.
+        early_stop: When the run may end before its last round; None for never, as for ``factors``,
+            which splits its noise over a few rounds that it needs.
         row_exponent: An item's weight is its released popularity to this power.
-        grid_exponent: Released values are multiples of 2 to this power.
         init_seed: Seed of the public initial factors.
         round_timeout_s: How long a round waits for regions, in seconds.
         planned_customers: Public planning size: about how many customers all regions have.
@@ -191,7 +232,8 @@ class RunPlan(BaseModel):
     scenario: Name
     model: Name
     strategy: StrategyName
-    mode: Literal["local"]
+    mode: NoiseMode
+    aggregation: Aggregation
     regions: tuple[Name, ...] = Field(min_length=1, max_length=10_000)
     quorum: int = Field(ge=1)
     purpose: Name
@@ -209,8 +251,8 @@ class RunPlan(BaseModel):
     popularity_share: PositiveText
     mechanisms: tuple[Mechanism, ...] = Field(min_length=2, max_length=1001)
     local_training: LocalTraining | None
+    early_stop: EarlyStop | None
     row_exponent: DecimalText
-    grid_exponent: int = Field(ge=-24, le=0)
     init_seed: int = Field(ge=0, le=2**53 - 1)
     round_timeout_s: int = Field(ge=1, le=604_800)
     planned_customers: int = Field(ge=1, le=10**10)
@@ -219,6 +261,8 @@ class RunPlan(BaseModel):
     def _consistent(self) -> RunPlan:
         _require(len(set(self.regions)) == len(self.regions), "regions are named twice")
         _require(self.quorum <= len(self.regions), "the quorum is above the number of regions")
+        problem = self.aggregation.problem(self.mode, self.quorum)
+        _require(problem is None, str(problem))
         _require(
             parse_time(self.train_from) < parse_time(self.train_until),
             "the training window is empty",
@@ -231,9 +275,17 @@ class RunPlan(BaseModel):
             (self.local_training is None) == (self.strategy == FACTORS),
             "local_training is for every strategy but factors",
         )
+        _require(
+            self.early_stop is None or self.local_training is not None,
+            "a run of factors does not end before its last round",
+        )
         if self.local_training is not None:
             require_options(self.strategy, self.rank, self.local_training.options)
         self._require_mechanisms()
+        if self.aggregation.rule == "secure-sum":
+            self._require_ring()
+        if self.mode == "distributed":
+            self._require_shares()
         return self
 
     def _require_mechanisms(self) -> None:
@@ -257,6 +309,52 @@ class RunPlan(BaseModel):
             "popularity and factors take every customer, once in a round",
         )
         self._require_epsilon()
+
+    def _require_ring(self) -> None:
+        """A secure sum is exact in its ring, and rounding to its grids costs next to nothing."""
+        most = len(self.regions)
+        _require(most <= MAX_SUMMED, f"a secure sum is of at most {MAX_SUMMED} regions")
+        for each in self.mechanisms:
+            largest = Quantiser(each.grid_exponent, most).largest_value
+            _require(
+                release_value_bound(self, each) <= largest,
+                f"the grid of {each.name} is too fine for a secure sum of {most} regions",
+            )
+            _require(
+                self.mode != "local"
+                or 2.0**each.grid_exponent <= _COARSEST_GRID * release_noise_stddev(self, each),
+                f"the grid of {each.name} is too coarse beside its noise",
+            )
+
+    def _require_shares(self) -> None:
+        """Distributed noise: what is accounted for is a sum of noisy sums of whole grid units."""
+        _require(
+            self.strategy == FACTORS,
+            f"distributed noise is for sums over all customers: factors, not {self.strategy}",
+        )
+        for each in self.mechanisms:
+            try:
+                self.shared_noise(each)
+            except InputError as error:
+                raise ValueError(f"{each.name}: {error.message}") from error
+
+    def shared_noise(self, mechanism: Mechanism) -> SharedNoise:
+        """What each region's share of the noise is, and the sum of the least of them protects as.
+
+        Args:
+            mechanism: One of a plan with distributed noise. Its noise multiplier is that of the
+                Gaussian mechanism that the sum of `honest_survivors_min` regions is as good as.
+
+        Raises:
+            InputError: The grid is too coarse or too fine for such noise.
+        """
+        sizes = (spec.shape for spec in self.released_arrays(mechanism.name))
+        return calibrate_share(
+            float(mechanism.noise_multiplier),
+            shares=self.aggregation.honest_survivors_min,
+            sensitivity=sensitivity_of(float(mechanism.clipping_norm), mechanism.grid_exponent),
+            coordinates=sum(math.prod(shape) for shape in sizes),
+        )
 
     def _require_epsilon(self) -> None:
         try:
@@ -319,13 +417,16 @@ class RunPlan(BaseModel):
     def released_arrays(self, mechanism_name: str) -> tuple[ArraySpec, ...]:
         """What leaves a region in one round of a mechanism, by name.
 
+        With distributed noise these are whole grid units: what leaves is exactly what is accounted.
+
         Raises:
             InputError: The plan has no such mechanism.
         """
+        dtype = "<i4" if self.mode == "distributed" else "<f4"
         if mechanism_name == "popularity":
-            return (ArraySpec("popularity", "<f4", (self.n_items,)),)
+            return (ArraySpec("popularity", dtype, (self.n_items,)),)
         if mechanism_name == FACTORS == self.strategy:
-            return (ArraySpec("factor_gradient", "<f4", (self.vocabulary_size, self.rank)),)
+            return (ArraySpec("factor_gradient", dtype, (self.vocabulary_size, self.rank)),)
         if mechanism_name == self.strategy:
             return tuple(
                 ArraySpec(change_of(spec.name), spec.dtype, spec.shape)

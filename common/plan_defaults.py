@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from decimal import ROUND_CEILING, Context
 from typing import NamedTuple
 
+from common.aggregation_rules import NoiseMode, RuleName
 from common.calibration import calibrate_noise_multiplier
 from common.canonical_json import JsonValue
 from common.consent import FEDERATED_TRAINING
 from common.errors import FormatError, InputError
 from common.plan import RunPlan
 from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT, GaussianEvent, calibrate_sigma
+from common.release_bounds import release_value_bound
+from common.secure_aggregation.quantiser import finest_grid
 from common.strategies import FACTORS, StrategyName
 from common.training_rules import TrainingRule, training_rule
 
@@ -23,9 +26,15 @@ CHANGE_GRID_EXPONENT = -22
 POPULARITY_CLIPPING_NORM = "1"
 FACTOR_CLIPPING_NORM = "0.2"
 ROW_EXPONENT = "-0.25"
+# Two rounds of noise alone have a cosine within this, by three deviations, from 22,500 parameters.
+LEAST_SIGNAL = "0.02"
 # Noise is calibrated to a hair less than ε, because a ledger reports ε by privacy loss
 # distributions, whose discretisation errs upwards, and its cap may be the plan's ε.
 _CALIBRATION_MARGIN = 2e-5
+# Of shares of noise. Their sampler has room for so many grid units, and truncation is nothing here.
+_FINEST_GRID = -20
+# A coarser grid itself adds a step to what a value may come to, out of millions.
+_RING_MARGIN = 1 + 2**-10
 
 
 class _Sizes(NamedTuple):
@@ -68,15 +77,22 @@ def default_plan(
     model: str = MODEL_NAME,
     init_seed: int = 0,
     round_timeout_s: int = 600,
+    mode: NoiseMode = "local",
+    rule: RuleName = "sum",
+    tolerated: int = 0,
+    honest_survivors_min: int = 0,
+    server_learning_rate_decay: str = "1",
+    patience_rounds: int | None = None,
 ) -> RunPlan:
     """A plan whose sizes follow from ε, δ, the number of regions and the public planning size.
 
     For the strategies that train in the regions the rule is `common.training_rules.training_rule`.
     For ``factors``: with local noise, customers' contributions add up like n and the regions' noise
     like σ·√regions, so *signal* = planned_customers / (σ·√regions), σ being the run's total noise
-    multiplier. The more signal, the larger the vocabulary and the rank it can fill, and the smaller
-    the share that the popularity round needs. Five regions of 2,500 customers in all have a signal
-    of 1,712 at ε = 8, of 724 at ε = 3 and of 265 at ε = 1 (δ = 1e-6).
+    multiplier; with distributed noise the shares come to σ·√(regions / honest survivors). The more
+    signal, the larger the vocabulary and the rank it can fill, and the smaller the share that the
+    popularity round needs. Five regions of 2,500 customers in all have a signal of 1,712 at ε = 8,
+    of 724 at ε = 3 and of 265 at ε = 1 (δ = 1e-6) with local noise.
 
     Noise is calibrated exactly: 1/σ² = 1/σ_popularity² + T/σ_round², both rounded up; for steps on
     samples of customers by privacy loss distributions.
@@ -99,6 +115,14 @@ def default_plan(
         model: The model's name.
         init_seed: Seed of the public initial factors.
         round_timeout_s: How long a round waits, in seconds.
+        mode: Whose noise protects.
+        rule: By which rule the regions' updates become one.
+        tolerated: How many hostile regions a robust rule withstands.
+        honest_survivors_min: How many honest regions distributed noise is calibrated to.
+        server_learning_rate_decay: What the coordinator's learning rate is multiplied by from round
+            to round; for strategies that train in the regions.
+        patience_rounds: After how many rounds in a row without a signal such a run ends; None for
+            never.
 
     Raises:
         InputError: A value is out of range; names it.
@@ -108,18 +132,18 @@ def default_plan(
     except ValueError as error:
         raise InputError(f"ε = {epsilon!r} or δ = {delta!r} is not a decimal number.") from error
     if strategy == FACTORS:
-        sized = _factors(
-            planned_customers / (sigma * math.sqrt(max(1, len(regions)))), sigma, n_items
-        )
+        # What the noise of all regions comes to, in units of what one mechanism's σ says.
+        gain = math.sqrt(max(1, len(regions)) / max(1, honest_survivors_min))
+        sized = _factors(planned_customers / (sigma * gain), sigma, n_items)
     else:
-        rule = training_rule(
+        training = training_rule(
             strategy,
             planned_customers=planned_customers,
             n_regions=len(regions),
             n_items=n_items,
         )
         in_region = planned_customers / max(1, len(regions))
-        sized = _local_steps(strategy, rule, sigma, float(epsilon), float(delta), in_region)
+        sized = _local_steps(strategy, training, sigma, float(epsilon), float(delta), in_region)
     record: dict[str, JsonValue] = {
         "v": "fedpref-plan/1",
         "run_id": run_id,
@@ -127,7 +151,12 @@ def default_plan(
         "scenario": scenario,
         "model": model,
         "strategy": strategy,
-        "mode": "local",
+        "mode": mode,
+        "aggregation": {
+            "rule": rule,
+            "tolerated": tolerated,
+            "honest_survivors_min": honest_survivors_min,
+        },
         "regions": list(regions),
         "quorum": quorum,
         "purpose": purpose,
@@ -144,11 +173,63 @@ def default_plan(
         "round_timeout_s": round_timeout_s,
         "planned_customers": planned_customers,
         **sized,
+        **_schedule(sized, server_learning_rate_decay, patience_rounds),
     }
     try:
+        if rule == "secure-sum":
+            record["mechanisms"] = [*_on_ring(record)]
         return RunPlan.from_record(record)
     except FormatError as error:
         raise InputError(error.message, remedy="Correct the value of that field.") from error
+
+
+def _on_ring(record: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
+    """The mechanisms with grids that a secure sum has room for: coarser ones where it must be.
+
+    What a value may come to follows from the planned customers, C, σ and the steps; how many steps
+    of a grid that may be, from the number of regions. Which grid it is costs no ε: values are
+    rounded after noise. What it costs in noise the plan itself bounds, and refuses where it is too
+    much. With distributed noise customers' contributions are truncated to the grid before noise,
+    so it is the finest there is room for: truncation takes at most γ·√d of a contribution's C.
+    """
+    distributed = record["mode"] == "distributed"
+    openly: dict[str, JsonValue] = {"rule": "sum", "tolerated": 0, "honest_survivors_min": 0}
+    plan = RunPlan.from_record({**record, "mode": "local", "aggregation": openly})
+    most = len(plan.regions)
+    return [
+        {
+            **mechanism.model_dump(mode="json"),
+            "grid_exponent": max(
+                _FINEST_GRID if distributed else mechanism.grid_exponent,
+                finest_grid(release_value_bound(plan, mechanism) * _RING_MARGIN, most),
+            ),
+        }
+        for mechanism in plan.mechanisms
+    ]
+
+
+def _schedule(
+    sized: dict[str, JsonValue], server_learning_rate_decay: str, patience_rounds: int | None
+) -> dict[str, JsonValue]:
+    """What a plan says of its rounds as a sequence.
+
+    Raises:
+        InputError: The strategy has no such sequence.
+    """
+    local = sized["local_training"]
+    if isinstance(local, dict):
+        stop: JsonValue = None
+        if patience_rounds is not None:
+            stop = {"patience_rounds": patience_rounds, "least_signal": LEAST_SIGNAL}
+        scheduled = {**local, "server_learning_rate_decay": server_learning_rate_decay}
+        return {"local_training": scheduled, "early_stop": stop}
+    if patience_rounds is None and float(server_learning_rate_decay) == 1.0:
+        return {}
+    raise InputError(
+        "A run of factors has a few rounds that it needs, each of which begins anew: it does not "
+        "end early, and the coordinator has no learning rate.",
+        remedy="Choose a strategy that trains in the regions, or leave these options out.",
+    )
 
 
 def _factors(signal: float, sigma: float, n_items: int) -> dict[str, JsonValue]:
@@ -163,16 +244,23 @@ def _factors(signal: float, sigma: float, n_items: int) -> dict[str, JsonValue]:
         "training_rounds": rounds,
         "popularity_share": sizes.popularity_share,
         "mechanisms": [
-            _mechanism("popularity", [1], sigma / math.sqrt(share), POPULARITY_CLIPPING_NORM),
+            _mechanism(
+                "popularity",
+                [1],
+                sigma / math.sqrt(share),
+                POPULARITY_CLIPPING_NORM,
+                GRID_EXPONENT,
+            ),
             _mechanism(
                 FACTORS,
                 list(range(2, rounds + 2)),
                 sigma * math.sqrt(rounds / (1 - share)),
                 FACTOR_CLIPPING_NORM,
+                GRID_EXPONENT,
             ),
         ],
         "local_training": None,
-        "grid_exponent": GRID_EXPONENT,
+        "early_stop": None,
     }
 
 
@@ -190,6 +278,7 @@ def _local_steps(
         [1],
         sigma / math.sqrt(float(rule.popularity_share)),
         POPULARITY_CLIPPING_NORM,
+        GRID_EXPONENT,
     )
     probability = float(rule.sampling_probability)
     noise = calibrate_noise_multiplier(
@@ -199,7 +288,9 @@ def _local_steps(
         steps=rule.rounds * rule.steps,
         others=[GaussianEvent(float(str(popularity["noise_multiplier"])))],
     )
-    training = _mechanism(strategy, list(range(2, rule.rounds + 2)), noise, rule.clipping_norm) | {
+    training = _mechanism(
+        strategy, list(range(2, rule.rounds + 2)), noise, rule.clipping_norm, CHANGE_GRID_EXPONENT
+    ) | {
         "steps": rule.steps,
         "sampling_probability": rule.sampling_probability,
     }
@@ -217,15 +308,16 @@ def _local_steps(
             "weight_decay": "0",
             "server_optimizer": "mean",
             "server_learning_rate": "1",
+            "server_learning_rate_decay": "1",
             "server_momentum": "0",
             "options": {**rule.options},
         },
-        "grid_exponent": CHANGE_GRID_EXPONENT,
+        "early_stop": None,
     }
 
 
 def _mechanism(
-    name: str, rounds: list[JsonValue], sigma: float, clipping_norm: str
+    name: str, rounds: list[JsonValue], sigma: float, clipping_norm: str, grid_exponent: int
 ) -> dict[str, JsonValue]:
     # Rounded up to seven digits: never less noise than calibrated.
     noise = Context(prec=7, rounding=ROUND_CEILING).create_decimal(repr(sigma))
@@ -236,4 +328,5 @@ def _mechanism(
         "noise_multiplier": format(noise.normalize(), "f"),
         "clipping_norm": clipping_norm,
         "sampling_probability": "1",
+        "grid_exponent": grid_exponent,
     }

@@ -1,4 +1,4 @@
-"""From the sum of the regions' releases to the next model. Everything here is post-processing.
+"""From what the regions' releases come to, to the next model. Everything here is post-processing.
 
 Nothing but released values and public constants enters, so nothing here costs ε.
 """
@@ -24,7 +24,7 @@ _LEAST_NORM = 1e-3
 
 
 def first_model(
-    popularity_sum: npt.NDArray[np.floating], plan: RunPlan, *, n_regions: int | None = None
+    popularity_sum: npt.NDArray[np.floating], plan: RunPlan, *, noise_gain: float | None = None
 ) -> Model:
     """The model after the popularity round.
 
@@ -33,9 +33,10 @@ def first_model(
     popularity itself; the others come from the plan's public seed.
 
     Args:
-        popularity_sum: float[n_items], the sum of the regions' releases.
+        popularity_sum: float[n_items], what the regions' releases come to.
         plan: The run plan.
-        n_regions: How many regions were summed; all of the plan's by default.
+        noise_gain: By how much its noise is larger than one region's (`server.round_total`); as of
+            the sum of all regions of the plan by default.
 
     Returns:
         popularity, vocabulary, item_weights, item_factors.
@@ -43,7 +44,7 @@ def first_model(
     Raises:
         InputError: A value is not finite, or the shape is not the plan's.
     """
-    noise_stddev = _noise_stddev(plan, "popularity", n_regions)
+    noise_stddev = _noise_stddev(plan, "popularity", noise_gain)
     return vocabulary_model(
         _checked(popularity_sum, (plan.n_items,), "popularity"),
         vocabulary_size=plan.vocabulary_size,
@@ -59,15 +60,16 @@ def next_model(
     gradient_sum: npt.NDArray[np.floating],
     plan: RunPlan,
     *,
-    n_regions: int | None = None,
+    noise_gain: float | None = None,
 ) -> Model:
     """The model after one more round of power iteration.
 
     Args:
         model: The model that the round started from.
-        gradient_sum: float[m, d], the sum of the regions' releases.
+        gradient_sum: float[m, d], what the regions' releases come to.
         plan: The run plan.
-        n_regions: How many regions were summed; all of the plan's by default.
+        noise_gain: By how much its noise is larger than one region's (`server.round_total`); as of
+            the sum of all regions of the plan by default.
 
     Returns:
         The model with new `item_factors`.
@@ -78,7 +80,7 @@ def next_model(
     """
     ModelState.from_arrays(model)
     gradient = _checked(gradient_sum, (plan.vocabulary_size, plan.rank), "factor_gradient")
-    noise_stddev = _noise_stddev(plan, "factors", n_regions)
+    noise_stddev = _noise_stddev(plan, "factors", noise_gain)
     return {**model, "item_factors": power_step(gradient, noise_stddev=noise_stddev)}
 
 
@@ -185,10 +187,10 @@ def _fix_signs(basis: FloatArray) -> FloatArray:
     return result
 
 
-def _noise_stddev(plan: RunPlan, mechanism_name: str, n_regions: int | None) -> float:
+def _noise_stddev(plan: RunPlan, mechanism_name: str, noise_gain: float | None) -> float:
     mechanism = next(m for m in plan.mechanisms if m.name == mechanism_name)
-    summed = len(plan.regions) if n_regions is None else n_regions
-    return mechanism.noise_stddev * math.sqrt(summed)
+    gain = math.sqrt(len(plan.regions)) if noise_gain is None else noise_gain
+    return mechanism.noise_stddev * gain
 
 
 def _checked(values: npt.NDArray[np.floating], shape: tuple[int, ...], name: str) -> FloatArray:

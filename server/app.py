@@ -8,8 +8,9 @@ from flwr.serverapp import Grid, ServerApp
 from common import canonical_json
 from common.durable_file import write_durably
 from common.errors import FedprefError, StorageError
+from common.failpoints import CoordinatorPoint, reach
 from common.messages import decode_arrays
-from common.parameters import arrays_digest, save_arrays
+from common.parameters import array_file_parts, arrays_digest
 from server.audit_trail import open_audit_trail
 from server.checkpoint import CheckpointStore
 from server.config import ServerConfig, ServerHome
@@ -67,32 +68,37 @@ def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: Even
         open_audit_trail(home, plan, registry) as trail,
         open_witness_phase(home, registry, trail, timeout_s=timeout_s) as witnesses,
     ):
-        bounds = Bounds(config.nodes_wait_s, config.describe_timeout_s)
+        bounds = Bounds(config.nodes_wait_s, config.describe_timeout_s, config.mask_timeout_s)
         checkpoints = CheckpointStore(home.checkpoint)
         strategy = RegionSumStrategy(plan, registry, trail, checkpoints, events, bounds, witnesses)
+        reach(CoordinatorPoint.RUN_OPENED)
         result = strategy.start(
             grid,
             strategy.initial_arrays,
             num_rounds=last_round,
             timeout=plan.round_timeout_s,
         )
-        if last_round < plan.total_rounds:
+        if not strategy.finished():
             strategy.witness_end(grid)
             return False
         model = decode_arrays(result.arrays)
         try:
-            write_durably(home.model, save_arrays(model), mode=0o644)
+            write_durably(home.model, array_file_parts(model), mode=0o644)
         except OSError as error:
             raise StorageError(
                 f"The model cannot be written to {home.model}: {error.strerror}.",
                 remedy="Free disk space; the same command then goes on from here.",
             ) from error
+        reach(CoordinatorPoint.MODEL_WRITTEN)
         digest = arrays_digest(model)
         trail.log_model(digest)
+        reach(CoordinatorPoint.MODEL_LOGGED)
         events.write("model-published", model=digest)
         # What is cosigned to its last entry stays so: a finished run asks nobody again.
         ended = canonical_json.encode({"run": plan.run_id, "log_size": trail.log.size})
         if not home.ended.is_file() or home.ended.read_bytes() != ended:
             strategy.witness_end(grid)
+            reach(CoordinatorPoint.END_COSIGNED)
             write_durably(home.ended, ended)
+            reach(CoordinatorPoint.ENDED)
     return True

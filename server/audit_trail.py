@@ -62,6 +62,7 @@ class Aggregate:
         mechanism: The round's mechanism.
         used: What was summed, by region in order.
         refused: For every other region of the plan, why not.
+        signal: The round's signal if the plan may end early by it; see `common.plan.EarlyStop`.
         model_in: Digest of the model that was sent out.
         model_out: Digest of the model that came of it.
         start: When the round began.
@@ -77,6 +78,7 @@ class Aggregate:
     model_out: str
     start: str
     end: str
+    signal: str | None = None
 
 
 class AuditTrail:
@@ -123,13 +125,14 @@ class AuditTrail:
             "round": aggregate.server_round,
             "attempt": aggregate.attempt,
             "mechanism": aggregate.mechanism,
-            "rule": "sum",
+            "rule": self.plan.aggregation.rule,
             "mode": self.plan.mode,
             "regions": [used.to_record() for used in aggregate.used],
             "refused": [
                 {"region": region, "reason": reason} for region, reason in aggregate.refused
             ],
             "quorum": self.plan.quorum,
+            "signal": aggregate.signal,
             "model_in": aggregate.model_in,
             "model_out": aggregate.model_out,
             "start": aggregate.start,
@@ -258,6 +261,7 @@ def _parse_aggregate(record: dict[str, JsonValue]) -> Aggregate:
         model_out=str(record["model_out"]),
         start=str(record["start"]),
         end=str(record["end"]),
+        signal=None if record["signal"] is None else str(record["signal"]),
     )
 
 

@@ -17,9 +17,10 @@ import numpy as np
 
 from common import canonical_json
 from common.canonical_json import JsonValue
-from common.durable_file import write_durably
+from common.durable_file import make_folder_durably, write_durably
 from common.errors import FormatError, StorageError, VerificationError
-from common.parameters import arrays_digest, load_arrays, save_arrays
+from common.failpoints import CoordinatorPoint, reach
+from common.parameters import array_file_parts, arrays_digest, load_arrays
 from common.plan import RunPlan
 from server.audit_trail import AuditTrail
 
@@ -79,10 +80,10 @@ class CheckpointStore:
             StorageError: The disk is full or refuses; the old checkpoint is there still.
         """
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder_durably(self._folder)
             # The model last: where it is, the state that belongs to it is too.
-            write_durably(self._folder / _optimizer_file(server_round), save_arrays(optimizer))
-            write_durably(self._folder / _model_file(server_round), save_arrays(model))
+            write_durably(self._folder / _optimizer_file(server_round), array_file_parts(optimizer))
+            write_durably(self._folder / _model_file(server_round), array_file_parts(model))
         except OSError as error:
             raise self._full(server_round, error) from error
 
@@ -109,6 +110,7 @@ class CheckpointStore:
         )
         try:
             write_durably(self._index, index)
+            reach(CoordinatorPoint.CHECKPOINT_REPLACED)
             for old in self._folder.glob("*-*.safetensors"):
                 if old.name not in names:
                     old.unlink()

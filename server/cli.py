@@ -170,7 +170,8 @@ def _constants(plan: RunPlan) -> Table:
         ("plan", plan.digest),
         ("privacy", f"ε = {plan.epsilon} at δ = {plan.delta} for the whole run, in each region"),
         ("unit", f"one {plan.privacy_unit}, {plan.neighboring_relation}"),
-        ("mode", f"{plan.mode}: each region's releases are (ε, δ)-private by themselves"),
+        ("mode", _mode(plan)),
+        ("aggregation", _aggregation(plan)),
         ("consent", plan.purpose),
         ("regions", ", ".join(plan.regions)),
         ("quorum", f"{plan.quorum} of {len(plan.regions)}; a round waits {plan.round_timeout_s} s"),
@@ -185,6 +186,23 @@ def _constants(plan: RunPlan) -> Table:
     ):
         table.add_row(name, value)
     return table
+
+
+def _mode(plan: RunPlan) -> str:
+    if plan.mode == "local":
+        return "local: each region's releases are (ε, δ)-private by themselves"
+    survivors = plan.aggregation.honest_survivors_min
+    return f"distributed: sums of at least {survivors} honest regions are (ε, δ)-private"
+
+
+def _aggregation(plan: RunPlan) -> str:
+    from server.robust_noise import unguarded
+
+    rule = plan.aggregation
+    withstood = f", withstands {rule.tolerated} hostile" if rule.tolerated else ""
+    said = f"{rule.name}: {rule.rule}{withstood}"
+    gap = unguarded(plan)
+    return said if gap is None else f"{said}. {gap}."
 
 
 def _mechanisms(plan: RunPlan) -> Table:

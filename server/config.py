@@ -27,6 +27,8 @@ class ServerConfig(BaseModel):
             fewer than the quorum then, the run fails.
         describe_timeout_s: For how long a node may take to say which region it is.
         witness_timeout_s: For how long regions may take to publish or cosign checkpoints.
+        mask_timeout_s: For how long the regions of a secure sum may take, all together, to send
+            their masked updates, each time they are asked; who does not is left out.
         last_round: After which round to pause, with nothing published; 0 for the run's end.
     """
 
@@ -36,6 +38,7 @@ class ServerConfig(BaseModel):
     nodes_wait_s: float = Field(alias="nodes-wait-s", default=120.0, gt=0, le=86_400)
     describe_timeout_s: float = Field(alias="describe-timeout-s", default=60.0, gt=0, le=3600)
     witness_timeout_s: float = Field(alias="witness-timeout-s", default=60.0, gt=0, le=3600)
+    mask_timeout_s: float = Field(alias="mask-timeout-s", default=120.0, gt=0, le=86_400)
     last_round: int = Field(alias="last-round", default=0, ge=0, le=1_000_000)
 
     @classmethod
@@ -53,7 +56,7 @@ class ServerConfig(BaseModel):
                 f"The run configuration's {'.'.join(map(str, first['loc']))} is not accepted: "
                 f"{first['msg']}.",
                 remedy="The keys are server-home, nodes-wait-s, describe-timeout-s, "
-                "witness-timeout-s and last-round.",
+                "witness-timeout-s, mask-timeout-s and last-round.",
             ) from error
         if not config.server_home.is_absolute():
             raise InputError(

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import Array, Error, Message
 from flwr.serverapp import Grid
@@ -46,6 +46,22 @@ _HOSTILE_BODY = (
 )
 
 
+@runtime_checkable
+class AnnouncingGrid(Protocol):
+    """A Grid that can say which replies have arrived; others are asked for each, again and again.
+
+    Flower's own is asked over the network.
+    """
+
+    def arrived(self, message_ids: Collection[str], *, timeout_s: float) -> list[str]:
+        """Waits until a reply to any of these messages is there, and gives which have one.
+
+        Args:
+            message_ids: Sent messages whose replies were not pulled yet.
+            timeout_s: For how long to wait at most, in seconds; then there may be none.
+        """
+
+
 def exchange(grid: Grid, messages: Sequence[Message], *, timeout_s: float) -> Iterator[Message]:
     """Sends messages and gives each reply as it arrives.
 
@@ -61,21 +77,28 @@ def exchange(grid: Grid, messages: Sequence[Message], *, timeout_s: float) -> It
     pending = push(grid, messages)
     deadline = time.monotonic() + timeout_s
     pause_s = _FIRST_PAUSE_S
+    expected: Collection[str] = list(pending)
     while pending:
         arrived = False
-        for message_id, message in list(pending.items()):
-            replies = pull(grid, message)
+        for message_id in expected:
+            replies = pull(grid, pending[message_id])
             if replies:
                 arrived = True
                 del pending[message_id]
-                yield from replies
+            while replies:
+                # Handed over and not kept: a reply may be as large as the model.
+                yield replies.pop(0)
         remaining_s = deadline - time.monotonic()
         if not pending or remaining_s <= 0:
             return
+        if isinstance(grid, AnnouncingGrid):
+            expected = grid.arrived(pending, timeout_s=remaining_s)
+            continue
         # The pause grows to what a store with many nodes can bear, not beyond a second.
         longest_s = min(_MAX_PAUSE_S, max(0.05, _PAUSE_PER_PENDING_S * len(pending)))
         pause_s = _FIRST_PAUSE_S if arrived else min(2 * pause_s, longest_s)
         time.sleep(min(pause_s, remaining_s))
+        expected = list(pending)
 
 
 def push(grid: Grid, messages: Sequence[Message]) -> dict[str, Message]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from common.audit.witness.channel import WitnessChannel
+from common.audit.witness.channel import WitnessChannel, submit_all
 from common.audit.witness.errors import ConflictError, StaleSizeError, UnreachableWitnessError
+from common.audit.witness.witness import Submission
 from common.errors import FedprefError
 from server.config import SERVER_PARTY
 from server.witness_replies import PublishedLog
@@ -51,33 +52,33 @@ class NearWitnesses:
         """Submits checkpoints; a witness that cannot be reached is not waited for twice."""
         answers = NearAnswers()
         for name, channel in self._channels.items():
+            asked = [log for log in logs if log.party != name and log.party not in answers.forked]
+            given = submit_all(
+                channel, [Submission(log.note, *self._sizes.way_to(name, log)) for log in asked]
+            )
             try:
-                for log in logs:
-                    if log.party != name and log.party not in answers.forked:
-                        self._ask(name, channel, log, answers)
+                for log, answer in zip(asked, given, strict=True):
+                    self._take(name, log, answer, answers)
             except UnreachableWitnessError as error:
                 self._trouble(name, "witness-unreachable", error.message)
+            except FedprefError as error:
+                self._trouble(name, "witness-refused", f"{name} cosigns nothing: {error.message}")
         return answers
 
-    def _ask(
-        self, name: str, channel: WitnessChannel, log: PublishedLog, answers: NearAnswers
+    def _take(
+        self, name: str, log: PublishedLog, answer: list[str] | FedprefError, answers: NearAnswers
     ) -> None:
-        old, proof = self._sizes.way_to(name, log)
-        try:
-            lines = channel.add_checkpoint(log.note, old, proof)
-        except UnreachableWitnessError:
-            raise
-        except (ConflictError, StaleSizeError) as error:
-            if isinstance(error, ConflictError) or error.split_view:
-                self._take_conflict(name, log, error, answers)
-            elif self._sizes.corrected(name, log, error.known_size, self._trouble):
-                answers.stale.add(log.party)
-        except FedprefError as error:
-            detail = f"{name} does not cosign the log of {log.party}: {error.message}"
-            self._trouble(name, "witness-refused", detail)
-        else:
-            answers.lines.setdefault(log.party, []).extend(lines)
+        if isinstance(answer, list):
+            answers.lines.setdefault(log.party, []).extend(answer)
             self._sizes.learn(name, log.origin, log.size)
+        elif isinstance(answer, StaleSizeError) and not answer.split_view:
+            if self._sizes.corrected(name, log, answer.known_size, self._trouble):
+                answers.stale.add(log.party)
+        elif isinstance(answer, (ConflictError, StaleSizeError)):
+            self._take_conflict(name, log, answer, answers)
+        else:
+            detail = f"{name} does not cosign the log of {log.party}: {answer.message}"
+            self._trouble(name, "witness-refused", detail)
 
     def _take_conflict(
         self, name: str, log: PublishedLog, error: FedprefError, answers: NearAnswers

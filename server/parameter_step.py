@@ -6,30 +6,34 @@ region's change counts the same; no number that a region reports weighs it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from common.errors import FormatError, InputError
+from common.parameters import ArraySpec
 from common.plan import LocalTraining, RunPlan
 from common.strategies import FACTORS, change_of, initial_parameters
 from server.aggregation import Model, first_model, next_model
+from server.round_total import RoundTotal
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 FloatArray = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
 
 #: Share of the earlier squares that ``fedadam`` keeps, and what keeps its steps bounded
 #: (Reddi et al., "Adaptive Federated Optimization", 2021, section 5 and appendix).
 SECOND_MOMENTUM = 0.99
 ADAPTIVITY = 1e-3
 _FIRST, _SECOND = "first/", "second/"
+_KEPT = {"mean": (), "fedavgm": (_FIRST,), "fedadam": (_FIRST, _SECOND)}
 
 
 def model_after(
     server_round: int,
     model: Arrays,
-    releases: Sequence[Arrays],
+    total: RoundTotal,
     plan: RunPlan,
     optimizer: Arrays,
 ) -> tuple[Model, Model]:
@@ -38,7 +42,7 @@ def model_after(
     Args:
         server_round: The round, from 1.
         model: The model that it started from.
-        releases: What each region released, in one order.
+        total: What the regions' releases come to.
         plan: The run plan.
         optimizer: The optimiser's state before the round.
 
@@ -48,14 +52,12 @@ def model_after(
     """
     name = plan.mechanism_of(server_round).name
     if name not in ("popularity", FACTORS):
-        return parameter_step(model, releases, plan, optimizer)
+        return parameter_step(server_round, model, total, plan, optimizer)
     (released,) = (spec.name for spec in plan.released_arrays(name))
-    total = np.zeros(releases[0][released].shape)
-    for each in releases:
-        total += each[released].astype(np.float64)
+    values = total.values(released)
     if name == FACTORS:
-        return next_model(model, total, plan, n_regions=len(releases)), {}
-    first = first_model(total, plan, n_regions=len(releases))
+        return next_model(model, values, plan, noise_gain=total.noise_gain), {}
+    first = first_model(values, plan, noise_gain=total.noise_gain)
     return (first if plan.strategy == FACTORS else with_initial_parameters(first, plan)), {}
 
 
@@ -81,13 +83,14 @@ _SHARED = ("item_weights", "popularity", "vocabulary")
 
 
 def parameter_step(
-    model: Arrays, changes: Sequence[Arrays], plan: RunPlan, state: Arrays
+    server_round: int, model: Arrays, total: RoundTotal, plan: RunPlan, state: Arrays
 ) -> tuple[Model, Model]:
     """The next model, and the optimiser's next state.
 
     Args:
+        server_round: The round, from 2: the learning rate follows the plan's schedule.
         model: The model that the regions started from.
-        changes: What each of them released, in one order.
+        total: What their changes come to.
         plan: The run plan.
         state: The optimiser's state after the last round; empty before the first.
 
@@ -99,57 +102,59 @@ def parameter_step(
         FormatError: The state is not this plan's.
     """
     local = _local(plan)
+    rate = local.server_learning_rate_of(server_round)
     following: Model = dict(model)
     kept: Model = {}
     for spec in plan.parameter_arrays():
-        mean = _mean([each[change_of(spec.name)] for each in changes])
-        step, moments = _step(spec.name, mean, local, state)
-        with np.errstate(over="ignore"):
-            moved = (model[spec.name].astype(np.float64) + step).astype(np.float32)
+        moments = _moments(spec, local, state)
+        # Every value moves by itself, so pieces will do: they spare arrays of float64.
+        flat = model[spec.name].reshape(-1)
+        moved = np.empty(flat.shape, np.float32)
+        for place, piece in total.chunks(change_of(spec.name)):
+            step = rate * _direction(piece / total.n_regions, place, local, moments)
+            with np.errstate(over="ignore"):
+                moved[place] = flat[place].astype(np.float64) + step
         if not np.isfinite(moved).all():
             raise InputError(
                 f"After this round {spec.name} would have values that are not finite.",
                 remedy="Begin a new run with a smaller learning rate.",
             )
-        following[spec.name] = moved
-        kept |= moments
+        following[spec.name] = moved.reshape(spec.shape)
+        kept |= {
+            prefix + spec.name: moment.reshape(spec.shape) for prefix, moment in moments.items()
+        }
     return following, kept
 
 
-def _step(
-    name: str, mean: FloatArray, local: LocalTraining, state: Arrays
-) -> tuple[FloatArray, Model]:
-    rate, momentum = float(local.server_learning_rate), float(local.server_momentum)
+def _direction(
+    mean: FloatArray, place: slice, local: LocalTraining, moments: Mapping[str, Float32Array]
+) -> FloatArray:
+    """Where a piece moves, per learning rate; the moments at its place become the next ones."""
+    momentum = float(local.server_momentum)
     if local.server_optimizer == "mean":
-        return rate * mean, {}
-    first = momentum * _moment(state, _FIRST + name, mean)
+        return mean
+    first = momentum * moments[_FIRST][place].astype(np.float64)
+    first += mean if local.server_optimizer == "fedavgm" else (1.0 - momentum) * mean
+    moments[_FIRST][place] = first
     if local.server_optimizer == "fedavgm":
-        first = first + mean
-        return rate * first, {_FIRST + name: first.astype(np.float32)}
-    first = first + (1.0 - momentum) * mean
-    second = SECOND_MOMENTUM * _moment(state, _SECOND + name, mean)
-    second = second + (1.0 - SECOND_MOMENTUM) * mean**2
-    kept: Model = {
-        _FIRST + name: first.astype(np.float32),
-        _SECOND + name: second.astype(np.float32),
-    }
-    return rate * first / (np.sqrt(second) + ADAPTIVITY), kept
+        return first
+    second = SECOND_MOMENTUM * moments[_SECOND][place].astype(np.float64)
+    second += (1.0 - SECOND_MOMENTUM) * mean**2
+    moments[_SECOND][place] = second
+    direction: FloatArray = first / (np.sqrt(second) + ADAPTIVITY)
+    return direction
 
 
-def _moment(state: Arrays, name: str, like: FloatArray) -> FloatArray:
-    if not state:
-        return np.zeros_like(like)
-    if name not in state or state[name].shape != like.shape:
-        raise FormatError(f"The optimiser's state has no {name} of the shape {like.shape}.")
-    return state[name].astype(np.float64)
-
-
-def _mean(changes: Sequence[npt.NDArray[np.generic]]) -> FloatArray:
-    total = np.zeros(changes[0].shape)
-    for change in changes:
-        total += change.astype(np.float64)
-    mean: FloatArray = total / len(changes)
-    return mean
+def _moments(spec: ArraySpec, local: LocalTraining, state: Arrays) -> dict[str, Float32Array]:
+    """What the optimiser keeps of a parameter, by prefix: flat copies; zero before the first."""
+    kept: dict[str, Float32Array] = {}
+    for prefix in _KEPT[local.server_optimizer]:
+        name = prefix + spec.name
+        if state and (name not in state or state[name].shape != spec.shape):
+            raise FormatError(f"The optimiser's state has no {name} of the shape {spec.shape}.")
+        stated = state[name] if state else np.zeros(spec.shape, np.float32)
+        kept[prefix] = np.array(stated, dtype=np.float32, order="C").reshape(-1)
+    return kept
 
 
 def _local(plan: RunPlan) -> LocalTraining:

@@ -62,6 +62,7 @@ class Roster:
         self._nodes: dict[str, int] = {}
         self._questions: dict[int, _Question] = {}
         self._not_before: dict[int, float] = {}
+        self._present: set[int] = set()
         self._told: set[tuple[int, str]] = set()
 
     @property
@@ -101,12 +102,22 @@ class Roster:
             self.refresh(grid)
 
     def settle(self, grid: Grid, *, timeout_s: float) -> None:
-        """Waits till every region has a node or no node is still to answer, or the time is over."""
+        """Waits till every region has a node or no node is still to answer, or the time is over.
+
+        A node whose answer was refused is asked again: its engine may be just starting.
+        """
         deadline = time.monotonic() + timeout_s
         self.refresh(grid)
-        while self._questions and self._incomplete and time.monotonic() < deadline:
+        while self._expectant and self._incomplete and time.monotonic() < deadline:
             time.sleep(_PAUSE_S)
             self.refresh(grid)
+
+    @property
+    def _expectant(self) -> bool:
+        """Whether some node is still to answer, or will be asked again."""
+        placed = set(self._nodes.values())
+        refused = {node for node, at in self._not_before.items() if math.isfinite(at)}
+        return bool(self._questions) or not (refused & self._present) <= placed
 
     @property
     def _incomplete(self) -> bool:
@@ -116,6 +127,7 @@ class Roster:
         """Takes in who came, who left and what was answered, without waiting for anyone."""
         now = time.monotonic()
         names = {node.node_id: node.name for node in grid.get_nodes()}
+        self._present = set(names)
         self._nodes = {region: node for region, node in self._nodes.items() if node in names}
         for node, question in list(self._questions.items()):
             replies = pull(grid, question.message)

@@ -1,4 +1,9 @@
-"""One open round: what was asked, what came back, and what it adds up to."""
+"""One open round: what was asked, what came back, and what it adds up to.
+
+Each update is added when it arrives, and is not kept (`server.round_total`), unless the plan's rule
+compares updates (`server.robust`). When the log has the round already, exactly the updates that it
+names are added, whoever else answers.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +13,30 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import ArrayRecord, Message
 
-from common.errors import VerificationError
+from common.errors import FederationError, VerificationError
 from common.messages import decode_arrays
 from common.parameters import arrays_digest
-from common.plan import RunPlan
+from common.plan import Mechanism, RunPlan
+from common.release_bounds import release_norm_bound
 from common.timestamps import format_time, now_ms
-from server.audit_trail import Aggregate
+from server.audit_trail import Aggregate, UsedRound
+from server.early_stop import kept_change, signal_of
+from server.mask_replies import MaskOffer
 from server.parameter_step import model_after
+from server.reply_checks import ReplyRefusedError
+from server.robust import RobustAggregator
+from server.round_total import Aggregator, ExactSum, RoundTotal
+from server.secure_sum import SecureTotal
 from server.validation import (
+    ENGINE_UNREACHABLE,
     MISSING_REASONS,
     NOT_WITNESSED,
     Question,
-    ReplyRefusedError,
     ReplyValidator,
     ValidatedUpdate,
 )
+
+_MAY_BE_ASKED_AGAIN = {*MISSING_REASONS, NOT_WITNESSED, ENGINE_UNREACHABLE}
 
 #: Every request of a round names the same attempt: a repeated one gets the same sealed bytes.
 ATTEMPT = 1
@@ -75,12 +89,20 @@ class OpenRound:
         self.mechanism = plan.mechanism_of(server_round)
         self.model = decode_arrays(arrays)
         self.model_in = arrays_digest(self.model)
-        self.accepted: dict[str, ValidatedUpdate] = {}
+        #: The updates that count, by region, as the aggregate entry names them.
+        self.accepted: dict[str, UsedRound] = {}
+        #: What each of them has offered for a secure sum; nothing where updates are seen.
+        self.offers: dict[str, MaskOffer] = {}
+        #: With distributed noise, how many executions of the round each of them has begun.
+        self.attempted: dict[str, int] = {}
         self.refused: dict[str, str] = {}
         self._plan = plan
         self._validator = validator
         self._optimizer = optimizer
         self._logged = logged
+        self._aggregator = (
+            None if plan.aggregation.name == "confidential" else aggregator_of(plan, self.mechanism)
+        )
         self._on_refused = on_refused
         self._start = format_time(now_ms())
         self._asked: list[tuple[Message, Question]] = []
@@ -97,7 +119,7 @@ class OpenRound:
             region
             for region in sorted(self._plan.regions)
             if region not in self.accepted
-            and self.refused.get(region, "no-reply") in {*MISSING_REASONS, NOT_WITNESSED}
+            and self.refused.get(region, "no-reply") in _MAY_BE_ASKED_AGAIN
         ]
 
     @property
@@ -107,11 +129,21 @@ class OpenRound:
         return {each for each in asked if self.refused.get(each) == NOT_WITNESSED}
 
     @property
+    def without_engine(self) -> set[str]:
+        """The regions whose relays could not reach their engines."""
+        return {region for region, why in self.refused.items() if why == ENGINE_UNREACHABLE}
+
+    @property
     def complete(self) -> bool:
         """Whether the round can be closed."""
         if self._logged is not None:
             return self._needed <= set(self.accepted)
         return len(self.accepted) >= self._plan.quorum
+
+    @property
+    def least(self) -> int:
+        """The fewest updates that the round may be closed with: all of a logged one's."""
+        return len(self._needed) or self._plan.quorum
 
     def ask(self, message: Message, region: str) -> None:
         """Notes that a region is asked by a message."""
@@ -142,14 +174,27 @@ class OpenRound:
         except ReplyRefusedError as error:
             self.refuse(region, error.reason, error.message)
             return None
+        if not self._needed or region in self._needed:
+            if self._aggregator is not None:
+                self._aggregator.add(region, update.arrays)
+            if update.offer is not None:
+                self.offers[region] = update.offer
+            self.attempted[region] = update.attempted
         self.refused.pop(region, None)
-        self.accepted[region] = update
+        self.accepted[region] = update.used
         return region
 
     def refuse(self, region: str, reason: str, detail: str) -> None:
         """Notes why a region's update does not count."""
         self.refused[region] = reason
         self._on_refused(self, region, reason, detail)
+
+    def drop(self, region: str, reason: str, detail: str) -> None:
+        """Notes that an update that was accepted does not count after all."""
+        del self.accepted[region]
+        self.offers.pop(region, None)
+        self.attempted.pop(region, None)
+        self.refuse(region, reason, detail)
 
     def refuse_absent(self) -> None:
         """Refuses every region that neither answered nor was refused."""
@@ -161,21 +206,21 @@ class OpenRound:
             else:
                 self.refuse(region, "no-node", f"{region} is not connected.")
 
-    def close(self) -> ClosedRound:
-        """Sums the updates that count, by region in order, and makes the next model of them.
+    def close(self, secured: SecureTotal | None = None) -> ClosedRound:
+        """Makes the next model of what the updates that count come to; to be called once.
+
+        Args:
+            secured: Their sum, where it is all that is to be seen.
 
         Raises:
             VerificationError: The log has another model for this round.
         """
-        counted = sorted(self._needed or self.accepted)
-        updates = [self.accepted[region] for region in counted]
-        model, optimizer = model_after(
-            self.server_round,
-            self.model,
-            [update.arrays for update in updates],
-            self._plan,
-            self._optimizer,
+        total = self._total(secured)
+        signal = signal_of(self.server_round, total, self._plan, self._optimizer)
+        model, moments = model_after(
+            self.server_round, self.model, total, self._plan, self._optimizer
         )
+        optimizer = moments | kept_change(self.server_round, total, self._plan)
         model_out = arrays_digest(model)
         if self._logged is not None:
             if model_out != self._logged.model_out:
@@ -185,16 +230,24 @@ class OpenRound:
             return ClosedRound(self._logged, model, optimizer)
         aggregate = Aggregate(
             server_round=self.server_round,
-            attempt=ATTEMPT,
+            attempt=ATTEMPT if secured is None else secured.attempt,
             mechanism=self.mechanism.name,
-            used=tuple(update.used for update in updates),
+            used=tuple(used for _, used in sorted(self.accepted.items())),
             refused=tuple(sorted(self.refused.items())),
             model_in=self.model_in,
             model_out=model_out,
             start=self._start,
             end=format_time(now_ms()),
+            signal=signal,
         )
         return ClosedRound(aggregate, model, optimizer)
+
+    def _total(self, secured: SecureTotal | None) -> RoundTotal:
+        if self._aggregator is not None:
+            return self._aggregator.total()
+        if secured is None or list(secured.regions) != sorted(self._needed or self.accepted):
+            raise FederationError(f"Round {self.server_round} has no sum of the regions it counts.")
+        return secured.total
 
     def _question_of(self, reply: Message) -> Question | None:
         answered = reply.metadata.reply_to_message_id
@@ -213,3 +266,22 @@ class OpenRound:
             raise ReplyRefusedError(
                 "other-than-logged", "It is another update than the one that was aggregated."
             )
+
+
+def aggregator_of(plan: RunPlan, mechanism: Mechanism) -> Aggregator:
+    """What takes a round's updates, by the plan's rule.
+
+    Raises:
+        InputError: The plan's numbers are too large for a sum that is exact.
+    """
+    specs = plan.released_arrays(mechanism.name)
+    if plan.aggregation.name == "robust":
+        return RobustAggregator(specs, plan.aggregation)
+    # A value is at most as large as the norm of what it is part of. Twice that, so that how the
+    # norm was rounded when it was checked is of no account.
+    return ExactSum(
+        specs,
+        grid_exponent=mechanism.grid_exponent,
+        max_magnitude=2.0 * release_norm_bound(plan, mechanism),
+        max_regions=len(plan.regions),
+    )

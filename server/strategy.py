@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,16 +28,22 @@ from flwr.serverapp.strategy import Result, Strategy
 
 from common.canonical_json import JsonValue
 from common.errors import FederationError
+from common.failpoints import CoordinatorPoint, reach
 from common.keys import Registry
 from common.messages import compose_message, encode_arrays
 from common.plan import RunPlan
+from common.secure_aggregation import RoundContext, SecureSumRefusedError
 from server.audit_trail import AuditTrail
 from server.checkpoint import CheckpointStore, make_checkpoint
 from server.config import SERVER_PARTY
+from server.double_masked_sum import DoubleMaskedSum
+from server.early_stop import ends
 from server.events import EventWriter
 from server.grid_exchange import bounded_inflation, exchange
+from server.reply_checks import largest_body_bytes
 from server.roster import Roster
 from server.rounds import ATTEMPT, ClosedRound, OpenRound
+from server.secure_sum import SecureSum, SecureTotal
 from server.validation import IMPOSTOR_REASONS, MISSING_REASONS, ReplyValidator
 from server.witness_phase import PhaseOutcome, WitnessPhase
 
@@ -44,7 +51,6 @@ from server.witness_phase import PhaseOutcome, WitnessPhase
 WAVES = 2
 # A reply is of no use once its round is closed.
 _TTL_SLACK_S = 60.0
-_MAX_BODY_BYTES = 1 << 30
 #: Refusals that are said apart from the region's own mark in the display.
 _QUIET_REASONS = frozenset({"duplicate-reply"})
 
@@ -58,10 +64,13 @@ class Bounds:
     Attributes:
         nodes_wait_s: For the plan's regions to connect before the first round.
         describe_timeout_s: For a node to say which region it is.
+        mask_timeout_s: For all regions of a secure sum to send their masked updates, each time they
+            are asked.
     """
 
     nodes_wait_s: float
     describe_timeout_s: float
+    mask_timeout_s: float
 
 
 class RegionSumStrategy(Strategy):
@@ -99,6 +108,9 @@ class RegionSumStrategy(Strategy):
         self._witnesses = witnesses
         self._witnessed = PhaseOutcome()
         self._validator = ReplyValidator(plan, registry)
+        self._secure_sum = SecureSum(plan, registry, timeout_s=bounds.mask_timeout_s)
+        self._shared_sum = DoubleMaskedSum(plan, registry, timeout_s=bounds.mask_timeout_s)
+        self._grid: Grid | None = None
         self._open: OpenRound | None = None
         self._roster = Roster(
             plan,
@@ -109,6 +121,7 @@ class RegionSumStrategy(Strategy):
         checkpoint = checkpoints.load(trail, plan)
         #: The first round still to be done.
         self.first_round = checkpoint.server_round + 1 if checkpoint else 1
+        self._closed = self.first_round - 1
         #: The model before it.
         self.initial_arrays = encode_arrays(checkpoint.model if checkpoint else {})
         self._optimizer: Mapping[str, np.ndarray] = checkpoint.optimizer if checkpoint else {}
@@ -143,10 +156,11 @@ class RegionSumStrategy(Strategy):
         del evaluate_config
         arrays, result = initial_arrays, Result()
         result.arrays = initial_arrays
-        if self.first_round > num_rounds:
+        if self.first_round > num_rounds or self.finished():
             return result
         self.summary()
-        with bounded_inflation(_MAX_BODY_BYTES):
+        self._grid = grid
+        with bounded_inflation(largest_body_bytes(self._plan)):
             self._roster.wait(grid, timeout_s=self._bounds.nodes_wait_s)
             for server_round in range(self.first_round, num_rounds + 1):
                 config = train_config or ConfigRecord()
@@ -159,7 +173,17 @@ class RegionSumStrategy(Strategy):
                 result.train_metrics_clientapp[server_round] = counts
                 if evaluate_fn and (evaluated := evaluate_fn(server_round, arrays)) is not None:
                     result.evaluate_metrics_serverapp[server_round] = evaluated
+                if self.finished():
+                    # Its charges were made round by round: what is left of the budget stays.
+                    break
         return result
+
+    def finished(self) -> bool:
+        """Whether no round is left: the plan's last is done, or its signals have ended the run."""
+        if self._closed >= self._plan.total_rounds:
+            return True
+        logged = [self._trail.aggregates[number][1] for number in range(1, self._closed + 1)]
+        return ends(self._plan.early_stop, [each.signal for each in logged])
 
     def witness_end(self, grid: Grid) -> None:
         """Has every log cosigned once more: all that the run has logged is then covered.
@@ -180,7 +204,7 @@ class RegionSumStrategy(Strategy):
         } - self._witnesses.barred
         open_ends = {*counted, SERVER_PARTY}
         reasons: dict[str, str] = {}
-        with bounded_inflation(_MAX_BODY_BYTES):
+        with bounded_inflation(largest_body_bytes(self._plan)):
             for _ in range(WAVES):
                 self._roster.gather(grid, counted & open_ends, timeout_s=self._bounds.nodes_wait_s)
                 nodes = self._roster.nodes
@@ -248,13 +272,22 @@ class RegionSumStrategy(Strategy):
         for reply in replies:
             region = current.take(reply)
             if region is not None:
+                reach(CoordinatorPoint.REPLY_TAKEN)
                 self._event("region-replied", current, region=region)
+            # It may be as large as the model: it goes before the next one comes.
+            del reply
         current.refuse_absent()
         if not current.complete:
             return None, None
-        closed = current.close()
+        reach(CoordinatorPoint.HEARD)
+        secured = self._secured(current)
+        if secured is None and self._plan.aggregation.name == "confidential":
+            return None, None
+        closed = current.close(secured)
+        reach(CoordinatorPoint.SUMMED)
         self._record(closed)
         self._event("round-closed", current)
+        reach(CoordinatorPoint.ROUND_CLOSED)
         self._open = None
         used = len(closed.aggregate.used)
         counts = {"regions": used, "regions-refused": len(self._plan.regions) - used}
@@ -282,6 +315,51 @@ class RegionSumStrategy(Strategy):
             len(self._plan.regions),
         )
 
+    def _secured(self, current: OpenRound) -> SecureTotal | None:
+        """The sum of a confidential round; whose update is not in it is dropped from the round.
+
+        Raises:
+            FederationError: All regions answered, and what is left is no sum of theirs.
+        """
+        if self._plan.aggregation.name != "confidential" or self._grid is None:
+            return None
+        context = RoundContext.of(self._plan, current.server_round, current.model_in)
+        try:
+            if self._plan.mode == "distributed":
+                return self._shared_sum.run(
+                    self._grid,
+                    self._nodes_of,
+                    context,
+                    current.attempted,
+                    least=current.least,
+                    on_dropped=current.drop,
+                )
+            return self._secure_sum.run(
+                self._grid,
+                self._nodes_of,
+                context,
+                current.offers,
+                least=current.least,
+                on_dropped=current.drop,
+            )
+        except SecureSumRefusedError as error:
+            self._on_refused(current, None, error.reason, error.message)
+            raise FederationError(
+                f"Round {current.server_round} is not published: {error.message}",
+                remedy="A region did not mask what it sealed, and masks hide which: let each "
+                "compare its log with its seal, and begin a run without the one that differs.",
+            ) from error
+
+    def _nodes_of(self, absent: AbstractSet[str]) -> Mapping[str, int]:
+        """The regions' nodes, once who is absent had time to come back."""
+        if self._grid is not None:
+            for region in absent:
+                self._roster.drop(region)
+            if absent:
+                self._roster.settle(self._grid, timeout_s=self._bounds.describe_timeout_s)
+            self._roster.refresh(self._grid)
+        return self._roster.nodes
+
     def _ask(
         self,
         grid: Grid,
@@ -295,7 +373,9 @@ class RegionSumStrategy(Strategy):
         regions = current.unanswered
         for _ in range(WAVES):
             self._witness(grid, current, regions)
+            reach(CoordinatorPoint.COSIGNED)
             messages = self.configure_train(server_round, arrays, config, grid)
+            reach(CoordinatorPoint.REQUESTED)
             yield from exchange(grid, messages, timeout_s=timeout)
             regions = current.unanswered
             if current.complete:
@@ -304,7 +384,9 @@ class RegionSumStrategy(Strategy):
             if not regions:
                 return
             if not current.complete:
-                # A region whose node was lost may have another by now.
+                for region in current.without_engine:
+                    self._roster.drop(region)
+                # A region whose node was lost may have another by now, or its engine be up again.
                 self._roster.settle(grid, timeout_s=self._bounds.describe_timeout_s)
 
     def _witness(self, grid: Grid, current: OpenRound, regions: Sequence[str]) -> None:
@@ -331,18 +413,22 @@ class RegionSumStrategy(Strategy):
                 on_refused=self._on_refused,
             )
             self._event("round-started", self._open)
+            reach(CoordinatorPoint.ROUND_STARTED)
         return self._open
 
     def _record(self, closed: ClosedRound) -> None:
         """Keeps the model, logs the aggregate if the log lacks it, replaces the checkpoint."""
         server_round = closed.aggregate.server_round
         self._checkpoints.prepare(server_round, closed.model, closed.optimizer)
+        reach(CoordinatorPoint.MODEL_KEPT)
         if server_round not in self._trail.aggregates:
             self._trail.log_aggregate(closed.aggregate)
+        reach(CoordinatorPoint.AGGREGATED)
         self._checkpoints.write(
             make_checkpoint(self._trail, self._plan, server_round, closed.model, closed.optimizer)
         )
         self._optimizer = closed.optimizer
+        self._closed = server_round
 
     def _no_quorum(self, server_round: int) -> FederationError:
         current = self._round(server_round, None)

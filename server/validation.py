@@ -7,41 +7,32 @@ passes is a `ValidatedUpdate`, the only thing that aggregation accepts.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from flwr.app import Array, Message
+from flwr.app import Message
 
-from common.audit.checkpoint import NoteKey, open_checkpoint
-from common.audit.merkle import leaf_hash, verify_inclusion
+from common.audit.merkle import leaf_hash
 from common.canonical_json import JsonValue
-from common.envelope import Envelope, verify_envelope
-from common.errors import FedprefError, FormatError, VerificationError
+from common.errors import FormatError
 from common.keys import Registry
-from common.messages import ReceivedArray, parse_message
-from common.parameters import arrays_digest, check_arrays
-from common.plan import LocalTraining, Mechanism, RunPlan
-from common.timestamps import now_ms
+from common.parameters import arrays_digest, check_arrays, measure_floats
+from common.plan import Mechanism, RunPlan
+from common.release_bounds import release_norm_bound
+from common.secure_aggregation import RoundContext
 from server.audit_trail import UsedRound
-from server.grid_exchange import OVERSIZE_STYPE, UNDECODABLE_REPLY
-
-#: A body's bytes beyond its content, and what a message may have of them.
-_BODY_HEAD_BYTES = 512
-_REASON = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
-_MAX_REASON_CHARACTERS = 48
-_MAX_ENVELOPE_BYTES = 65_535
-_MAX_PROOF_NODES = 64
-_CUSTOMERS_SLACK = 10
-_NOISE_DEVIATIONS = 10.0
-# What a region's momentum can make of equal steps: at most 1 / (1 − 0.9).
-_MOMENTUM_GAIN = 10.0
-# Steps of earlier rounds, which may have made the parameters longer, per step of this one.
-_MOST_ROUNDS = 1000
+from server.mask_replies import MAX_CLAIMED_ATTEMPT, MaskOffer, read_offer
+from server.reply_checks import (
+    ReplyRefusedError,
+    check_context,
+    check_logged,
+    check_record,
+    check_specs,
+    decode_base64,
+    open_entry,
+    open_reply,
+)
 
 _REPLY_FIELDS = {
     "status",
@@ -56,6 +47,10 @@ _REPLY_FIELDS = {
     "checkpoint",
     "inclusion_proof",
 }
+#: What a reply has in the update's place where only the sum is to be seen.
+_OFFER_FIELDS = {"masking_key", "masked"}
+#: The same where each region's noise is only a share.
+_SHARED_FIELDS = {"attempted"}
 _ROUND_FIELDS = {
     "v",
     "run",
@@ -79,31 +74,14 @@ _ROUND_FIELDS = {
     "end",
     "attestation",
 }
-_FLOWER_ERRORS = {
-    3: "message-unavailable",
-    4: "no-reply",
-    5: "node-unavailable",
-    UNDECODABLE_REPLY: "undecodable-reply",
-}
 #: Nobody answered: asking once more may help.
 MISSING_REASONS = frozenset({"message-unavailable", "no-node", "no-reply", "node-unavailable"})
+#: The region's relay answers, and its engine is down: it may be just starting.
+ENGINE_UNREACHABLE = "engine-unreachable"
 #: The region lacks a fresh, cosigned checkpoint, as it does when its engine was restarted.
 NOT_WITNESSED = "not-witnessed"
 #: The carrier is not the region, whatever it says.
 IMPOSTOR_REASONS = frozenset({"other-node", "other-region", "wrong-signer"})
-
-
-class ReplyRefusedError(FedprefError):
-    """A reply that is not added to anything.
-
-    Args:
-        reason: A kebab-case code.
-        message: One sentence of our own; never a stranger's text.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -133,55 +111,15 @@ class ValidatedUpdate:
 
     Attributes:
         used: How the aggregate entry names it.
-        arrays: What the region released.
+        arrays: What the region released; nothing where only the sum is to be seen.
+        offer: What a secure sum has in their place.
+        attempted: With distributed noise, how many executions of the round the region has begun.
     """
 
     used: UsedRound
     arrays: Mapping[str, np.ndarray]
-
-
-def release_norm_bound(plan: RunPlan, mechanism: Mechanism) -> float:
-    """The largest L2 norm that one region's release may have, by public numbers alone.
-
-    A noisy sum is a sum over customers of vectors of norm at most C, plus noise of deviation σ in
-    each of n values: its norm is over σ·(√n + 10) less than once in 10^20 draws. How many customers
-    a region has is not known here; ten times the planned size of all regions bounds it.
-
-    A change of parameters by local steps is at most the sum of what each step can move them by; see
-    `_longest_change`.
-
-    Args:
-        plan: The run plan.
-        mechanism: The mechanism of the release.
-    """
-    n_values = sum(math.prod(spec.shape) for spec in plan.released_arrays(mechanism.name))
-    contributions = _CUSTOMERS_SLACK * plan.planned_customers * float(mechanism.clipping_norm)
-    noise = mechanism.noise_stddev * (math.sqrt(n_values) + _NOISE_DEVIATIONS)
-    grid = math.ldexp(math.sqrt(n_values), plan.grid_exponent)
-    if plan.local_training is None or mechanism.name != plan.strategy:
-        return contributions + noise + grid
-    return _longest_change(plan.local_training, mechanism, contributions + noise, n_values) + grid
-
-
-def _longest_change(
-    local: LocalTraining, mechanism: Mechanism, noisy_sum: float, n_values: int
-) -> float:
-    """How far a region's steps can move the parameters in one round, in L2 norm.
-
-    A step of Adam moves no value by more than the learning rate times (1 − β₁)/√(1 − β₂), or times
-    1 if that is less (Kingma and Ba, 2015, section 2.1); ten times as far is allowed. Weight decay
-    takes off of parameters whose norm is not known here: they may be as long as the steps have made
-    them in all rounds, or as they started, √n.
-    """
-    rate = max(local.learning_rate_of(number) for number in mechanism.rounds)
-    if local.optimizer == "adam":
-        step = 10.0 * math.sqrt(n_values)
-    else:
-        step = noisy_sum / float(local.expected_batch_size) * _MOMENTUM_GAIN
-    decay = float(local.weight_decay) * (
-        math.sqrt(n_values) + rate * step * mechanism.steps * _MOST_ROUNDS
-    )
-    return rate * mechanism.steps * (step + decay)
+    offer: MaskOffer | None = None
+    attempted: int = 0
 
 
 class ReplyValidator:
@@ -207,52 +145,44 @@ class ReplyValidator:
         Raises:
             ReplyRefusedError: Names the reason.
         """
-        header, received = self._open(reply, question)
-        _check_context(header, self._expected_context(question))
-        arrays = self._check_arrays(received, question.mechanism)
-        update = arrays_digest(arrays)
-        if header["update"] != update:
+        confidential = self._plan.aggregation.name == "confidential"
+        shared = self._plan.mode == "distributed"
+        # Where only the sum is to be seen, an update must not come along.
+        specs = () if confidential else self._plan.released_arrays(question.mechanism.name)
+        offered = _SHARED_FIELDS if shared else _OFFER_FIELDS
+        fields = _REPLY_FIELDS | (offered if confidential else set())
+        header, received = open_reply(reply, question.node, specs, fields)
+        check_context(header, self._expected_context(question))
+        arrays = check_specs(received, specs)
+        if not confidential:
+            self._check_values(arrays, question.mechanism)
+        # Of an update that is not to be seen the region's signature vouches for the digest.
+        update = header["update"] if confidential else arrays_digest(arrays)
+        if header["update"] != update or not isinstance(update, str):
             raise ReplyRefusedError("wrong-digest", "The update is not what its digest states.")
-        entry = _decode_base64(header["round_entry"])
-        record = self._open_round_entry(entry, question, now_ms)
-        _check_round(record, self._expected_round(question, update))
+        entry = decode_base64(header["round_entry"])
+        record = open_entry(
+            entry,
+            question.region,
+            self._registry,
+            kind="round",
+            fields=_ROUND_FIELDS,
+            now_ms=now_ms,
+        )
+        check_record(record, self._expected_round(question, update))
         self._check_noise(record["dp"], question.mechanism)
-        self._check_logged(header, entry, question.region)
+        origin = f"{self._plan.federation}/{question.region}"
+        check_logged(header, entry, question.region, origin, self._registry)
         used = UsedRound(
             region=question.region,
-            origin=self._origin(question.region),
+            origin=origin,
             round_entry=leaf_hash(entry).hex(),
             update=update,
         )
-        return ValidatedUpdate(used=used, arrays=arrays)
-
-    def _open(
-        self, reply: Message, question: Question
-    ) -> tuple[dict[str, JsonValue], dict[str, ReceivedArray]]:
-        if reply.has_error():
-            raise ReplyRefusedError(
-                flower_reason(reply.error.code), f"Flower reports error {int(reply.error.code)}."
-            )
-        if reply.metadata.src_node_id != question.node:
-            raise ReplyRefusedError("other-node", "The reply is another node's than was asked.")
-        specs = self._plan.released_arrays(question.mechanism.name)
-        limit = sum(
-            math.prod(spec.shape) * np.dtype(spec.dtype).itemsize + _BODY_HEAD_BYTES
-            for spec in specs
-        )
-        if any(array.stype == OVERSIZE_STYPE for array in _array_records(reply)):
-            raise ReplyRefusedError("oversize", "An array inflates to more than any may have.")
-        if sum(len(array.data) for array in _array_records(reply)) > limit:
-            raise ReplyRefusedError("oversize", f"The arrays have more than {limit} bytes.")
-        try:
-            header, received = parse_message(reply.content, max_array_bytes=limit)
-        except FormatError as error:
-            raise ReplyRefusedError("malformed-reply", error.message) from error
-        if header.get("status") == "refused":
-            raise ReplyRefusedError(region_reason(header), "The region refused the request.")
-        if header.get("status") != "ok" or set(header) != _REPLY_FIELDS:
-            raise ReplyRefusedError("malformed-reply", "The reply's fields are not a reply's.")
-        return header, received
+        if shared:
+            return ValidatedUpdate(used, arrays, attempted=_attempted(header["attempted"]))
+        offer = self._read_offer(header, question, used, now_ms) if confidential else None
+        return ValidatedUpdate(used=used, arrays=arrays, offer=offer)
 
     def _expected_context(self, question: Question) -> dict[str, JsonValue]:
         return {
@@ -263,6 +193,14 @@ class ReplyValidator:
             "mechanism": question.mechanism.name,
         }
 
+    def _read_offer(
+        self, header: dict[str, JsonValue], question: Question, used: UsedRound, now_ms: int
+    ) -> MaskOffer:
+        context = RoundContext.of(self._plan, question.server_round, question.model_in)
+        return read_offer(
+            header, context, used.region, used.round_entry, self._registry, now_ms=now_ms
+        )
+
     def _expected_round(self, question: Question, update: str) -> dict[str, JsonValue]:
         return {
             **self._expected_context(question),
@@ -271,135 +209,43 @@ class ReplyValidator:
             "update": update,
         }
 
-    def _check_arrays(
-        self, received: Mapping[str, ReceivedArray], mechanism: Mechanism
-    ) -> dict[str, np.ndarray]:
-        specs = {spec.name: spec for spec in self._plan.released_arrays(mechanism.name)}
-        if set(received) != set(specs):
-            raise ReplyRefusedError("wrong-arrays", "The update has missing or unknown arrays.")
-        for name, spec in specs.items():
-            if received[name].dtype != spec.dtype:
-                raise ReplyRefusedError("wrong-dtype", f"{name} is not of dtype {spec.dtype}.")
-            if received[name].shape != tuple(spec.shape):
-                raise ReplyRefusedError("wrong-shape", f"{name} is not of shape {spec.shape}.")
-        arrays = {name: received[name].to_numpy() for name in sorted(specs)}
-        self._check_values(arrays, mechanism)
-        return arrays
-
     def _check_values(self, arrays: Mapping[str, np.ndarray], mechanism: Mechanism) -> None:
-        bound = release_norm_bound(self._plan, mechanism)
+        bound, square = release_norm_bound(self._plan, mechanism), 0.0
         for name, array in arrays.items():
-            values = array.astype(np.float64)
-            if not np.isfinite(values).all():
+            found = measure_floats(array, mechanism.grid_exponent)
+            if not found.finite:
                 raise ReplyRefusedError("not-finite", f"{name} has values that are not finite.")
-            # Written so that a norm that is no number does not pass.
-            if not float(np.linalg.norm(values)) <= bound:
-                raise ReplyRefusedError("norm-too-large", f"{name} is over the public norm bound.")
-            steps = np.ldexp(values, -self._plan.grid_exponent)
-            if not np.array_equal(steps, np.rint(steps)):
+            square += found.norm**2
+            if not found.on_grid:
                 raise ReplyRefusedError("off-grid", f"{name} has values off the public grid.")
+        # The bound is on all of them together. Written so that what is no number does not pass.
+        if not square <= bound**2:
+            raise ReplyRefusedError("norm-too-large", "The update is over the public norm bound.")
         try:
             check_arrays(
                 arrays,
                 self._plan.released_arrays(mechanism.name),
-                grid_exponent=self._plan.grid_exponent,
+                grid_exponent=mechanism.grid_exponent,
                 max_norm=bound,
             )
         except FormatError as error:
             raise ReplyRefusedError("without-noise", error.message) from error
 
-    def _open_round_entry(
-        self, entry: bytes, question: Question, now_ms: int
-    ) -> dict[str, JsonValue]:
-        keys = {
-            key.key_id: key.public_key for key in self._registry.keys_of(question.region, "trainer")
-        }
-        try:
-            envelope = Envelope.decode(entry, max_bytes=_MAX_ENVELOPE_BYTES)
-            for key_id in verify_envelope(envelope, keys):
-                self._registry.find(key_id, party=question.region, role="trainer", at_ms=now_ms)
-            record = envelope.record()
-        except VerificationError as error:
-            raise ReplyRefusedError(
-                "wrong-signer", f"{question.region} did not sign the round entry."
-            ) from error
-        except FormatError as error:
-            raise ReplyRefusedError("malformed-entry", "The round entry cannot be read.") from error
-        if envelope.kind != "round" or set(record) != _ROUND_FIELDS:
-            raise ReplyRefusedError("malformed-entry", "The signed entry is no round entry.")
-        return record
-
     def _check_noise(self, dp: JsonValue, mechanism: Mechanism) -> None:
-        stated = {
+        stated: dict[str, JsonValue] = {
             "noise_multiplier": mechanism.noise_multiplier,
             "clipping_norm": mechanism.clipping_norm,
             "sampling_probability": mechanism.sampling_probability,
             "mode": self._plan.mode,
+            "honest_survivors_min": self._plan.aggregation.honest_survivors_min,
         }
+        if self._plan.mode == "distributed":
+            stated["share_stddev"] = self._plan.shared_noise(mechanism).share.text
         if not isinstance(dp, dict) or any(dp.get(name) != stated[name] for name in stated):
             raise ReplyRefusedError("other-noise", "The round entry states another noise.")
 
-    def _check_logged(self, header: dict[str, JsonValue], entry: bytes, region: str) -> None:
-        index, note, proof = header["leaf_index"], header["checkpoint"], header["inclusion_proof"]
-        if type(index) is not int or not isinstance(note, str) or not isinstance(proof, list):
-            raise ReplyRefusedError("malformed-reply", "The proof of logging is malformed.")
-        if len(proof) > _MAX_PROOF_NODES:
-            raise ReplyRefusedError("malformed-reply", "The proof of logging is too long.")
-        origin = self._origin(region)
-        failure: FedprefError | None = None
-        now = now_ms()
-        for key in self._registry.keys_of(region, "log"):
-            try:
-                self._registry.find(key.key_id, party=region, role="log", at_ms=now)
-                signed = open_checkpoint(note.encode(), NoteKey(origin, key.public_key))
-                nodes = [bytes.fromhex(str(node)) for node in proof]
-                head = signed.checkpoint
-                verify_inclusion(leaf_hash(entry), index, head.size, nodes, head.root)
-            except (FedprefError, ValueError) as error:
-                failure = error if isinstance(error, FedprefError) else FormatError(str(error))
-            else:
-                return
-        raise ReplyRefusedError(
-            "not-logged", f"No checkpoint of {origin} proves that the round is in its log."
-        ) from failure
 
-    def _origin(self, region: str) -> str:
-        return f"{self._plan.federation}/{region}"
-
-
-def _check_context(header: dict[str, JsonValue], expected: dict[str, JsonValue]) -> None:
-    for name, value in expected.items():
-        # True == 1 in Python; a round is a number.
-        if type(header[name]) is not type(value) or header[name] != value:
-            raise ReplyRefusedError(f"other-{name}", f"The reply is of another {name}.")
-
-
-def _check_round(record: dict[str, JsonValue], expected: dict[str, JsonValue]) -> None:
-    for name, value in expected.items():
-        if type(record[name]) is not type(value) or record[name] != value:
-            code = f"other-{name}".replace("_", "-")
-            raise ReplyRefusedError(code, f"The signed round entry is of another {name}.")
-
-
-def _decode_base64(value: JsonValue) -> bytes:
-    try:
-        return base64.b64decode(str(value), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ReplyRefusedError("malformed-entry", "The round entry cannot be read.") from error
-
-
-def _array_records(reply: Message) -> list[Array]:
-    return [array for record in reply.content.array_records.values() for array in record.values()]
-
-
-def flower_reason(code: int) -> str:
-    """The reason code for an error that Flower reports in a node's place."""
-    return _FLOWER_ERRORS.get(code, "node-error")
-
-
-def region_reason(header: Mapping[str, JsonValue]) -> str:
-    """The region's own reason if it has the form of one; it is printed and logged."""
-    reason = header.get("reason")
-    if not isinstance(reason, str) or len(reason) > _MAX_REASON_CHARACTERS:
-        return "refused"
-    return reason if _REASON.fullmatch(reason) else "refused"
+def _attempted(value: JsonValue) -> int:
+    if type(value) is not int or not 0 <= value <= MAX_CLAIMED_ATTEMPT:
+        raise ReplyRefusedError("malformed-reply", "It says it has begun more than is possible.")
+    return value

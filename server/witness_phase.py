@@ -31,7 +31,9 @@ from server.config import SERVER_PARTY, ServerHome
 from server.near_witnesses import NearWitnesses, Trouble
 from server.outside_witnesses import outside_witnesses
 from server.region_queries import RegionQueries
-from server.validation import NOT_WITNESSED, ReplyRefusedError
+from server.reply_checks import ReplyRefusedError
+from server.validation import NOT_WITNESSED
+from server.witness_circle import WitnessCircle
 from server.witness_replies import (
     CosignAnswer,
     PublishedLog,
@@ -110,11 +112,11 @@ class WitnessPhase:
         subjects: Collection[str],
         server_round: int | None,
     ) -> PhaseOutcome:
-        """Has the subjects' checkpoints and the coordinator's own cosigned by everyone.
+        """Has the subjects' checkpoints and the coordinator's own cosigned by others.
 
         Args:
             grid: Flower's connection to the nodes.
-            nodes: The node of each region that has one; all of them are asked to cosign.
+            nodes: The node of each region that has one: who may be asked to cosign.
             subjects: The regions whose checkpoints are wanted.
             server_round: The round that begins with it; None once the last one is over.
         """
@@ -123,14 +125,21 @@ class WitnessPhase:
             outcome.refused[region] = (SPLIT_VIEW, f"The log of {region} has shown two histories.")
         able = {name: node for name, node in nodes.items() if name not in self.barred}
         wanted = [SERVER_PARTY, *(region for region in sorted(subjects) if region in able)]
+        circle: WitnessCircle | None = WitnessCircle(self._run, able, self._cosigners.quorum)
         for _ in range(PASSES):
             logs = self._publish(grid, able, wanted, server_round, outcome)
             lines: dict[str, list[str]] = {party: [] for party in logs}
             corrected = self._ask_near(logs, lines, outcome)
-            corrected |= self._ask_regions(grid, able, logs, lines)
+            corrected |= self._ask_regions(grid, able, logs, lines, circle)
             lacking = self._count(logs, lines, outcome)
-            # Asking again helps only where a proof from another size was lacking.
-            wanted = [party for party in lacking if party in corrected]
+            # Asking again helps only where a proof from another size was lacking, or not all were
+            # asked; now all are.
+            wanted = [
+                party
+                for party in lacking
+                if party in corrected or (circle is not None and not circle.whole)
+            ]
+            circle = None
             if not wanted:
                 break
         return outcome
@@ -210,12 +219,17 @@ class WitnessPhase:
         nodes: Mapping[str, int],
         logs: Mapping[str, PublishedLog],
         lines: dict[str, list[str]],
+        circle: WitnessCircle | None,
     ) -> set[str]:
-        headers: dict[str, dict[str, JsonValue]] = {}
-        for region in nodes:
-            items = [self._item(region, log) for party, log in logs.items() if party != region]
-            if items and region not in self.barred:
-                headers[region] = {"run": self._run, "checkpoints": items}
+        items: dict[str, list[JsonValue]] = {}
+        for party, log in logs.items():
+            for region in nodes if circle is None else circle.witnesses_of(party):
+                if region != party and region not in self.barred:
+                    items.setdefault(region, []).append(self._item(region, log))
+        headers: dict[str, dict[str, JsonValue]] = {
+            region: {"run": self._run, "checkpoints": checkpoints}
+            for region, checkpoints in sorted(items.items())
+        }
         by_origin = {log.origin: log for log in logs.values()}
         corrected: set[str] = set()
         for region, reply in self._queries.ask(grid, "cosign", nodes, headers, None):
@@ -225,9 +239,9 @@ class WitnessPhase:
                 self._trouble(region, error.reason, f"{region} cosigned nothing: {error.message}")
                 continue
             for answer in answers:
-                log = by_origin.get(answer.origin)
-                if log is not None and self._take(region, log, answer, lines):
-                    corrected.add(log.party)
+                about = by_origin.get(answer.origin)
+                if about is not None and self._take(region, about, answer, lines):
+                    corrected.add(about.party)
         return corrected
 
     def _item(self, region: str, log: PublishedLog) -> JsonValue:

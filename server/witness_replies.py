@@ -17,7 +17,7 @@ from common.audit.cosigners import MAX_LINE_CHARACTERS
 from common.canonical_json import JsonValue
 from common.errors import FedprefError, FormatError
 from common.messages import decode_message
-from server.validation import ReplyRefusedError, flower_reason, region_reason
+from server.reply_checks import ReplyRefusedError, flower_reason, region_reason
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _MAX_PROOF_NODES = 64

@@ -17,15 +17,16 @@ class WitnessSizes:
 
     def __init__(self, guess: dict[str, int]) -> None:
         self._guess = guess
-        self._known: dict[tuple[str, str], int] = {}
+        # By origin, then by witness.
+        self._known: dict[str, dict[str, int]] = {}
 
     def learn(self, witness: str, origin: str, size: int) -> None:
         """Notes what a witness holds."""
-        self._known[witness, origin] = size
+        self._known.setdefault(origin, {})[witness] = size
 
     def held_of(self, origin: str) -> list[int]:
         """The sizes that witnesses hold of a log, ascending: it must prove its way from each."""
-        known = {size for (_, of), size in self._known.items() if of == origin}
+        known = self._known.get(origin, {}).values()
         return sorted({0, self._guess.get(origin, 0), *known})
 
     def way_to(self, witness: str, log: PublishedLog) -> tuple[int, tuple[bytes, ...]]:
@@ -33,7 +34,8 @@ class WitnessSizes:
 
         Without a proof from what it holds, size 0 is named: the witness then says what it holds.
         """
-        old = self._known.get((witness, log.origin), self._guess.get(log.origin, 0))
+        known = self._known.get(log.origin, {})
+        old = known.get(witness, self._guess.get(log.origin, 0))
         proof = log.proofs.get(old)
         return (0, ()) if proof is None or old > log.size else (old, proof)
 

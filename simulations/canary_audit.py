@@ -25,6 +25,7 @@ from common.plan import Mechanism, RunPlan
 from common.strategies import FACTORS
 from common.timestamps import parse_time
 from server.parameter_step import model_after
+from server.round_total import WholeTotal
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
@@ -90,6 +91,9 @@ def _small(plan: RunPlan) -> RunPlan:
             "vocabulary_size": size,
             "regions": [plan.regions[0]],
             "quorum": 1,
+            # What is audited is one region's release, whatever becomes of it.
+            "mode": "local",
+            "aggregation": {"rule": "sum", "tolerated": 0, "honest_survivors_min": 0},
         }
     )
 
@@ -108,7 +112,8 @@ def _guesses(plan: RunPlan, included: BoolArray, noise: NoiseSource) -> FloatArr
         else:
             size, seen = _of_gradient(released["factor_gradient"], model, plan, mechanism)
         ratios += (seen - size**2 / 2) / mechanism.noise_stddev**2
-        model, _ = model_after(server_round, model, [released], plan, {})
+        total = WholeTotal.of([released])
+        model, _ = model_after(server_round, model, total, plan, {})
     return ratios
 
 

@@ -38,6 +38,23 @@ class StrategyOption(StrEnum):
     sasrec = "sasrec"
 
 
+class RuleOption(StrEnum):
+    """By which rule the regions' updates become one; see `common.aggregation_rules`."""
+
+    sum = "sum"
+    median = "median"
+    trimmed_mean = "trimmed-mean"
+    krum = "krum"
+    secure_sum = "secure-sum"
+
+
+class NoiseOption(StrEnum):
+    """Whose noise protects the customers."""
+
+    local = "local"
+    distributed = "distributed"
+
+
 class InRound(StrEnum):
     """What a region's policy does with a round under way when someone in it withdraws."""
 
@@ -95,6 +112,43 @@ def run(
         InRound,
         typer.Option(help="The regions' policy for a round in which someone withdraws."),
     ] = InRound.finish,
+    aggregation: Annotated[
+        RuleOption,
+        typer.Option(
+            help="How the regions' updates become one: sum; median, trimmed-mean or krum against "
+            "hostile regions; secure-sum, of which the server sees the sum alone."
+        ),
+    ] = RuleOption.sum,
+    tolerated: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="F",
+            help="How many hostile regions a robust rule withstands; by default 1.",
+        ),
+    ] = None,
+    noise: Annotated[
+        NoiseOption,
+        typer.Option(
+            help="Whose noise protects: each region's by itself, or the sum's (secure-sum only)."
+        ),
+    ] = NoiseOption.local,
+    server_lr_decay: Annotated[
+        float,
+        typer.Option(
+            help="The server's learning rate is multiplied by this from round to round; not for "
+            "factors."
+        ),
+    ] = 1.0,
+    patience: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="ROUNDS",
+            help="End the run after so many rounds in a row that tell nothing new, with the rest "
+            "of the budget unspent; 0 for never. Not for factors.",
+        ),
+    ] = 0,
     quality_seeds: Annotated[
         int, typer.Option(min=1, max=50, help="Over how many seeds quality is measured.")
     ] = 5,
@@ -120,6 +174,11 @@ def run(
             scenario=scenario,
             out=out,
             strategy=strategy.value,
+            aggregation=aggregation.value,
+            tolerated=tolerated,
+            noise=noise.value,
+            server_learning_rate_decay=server_lr_decay,
+            patience_rounds=patience,
             epsilon=epsilon,
             delta=delta,
             epsilon_cap=epsilon_cap,
@@ -205,6 +264,47 @@ def attack_log(
 
     caught = show_attacks(RunFolder(run_folder), Console(highlight=False))
     return EXIT_OK if caught else VerificationError.exit_code
+
+
+class AggregationOption(StrEnum):
+    """By which rule faults are tried; see `common.aggregation_rules`."""
+
+    sum = "sum"
+    secure_sum = "secure-sum"
+
+
+@app.command()
+def faults(
+    scenario: Annotated[str, typer.Option(help="On a slice of whose data.")] = "retail-5",
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of all choices, and of all noise in these trials.")
+    ] = 1,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only faults with this in their kind or name, such as `kill region`."),
+    ] = None,
+    aggregation: Annotated[
+        AggregationOption, typer.Option(help="By which rule updates become one.")
+    ] = AggregationOption.sum,
+) -> int:
+    """Kill, hang, forge, fill, tear and misdate a federation on purpose, and show what held.
+
+    Every region's engine and the coordinator is a process of its own, on a slice of the scenario's
+    data. A judge that shares no code with them reads ledgers and logs at every step. The last line
+    has the count. Exit code 0 if every fault is withstood, 8 if one is not.
+    """
+    # One thread each, before anything that makes threads is imported: the trials fork.
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    console = Console(highlight=False)
+    from common.errors import EXIT_OK, VerificationError
+    from simulations.faults.matrix import MatrixRequest, run_matrix
+    from simulations.scenarios import find_scenario
+
+    request = MatrixRequest(
+        find_scenario(scenario), seed, only=tuple(only or ()), rule=aggregation.value
+    )
+    withstood = run_matrix(request, console)
+    return EXIT_OK if withstood else VerificationError.exit_code
 
 
 def main() -> None:

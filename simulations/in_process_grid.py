@@ -12,8 +12,8 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -29,6 +29,9 @@ from server.grid_exchange import exchange
 _RUN_ID = 1
 _SERVER_NODE = 1
 _FIRST_NODE = 1000
+
+# What a region answers without training or masking.
+_LIGHT = frozenset(f"query.{action}" for action in ("describe", "publish", "cosign", "keep"))
 
 #: Stands between a node and the grid: given a node's partition id, a request and its reply, says
 #: which replies arrive. An empty list drops the reply.
@@ -48,7 +51,7 @@ class InProcessGrid(Grid):
     Args:
         client_app: The app every node runs.
         n_nodes: How many nodes there are; each has its index for ``partition-id``.
-        parallel: How many nodes may work at once.
+        parallel: How many nodes may train at once.
         reply_hook: Faults to inject, for tests.
     """
 
@@ -62,8 +65,8 @@ class InProcessGrid(Grid):
     ) -> None:
         self._client_app = client_app
         self._reply_hook = reply_hook
-        self._slots = threading.BoundedSemaphore(parallel or max(2, os.cpu_count() or 1))
-        self._lock = threading.Lock()
+        self._slots = threading.BoundedSemaphore(parallel or 2 * max(2, os.cpu_count() or 1))
+        self._arrival = threading.Condition()
         self._replies: dict[str, list[Message]] = {}
         self._run = Run.create_empty(run_id=_RUN_ID)
         self._nodes = {
@@ -133,8 +136,18 @@ class InProcessGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Takes the replies that have arrived to some messages."""
-        with self._lock:
+        with self._arrival:
             return [reply for name in message_ids for reply in self._replies.pop(name, [])]
+
+    def arrived(self, message_ids: Collection[str], *, timeout_s: float) -> list[str]:
+        """Which messages have a reply, once any has; see `server.grid_exchange.AnnouncingGrid`."""
+        wanted = set(message_ids)
+        with self._arrival:
+            self._arrival.wait_for(
+                lambda: not wanted.isdisjoint(self._replies),
+                min(timeout_s, threading.TIMEOUT_MAX),
+            )
+            return [name for name in self._replies if name in wanted]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -145,14 +158,19 @@ class InProcessGrid(Grid):
 
     def _work(self, node: _Node) -> None:
         while (message := node.inbox.get()) is not None:
-            with self._slots:
+            with self._slot(message):
                 reply = self._answer(node, message)
             partition = int(str(node.context.node_config[PARTITION_ID_KEY]))
             replies = [reply]
             if self._reply_hook is not None:
                 replies = list(self._reply_hook(partition, message, reply))
-            with self._lock:
+            with self._arrival:
                 self._replies.setdefault(message.metadata.message_id, []).extend(replies)
+                self._arrival.notify_all()
+
+    def _slot(self, message: Message) -> AbstractContextManager[object]:
+        """A turn to work; what mostly waits for the disk needs none."""
+        return nullcontext() if message.metadata.message_type in _LIGHT else self._slots
 
     def _answer(self, node: _Node, message: Message) -> Message:
         try:
@@ -182,7 +200,8 @@ def run_in_process(
         client_app: The regions' app.
         n_nodes: How many regions there are.
         run_config: What the ServerApp reads of Flower's run configuration.
-        parallel: How many regions may work at once; by default one a core, at least two.
+        parallel: How many regions may train at once; by default two a core,
+            at least four, for each also waits for the disk.
         reply_hook: Faults to inject, for tests.
         close_wait_s: At the end, for how long to wait for regions still at work, in seconds.
 

@@ -170,8 +170,17 @@ def write_history(
     write_json(folder, "history.json", history)
 
 
-def bundle_run(folder: RunFolder, scenario: Scenario, plan: RunPlan) -> Verdict:
-    """Publishes the model beside the run, bundles every log, and verifies the bundle."""
+def bundle_run(
+    folder: RunFolder, scenario: Scenario, plan: RunPlan, artifacts: Sequence[str] = ARTIFACTS
+) -> Verdict:
+    """Publishes the model beside the run, bundles every log, and verifies the bundle.
+
+    Args:
+        folder: The run's folder.
+        scenario: Its scenario.
+        plan: Its plan.
+        artifacts: The files of the folder that the bundle covers.
+    """
     home = ServerHome(folder.server)
     write_durably(folder.model, home.model.read_bytes(), mode=0o644)
     with ExitStack() as stack:
@@ -190,7 +199,7 @@ def bundle_run(folder: RunFolder, scenario: Scenario, plan: RunPlan) -> Verdict:
             registry=home.registry_envelopes(),
             plan=home.plan.read_bytes(),
             logs=logs,
-            artifacts=ARTIFACTS,
+            artifacts=artifacts,
             signer=home.signer("aggregator"),
             created_at_ms=now_ms(),
             cosigned=witnesses.cosigned,

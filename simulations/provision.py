@@ -24,6 +24,7 @@ from client.engine.policy import RegionPolicy
 from client.engine.preparation import RegionData
 from client.engine.service import PrivacyEngine, open_engine
 from client.engine.subjects import make_storage_key, open_subject_keys
+from client.training.noise import NoiseSource
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -135,9 +136,17 @@ class OpenRegion:
 
 
 @contextmanager
-def open_region(home: RegionHome, set_up: RegionSetUp) -> Iterator[OpenRegion]:
-    """Opens a region's engine, with its consent registrar and its customers beside it."""
-    with open_engine(home) as engine:
+def open_region(
+    home: RegionHome, set_up: RegionSetUp, *, noise: NoiseSource | None = None
+) -> Iterator[OpenRegion]:
+    """Opens a region's engine, with its consent registrar and its customers beside it.
+
+    Args:
+        home: The region's home.
+        set_up: What it was provisioned with.
+        noise: Noise that can be drawn again, for trials of faults; by default the system's.
+    """
+    with open_engine(home, noise=noise) as engine:
         registrar = ConsentRegistrar(
             log=engine.log,
             state=engine.state,
@@ -276,7 +285,7 @@ def _policy(set_up: RegionSetUp, plan: RunPlan) -> RegionPolicy:
         consent_age_max_s=600,
         withdrawal_in_round=set_up.withdrawal_in_round,
         notice_grace_s=30 * 86_400,
-        modes=["local"],
+        modes=[plan.mode],
     )
 
 

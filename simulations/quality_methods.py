@@ -17,7 +17,9 @@ from client.training.rows import popularity_values
 from common.model_state import ModelState
 from common.plan import RunPlan
 from server.aggregation import Model
+from server.early_stop import ends, kept_change, signal_of
 from server.parameter_step import model_after
+from server.robust import total_of
 from simulations import baselines
 
 FloatArray = npt.NDArray[np.float64]
@@ -149,7 +151,7 @@ def train_private(
 
     Args:
         population: Who is in training.
-        regions: Whose releases are summed.
+        regions: Whose releases are made one, by the plan's rule.
         plan: The run plan.
         noise_seed: Of the study's noise; the same seed gives the same model.
         noise_of: Makes a region's source of noise of such a seed.
@@ -157,6 +159,7 @@ def train_private(
     noise = {region: noise_of(f"{noise_seed}/{region}") for region in regions}
     model: Model = {}
     optimizer: Model = {}
+    signals: list[str | None] = []
     for server_round in range(1, plan.total_rounds + 1):
         releases = [
             release(
@@ -168,7 +171,12 @@ def train_private(
             )
             for region in regions
         ]
-        model, optimizer = model_after(server_round, model, releases, plan, optimizer)
+        total = total_of(releases, plan.aggregation)
+        signals.append(signal_of(server_round, total, plan, optimizer))
+        model, moments = model_after(server_round, model, total, plan, optimizer)
+        optimizer = moments | kept_change(server_round, total, plan)
+        if ends(plan.early_stop, signals):
+            break
     return ModelState.of_plan(model, plan)
 
 

@@ -21,6 +21,7 @@ from common.catalogue import Catalogue
 from common.model_state import ModelState
 from common.plan import RunPlan
 from common.ranking import BoolArray, IntArray, ItemSets, top_k
+from server.robust_noise import noise_gain
 from simulations import baselines
 from simulations.quality_methods import ALL_VARIANTS, Population, Variants
 
@@ -162,7 +163,9 @@ class Ranker:
 
     def _popularity_noise(self, n_summed: int) -> float:
         # Without noise a floor of a few customers keeps the power defined.
-        return self.plan.mechanisms[0].noise_stddev * n_summed**0.5 if n_summed else 1.0
+        if not n_summed:
+            return 1.0
+        return self.plan.mechanisms[0].noise_stddev * noise_gain(self.plan.aggregation, n_summed)
 
     def by_popularity(
         self, scores: Mapping[str, FloatArray]

@@ -20,6 +20,7 @@ from typing import Literal
 
 from rich.console import Console
 
+from common.aggregation_rules import NoiseMode, RuleName, least_regions
 from common.errors import FederationError, FedprefError, UsageError, VerificationError
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
@@ -27,6 +28,7 @@ from common.privacy import UNIT_AND_RELATION
 from common.strategies import FACTORS, StrategyName
 from common.timestamps import format_time
 from server.config import ServerHome
+from server.robust_noise import unguarded
 from server.status import read_status
 from simulations.app_bundle import app_bundle_sha256
 from simulations.customers import CustomerChoices, draw_choices
@@ -64,6 +66,12 @@ class RunRequest:
     quality_seeds: int
     replace: bool
     strategy: StrategyName = FACTORS
+    aggregation: RuleName = "sum"
+    # None: one hostile region where the rule is robust, else none.
+    tolerated: int | None = None
+    noise: NoiseMode = "local"
+    server_learning_rate_decay: float = 1.0
+    patience_rounds: int = 0
     # Not of the settings: the same command without it, or with a later round, goes on.
     pause_after_round: int | None = None
 
@@ -75,6 +83,7 @@ class RunRequest:
         """
         _require_within("--epsilon", self.epsilon, 0.0, 100.0)
         _require_within("--delta", self.delta, 0.0, 0.01)
+        _require_within("--server-lr-decay", self.server_learning_rate_decay, 0.0, 1.0)
         cap = self.epsilon if self.epsilon_cap is None else self.epsilon_cap
         _require_within("--epsilon-cap", cap, 0.0, 1000.0)
         refusing = _either(self.refusal_share, scenario.refusal_share)
@@ -93,7 +102,30 @@ class RunRequest:
             withdrawal_share=_decimal(min(withdrawing, 1 - refusing)),
             withdrawal_in_round=self.withdrawal_in_round,
             quality_seeds=self.quality_seeds,
+            aggregation=self.aggregation,
+            tolerated=self._tolerated(len(scenario.jurisdictions)),
+            noise=self.noise,
+            server_learning_rate_decay=_decimal(self.server_learning_rate_decay),
+            patience_rounds=self.patience_rounds,
         )
+
+    def _tolerated(self, n_regions: int) -> int:
+        robust = self.aggregation not in ("sum", "secure-sum")
+        tolerated = int(robust) if self.tolerated is None else self.tolerated
+        if (tolerated > 0) != robust:
+            raise UsageError(
+                f"--tolerated is {tolerated} with --aggregation {self.aggregation}.",
+                remedy="median, trimmed-mean and krum withstand at least 1 hostile region, the "
+                "other rules none.",
+            )
+        needed = least_regions(self.aggregation, tolerated)
+        if needed > n_regions:
+            raise UsageError(
+                f"--aggregation {self.aggregation} with {tolerated} hostile regions needs updates "
+                f"of at least {needed} regions; the scenario has {n_regions}.",
+                remedy="Choose another rule, or a scenario with more regions.",
+            )
+        return tolerated
 
 
 def run_scenario(request: RunRequest, console: Console) -> RunFolder:
@@ -239,12 +271,14 @@ class _Run:
 
     def _plan(self, prepared: PreparedScenario) -> RunPlan:
         settings, windows = self._state.settings, self._scenario.windows
-        return default_plan(
+        needed = least_regions(settings.aggregation, settings.tolerated)
+        quorum = max(self._scenario.quorum, needed)
+        plan = default_plan(
             run_id=self._state.run_id,
             federation=self._scenario.federation,
             scenario=self._scenario.name,
             regions=[region.name for region in prepared.regions],
-            quorum=self._scenario.quorum,
+            quorum=quorum,
             catalogue=prepared.catalogue_digest,
             n_items=prepared.n_items,
             train_from=format_time(windows.train_from_ms),
@@ -254,7 +288,17 @@ class _Run:
             delta=settings.delta,
             planned_customers=self._scenario.planned_customers,
             init_seed=settings.seed,
+            mode=settings.noise,
+            rule=settings.aggregation,
+            tolerated=settings.tolerated,
+            honest_survivors_min=quorum if settings.noise == "distributed" else 0,
+            server_learning_rate_decay=settings.server_learning_rate_decay,
+            patience_rounds=settings.patience_rounds or None,
         )
+        gap = unguarded(plan)
+        if gap is not None:
+            self._console.print(f"  {gap}.", style="yellow")
+        return plan
 
     def _set_ups(self, plan: RunPlan) -> list[RegionSetUp]:
         settings = self._state.settings

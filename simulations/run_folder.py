@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from common import canonical_json
+from common.aggregation_rules import NoiseMode, RuleName
 from common.durable_file import write_durably
 from common.errors import FormatError, InputError, StorageError, UsageError
 from common.strategies import StrategyName
@@ -35,6 +36,11 @@ class RunSettings(BaseModel):
         withdrawal_share: Share of customers who withdraw during the run, as a decimal string.
         withdrawal_in_round: The regions' policy for a round in which someone withdraws.
         quality_seeds: Over how many seeds quality is measured.
+        aggregation: By which rule the regions' updates become one.
+        tolerated: How many hostile regions that rule is to withstand.
+        noise: Whose noise protects.
+        server_learning_rate_decay: Of the coordinator, from round to round, as a decimal string.
+        patience_rounds: After how many rounds without a signal the run ends; 0 for never.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -50,6 +56,11 @@ class RunSettings(BaseModel):
     withdrawal_share: str
     withdrawal_in_round: Literal["finish", "discard"]
     quality_seeds: int
+    aggregation: RuleName
+    tolerated: int
+    noise: NoiseMode
+    server_learning_rate_decay: str
+    patience_rounds: int
 
 
 class RunState(BaseModel):

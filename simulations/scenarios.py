@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Protocol
 
@@ -18,7 +20,7 @@ from simulations.regions import (
     prepare_retail5,
     weeks_after,
 )
-from simulations.synthetic import WINDOWS, prepare_synthetic3
+from simulations.synthetic import THREE, WINDOWS, MadeUp, prepare_synthetic
 
 
 class PrepareData(Protocol):
@@ -90,6 +92,34 @@ _EXPOSURE = (
     "weeks and of two periods before them; those of the later weeks were seen meanwhile. The later "
     "weeks hold the end-of-year season, in which recent purchases tell more than usual."
 )
+# Where made-up regions are said to be, in turn.
+_COUNTRIES = ("AT", "BE", "CZ", "DE", "DK", "ES", "FI", "FR", "IE", "IT", "NL", "PL", "PT", "SE")
+
+
+def many_regions(n_regions: int, *, customers_each: int) -> Scenario:
+    """A scenario of any number of small made-up regions: for what grows with their number.
+
+    Args:
+        n_regions: How many.
+        customers_each: About how many customers each has.
+    """
+    made_up = MadeUp.evenly(n_regions, customers_each=customers_each)
+    name = f"synthetic-{n_regions}"
+    return Scenario(
+        name=name,
+        title=f"{made_up.customers:,} made-up customers in {n_regions} regions; for scale",
+        federation=f"{name}.example",
+        jurisdictions=tuple(islice(cycle(_COUNTRIES), n_regions)),
+        refusal_share=0.06,
+        withdrawal_share=0.03,
+        quorum=max(1, 2 * n_regions // 3),
+        witness_quorum=min(3, n_regions),
+        planned_customers=made_up.customers,
+        windows=WINDOWS,
+        prepare=partial(prepare_synthetic, made_up=made_up),
+    )
+
+
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
@@ -121,10 +151,11 @@ SCENARIOS = {
             withdrawal_share=0.03,
             quorum=2,
             witness_quorum=2,
-            planned_customers=600,
+            planned_customers=THREE.customers,
             windows=WINDOWS,
-            prepare=prepare_synthetic3,
+            prepare=prepare_synthetic,
         ),
+        many_regions(64, customers_each=25),
     )
 }
 

@@ -1,4 +1,4 @@
-"""A made-up retailer from a seed: Zipf items, taste clusters, repeat purchases, skewed regions.
+"""A made-up retailer from a seed: Zipf items, taste clusters, repeat purchases, any regions.
 
 For trials and CI, where real data would be slow; nothing measured on it says anything about
 quality on real data.
@@ -6,21 +6,19 @@ quality on real data.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from common.catalogue import Catalogue
 from common.errors import InputError
 from simulations.regions import EvaluationWindows, PreparedRegion, PreparedScenario
 
-REGIONS = ("region-1", "region-2", "region-3")
-N_CUSTOMERS = 600
 N_ITEMS = 400
 N_CLUSTERS = 8
-_REGION_SHARES = (0.5, 0.3, 0.2)
-_MEAN_TRIPS = 40
 _MEAN_ITEMS_PER_TRIP = 4
 _REPEAT_PROBABILITY = 0.5
 _DAY_MS = 24 * 3600 * 1000
@@ -36,12 +34,46 @@ WINDOWS = EvaluationWindows(
 )
 
 
-def prepare_synthetic3(out: Path, *, seed: int) -> PreparedScenario:
-    """Writes the catalogue and three regions' stores below ``out``.
+@dataclass(frozen=True)
+class MadeUp:
+    """How many made-up customers live where, and how often they buy.
+
+    Attributes:
+        customers: How many there are in all.
+        region_shares: The share of each region, region-1 and on; they add up to 1.
+        mean_trips: How often a customer comes, on average.
+    """
+
+    customers: int
+    region_shares: tuple[float, ...]
+    mean_trips: int
+
+    @classmethod
+    def evenly(cls, n_regions: int, *, customers_each: int) -> MadeUp:
+        """Regions of about one size, whose customers come a dozen times."""
+        return cls(n_regions * customers_each, (1.0 / n_regions,) * n_regions, 12)
+
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions' names; sorted they are in the same order."""
+        digits = len(str(len(self.region_shares)))
+        return tuple(f"region-{n:0{digits}d}" for n in range(1, len(self.region_shares) + 1))
+
+
+#: What the scenario synthetic-3 is made of.
+THREE = MadeUp(customers=600, region_shares=(0.5, 0.3, 0.2), mean_trips=40)
+
+
+def prepare_synthetic(out: Path, *, seed: int, made_up: MadeUp = THREE) -> PreparedScenario:
+    """Writes the catalogue and the regions' stores below ``out``.
 
     Args:
         out: Where to write.
         seed: Seed of everything that is drawn.
+        made_up: Who lives where.
+
+    Raises:
+        InputError: A region came out without customers.
     """
     generator = np.random.default_rng([seed, 0xFED])
     cluster_of_item = generator.integers(0, N_CLUSTERS, size=N_ITEMS)
@@ -51,29 +83,32 @@ def prepare_synthetic3(out: Path, *, seed: int) -> PreparedScenario:
     )
     out.mkdir(parents=True, exist_ok=True)
     catalogue.save(out / "catalogue.parquet")
-    region_of = generator.choice(len(REGIONS), size=N_CUSTOMERS, p=_REGION_SHARES)
-    frame = _purchases(generator, cluster_of_item, region_of)
+    region_of = generator.choice(
+        len(made_up.region_shares), size=made_up.customers, p=made_up.region_shares
+    )
+    frame = _purchases(generator, cluster_of_item, region_of, made_up.mean_trips)
     regions = tuple(
         _write_region(out, name, frame[frame["region"] == number])
-        for number, name in enumerate(REGIONS)
+        for number, name in enumerate(made_up.regions)
     )
     return PreparedScenario(out / "catalogue.parquet", catalogue.digest, catalogue.n_items, regions)
 
 
 def _purchases(
     generator: np.random.Generator,
-    cluster_of_item: np.ndarray[tuple[int], np.dtype[np.int64]],
-    region_of: np.ndarray[tuple[int], np.dtype[np.int64]],
+    cluster_of_item: npt.NDArray[np.int64],
+    region_of: npt.NDArray[np.int64],
+    mean_trips: int,
 ) -> pd.DataFrame:
     popularity = 1.0 / np.arange(1, N_ITEMS + 1)
     rows: list[tuple[str, str, str, int, int]] = []
-    for customer in range(N_CUSTOMERS):
+    for customer in range(len(region_of)):
         # Two taste clusters a customer; regions lean towards different ones.
         liked = (generator.integers(0, N_CLUSTERS, size=2) + region_of[customer]) % N_CLUSTERS
         weights = popularity * np.where(np.isin(cluster_of_item, liked), 8.0, 1.0)
         weights /= weights.sum()
         bought: list[int] = []
-        for trip in range(max(2, generator.poisson(_MEAN_TRIPS))):
+        for trip in range(max(2, generator.poisson(mean_trips))):
             time_ms = _START_MS + int(generator.integers(0, (_TRAIN_DAYS + _TEST_DAYS) * _DAY_MS))
             for _ in range(1 + generator.poisson(_MEAN_ITEMS_PER_TRIP - 1)):
                 repeat = bought and generator.random() < _REPEAT_PROBABILITY

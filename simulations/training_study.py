@@ -28,6 +28,7 @@ from common.plan import RunPlan
 from common.plan_defaults import default_plan
 from common.strategies import FACTORS, StrategyName
 from server.parameter_step import model_after
+from server.round_total import WholeTotal
 from simulations.synthetic_scale import RegionPurchases, synthetic_regions
 
 FloatArray = npt.NDArray[np.float64]
@@ -80,7 +81,8 @@ def outcome_of(plan: RunPlan, regions: Sequence[RegionPurchases], *, seed: int) 
             release(region.train, model, plan=plan, server_round=server_round, noise=source)
             for region, source in zip(regions, noise, strict=True)
         ]
-        model, optimizer = model_after(server_round, model, releases, plan, optimizer)
+        total = WholeTotal.of(releases)
+        model, optimizer = model_after(server_round, model, total, plan, optimizer)
     seconds = time.perf_counter() - began
     state = ModelState.of_plan(model, plan)
     return Outcome(_mean_ndcg(regions, lambda train: _scores(train, state)), seconds)

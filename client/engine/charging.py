@@ -7,6 +7,7 @@ two the missing entries are logged; a ledger that lacks what the log has is an o
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from client.engine.charges import Charge, ChargeRequest
 from client.engine.entries import charge_record
@@ -18,6 +19,7 @@ from client.engine.permit import Permit
 from client.engine.policy import RegionPolicy
 from client.engine.refusals import ClockError
 from client.engine.request import TrainRequest
+from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.consent import new_ulid
@@ -60,12 +62,23 @@ class Charging:
         self._clock_ms = clock_ms
 
     def admit(self, plan: RunPlan) -> None:
-        """Checks that the budget pays for a whole run.
+        """Checks that the budget pays for a whole run, and works out what its rounds will cost.
 
         Raises:
             BudgetError: It does not.
             ClockError: The clock is behind the log's newest entry.
         """
+        self._require_paid(plan)
+        self._ledger.foresee(
+            plan.run_id,
+            int(self._now()[:4]),
+            [
+                replace(plan.mechanism_of(number).event, count=plan.mechanism_of(number).steps)
+                for number in range(1, plan.total_rounds + 1)
+            ],
+        )
+
+    def _require_paid(self, plan: RunPlan) -> None:
         self._ledger.admit(
             plan.run_id,
             int(self._now()[:4]),
@@ -92,7 +105,7 @@ class Charging:
                 remedy="Restore the seal from a backup; noise is never drawn twice for one charge.",
             )
         if charge is None:
-            self.admit(permit.plan)
+            self._require_paid(permit.plan)
             charge = self._ledger.charge(
                 ChargeRequest(
                     charge_id=new_ulid(),
@@ -110,9 +123,8 @@ class Charging:
                     time=self._now(),
                 )
             )
-        if charge.request.charge_id not in self._state.charges:
-            # Made now, or by a request that the log's disk then failed.
-            self.log(charge)
+        # This one, and any that the log's disk refused when it was made: the log has no gaps.
+        self._log_missing()
         return charge
 
     def log(self, charge: Charge) -> None:
@@ -120,7 +132,13 @@ class Charging:
         spending = self._ledger.spending(
             charge.request.run, charge.request.year, upto_seq=charge.seq
         )
-        record = charge_record(charge, spending, self._home.region, self._policy)
+        record = charge_record(
+            charge,
+            spending,
+            self._home.region,
+            self._policy,
+            honest_survivors_min=self._plan_of(charge.request.run).aggregation.honest_survivors_min,
+        )
         self._log.append([make_entry(record, self._signer)])
         self._state.refresh()
 
@@ -131,9 +149,26 @@ class Charging:
             StorageError: The log has a charge that the ledger lacks.
         """
         require_all_charged(self._state.charges.values(), self._ledger.charges, self._home.ledger)
+        self._log_missing()
+
+    def _log_missing(self) -> None:
+        """Logs the ledger's charges that the log lacks, in order."""
         for charge in self._ledger.charges:
             if charge.request.charge_id not in self._state.charges:
                 self.log(charge)
+
+    def _plan_of(self, run: str) -> RunPlan:
+        """The plan that a run was charged under, from beside its permit."""
+        path = self._home.permits / f"{run}.plan.json"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise StorageError(
+                f"A charge of run {run} is not logged yet, and its plan {path} cannot be read: "
+                f"{error.strerror}.",
+                remedy="Restore the run's plan from a backup.",
+            ) from error
+        return RunPlan.from_record(canonical_json.decode(data, max_bytes=1 << 20))
 
     def _now(self) -> str:
         """The time to charge at.

@@ -15,8 +15,9 @@ from client.engine.request import TrainRequest
 from client.engine.spending import Spending
 from common.canonical_json import JsonValue
 from common.parameters import array_specs, arrays_digest
-from common.plan import Mechanism
+from common.plan import Mechanism, RunPlan
 from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT
+from common.secure_aggregation import Roster
 from common.timestamps import format_time
 
 ACCOUNTANT = "dp-accounting PLD"
@@ -42,15 +43,55 @@ class RoundContext:
     end_ms: int
 
 
+@dataclass(frozen=True)
+class MaskedUpdate:
+    """What leaves for a secure sum, and what of it is logged.
+
+    Attributes:
+        run: The run.
+        server_round: The round.
+        attempt: The attempt.
+        region: The region.
+        roster: Whose updates the sum is of.
+        roster_digest: What stands for the roster.
+        arrays: The sealed update under its masks, as int32.
+        norm_bound: What the region has held the update's norm to, a decimal string; in a secure
+            sum nobody else can see it.
+    """
+
+    run: str
+    server_round: int
+    attempt: int
+    region: str
+    roster: Roster
+    roster_digest: str
+    arrays: Mapping[str, np.ndarray]
+    norm_bound: str
+
+
 def format_epsilon(value: float) -> str:
     """ε as the log writes it: rounded up to six decimals, so that it never understates."""
     return f"{value + 0.5e-6:.6f}"
 
 
 def charge_record(
-    charge: Charge, spending: Spending, region: str, policy: RegionPolicy
+    charge: Charge,
+    spending: Spending,
+    region: str,
+    policy: RegionPolicy,
+    *,
+    honest_survivors_min: int,
 ) -> dict[str, JsonValue]:
-    """A ``fedpref-charge/1`` record."""
+    """A ``fedpref-charge/1`` record.
+
+    Args:
+        charge: The charge.
+        spending: The odometer's reading after it.
+        region: The region.
+        policy: The policy in force.
+        honest_survivors_min: With how many honest regions' shares of noise in a sum what is charged
+            holds; 0 if the region's own noise is all of it.
+    """
     request = charge.request
     return {
         "v": "fedpref-charge/1",
@@ -66,6 +107,7 @@ def charge_record(
         "clipping_norm": request.clipping_norm,
         "sampling_probability": request.sampling_probability,
         "steps": request.steps,
+        "honest_survivors_min": honest_survivors_min,
         "neighboring_relation": NEIGHBORING_RELATION,
         "privacy_unit": PRIVACY_UNIT,
         "delta": policy.delta_max,
@@ -118,11 +160,20 @@ def round_record(context: RoundContext) -> dict[str, JsonValue]:
             "epsilon_total": format_epsilon(context.spending.year),
             "delta": context.delta,
             "mode": context.permit.plan.mode,
+            "honest_survivors_min": context.permit.plan.aggregation.honest_survivors_min,
+            "share_stddev": _share_stddev(context.permit.plan, mechanism),
         },
         "start": format_time(context.start_ms),
         "end": format_time(context.end_ms),
         "attestation": None,
     }
+
+
+def _share_stddev(plan: RunPlan, mechanism: Mechanism) -> str | None:
+    """With distributed noise, what the region added to each value, in grid units; exact."""
+    if plan.mode != "distributed":
+        return None
+    return plan.shared_noise(mechanism).share.text
 
 
 def release_record(context: RoundContext) -> dict[str, JsonValue]:
@@ -140,6 +191,23 @@ def release_record(context: RoundContext) -> dict[str, JsonValue]:
             for spec in array_specs(context.update)
         ],
         "bytes": sum(array.nbytes for array in context.update.values()),
-        "grid_exponent": context.permit.plan.grid_exponent,
+        "grid_exponent": context.mechanism.grid_exponent,
         "time": format_time(context.end_ms),
+    }
+
+
+def mask_record(masked: MaskedUpdate, time_ms: int) -> dict[str, JsonValue]:
+    """A ``fedpref-mask/1`` record: under which roster a sealed update leaves masked."""
+    return {
+        "v": "fedpref-mask/1",
+        "run": masked.run,
+        "round": masked.server_round,
+        "attempt": masked.attempt,
+        "region": masked.region,
+        "roster": masked.roster_digest,
+        "members": [*masked.roster.members()],
+        "masked": arrays_digest(masked.arrays),
+        "bytes": sum(array.nbytes for array in masked.arrays.values()),
+        "norm_bound": masked.norm_bound,
+        "time": format_time(time_ms),
     }

@@ -76,6 +76,11 @@ class RegionHome:
         return self.root / "seals"
 
     @property
+    def masking(self) -> Path:
+        """The folder of the keys that sealed updates are masked with, each for one round."""
+        return self.root / "masking"
+
+    @property
     def permits(self) -> Path:
         """The folder of signed permits, one file a run."""
         return self.root / "permits"

@@ -23,6 +23,7 @@ from common.errors import (
     VerificationError,
 )
 from common.keys import Signer
+from common.secure_aggregation import SecureSumRefusedError
 from common.timestamps import format_time
 
 # A coordinator that asks for nonsense for ever must not be able to fill the region's disk.
@@ -72,7 +73,7 @@ class Incidents:
             error: Why; its message stays in the region.
             header: The request, whatever it holds; only what is well formed is repeated.
         """
-        reason = next((code for kind, code in _REASONS if isinstance(error, kind)), "refused")
+        reason = _reason(error)
         run, server_round = _run_of(header), _round_of(header)
         incident = (run, server_round, reason)
         # A store that fails cannot be told about in itself; a discard has its incident already.
@@ -108,6 +109,12 @@ class Incidents:
         )
         self._log.append([make_entry(record, self._signer)])
         self._logged.add((run, server_round, reason))
+
+
+def _reason(error: FedprefError) -> str:
+    if isinstance(error, SecureSumRefusedError):
+        return error.reason
+    return next((code for kind, code in _REASONS if isinstance(error, kind)), "refused")
 
 
 def incident_record(

@@ -30,6 +30,10 @@ from common.errors import BudgetError, StorageError
 from common.failpoints import Point, reach
 from common.privacy import UNIT_AND_RELATION, GaussianEvent
 
+# Of a longer run the later rounds' compositions are worked out when they come: each takes a tenth
+# of a second or so.
+_FORESEEN_ROUNDS = 32
+
 
 class Ledger:
     """An open budget ledger. One writer at a time; use `open_ledger`."""
@@ -90,6 +94,23 @@ class Ledger:
             totals.append(composed_epsilon(runs, self._delta))
             self._require_within(account, totals[-1], f"run {run} as planned")
         return totals[0]
+
+    def foresee(self, run: str, year: int, rounds: Sequence[GaussianEvent]) -> None:
+        """Works out what ε each round of an admitted run will come to, before there is a hurry.
+
+        The charges of the rounds ask for the same compositions, which are remembered (see
+        `common.privacy`). Nothing depends on whether this was called.
+
+        Args:
+            run: The run's id.
+            year: The budget year.
+            rounds: The events of its rounds, in order.
+        """
+        others = [charge.request for charge in self._charges if charge.request.run != run]
+        for done in range(1, min(len(rounds), _FORESEEN_ROUNDS) + 1):
+            own = rounds[:done]
+            for counted in ([], [each for each in others if each.year == year], others):
+                composed_epsilon([*events_by_run(counted).values(), own], self._delta)
 
     def charge(self, request: ChargeRequest) -> Charge:
         """Commits a charge; returns only after it is durable.

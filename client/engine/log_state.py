@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from client.engine.logged_charges import LoggedCharge
 from client.engine.policy import RegionPolicy
@@ -33,8 +34,27 @@ _MADE_AT = {
     "charge": "time",
     "round": "end",
     "release": "time",
+    "mask": "time",
+    "unmask": "time",
     "incident": "time",
 }
+
+
+@dataclass(frozen=True)
+class LoggedMask:
+    """A mask entry as the log has it.
+
+    Attributes:
+        index: Its index in the log.
+        attempt: The attempt.
+        roster: The roster's digest, in hex.
+        regions: The roster's regions.
+    """
+
+    index: int
+    attempt: int
+    roster: str
+    regions: tuple[str, ...]
 
 
 class LogState:
@@ -53,6 +73,8 @@ class LogState:
         rounds: The indices of the region's round entries.
         charges: Every logged charge by its id.
         released: The charges under which a round was logged: each has paid for its release.
+        newest_round: By run the number of the last round that the region logged.
+        masks: By (run, round) the masks that the region has logged, in order.
         discarded: The (run, round) of each update that was discarded for a withdrawal.
         outdated: The (run, round) of each update that was sealed too long before.
         endings: The index and pseudonym of every consent record that does not allow training:
@@ -81,6 +103,8 @@ class LogState:
         self.rounds: list[int] = []
         self.charges: dict[str, LoggedCharge] = {}
         self.released: set[str] = set()
+        self.newest_round: dict[str, int] = {}
+        self.masks: dict[tuple[str, int], list[LoggedMask]] = {}
         self.discarded: set[tuple[str, int]] = set()
         self.outdated: set[tuple[str, int]] = set()
         self.endings: list[tuple[int, str]] = []
@@ -161,8 +185,12 @@ class LogState:
             self.rounds.append(index)
             self._last_round[str(record["run"])] = self._log.leaf_hash(index).hex()
             self.released.add(str(record["charge_id"]))
+            run, number = str(record["run"]), int(str(record["round"]))
+            self.newest_round[run] = max(number, self.newest_round.get(run, 0))
         elif envelope.kind == "charge":
             self._apply_charge(envelope.record())
+        elif envelope.kind == "mask":
+            self._apply_mask(index, envelope.record())
         elif envelope.kind == "incident":
             self._apply_incident(envelope.record())
         elif envelope.kind == "policy":
@@ -204,3 +232,16 @@ class LogState:
     def _apply_charge(self, record: dict[str, JsonValue]) -> None:
         charge = LoggedCharge.of(record)
         self.charges[charge.charge_id] = charge
+
+    def _apply_mask(self, index: int, record: dict[str, JsonValue]) -> None:
+        members = record["members"]
+        if not isinstance(members, list):
+            raise VerificationError("Its roster has no members.")
+        mask = LoggedMask(
+            index=index,
+            attempt=int(str(record["attempt"])),
+            roster=str(record["roster"]),
+            regions=tuple(str(each["region"]) for each in members if isinstance(each, dict)),
+        )
+        key = (str(record["run"]), int(str(record["round"])))
+        self.masks.setdefault(key, []).append(mask)

@@ -73,6 +73,7 @@ def make_permit(
                 "steps": mechanism.steps,
                 "clipping_norm": mechanism.clipping_norm,
                 "sampling_probability": mechanism.sampling_probability,
+                "grid_exponent": mechanism.grid_exponent,
             }
             for mechanism in plan.mechanisms
         ],

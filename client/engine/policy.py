@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from client.engine.spending import EpsilonCaps
 from common import canonical_json
+from common.aggregation_rules import AGGREGATIONS, AggregationName, NoiseMode
 from common.canonical_json import JsonValue
 from common.errors import FormatError, InputError, PolicyError
 from common.plan import RunPlan
@@ -73,7 +74,10 @@ class RegionPolicy(BaseModel):
             ``finish`` sends its update, ``discard`` does not; the charge stays either way.
         notice_grace_s: For how long consents to a notice stay in force after a newer notice that
             supersedes it came into force, in seconds.
-        modes: The noise modes the region takes part in.
+        modes: Whose noise may protect the region's customers: ``local`` its own, ``distributed``
+            its share of the noise of all.
+        aggregations: What may be made of the region's updates: ``open`` and ``robust`` let the
+            coordinator see them, noised; ``confidential`` does not. Without it, all three.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -96,7 +100,10 @@ class RegionPolicy(BaseModel):
     consent_age_max_s: int = Field(ge=1, le=600)
     withdrawal_in_round: Literal["finish", "discard"]
     notice_grace_s: int = Field(ge=0, le=366 * 86_400)
-    modes: list[Literal["local"]]
+    modes: list[NoiseMode] = Field(min_length=1)
+    aggregations: list[AggregationName] = Field(
+        default_factory=lambda: list(AGGREGATIONS), min_length=1
+    )
 
     def to_record(self) -> dict[str, JsonValue]:
         """The policy as canonical JSON values: what was stated, and no default in its place."""
@@ -126,6 +133,12 @@ class RegionPolicy(BaseModel):
         self._require(self.region in plan.regions, "regions", "a run without it", "its own runs")
         self._require(plan.purpose == self.purpose, "purpose", plan.purpose, self.purpose)
         self._require(plan.mode in self.modes, "mode", plan.mode, ", ".join(self.modes))
+        self._require(
+            plan.aggregation.name in self.aggregations,
+            "aggregation",
+            plan.aggregation.name,
+            ", ".join(self.aggregations),
+        )
         self._require(
             plan.quorum >= self.quorum_min, "quorum", plan.quorum, f"at least {self.quorum_min}"
         )

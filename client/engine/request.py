@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from common.audit.cosigners import MAX_LINE_CHARACTERS, MAX_LINES
 from common.canonical_json import JsonValue
 from common.errors import FormatError
+from common.secure_aggregation import Roster, decode_roster
 
 # A run's id names files: it must not be able to leave its folder.
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 MAX_ROUND = 1000
 MAX_ATTEMPT = 1000
+#: The steps of an execution of double masking, in their order.
+EXECUTION_STEPS = ("pin", "share", "mask", "agree", "unmask")
 
 MAX_SIZE = 1 << 53
 MAX_SINCE = 256
@@ -178,6 +181,69 @@ class KeepRequest:
             run=_run(header["run"]),
             size=_whole(header["size"], "size", 0, MAX_SIZE),
             cosignatures=_lines(header["cosignatures"]),
+        )
+
+
+@dataclass(frozen=True)
+class MaskRequest:
+    """A request to mask a sealed update for the sum of a roster's regions."""
+
+    run: str
+    server_round: int
+    attempt: int
+    roster: Roster
+
+    @classmethod
+    def parse(cls, header: Mapping[str, JsonValue]) -> MaskRequest:
+        """Reads a request's header. Of the roster only the form is checked yet.
+
+        Raises:
+            FormatError: A field is missing, unknown, of the wrong type, or out of range.
+        """
+        _require_fields(header, {"run", "round", "attempt", "roster"}, "mask")
+        return cls(
+            run=_run(header["run"]),
+            server_round=_whole(header["round"], "round", 1, MAX_ROUND),
+            attempt=_whole(header["attempt"], "attempt", 1, MAX_ATTEMPT),
+            roster=decode_roster(header["roster"]),
+        )
+
+
+@dataclass(frozen=True)
+class ExecuteRequest:
+    """A request to take a step of an execution of double masking.
+
+    Attributes:
+        run: The run.
+        server_round: The round.
+        attempt: The execution's number within the round.
+        step: Which step, one of `EXECUTION_STEPS`.
+        content: What the coordinator gives for it; its form is the step's.
+    """
+
+    run: str
+    server_round: int
+    attempt: int
+    step: str
+    content: JsonValue
+
+    @classmethod
+    def parse(cls, header: Mapping[str, JsonValue]) -> ExecuteRequest:
+        """Reads a request's header.
+
+        Raises:
+            FormatError: A field is missing, unknown, of the wrong type, or out of range.
+        """
+        _require_fields(header, {"run", "round", "attempt", "step", "content"}, "execute")
+        step = header["step"]
+        if not isinstance(step, str) or step not in EXECUTION_STEPS:
+            raise FormatError(f"An execution's step is one of {', '.join(EXECUTION_STEPS)}.")
+        return cls(
+            run=_run(header["run"]),
+            server_round=_whole(header["round"], "round", 1, MAX_ROUND),
+            attempt=_whole(header["attempt"], "attempt", 1, MAX_ATTEMPT),
+            step=step,
+            content=header["content"],
         )
 
 

@@ -53,6 +53,7 @@ class SealStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._folder_is_durable = False
 
     def write(self, run: str, server_round: int, seal: Seal) -> None:
         """Writes a seal durably, or not at all.
@@ -72,7 +73,9 @@ class SealStore:
         )
         path = self._path(run, server_round)
         try:
-            make_folder_durably(self._folder)
+            if not (self._folder_is_durable and self._folder.is_dir()):
+                make_folder_durably(self._folder)
+                self._folder_is_durable = True
             body = len(header).to_bytes(4, "big") + header + arrays
             write_durably(path, hashlib.sha256(body).digest() + body)
         except OSError as error:

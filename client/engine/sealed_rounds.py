@@ -7,7 +7,8 @@ release, and the seal is removed; the charge stays. The check and the append are
 that comes between them makes the append fail, and the check is done again.
 
 A seal that a crash kept from the log is given up as well once it is older than a consent snapshot
-may be: logged as of then, it would stand after choices that it does not know.
+may be: logged as of then, it would stand after choices that it does not know. So it is if the region
+has logged another round of the run since: each round entry names the one before it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from common.audit.log import AuditLog, LogMovedError
 from common.audit.merkle import leaf_hash
 from common.canonical_json import JsonValue
 from common.envelope import Envelope
-from common.errors import FormatError
+from common.errors import FormatError, PolicyError
 from common.failpoints import Point, reach
 from common.keys import Registry, Signer
 from common.timestamps import parse_time
@@ -68,6 +69,7 @@ class SealedRounds:
 
         Raises:
             DiscardedError, OutdatedError: The round was given up; the log says so.
+            PolicyError: It was never sealed, and a later round of the run is logged.
             StorageError: The seal was altered.
         """
         self._state.refresh()
@@ -78,7 +80,13 @@ class SealedRounds:
         if (run, server_round) in self._state.outdated:
             self._seals.remove(run, server_round)
             raise self._outdated(server_round)
-        return self._seals.read(run, server_round)
+        seal = self._seals.read(run, server_round)
+        if seal is None and server_round < self._state.newest_round.get(run, 0):
+            raise PolicyError(
+                f"{self._policy.region}: round {server_round} is over; a later one is in its log.",
+                remedy="The coordinator goes on with the round after the newest.",
+            )
+        return seal
 
     def log(
         self, run: str, server_round: int, seal: Seal, *, included: Set[str] | None = None
@@ -93,10 +101,11 @@ class SealedRounds:
 
         Raises:
             DiscardedError: Someone in it has withdrawn, and the policy is ``discard``.
-            OutdatedError: It was sealed longer ago than a consent snapshot may be old.
+            OutdatedError: It was sealed longer ago than a consent snapshot may be old, or another
+                round of the run was logged since.
         """
         logged = self._logged(seal)
-        if logged is None and self._too_old(seal):
+        if logged is None and (self._too_old(seal) or self._overtaken(run, seal)):
             self._give_up(run, server_round, OUTDATED, self._outdated(server_round))
         while logged is None:
             self._state.refresh()
@@ -110,6 +119,19 @@ class SealedRounds:
                 continue
             self._state.refresh()
         return logged
+
+    def must_discard(self, seal: Seal) -> bool:
+        """Whether someone in a logged round has withdrawn, and the policy is ``discard``."""
+        return self._policy.withdrawal_in_round == "discard" and self._someone_left(seal, None)
+
+    def proof(self, index: int) -> dict[str, JsonValue]:
+        """What shows that an entry is in the log: a checkpoint, and the way from the entry."""
+        size = self._log.size
+        return {
+            "leaf_index": index,
+            "checkpoint": self._log.checkpoint_at(size).decode(),
+            "inclusion_proof": [node.hex() for node in self._log.inclusion_proof(index, size)],
+        }
 
     def _logged(self, seal: Seal) -> int | None:
         wanted = leaf_hash(seal.round_entry)
@@ -135,6 +157,11 @@ class SealedRounds:
         """Whether a crash left it so long ago that whoever withdrew since would stand before it."""
         end_ms = parse_time(str(Envelope.decode(seal.round_entry).record()["end"]))
         return self._clock_ms() - end_ms > self._policy.consent_age_max_s * 1000
+
+    def _overtaken(self, run: str, seal: Seal) -> bool:
+        """Whether another round of the run was logged since: the chain of rounds would fork."""
+        named = Envelope.decode(seal.round_entry).record()["prev_round"]
+        return named != self._state.last_round(run)
 
     def _give_up(
         self, run: str, server_round: int, reason: str, error: DiscardedError | OutdatedError
@@ -164,7 +191,8 @@ class SealedRounds:
     def _outdated(self, server_round: int) -> OutdatedError:
         return OutdatedError(
             f"{self._policy.region}: the update of round {server_round} was sealed, and not logged "
-            f"within {self._policy.consent_age_max_s} s; it stays, and its charge too.",
+            f"within {self._policy.consent_age_max_s} s or before another round; it stays, and its "
+            "charge too.",
             remedy="The region takes part again in the next round.",
         )
 

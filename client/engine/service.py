@@ -13,6 +13,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,13 @@ import numpy as np
 from client.data.quality import QualityReport
 from client.engine.charging import Charging
 from client.engine.entries import RoundContext, release_record, round_record
+from client.engine.executions import Executions
 from client.engine.home import RegionHome
 from client.engine.incidents import Incidents
 from client.engine.ledger import Ledger, open_ledger
 from client.engine.log_state import LogState
+from client.engine.masking import Masking
+from client.engine.masking_keys import MaskingKeyStore
 from client.engine.permit import CodeIdentity, Permit, open_permit
 from client.engine.policy import RegionPolicy, read_policy, require_logged
 from client.engine.preparation import ConsentSnapshot, RegionData
@@ -31,7 +35,9 @@ from client.engine.provenance import dependencies_digest, engine_digest
 from client.engine.request import (
     RUN_ID,
     CosignRequest,
+    ExecuteRequest,
     KeepRequest,
+    MaskRequest,
     PublishRequest,
     TrainRequest,
 )
@@ -42,6 +48,7 @@ from client.engine.subjects import SubjectKeys, open_subject_keys
 from client.engine.witnessing import RegionWitness, open_region_witness
 from client.training.noise import NoiseSource, SystemNoise
 from client.training.releases import release
+from client.training.shared_sums import shared_round
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -105,6 +112,26 @@ class PrivacyEngine:
             signer=self._trainer,
             clock_ms=clock_ms,
         )
+        self._masking = Masking(
+            log,
+            self.state,
+            self._sealed,
+            MaskingKeyStore(home.masking),
+            registry=self.registry,
+            policy=self.policy,
+            signer=self._trainer,
+            clock_ms=clock_ms,
+        )
+        self._masking.forget_expired(home.permits)
+        self._executions = Executions(
+            log,
+            self.state,
+            self._sealed,
+            registry=self.registry,
+            policy=self.policy,
+            signer=self._trainer,
+            clock_ms=clock_ms,
+        )
         self._data = RegionData(home, self.policy)
         # A clock that was set back must not date an incident before its log's other entries.
         self._incidents = Incidents(
@@ -127,6 +154,10 @@ class PrivacyEngine:
             try:
                 if method == "train":
                     return self.train(TrainRequest.parse(header), arrays)
+                if method == "mask":
+                    return self.mask(MaskRequest.parse(header))
+                if method == "execute":
+                    return self.execute(ExecuteRequest.parse(header))
                 return self._answer(method, header), {}
             except FedprefError as error:
                 self.last_refusal = error
@@ -194,6 +225,8 @@ class PrivacyEngine:
             ConsentError: No customer's consent is in force.
         """
         self._require_known(request.run)
+        if request.server_round is None:
+            self._masking.forget(request.run)
         with self.state.lock:
             self.state.refresh()
             size, snapshot = self.state.size, None
@@ -242,9 +275,42 @@ class PrivacyEngine:
             )
         index = self._sealed.log(request.run, request.server_round, seal, included=included)
         reach(Point.LOGGED)
-        reply = self._reply(request, seal, index)
+        reply, leaving = self._reply(request, seal, index), dict(seal.arrays)
+        if permit.plan.mode == "distributed":
+            # A share of the noise protects nobody: it leaves under masks that open once.
+            reply |= self._executions.offer(request.run, request.server_round)
+            leaving = {}
+        elif permit.plan.aggregation.rule == "secure-sum":
+            self._masking.forget(request.run, before=request.server_round)
+            # Nothing leaves but under masks, once it is known whose sum it is for.
+            reply |= self._masking.offer(permit.plan, request.server_round, seal)
+            leaving = {}
         reach(Point.ANSWERED)
-        return reply
+        return reply, leaving
+
+    def mask(self, request: MaskRequest) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
+        """A sealed update under its masks, for a secure sum; see `client.engine.masking`.
+
+        Raises:
+            FedprefError: Nothing was released.
+        """
+        plan = self._open_permit(request.run).plan
+        if (plan.aggregation.rule, plan.mode) != ("secure-sum", "local"):
+            raise PolicyError("The permitted plan does not ask for sums of masked updates.")
+        return self._masking.mask(request, plan)
+
+    def execute(
+        self, request: ExecuteRequest
+    ) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
+        """A step of an execution of double masking; see `client.engine.executions`.
+
+        Raises:
+            FedprefError: Nothing was released.
+        """
+        plan = self._open_permit(request.run).plan
+        if plan.mode != "distributed":
+            raise PolicyError("The permitted plan does not ask for distributed noise.")
+        return self._executions.take(request, plan)
 
     def _train_and_seal(
         self,
@@ -264,7 +330,7 @@ class PrivacyEngine:
         reach(Point.WITNESSED)
         charge = self._charging.charge(request, permit, mechanism)
         reach(Point.CHARGED)
-        update = release(
+        update = (shared_round if plan.mode == "distributed" else release)(
             self._data.dataset(plan, snapshot.eligible),
             model,
             plan=plan,
@@ -273,7 +339,7 @@ class PrivacyEngine:
         )
         reach(Point.NOISED)
         released = plan.released_arrays(mechanism.name)
-        check_arrays(update, released, grid_exponent=plan.grid_exponent)
+        check_arrays(update, released, grid_exponent=mechanism.grid_exponent)
         context = RoundContext(
             request=request,
             permit=permit,
@@ -302,11 +368,8 @@ class PrivacyEngine:
         self._snapshots.spend()
         return seal, snapshot.eligible.sids
 
-    def _reply(
-        self, request: TrainRequest, seal: Seal, index: int
-    ) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
-        size = self.log.size
-        header: dict[str, JsonValue] = {
+    def _reply(self, request: TrainRequest, seal: Seal, index: int) -> dict[str, JsonValue]:
+        return {
             "status": "ok",
             "run": request.run,
             "round": request.server_round,
@@ -315,11 +378,8 @@ class PrivacyEngine:
             "mechanism": request.mechanism,
             "update": arrays_digest(seal.arrays),
             "round_entry": base64.b64encode(seal.round_entry).decode(),
-            "leaf_index": index,
-            "checkpoint": self.log.checkpoint_at(size).decode(),
-            "inclusion_proof": [node.hex() for node in self.log.inclusion_proof(index, size)],
+            **self._sealed.proof(index),
         }
-        return header, dict(seal.arrays)
 
     def _snapshot(self, plan: RunPlan) -> ConsentSnapshot:
         with self.state.lock:
@@ -346,7 +406,7 @@ class PrivacyEngine:
 
     def _open_permit(self, run: str) -> Permit:
         permit_path, plan_path = self._require_known(run)
-        plan = RunPlan.from_record(canonical_json.decode(plan_path.read_bytes(), max_bytes=1 << 20))
+        plan = _read_plan(plan_path.read_bytes())
         code = CodeIdentity(app="", engine=engine_digest(), deps=dependencies_digest())
         return open_permit(
             permit_path.read_bytes(),
@@ -356,6 +416,12 @@ class PrivacyEngine:
             self.registry,
             now_ms=self._clock_ms(),
         )
+
+
+# A round reads its plan several times over, and judging one takes some milliseconds.
+@lru_cache(maxsize=16)
+def _read_plan(data: bytes) -> RunPlan:
+    return RunPlan.from_record(canonical_json.decode(data, max_bytes=1 << 20))
 
 
 @contextmanager

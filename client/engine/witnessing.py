@@ -18,9 +18,9 @@ from common.audit.cosigners import Cosigners
 from common.audit.log import AuditLog
 from common.audit.witness.registry_logs import RegistryLogs
 from common.audit.witness.store import CosignatureStore, WitnessStore
-from common.audit.witness.witness import ConflictError, StaleSizeError, Witness
+from common.audit.witness.witness import ConflictError, StaleSizeError, Submission, Witness
 from common.canonical_json import JsonValue
-from common.errors import FormatError, InputError, VerificationError
+from common.errors import FedprefError, InputError
 from common.keys import Registry
 
 SPLIT_VIEW = "split-view"
@@ -65,7 +65,13 @@ class RegionWitness:
 
     def cosign(self, request: CosignRequest, incidents: Incidents) -> list[JsonValue]:
         """Judges others' checkpoints, each by itself: a cosignature, or why not."""
-        return [self._cosign(each, request.run, incidents) for each in request.checkpoints]
+        answers = self._witness.cosign_all(
+            [Submission(each.note, each.old_size, each.proof) for each in request.checkpoints]
+        )
+        return [
+            self._told(each, answer, request.run, incidents)
+            for each, answer in zip(request.checkpoints, answers, strict=True)
+        ]
 
     def keep(self, size: int, lines: Sequence[str], *, renew: bool = False) -> int:
         """Stores those cosignatures of an own checkpoint that hold, and says how many did.
@@ -88,18 +94,19 @@ class RegionWitness:
         renew = renew or size == self._log.size
         return len(self._kept.keep(note, lines, keys, renew=renew))
 
-    def _cosign(self, each: ForeignCheckpoint, run: str, incidents: Incidents) -> JsonValue:
-        try:
-            line = self._witness.cosign(each.note, each.old_size, each.proof)
-        except (ConflictError, StaleSizeError) as error:
-            if isinstance(error, StaleSizeError) and not error.split_view:
-                return {"origin": each.origin, "refused": "stale", "size": error.known_size}
-            incidents.note(run, SPLIT_VIEW, f"Both notes are kept as evidence: {error.message}")
+    def _told(
+        self, each: ForeignCheckpoint, answer: str | FedprefError, run: str, incidents: Incidents
+    ) -> JsonValue:
+        """What the coordinator is told of one checkpoint; a split view is an incident here."""
+        if isinstance(answer, str):
+            size = Checkpoint.parse(parse_note(each.note).text).size
+            return {"origin": each.origin, "size": size, "line": answer}
+        if isinstance(answer, StaleSizeError) and not answer.split_view:
+            return {"origin": each.origin, "refused": "stale", "size": answer.known_size}
+        if isinstance(answer, (ConflictError, StaleSizeError)):
+            incidents.note(run, SPLIT_VIEW, f"Both notes are kept as evidence: {answer.message}")
             return {"origin": each.origin, "refused": "conflict", "size": each.old_size}
-        except (VerificationError, FormatError):
-            return {"origin": each.origin, "refused": "invalid", "size": 0}
-        size = Checkpoint.parse(parse_note(each.note).text).size
-        return {"origin": each.origin, "size": size, "line": line}
+        return {"origin": each.origin, "refused": "invalid", "size": 0}
 
 
 @contextmanager

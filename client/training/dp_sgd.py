@@ -18,7 +18,7 @@ from client.training.noise import NoiseSource
 from client.training.rows import factor_rows, popularity_values, sparse_factor_rows
 from common.model_state import ModelState
 from common.parameters import snap_to_grid
-from common.plan import Mechanism, RunPlan
+from common.plan import Mechanism
 
 FloatArray = npt.NDArray[np.float64]
 #: How a region computes the factors' gradient: both give the same, to float64's rounding.
@@ -29,7 +29,6 @@ def popularity_release(
     dataset: PreferenceDataset,
     mechanism: Mechanism,
     *,
-    grid_exponent: int,
     noise: NoiseSource,
 ) -> npt.NDArray[np.float32]:
     """The noisy popularity of every catalogue item, ready to leave the region.
@@ -48,7 +47,7 @@ def popularity_release(
     """
     total = popularity_sum(dataset, clipping_norm=float(mechanism.clipping_norm))
     noisy = total + noise.gaussian(total.shape, mechanism.noise_stddev)
-    return snap_to_grid(noisy, grid_exponent)
+    return snap_to_grid(noisy, mechanism.grid_exponent)
 
 
 def popularity_sum(dataset: PreferenceDataset, *, clipping_norm: float) -> FloatArray:
@@ -69,7 +68,6 @@ def factor_release(
     mechanism: Mechanism,
     model_state: Mapping[str, npt.NDArray[np.generic]],
     *,
-    plan: RunPlan,
     noise: NoiseSource,
     gradients: Gradients = "closed-form",
 ) -> npt.NDArray[np.float32]:
@@ -77,9 +75,8 @@ def factor_release(
 
     Args:
         dataset: The customers of the round.
-        mechanism: Its σ / C and C.
+        mechanism: Its σ / C, its C and its grid.
         model_state: The model that the round starts from.
-        plan: The run plan, for the grid.
         noise: Where noise is drawn from.
         gradients: In closed form, or by Opacus's hooks as a reference.
 
@@ -103,7 +100,7 @@ def factor_release(
     )
     size, rank = total.shape
     noisy = total + noise.gaussian((rank, size), mechanism.noise_stddev).T
-    return snap_to_grid(noisy, plan.grid_exponent)
+    return snap_to_grid(noisy, mechanism.grid_exponent)
 
 
 def factor_sum(

@@ -140,6 +140,15 @@ class _KeystreamNoise:
         drawn: npt.NDArray[np.bool_] = words < threshold
         return drawn | (probability == 1.0)
 
+    def words(self, n: int) -> npt.NDArray[np.uint64]:
+        """uint64[n]: independent, uniform; what exact samplers draw (`client.training`)."""
+        drawn = np.empty(n, dtype=np.uint64)
+        with self._lock:
+            for start in range(0, n, _CHUNK_VALUES):
+                wanted = min(_CHUNK_VALUES, n - start)
+                drawn[start : start + wanted] = np.frombuffer(self._read(8 * wanted), dtype="<u8")
+        return drawn
+
     def _read_fast(self, keystream: bytearray) -> None:
         if self._fast is None or self._fast_left < CHUNK_BYTES or self._must_rekey():
             self._fast = self._new_fast_stream()

@@ -56,12 +56,9 @@ def release(
     """
     mechanism = plan.mechanism_of(server_round)
     if mechanism.name == "popularity":
-        popularity = popularity_release(
-            dataset, mechanism, grid_exponent=plan.grid_exponent, noise=noise
-        )
-        return {"popularity": popularity}
+        return {"popularity": popularity_release(dataset, mechanism, noise=noise)}
     if mechanism.name == FACTORS:
-        gradient = factor_release(dataset, mechanism, model, plan=plan, noise=noise)
+        gradient = factor_release(dataset, mechanism, model, noise=noise)
         return {"factor_gradient": gradient}
     return _changes(dataset, ModelState.of_plan(model, plan), plan, server_round, noise)
 
@@ -74,11 +71,12 @@ def _changes(
     noise: NoiseSource,
 ) -> Release:
     model = trainable(state, first_step=_first_step(plan, server_round), seed=plan.init_seed)
-    settings = local_settings(plan, plan.mechanism_of(server_round), server_round)
+    mechanism = plan.mechanism_of(server_round)
+    settings = local_settings(plan, mechanism, server_round)
     train_locally(model, examples(dataset, state), settings, noise)
     return {
         change_of(name): snap_to_grid(
-            parameter.numpy().astype(np.float64) - state.parameters[name], plan.grid_exponent
+            parameter.numpy().astype(np.float64) - state.parameters[name], mechanism.grid_exponent
         )
         for name, parameter in sorted(model.parameters.items())
     }

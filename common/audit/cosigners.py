@@ -6,7 +6,7 @@ registry). What a party says of its own log is worth nothing here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from common.audit.checkpoint import (
@@ -49,7 +49,11 @@ class Cosigners:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._witnesses = tuple(entry for entry in registry.entries if entry.role == "witness")
+        self._keys: dict[str, tuple[NoteKey, ...]] = {}
+        for entry in registry.entries:
+            if entry.role == "witness":
+                key = NoteKey(entry.party, entry.public_key, COSIGNATURE_V1)
+                self._keys[entry.party] = (*self._keys.get(entry.party, ()), key)
 
     @property
     def quorum(self) -> int:
@@ -62,11 +66,7 @@ class Cosigners:
 
     def keys(self, *, but: str) -> tuple[NoteKey, ...]:
         """The keys of all witnesses but one party's own."""
-        return tuple(
-            NoteKey(entry.party, entry.public_key, COSIGNATURE_V1)
-            for entry in self._witnesses
-            if entry.party != but
-        )
+        return tuple(key for party, keys in self._keys.items() if party != but for key in keys)
 
     def verified(self, note: bytes, lines: Iterable[str], *, party: str) -> list[Cosignature]:
         """Those cosignatures of a party's checkpoint that hold; others are passed over.
@@ -79,10 +79,10 @@ class Cosigners:
         Returns:
             One for each other party, its latest.
         """
-        text, keys = parse_note(note).text, self.keys(but=party)
+        text = parse_note(note).text
         found: dict[str, Cosignature] = {}
         for line, _ in zip(lines, range(MAX_LINES), strict=False):
-            cosignature = self._verify(text, line, keys)
+            cosignature = self._verify(text, line, but=party)
             if cosignature is None:
                 continue
             earlier = found.get(cosignature.party)
@@ -90,23 +90,29 @@ class Cosigners:
                 found[cosignature.party] = cosignature
         return [found[name] for name in sorted(found)]
 
-    def _verify(self, text: str, line: str, keys: Collection[NoteKey]) -> Cosignature | None:
+    def _verify(self, text: str, line: str, *, but: str) -> Cosignature | None:
         if len(line) > MAX_LINE_CHARACTERS or not line.endswith("\n") or "\n" in line[:-1]:
+            return None
+        # A line names its key: with many parties, looking at all keys would be most of the work.
+        _, _, rest = line.partition(" ")
+        party = rest.partition(" ")[0]
+        keys = self._keys.get(party, ())
+        if party == but or not keys:
             return None
         try:
             (signature,) = open_note(f"{text}\n{line}".encode(), keys).verified
             time_s = cosignature_time_s(signature)
-            by_id = {(key.name, key.id): key.public_key for key in keys}
+            (public_key,) = (key.public_key for key in keys if key.id == signature.key_id)
             self._registry.find(
-                key_id(by_id[signature.name, signature.key_id]),
-                party=signature.name,
+                key_id(public_key),
+                party=party,
                 role="witness",
                 # The statement was made within the second that it names.
                 at_ms=time_s * 1000 + 999,
             )
         except (FedprefError, UnicodeEncodeError):
             return None
-        return Cosignature(signature.name, time_s, line)
+        return Cosignature(party, time_s, line)
 
 
 def within(

@@ -23,12 +23,14 @@ SIGNING_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "keys": frozenset({"root"}),
         "ledger": frozenset({"trainer"}),
         "manifest": frozenset({"aggregator", "controller"}),
+        "mask": frozenset({"trainer"}),
         "model": frozenset({"aggregator"}),
         "notice": frozenset({"controller"}),
         "permit": frozenset({"permit"}),
         "policy": frozenset({"controller"}),
         "release": frozenset({"trainer"}),
         "round": frozenset({"trainer"}),
+        "unmask": frozenset({"trainer"}),
     }
 )
 

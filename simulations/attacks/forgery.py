@@ -49,6 +49,8 @@ ROLES = {
     "charge": "trainer",
     "round": "trainer",
     "release": "trainer",
+    "mask": "trainer",
+    "unmask": "trainer",
     "incident": "trainer",
     "aggregate": "aggregator",
     "model": "aggregator",

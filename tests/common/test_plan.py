@@ -10,6 +10,7 @@ from common.errors import FormatError, InputError
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
 from common.privacy import epsilon, epsilon_gaussian, total_noise_multiplier
+from tests.support.shared_plan import shared_plan
 
 ARGUMENTS: dict[str, Any] = {
     "run_id": "retail-5-20250101-000000-abc123",
@@ -111,7 +112,7 @@ def test_what_is_exchanged_follows_from_the_plan() -> None:
     [
         ({"unknown": 1}, "unknown"),
         ({"v": "fedpref-plan/2"}, "v"),
-        ({"mode": "distributed"}, "mode"),
+        ({"mode": "central"}, "mode"),
         ({"quorum": 6}, "quorum"),
         ({"quorum": True}, "quorum"),
         ({"quorum": "3"}, "quorum"),
@@ -133,7 +134,6 @@ def test_what_is_exchanged_follows_from_the_plan() -> None:
         ({"delta": "0.5"}, "delta"),
         ({"popularity_share": "1"}, "popularity_share"),
         ({"row_exponent": "Infinity"}, "row_exponent"),
-        ({"grid_exponent": 1}, "grid_exponent"),
         ({"neighboring_relation": "replace-one"}, "neighboring_relation"),
         ({"privacy_unit": "purchase"}, "privacy_unit"),
         ({"mechanisms": []}, "mechanisms"),
@@ -186,3 +186,24 @@ def test_stddev_is_multiplier_times_norm() -> None:
     expected = float(factors.noise_multiplier) * 0.2
     assert math.isclose(factors.noise_stddev, expected)
     assert factors.event.count == 4
+
+
+def test_distributed_noise_is_for_sums_over_all_customers() -> None:
+    plan = shared_plan()
+    assert {spec.dtype for each in plan.mechanisms for spec in plan.released_arrays(each.name)} == {
+        "<i4"
+    }
+    for each in plan.mechanisms:
+        shared = plan.shared_noise(each)
+        assert shared.shares == plan.aggregation.honest_survivors_min == 3
+        assert shared.noise_multiplier >= float(each.noise_multiplier)
+    with pytest.raises(InputError, match="factors, not sasrec"):
+        shared_plan(strategy="sasrec")
+
+
+def test_a_grid_too_coarse_for_shares_of_noise_is_refused() -> None:
+    record = shared_plan().to_record()
+    popularity, factors = record["mechanisms"]
+    record["mechanisms"] = [{**popularity, "grid_exponent": 0}, factors]
+    with pytest.raises(FormatError, match="popularity: A share of"):
+        RunPlan.from_record(record)

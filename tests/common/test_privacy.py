@@ -159,6 +159,18 @@ def test_whatever_is_composed_is_never_below_the_pld(events: list[GaussianEvent]
     assert by_library <= epsilon(events, DELTA) <= epsilon_rdp(events, DELTA)
 
 
+def test_distributions_kept_from_earlier_rounds_are_what_the_library_would_make() -> None:
+    popularity = GaussianEvent(3.1)
+    for done in (1, 2, 3):
+        training = GaussianEvent(1.3, sampling_probability=0.2, count=4 * done)
+        accountant = PLDAccountant()
+        accountant.compose(dp_accounting.GaussianDpEvent(3.1))
+        mechanism = dp_accounting.PoissonSampledDpEvent(0.2, dp_accounting.GaussianDpEvent(1.3))
+        accountant.compose(mechanism, training.count)
+        by_library = accountant.get_epsilon(DELTA)
+        assert by_library <= epsilon([popularity, training], DELTA) <= by_library * (1 + 1e-8)
+
+
 def test_composition_adds_up_equal_mechanisms_in_any_order() -> None:
     one, other = GaussianEvent(2.0, count=3), GaussianEvent(1.5)
     expected = (GaussianEvent(1.5), GaussianEvent(2.0, count=4))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -119,13 +121,17 @@ def test_more_regions_mean_more_noise_to_take_off() -> None:
     shape = (PLAN.vocabulary_size, PLAN.rank)
     gradient = GENERATOR.standard_normal(shape) * 3.0 + 1.5
     few, many = (
-        np.linalg.norm(next_model(model, gradient, PLAN, n_regions=n)["item_factors"], axis=0)
+        np.linalg.norm(
+            next_model(model, gradient, PLAN, noise_gain=math.sqrt(n))["item_factors"], axis=0
+        )
         for n in (1, 3)
     )
     assert (many[1:] <= few[1:]).all()
     assert many.sum() < few.sum()
     default = next_model(model, gradient, PLAN)["item_factors"]
-    assert np.array_equal(default, next_model(model, gradient, PLAN, n_regions=3)["item_factors"])
+    assert np.array_equal(
+        default, next_model(model, gradient, PLAN, noise_gain=math.sqrt(3))["item_factors"]
+    )
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

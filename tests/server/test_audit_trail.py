@@ -131,6 +131,7 @@ def signed(federation: FakeFederation, **fields: JsonValue) -> bytes:
         "regions": [used.to_record() for used in FIRST.used],
         "refused": [],
         "quorum": 2,
+        "signal": None,
         "model_in": "3" * 64,
         "model_out": "4" * 64,
         "start": FIRST.start,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Iterable
+import weakref
+from collections.abc import Collection, Iterable
 
 import flwr
 import numpy as np
@@ -33,6 +34,9 @@ from tests.support.flower_messages import as_server, request
 
 class ScriptedGrid(InProcessGrid):
     """A grid whose replies come from a script: for each node, what each pull gives."""
+
+    # Like Flower's own it does not say what has arrived.
+    arrived = None  # type: ignore[assignment]
 
     def __init__(self, script: dict[int, list[object]]) -> None:
         super().__init__(None, 0)  # type: ignore[arg-type]  # no node is ever asked
@@ -197,3 +201,39 @@ def test_within_the_bound_arrays_are_inflated_as_ever_and_the_patch_is_undone() 
     with pytest.raises(ZeroDivisionError), bounded_inflation(1):
         raise ZeroDivisionError
     assert vars(Array)["inflate"].__func__ is plain
+
+
+def test_a_grid_that_says_what_arrived_is_asked_for_nothing_else() -> None:
+    class Announcing(ScriptedGrid):
+        waited: list[tuple[set[str], float]] = []  # noqa: RUF012 - one object in one test
+
+        def arrived(self, message_ids: Collection[str], *, timeout_s: float) -> list[str]:
+            self.waited.append((set(message_ids), timeout_s))
+            return ["id-2"] if len(self.waited) < 3 else ["id-1"]
+
+    grid = Announcing({1: [None, "late"], 2: [None, None, "early"]})
+    assert nodes(run(grid)) == [2, 1]
+    # Both once at first, in case they are there already; then only what was announced.
+    assert [name for (name,) in grid.pulls] == ["id-1", "id-2", "id-2", "id-2", "id-1"]
+    assert [wanted for wanted, _ in grid.waited] == [{"id-1", "id-2"}] * 2 + [{"id-1"}]
+    assert all(0 < timeout_s <= 2.0 for _, timeout_s in grid.waited)
+
+
+def test_a_grid_that_announces_nothing_is_waited_for_no_longer_than_the_bound() -> None:
+    class Silent(ScriptedGrid):
+        def arrived(self, message_ids: Collection[str], *, timeout_s: float) -> list[str]:
+            time.sleep(timeout_s)
+            return []
+
+    assert run(Silent({1: []}), timeout_s=0.05) == []
+
+
+def test_a_reply_is_not_kept_once_it_was_given() -> None:
+    grid = ScriptedGrid({1: ["a"], 2: [None, "b"], 3: [None, None, "c"]})
+    kept: list[weakref.ref[Message]] = []
+    with as_server():
+        for reply in exchange(grid, [request({}, node=node) for node in grid.script], timeout_s=2):
+            assert [each for each in kept if each() is not None] == []
+            kept.append(weakref.ref(reply))
+            del reply
+    assert len(kept) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import threading
 import time
@@ -51,9 +52,9 @@ def expected_model(
         total = sum(next(iter(each.values())).astype(np.float64) for each in releases)
         assert isinstance(total, np.ndarray)
         if number == 1:
-            model = first_model(total, federation.plan, n_regions=len(regions))
+            model = first_model(total, federation.plan, noise_gain=math.sqrt(len(regions)))
         else:
-            model = next_model(model, total, federation.plan, n_regions=len(regions))
+            model = next_model(model, total, federation.plan, noise_gain=math.sqrt(len(regions)))
     return model
 
 
@@ -486,5 +487,5 @@ def test_a_logged_round_that_gives_another_model_stops_the_run(
         assert len(federation.records("aggregate")) == 1
 
 
-def perturbed_model(total: Any, plan: Any, n_regions: int) -> Arrays:
-    return first_model(total * 1.5, plan, n_regions=n_regions)
+def perturbed_model(total: Any, plan: Any, noise_gain: float) -> Arrays:
+    return first_model(total * 1.5, plan, noise_gain=noise_gain)

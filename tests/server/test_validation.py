@@ -18,6 +18,7 @@ from common.envelope import Envelope, sign_record
 from common.messages import compose_message, decode_message, encode_arrays, encode_message
 from common.parameters import arrays_digest, snap_to_grid
 from common.plan import RunPlan
+from common.release_bounds import release_norm_bound
 from common.timestamps import now_ms
 from server.grid_exchange import OVERSIZE_STYPE, UNDECODABLE_REPLY
 from server.validation import (
@@ -25,7 +26,6 @@ from server.validation import (
     ReplyRefusedError,
     ReplyValidator,
     ValidatedUpdate,
-    release_norm_bound,
 )
 from tests.support.fake_federation import (
     Arrays,
@@ -36,6 +36,7 @@ from tests.support.fake_federation import (
     open_federation,
 )
 from tests.support.flower_messages import NODE, request
+from tests.support.local_plan import local_plan
 from tests.support.memory_signer import MemorySigner
 
 REGION = "region-1"
@@ -223,7 +224,11 @@ def test_a_signed_round_entry_that_states_other_noise(
 
 def test_arrays_swapped_after_signing(engine: FakeEngine, validator: ReplyValidator) -> None:
     plan = engine.plan
-    other = {"popularity": snap_to_grid(np.linspace(1, 2, plan.n_items), plan.grid_exponent)}
+    other = {
+        "popularity": snap_to_grid(
+            np.linspace(1, 2, plan.n_items), plan.mechanisms[0].grid_exponent
+        )
+    }
     engine.tamper_reply = lambda header, _: (header, other)
     assert reason(validator, ask(engine), question(plan)) == "wrong-digest"
     engine.tamper_reply = lambda header, _: ({**header, "update": arrays_digest(other)}, other)
@@ -491,3 +496,27 @@ def test_what_a_refusal_says_never_quotes_the_reply(
     with pytest.raises(ReplyRefusedError) as caught:
         validator.validate(ask(engine), question(engine.plan), now_ms=now_ms())
     assert "EVIL" not in caught.value.message
+
+
+def test_the_norm_bound_is_on_all_arrays_of_an_update_together(federation: Any) -> None:
+    plan = local_plan("tied-autoencoder")
+    judge = ReplyValidator(plan, federation.home.read_registry())
+    mechanism = plan.mechanism_of(2)
+    specs = plan.released_arrays(mechanism.name)
+    assert len(specs) > 1
+    bound = release_norm_bound(plan, mechanism)
+
+    def update(share: float) -> dict[str, np.ndarray]:
+        """Arrays that each have this share of the bound for a norm."""
+        return {
+            spec.name: snap_to_grid(
+                np.full(spec.shape, share * bound / np.sqrt(np.prod(spec.shape))),
+                mechanism.grid_exponent,
+            )
+            for spec in specs
+        }
+
+    judge._check_values(update(0.99 / len(specs) ** 0.5), mechanism)
+    with pytest.raises(ReplyRefusedError) as refusal:
+        judge._check_values(update(0.9), mechanism)
+    assert refusal.value.reason == "norm-too-large"

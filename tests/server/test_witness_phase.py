@@ -23,6 +23,7 @@ from server import app as server_app
 from server.config import ServerHome
 from server.outside_witnesses import offer_witnesses, outside_witnesses
 from server.strategy import RegionSumStrategy
+from server.witness_circle import WitnessCircle
 from tests.support.fake_federation import (
     FEDERATION,
     FakeEngine,
@@ -136,6 +137,25 @@ def test_a_region_that_publishes_nothing_is_refused_by_its_own_reason(tmp_path: 
         assert refused_regions(federation, 1) == {"region-2": "storage-failure"}
         assert used_regions(federation)[3] == ["region-1", "region-3"]
         assert ("train", 1) not in engine.asked
+
+
+def test_of_many_regions_a_log_is_shown_to_a_few_and_to_all_only_if_these_fail(
+    tmp_path: Path,
+) -> None:
+    plan = fake_plan(11)
+    with open_federation(tmp_path, plan, witness_quorum=3) as federation:
+        federation.run()
+        for name, engine in federation.engines.items():
+            assert {len(lines) for lines in engine.cosigned.values()} == {8 + 1}, name
+            assert engine.asked.count(("cosign", None)) == 4
+    # The coordinator cosigns as well; so with one neighbour a log lacks one more.
+    with open_federation(tmp_path / "again", plan, witness_quorum=3) as federation:
+        lame = WitnessCircle(plan.run_id, plan.regions, 3).witnesses_of("region-1")[1:]
+        for name in lame:
+            federation.engines[name].tamper_answer = answering("cosign", lambda answer: REFUSAL)
+        federation.run()
+        assert used_regions(federation) == {n: sorted(plan.regions) for n in (1, 2, 3)}
+        assert len(federation.engines["region-1"].cosigned[1]) == 3 + 1
 
 
 def test_a_region_that_cosigns_nothing_stops_nobody(tmp_path: Path) -> None:

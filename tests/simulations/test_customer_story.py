@@ -265,6 +265,11 @@ def test_what_is_no_finished_run_is_not_bundled(tmp_path: Path) -> None:
         withdrawal_share="0",
         withdrawal_in_round="finish",
         quality_seeds=1,
+        aggregation="sum",
+        tolerated=0,
+        noise="local",
+        server_learning_rate_decay="1",
+        patience_rounds=0,
     )
     RunFolder(tmp_path).write_state(RunState(run_id="r", settings=settings, stage="trained"))
     assert canonical_json.decode((tmp_path / "run.json").read_bytes())

@@ -663,3 +663,41 @@ def test_colours_have_enough_contrast(page, scheme):
         assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
     for shape in ("accent", "orange", "grey", "soft"):
         assert contrast(colours[shape], colours["paper"]) >= 3.0, shape
+
+
+# How updates become one
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("median", "the median of each number"),
+        ("trimmed-mean", "the 1 largest and smallest left out"),
+        ("krum", "Krum, the update that is nearest"),
+    ],
+)
+def test_a_robust_run_says_so_and_what_it_costs(rule: str, words: str) -> None:
+    plan = report_inputs()["plan"]
+    aggregation = {"rule": rule, "tolerated": 1, "honest_survivors_min": 0}
+    robust = rendered(plan={**plan, "aggregation": aggregation})
+    assert words in robust.text
+    assert "This run is robust" in robust.text
+    assert "1 hostile region cannot move" in robust.text
+    assert f"This run’s rule, {rule}, is no sum" in robust.text
+    assert "confidential: no region’s numbers" not in robust.text
+
+
+def test_a_sum_says_nothing_of_robustness(page: Element) -> None:
+    assert "This run is robust" not in page.text
+    assert "is no sum" not in page.text
+
+
+def test_a_run_that_ended_early_says_why() -> None:
+    plan = report_inputs()["plan"]
+    stop = {"patience_rounds": 2, "least_signal": "0.02"}
+    ended = rendered(plan={**plan, "early_stop": stop, "training_rounds": 9})
+    text = section(ended, "rounds").text
+    assert "The plan had 10 rounds. The run ended after 5" in text
+    assert "below 0.02" in text
+    whole = rendered(plan={**plan, "early_stop": stop})
+    assert "The run ended after" not in section(whole, "rounds").text

@@ -47,13 +47,14 @@ ROLE_OF_KIND = {
     "charge": "trainer",
     "round": "trainer",
     "release": "trainer",
+    "mask": "trainer",
     "aggregate": "aggregator",
     "model": "aggregator",
     "manifest": "aggregator",
 }
 DISCARDED = "discarded-for-withdrawal"
-# ε after 1, 2 and 3 rounds at NOISE and DELTA, as dp-accounting's PLD gives it, rounded up.
-EPSILONS = ("1.765649", "2.582274", "3.233198")
+# ε after 1 to 5 rounds at NOISE and DELTA, as dp-accounting's PLD gives it, rounded up.
+EPSILONS = ("1.765649", "2.582274", "3.233198", "3.797417", "4.305842")
 EPOCH_MS = 1_767_225_600_000  # 2026-01-01
 DAY_MS = 86_400_000
 NOISE, DELTA, CAP = "2.5", "1e-6", "8"
@@ -276,7 +277,7 @@ class Federation:
 
     def mechanisms(self) -> list[JsonRecord]:
         return [
-            {"name": name, "rounds": rounds, "steps": 1, **parameters()}
+            {"name": name, "rounds": rounds, "steps": 1, **parameters(), "grid_exponent": -12}
             for name, rounds in (
                 ("popularity", [1]),
                 ("factors", [*range(2, (self.planned_rounds or self.rounds) + 1)]),
@@ -288,6 +289,9 @@ class Federation:
             "v": "fedpref-plan/1",
             "run_id": RUN,
             "federation": FEDERATION,
+            "mode": "local",
+            "aggregation": {"rule": "sum", "tolerated": 0, "honest_survivors_min": 0},
+            "early_stop": None,
             "regions": [*REGIONS],
             "quorum": self.quorum,
             "purpose": "fedpref:FederatedTraining",
@@ -296,7 +300,6 @@ class Federation:
             "epsilon": CAP,
             "delta": DELTA,
             "mechanisms": self.mechanisms(),
-            "grid_exponent": -12,
         }
 
     def _prepare(self, region: str) -> None:
@@ -321,6 +324,7 @@ class Federation:
             "consent_age_max_s": self.consent_age_max_s,
             "withdrawal_in_round": self.withdrawal_in_round,
             "notice_grace_s": self.notice_grace_s,
+            "modes": ["local"],
         }
         self.log(
             region,
@@ -458,6 +462,7 @@ class Federation:
                     if part is None
                 ],
                 "quorum": self.quorum,
+                "signal": None,
                 "model_in": model_in,
                 "model_out": arrays_digest(self.model),
                 "start": start,
@@ -513,6 +518,8 @@ class Federation:
                 "epsilon_total": charge["epsilon_total"],
                 "delta": DELTA,
                 "mode": "local",
+                "honest_survivors_min": 0,
+                "share_stddev": None,
             },
             "start": start,
             "end": self.tick(),
@@ -575,6 +582,7 @@ class Federation:
             "mechanism": mechanism,
             **parameters(),
             "steps": 1,
+            "honest_survivors_min": 0,
             "neighboring_relation": "add-or-remove-one-customer",
             "privacy_unit": "customer",
             "delta": DELTA,

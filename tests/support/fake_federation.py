@@ -166,9 +166,10 @@ class FakeEngine:
     def release(self, number: int) -> Arrays:
         """What the region releases in a round: noise on the grid, the same each time."""
         generator = np.random.default_rng([self.seed, number])
-        (spec,) = self.plan.released_arrays(self.plan.mechanism_of(number).name)
+        mechanism = self.plan.mechanism_of(number)
+        (spec,) = self.plan.released_arrays(mechanism.name)
         values = generator.normal(scale=2.0, size=spec.shape)
-        return {spec.name: snap_to_grid(values, self.plan.grid_exponent)}
+        return {spec.name: snap_to_grid(values, mechanism.grid_exponent)}
 
     def _train(
         self, header: Header, number: int, arrays: Mapping[str, np.ndarray]
@@ -212,6 +213,8 @@ class FakeEngine:
                 "epsilon_total": "1",
                 "delta": self.plan.delta,
                 "mode": self.plan.mode,
+                "honest_survivors_min": self.plan.aggregation.honest_survivors_min,
+                "share_stddev": None,
             },
             "start": now,
             "end": now,
@@ -302,7 +305,12 @@ class FakeFederation:
 
 @contextmanager
 def open_federation(
-    folder: Path, plan: RunPlan, *, nodes_wait_s: float = 5.0, witness_quorum: int = 2
+    folder: Path,
+    plan: RunPlan,
+    *,
+    nodes_wait_s: float = 5.0,
+    witness_quorum: int = 2,
+    engine_type: type[FakeEngine] = FakeEngine,
 ) -> Iterator[FakeFederation]:
     """Makes a federation in a folder, with its engines open."""
     home = ServerHome(folder / "server")
@@ -328,7 +336,7 @@ def open_federation(
                 signer=signers[region, "witness"],
                 log_keys=RegistryLogs(home.read_registry, but=region),
             )
-            engines[region] = FakeEngine(
+            engines[region] = engine_type(
                 plan, region, log, signers[region, "trainer"], seed, witness
             )
         yield FakeFederation(

@@ -5,7 +5,7 @@ and ends with 1 if anything was not as it must be. This process has everything i
 child for each life, so that a kill costs about 0.2 s.
 
 A trial is a copy of one region's home. Its first lives are each killed at a place drawn from the
-seed, the last one is not. `kill_judge` looks whenever something leaves and whenever a life ends.
+seed, the last one is not. `simulations.faults.judge` looks whenever something leaves and whenever a life ends.
 Some trials end with a real coordinator that finishes the run and has its bundle verified.
 """
 
@@ -38,9 +38,9 @@ from client.engine.policy import read_policy
 from client.engine.preparation import RegionData
 from common.failpoints import Point
 from common.plan import RunPlan
+from simulations.faults.judge import Left, RegionJudge
 from simulations.provision import RegionSetUp
 from simulations.run_folder import RunFolder
-from tests.support.kill_judge import Judge, Left
 from tests.support.kill_life import LEFT, ROUNDS, VARIANTS, Life, Reaper, live, pass_through
 from tests.support.small_federation import home_of, make_federation
 
@@ -176,11 +176,11 @@ class Harness:
                 raise AssertionError(f"never reached: {left}")
 
     @contextmanager
-    def _home(self, base: Base) -> Iterator[tuple[Life, Judge]]:
+    def _home(self, base: Base) -> Iterator[tuple[Life, RegionJudge]]:
         copy = self._work / "trial"
         shutil.copytree(base.folder.root, copy, symlinks=True)
         try:
-            judge = Judge(copy / "regions" / base.set_up.region, CAP, DELTA)
+            judge = RegionJudge(copy / "regions" / base.set_up.region, CAP, DELTA)
             yield (
                 Life(
                     copy,
@@ -195,7 +195,7 @@ class Harness:
         finally:
             shutil.rmtree(copy)
 
-    def _live(self, life: Life, judge: Judge) -> tuple[str, ...]:
+    def _live(self, life: Life, judge: RegionJudge) -> tuple[str, ...]:
         """One life; gives the places that it passed, nothing if it was killed."""
         self.findings.lives += 1
         places: tuple[str, ...] = ()
@@ -222,7 +222,7 @@ class Harness:
             self.findings.places[killed] += 1
         return places
 
-    def _finish(self, life: Life, judge: Judge) -> None:
+    def _finish(self, life: Life, judge: RegionJudge) -> None:
         """A real coordinator finishes the run; its bundle must verify."""
         failure = "it told nothing"
         with _child(lambda connection: finish(life, connection)) as (process, lines, _):

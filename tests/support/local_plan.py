@@ -26,9 +26,8 @@ def local_plan(
         "vocabulary_size": 20,
         "rank": 4,
         "training_rounds": 2,
-        "grid_exponent": -20,
         "mechanisms": [
-            {**popularity, "noise_multiplier": "2"},
+            {**popularity, "noise_multiplier": "2", "grid_exponent": -20},
             {
                 "name": strategy,
                 "rounds": [2, 3],
@@ -36,6 +35,7 @@ def local_plan(
                 "noise_multiplier": "1",
                 "clipping_norm": "0.5",
                 "sampling_probability": "0.5",
+                "grid_exponent": -20,
             },
         ],
         "local_training": {
@@ -46,6 +46,7 @@ def local_plan(
             "weight_decay": "0",
             "server_optimizer": "mean",
             "server_learning_rate": "1",
+            "server_learning_rate_decay": "1",
             "server_momentum": "0",
             "options": dict(OPTIONS[strategy]),
             **(training or {}),

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from tests.support.fault_vfs import fault_vfs
+from simulations.faults.disk import fault_vfs
 
 
 class PowerCut:

@@ -75,6 +75,13 @@ _NOTES = tuple(
             "note.one_region",
         ),
         (r"This bundle holds no consents: .*", "note.no_consents"),
+        (r"The run is confidential: .*", "note.confidential"),
+        (
+            r"In round (?P<number>[0-9]+) all regions answered in attempts of different rosters: "
+            r"the coordinator may know the update of (?P<regions>.*) alone or together, .*",
+            "note.differences",
+        ),
+        (r"The run ended after round (?P<last>[0-9]+) of (?P<planned>[0-9]+), .*", "note.ended"),
     )
 )
 _SAID_ELSEWHERE = tuple(

@@ -22,6 +22,7 @@ from common.audit.verify.files import (
 )
 from common.audit.verify.key_ring import KeyRing
 from common.audit.verify.logs import LogReplayer, replay_log
+from common.audit.verify.masks import verify_masks
 from common.audit.verify.partial import PartialReplayer
 from common.audit.verify.plan_facts import read_plan
 from common.audit.verify.policy_bounds import verify_policies
@@ -29,6 +30,7 @@ from common.audit.verify.registry import verify_registry
 from common.audit.verify.replay import SERVER, Evidence
 from common.audit.verify.rounds import verify_rounds
 from common.audit.verify.scope import whole_logs
+from common.audit.verify.shared_noise import verify_shared_noise
 from common.audit.verify.tiles import check_names
 from common.audit.verify.verdict import (
     LIMITS,
@@ -210,5 +212,7 @@ def _verify_content(
     verify_budget(evidence)
     verify_policies(evidence)
     verify_chain(evidence, folder)
+    verify_masks(evidence)
+    verify_shared_noise(evidence)
     verify_completeness(evidence, folder, manifest)
     return evidence

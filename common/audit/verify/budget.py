@@ -223,13 +223,12 @@ class _RegionBudget:
         size_bytes = sum(_ITEM_BYTES[str(a["dtype"])] * _elements(a) for a in arrays)
         if size_bytes != entry.number("bytes"):
             self._fail("release-bytes", entry, f"Its arrays have {size_bytes} bytes.")
-        plan = self._evidence.plan
-        of_this_run = entry.record["run"] == self._evidence.run
-        if of_this_run and plan and entry.record["grid_exponent"] != plan.record["grid_exponent"]:
-            self._fail("release-grid", entry, "It was not rounded to the plan's grid.")
         permit = self._permits.get(paired.text("permit_id"))
         if permit is None:
             return
+        mechanism = mechanism_of(permit, paired)
+        if mechanism and entry.record["grid_exponent"] != mechanism["grid_exponent"]:
+            self._fail("release-grid", entry, "It was not rounded to its mechanism's grid.")
         permitted = [
             {name: array[name] for name in ("name", "dtype", "shape")}
             for array in permit.parts("arrays")

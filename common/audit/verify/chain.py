@@ -6,6 +6,7 @@ import hashlib
 
 from common.audit.verify.arrays_file import file_arrays_digest
 from common.audit.verify.files import BundleFolder
+from common.audit.verify.plan_facts import PlanFacts
 from common.audit.verify.replay import PARTIES_TOLERANCE_MS, SERVER, Entry, Evidence
 from common.audit.verify.verdict import CHAIN
 from common.errors import InputError
@@ -22,6 +23,13 @@ def verify_chain(evidence: Evidence, folder: BundleFolder) -> None:
     chain.check_aggregates()
     chain.check_regions_rounds()
     chain.check_model(folder)
+
+
+def _least_regions(plan: PlanFacts) -> int:
+    """The fewest updates to which the plan's rule may be applied (its papers' conditions)."""
+    if plan.rule == "secure-sum":
+        return 3
+    return 2 * plan.tolerated + (3 if plan.rule == "krum" else 1)
 
 
 class _Chain:
@@ -53,6 +61,7 @@ class _Chain:
             self._evidence.findings.count(CHAIN, "aggregates")
             self._check_link(entry)
             self._check_regions(entry)
+            self._check_signal(entry)
             self._aggregates[entry.number("round")] = entry
             self._last = entry
 
@@ -108,6 +117,23 @@ class _Chain:
             self._fail("not-planned", entry, "It uses a region that the plan does not name.")
         if entry.record["quorum"] != plan.record["quorum"]:
             self._fail("not-planned", entry, "Its quorum is not the plan's.")
+        if (entry.record["rule"], entry.record["mode"]) != (plan.rule, plan.record["mode"]):
+            self._fail("not-planned", entry, "Its rule or its mode is not the plan's.")
+        least = _least_regions(plan)
+        if len(names) < least:
+            self._fail("too-few", entry, f"The plan's rule needs {least} regions.")
+
+    def _check_signal(self, entry: Entry) -> None:
+        """Signals are stated where the plan may end the run by them, and then they do end it."""
+        plan = self._evidence.plan
+        if plan is None:
+            return
+        # The first change of parameters, in round 2, has none before it.
+        wanted = plan.may_end_early and entry.number("round") > 2
+        if (entry.record["signal"] is not None) != wanted:
+            self._fail("signal", entry, "Its signal is not stated as the plan has it.")
+        if plan.ends([each.record["signal"] for each in self._aggregates.values()]):
+            self._fail("after-end", entry, "By the rounds before it the plan had ended the run.")
 
     def _check_clocks(self, entry: Entry, paired: Entry) -> None:
         """A region cannot have trained on a model before it was made, nor after its sum was."""
@@ -130,6 +156,8 @@ class _Chain:
             for name in ("round", "mechanism", "model_in")
             if entry.record[name] != paired.record[name]
         ]
+        if entry.record["mode"] != paired.part("dp")["mode"]:
+            differing.append("mode")
         if update != paired.record["update"]:
             differing.append("update")
         if origin != f"{self._evidence.federation}/{paired.party}":

@@ -149,7 +149,13 @@ def _check_server(evidence: Evidence) -> None:
             evidence.findings.fail(
                 COMPLETENESS, "round-gap", f"The aggregate of {missing} is missing.", party=SERVER
             )
-    if evidence.plan is not None and last < evidence.plan.rounds:
+    signals = [entry.record["signal"] for entry in _of_run(evidence, "aggregate")]
+    if evidence.plan is not None and evidence.plan.ends(signals):
+        evidence.findings.note(
+            f"The run ended after round {last} of {evidence.plan.rounds}, as its plan has it: the "
+            "signals of its last rounds were too low."
+        )
+    elif evidence.plan is not None and last < evidence.plan.rounds:
         evidence.findings.fail(
             COMPLETENESS,
             "rounds-missing",

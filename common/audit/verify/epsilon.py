@@ -66,6 +66,35 @@ def gaussian_epsilon(noise_multiplier: float, delta: float) -> float:
     return low
 
 
+def shared_noise_multiplier(
+    share_stddev: str, survivors: int, *, clipping_norm: str, grid_exponent: int
+) -> float:
+    """The noise multiplier of a Gaussian mechanism that a sum of shares protects as well as.
+
+    Each region adds discrete Gaussian noise of s grid units to whole grid units, of which one
+    customer moves the sum by at most C / γ. A sum of n shares is a discrete Gaussian of variance
+    n·s² up to a factor of exp(10 n e^(−π² s²)) in every probability (Kairouz, Liu and Steinke,
+    2021, theorem 13), and that is a rounding of a Gaussian of variance n·s² − 4 up to a factor of
+    1 + 10^-33 (Peikert, 2010, theorem 3.1 with η² = 4): rounding costs nothing.
+
+    Args:
+        share_stddev: s, in grid units.
+        survivors: n.
+        clipping_norm: C.
+        grid_exponent: γ is 2 to this power.
+
+    Raises:
+        VerificationError: The share is below 4 grid units, where the factors begin to matter, or a
+            parameter is out of range.
+    """
+    share, norm = float(share_stddev), float(clipping_norm)
+    if not (4.0 <= share <= 2.0**24 and 1 <= survivors <= 10_000 and 0 < norm <= 1e9):
+        raise VerificationError(
+            f"{survivors} shares of {share_stddev} grid units are no noise to reckon with."
+        )
+    return math.sqrt(survivors * share**2 - 4.0) / math.ldexp(norm, -grid_exponent)
+
+
 def _gaussian_delta(sigma: float, epsilon: float) -> float:
     upper = _normal_cdf(1 / (2 * sigma) - epsilon * sigma)
     return upper - math.exp(epsilon) * _normal_cdf(-1 / (2 * sigma) - epsilon * sigma)

@@ -30,6 +30,8 @@ REGION_ROLES: Mapping[str, str] = {
     "charge": "trainer",
     "round": "trainer",
     "release": "trainer",
+    "mask": "trainer",
+    "unmask": "trainer",
     "incident": "trainer",
 }
 SERVER_ROLES: Mapping[str, str] = {
@@ -40,7 +42,7 @@ SERVER_ROLES: Mapping[str, str] = {
 
 # The field that says whose record it is, where it must be the log's party.
 _OWNER = {"incident": "party"} | dict.fromkeys(
-    ("policy", "permit", "charge", "round", "release"), "region"
+    ("policy", "permit", "charge", "round", "release", "mask", "unmask"), "region"
 )
 #: Up to here a log is read without asking how many files it has.
 _SIZE_WITHOUT_QUESTION = 1 << 18

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 from common import canonical_json
 from common.audit.verify import fields as f
 from common.audit.verify.fields import Record
 from common.audit.verify.files import BundleFolder, Manifest
-from common.audit.verify.records import MECHANISM_SCHEMA
+from common.audit.verify.records import MECHANISM_SCHEMA, MODES, RULES
 from common.audit.verify.tiles import PLAN_NAME
 from common.audit.verify.verdict import MANIFEST, Findings
+from common.canonical_json import JsonValue
 from common.errors import FedprefError, FormatError
 
 _MAX_PLAN_BYTES = 1 << 20
@@ -21,6 +24,11 @@ _FIELDS: dict[str, f.Check] = {
     "v": f.one_of("fedpref-plan/1"),
     "run_id": f.text,
     "federation": f.text,
+    "mode": f.one_of(*MODES),
+    "aggregation": f.object_of(
+        rule=f.one_of(*RULES), tolerated=f.natural, honest_survivors_min=f.natural
+    ),
+    "early_stop": f.nullable(f.object_of(patience_rounds=f.positive, least_signal=f.decimal)),
     "regions": f.texts,
     "quorum": f.positive,
     "purpose": f.text,
@@ -29,7 +37,6 @@ _FIELDS: dict[str, f.Check] = {
     "epsilon": f.decimal,
     "delta": f.decimal,
     "mechanisms": f.list_of(MECHANISM_SCHEMA),
-    "grid_exponent": f.integer(-1074, 1023),
 }
 
 
@@ -49,12 +56,53 @@ class PlanFacts:
     regions: frozenset[str]
     rounds: int
 
+    @property
+    def rule(self) -> str:
+        """By which rule the plan makes one update of the regions'."""
+        return str(_aggregation(self.record)["rule"])
+
+    @property
+    def tolerated(self) -> int:
+        """How many hostile regions that rule is to withstand."""
+        tolerated = _aggregation(self.record)["tolerated"]
+        return tolerated if isinstance(tolerated, int) else 0
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether its run may end before the last round, by the signals of its rounds."""
+        return self.record["early_stop"] is not None
+
+    def ends(self, signals: Sequence[JsonValue]) -> bool:
+        """Whether the plan ends its run after rounds with these logged signals."""
+        rule = self.record["early_stop"]
+        if not isinstance(rule, dict):
+            return False
+        patience, least = rule["patience_rounds"], Decimal(str(rule["least_signal"]))
+        if not isinstance(patience, int) or len(signals) < patience:
+            return False
+        return all(x is not None and Decimal(str(x)) < least for x in signals[-patience:])
+
+    @property
+    def honest_survivors_min(self) -> int:
+        """With how many honest regions in a sum distributed noise is as strong as it says."""
+        least = _aggregation(self.record)["honest_survivors_min"]
+        return least if isinstance(least, int) else 0
+
     def mechanism_of(self, number: int) -> str | None:
         """The name of the mechanism that the plan has in a round."""
+        mechanism = self._in_round(number)
+        return None if mechanism is None else str(mechanism["name"])
+
+    def grid_exponent_of(self, number: int) -> int | None:
+        """The grid of what is released in a round: values are multiples of 2 to this power."""
+        mechanism = self._in_round(number)
+        exponent = None if mechanism is None else mechanism["grid_exponent"]
+        return exponent if isinstance(exponent, int) else None
+
+    def _in_round(self, number: int) -> Record | None:
         for mechanism in _mechanisms(self.record):
-            rounds = mechanism["rounds"]
-            if isinstance(rounds, list) and number in rounds:
-                return str(mechanism["name"])
+            if number in _rounds(mechanism):
+                return mechanism
         return None
 
 
@@ -79,6 +127,11 @@ def read_plan(folder: BundleFolder, manifest: Manifest, findings: Findings) -> P
         regions=frozenset(map(str, regions if isinstance(regions, list) else [])),
         rounds=max((n for m in _mechanisms(record) for n in _rounds(m)), default=0),
     )
+
+
+def _aggregation(plan: Record) -> Record:
+    aggregation = plan["aggregation"]
+    return aggregation if isinstance(aggregation, dict) else {}
 
 
 def _mechanisms(plan: Record) -> list[Record]:

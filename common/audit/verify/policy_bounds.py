@@ -7,10 +7,14 @@ from decimal import Decimal
 from common.audit.verify import fields as f
 from common.audit.verify.caps import YearlyAccounts
 from common.audit.verify.fields import Record
+from common.audit.verify.records import MODES
 from common.audit.verify.replay import Entry, Evidence, LogReplay
 from common.audit.verify.verdict import BUDGET
 from common.errors import FormatError
 
+# What a policy calls the rules of a plan.
+_NAMES = {"sum": "open", "secure-sum": "confidential"}
+_AGGREGATIONS = ("open", "robust", "confidential")
 _FIELDS: dict[str, f.Check] = {
     "region": f.text,
     "purpose": f.text,
@@ -23,6 +27,7 @@ _FIELDS: dict[str, f.Check] = {
     "consent_age_max_s": f.natural,
     "withdrawal_in_round": f.one_of("finish", "discard"),
     "notice_grace_s": f.integer(0, 366 * 86_400),
+    "modes": f.list_of(f.one_of(*MODES)),
 }
 # Bounds that a policy may leave out: then it sets none.
 _OPTIONAL: dict[str, f.Check] = {
@@ -31,6 +36,7 @@ _OPTIONAL: dict[str, f.Check] = {
     "sampling_probability_min": f.decimal,
     "sampling_probability_max": f.decimal,
     "steps_max": f.positive,
+    "aggregations": f.list_of(f.one_of(*_AGGREGATIONS)),
 }
 
 
@@ -83,7 +89,12 @@ class _RegionPolicies:
         ]
         plan = self._evidence.plan
         if plan is not None and entry.record["plan"] == plan.sha256:
-            bounds.append(("quorum", _whole(plan.record["quorum"]) >= _whole(policy["quorum_min"])))
+            name = _NAMES.get(plan.rule, "robust")
+            bounds += [
+                ("quorum", _whole(plan.record["quorum"]) >= _whole(policy["quorum_min"])),
+                ("mode", plan.record["mode"] in _listed(policy["modes"])),
+                ("aggregation", name in _listed(policy.get("aggregations", [*_AGGREGATIONS]))),
+            ]
         for each in mechanisms:
             bounds += _mechanism_bounds(each, policy, each["name"])
         self._report("permit-beyond-policy", entry, bounds)
@@ -147,6 +158,10 @@ def _sampling_allowed(probability: Decimal, policy: Record) -> bool:
 def _decimal(value: object) -> Decimal:
     # The schemas of permits and charges, and _FIELDS above, have let only decimals pass.
     return Decimal(str(value))
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else []
 
 
 def _whole(value: object) -> int:

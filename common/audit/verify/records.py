@@ -16,7 +16,9 @@ from common.timestamps import parse_time
 FEDERATED_TRAINING = "fedpref:FederatedTraining"
 CONSENT_GIVEN = "dpv:ConsentGiven"
 CONSENT_STATES = (CONSENT_GIVEN, "dpv:ConsentWithdrawn", "dpv:ConsentRefused")
-LOCAL_MODE = "local"
+# Whose noise protects, and by which rule updates become one.
+MODES = ("local", "distributed")
+RULES = ("sum", "median", "trimmed-mean", "krum", "secure-sum")
 # What a bundle holds: every log whole; one region's and the server's; or the server's only, and of
 # the others what is no consent.
 REGIONAL, ONE_REGION, CROSS_BORDER = "regional", "one-region", "cross-border"
@@ -34,6 +36,7 @@ MECHANISM_SCHEMA = f.object_of(
     noise_multiplier=f.decimal,
     clipping_norm=f.decimal,
     sampling_probability=f.decimal,
+    grid_exponent=f.integer(-1074, 1023),
 )
 
 SCHEMAS: Mapping[str, Check] = {
@@ -118,6 +121,7 @@ SCHEMAS: Mapping[str, Check] = {
         clipping_norm=f.decimal,
         sampling_probability=f.decimal,
         steps=f.integer(1, 10**6),
+        honest_survivors_min=f.natural,
         neighboring_relation=f.one_of("add-or-remove-one-customer"),
         privacy_unit=f.one_of("customer"),
         delta=f.decimal,
@@ -155,7 +159,9 @@ SCHEMAS: Mapping[str, Check] = {
             accountant=f.text,
             epsilon_total=f.decimal,
             delta=f.decimal,
-            mode=f.one_of(LOCAL_MODE),
+            mode=f.one_of(*MODES),
+            honest_survivors_min=f.natural,
+            share_stddev=f.nullable(f.decimal),
         ),
         start=f.time,
         end=f.time,
@@ -174,19 +180,45 @@ SCHEMAS: Mapping[str, Check] = {
         grid_exponent=f.integer(-1074, 1023),
         time=f.time,
     ),
+    "mask": _record(
+        "mask",
+        run=f.text,
+        round=f.positive,
+        attempt=f.positive,
+        region=f.text,
+        roster=f.digest,
+        members=f.list_of(
+            # A public key has as many bytes as a digest.
+            f.object_of(region=f.text, round_entry=f.digest, public_key=f.digest)
+        ),
+        masked=f.digest,
+        bytes=f.positive,
+        norm_bound=f.decimal,
+        time=f.time,
+    ),
+    "unmask": _record(
+        "unmask",
+        run=f.text,
+        round=f.positive,
+        attempt=f.positive,
+        region=f.text,
+        survivors=f.texts,
+        time=f.time,
+    ),
     "aggregate": _record(
         "aggregate",
         run=f.text,
         round=f.positive,
         attempt=f.positive,
         mechanism=f.text,
-        rule=f.one_of("sum"),
-        mode=f.one_of(LOCAL_MODE),
+        rule=f.one_of(*RULES),
+        mode=f.one_of(*MODES),
         regions=f.list_of(
             f.object_of(region=f.text, origin=f.text, round_entry=f.digest, update=f.digest)
         ),
         refused=f.list_of(f.object_of(region=f.text, reason=f.code)),
         quorum=f.positive,
+        signal=f.nullable(f.decimal),
         model_in=f.digest,
         model_out=f.digest,
         start=f.time,
@@ -258,6 +290,8 @@ OWN_TIME: Mapping[str, str] = {
     "charge": "time",
     "round": "end",
     "release": "time",
+    "mask": "time",
+    "unmask": "time",
     "aggregate": "end",
     "model": "time",
     "incident": "time",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from common.audit.checkpoint import Checkpoint, parse_note
-from common.audit.witness.errors import ConflictError, StaleSizeError
-from common.audit.witness.witness import Witness
+from common.audit.witness.errors import ConflictError, StaleSizeError, UnreachableWitnessError
+from common.audit.witness.witness import Submission, Witness
+from common.errors import FedprefError
 
 #: Gives the consistency proof of one's own log from a smaller size to a larger one.
 Prover = Callable[[int, int], Sequence[bytes]]
@@ -45,6 +46,42 @@ class LocalWitness:
     def add_checkpoint(self, note: bytes, old_size: int, proof: Sequence[bytes]) -> list[str]:
         """Asks for a cosignature; as `Witness.cosign`."""
         return [self._witness.cosign(note, old_size, proof)]
+
+    def add_checkpoints(
+        self, submissions: Sequence[Submission]
+    ) -> Iterator[list[str] | FedprefError]:
+        """Asks for several cosignatures at once; as `Witness.cosign_all`."""
+        for answer in self._witness.cosign_all(submissions):
+            yield answer if isinstance(answer, FedprefError) else [answer]
+
+
+def submit_all(
+    channel: WitnessChannel, submissions: Sequence[Submission]
+) -> Iterator[list[str] | FedprefError]:
+    """Asks a witness for cosignatures of several checkpoints: at once where it is in this process.
+
+    Args:
+        channel: The witness.
+        submissions: The checkpoints, of any logs.
+
+    Yields:
+        For each, in order, what `WitnessChannel.add_checkpoint` returns, or the error it raises.
+
+    Raises:
+        UnreachableWitnessError: It gave no answer; it is not asked again for those that follow.
+    """
+    if isinstance(channel, LocalWitness):
+        yield from channel.add_checkpoints(submissions)
+        return
+    for each in submissions:
+        try:
+            lines = channel.add_checkpoint(each.note, each.old_size, each.proof)
+        except UnreachableWitnessError:
+            raise
+        except FedprefError as error:
+            yield error
+        else:
+            yield lines
 
 
 def submit_checkpoint(

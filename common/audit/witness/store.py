@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -268,10 +268,14 @@ class CosignatureStore:
             InputError: The note is no checkpoint of this log.
         """
         text, checkpoint = self._own(note)
+        known: dict[str, list[NoteKey]] = {}
+        for key in keys:
+            if key.signature_type == COSIGNATURE_V1:
+                known.setdefault(key.name, []).append(key)
         held = [
             verified
             for line in lines[:MAX_SIGNATURES]
-            if (verified := _verified(text, line, keys)) is not None
+            if (verified := _verified(text, line, known)) is not None
         ]
         with self._database.transaction():
             for each in held:
@@ -332,10 +336,12 @@ class CosignatureStore:
         return text, checkpoint
 
 
-def _verified(text: str, line: str, keys: Collection[NoteKey]) -> NoteSignature | None:
-    known = [key for key in keys if key.signature_type == COSIGNATURE_V1]
+def _verified(text: str, line: str, keys: Mapping[str, Sequence[NoteKey]]) -> NoteSignature | None:
     if not line.endswith("\n") or "\n" in line[:-1]:
         return None
+    # A line names its key, so only keys of that name can verify it.
+    _, _, rest = line.partition(" ")
+    known = keys.get(rest.partition(" ")[0], ())
     try:
         (signature,) = open_note(f"{text}\n{line}".encode(), known).verified
     except (FormatError, VerificationError, UnicodeEncodeError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from common.audit.checkpoint import (
     COSIGNATURE_V1,
@@ -31,7 +31,7 @@ from common.audit.witness.errors import (
     WitnessRefusalError,
 )
 from common.audit.witness.store import SPLIT_VIEW, UNPROVEN, Evidence, Seen, WitnessStore
-from common.errors import FormatError, VerificationError
+from common.errors import FedprefError, FormatError, VerificationError
 from common.keys import Signer
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "OldSizeError",
     "ProofError",
     "StaleSizeError",
+    "Submission",
     "UnknownLogError",
     "UnsignedError",
     "Witness",
@@ -52,6 +53,21 @@ MAX_PROOF_HASHES = 63
 
 def _now_s() -> int:
     return int(time.time())
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A checkpoint that a witness is to cosign.
+
+    Attributes:
+        note: The signed checkpoint.
+        old_size: The size of the newest checkpoint that the witness cosigned, as the caller knows.
+        proof: The consistency proof from there, hashes of 32 bytes.
+    """
+
+    note: bytes
+    old_size: int
+    proof: tuple[bytes, ...]
 
 
 class Witness:
@@ -107,20 +123,34 @@ class Witness:
             ProofError: The proof is not one of this checkpoint (422).
             StorageError: The store cannot be written; nothing is cosigned.
         """
-        if len(proof) > MAX_PROOF_HASHES or any(len(each) != HASH_BYTES for each in proof):
-            raise FormatError(f"A proof has up to {MAX_PROOF_HASHES} hashes of {HASH_BYTES} bytes.")
-        signed, checkpoint = self._open(note)
-        if not 0 <= old_size <= checkpoint.size:
-            raise OldSizeError(
-                f"The old size {old_size} is not one before the checkpoint of {checkpoint.origin}"
-                f" of size {checkpoint.size}."
-            )
-        with self._store.transaction():
-            answer = self._judge(signed, checkpoint, old_size, proof)
-        # Only now is the new head, or the evidence, on the disk.
-        if isinstance(answer, WitnessRefusalError):
+        (answer,) = self.cosign_all([Submission(note, old_size, tuple(proof))])
+        if isinstance(answer, FedprefError):
             raise answer
         return answer
+
+    def cosign_all(self, submissions: Sequence[Submission]) -> list[str | FedprefError]:
+        """Judges checkpoints one after the other, and makes all heads durable at once.
+
+        Args:
+            submissions: The checkpoints, of any logs.
+
+        Returns:
+            For each its cosignature line, or the error that `cosign` would raise for it alone.
+
+        Raises:
+            StorageError: The store cannot be written; nothing is cosigned.
+        """
+        opened = [self._opened(each) for each in submissions]
+        if all(isinstance(each, FedprefError) for each in opened):
+            return [each for each in opened if isinstance(each, FedprefError)]
+        with self._store.transaction():
+            # Only once this is left are the new heads, and the evidence, on the disk.
+            return [
+                each
+                if isinstance(each, FedprefError)
+                else self._judge(*each, asked.old_size, asked.proof)
+                for each, asked in zip(opened, submissions, strict=True)
+            ]
 
     def evidence(self) -> list[Evidence]:
         """What contradicts what was cosigned, or was not shown to continue it; oldest first."""
@@ -134,6 +164,25 @@ class Witness:
         """By log, the newest checkpoint that was cosigned."""
         found = ((origin, self._store.seen(origin)) for origin in self._store.origins())
         return {origin: seen for origin, seen in found if seen is not None}
+
+    def _opened(self, asked: Submission) -> tuple[Note, Checkpoint] | FedprefError:
+        """What needs no memory to judge; a refusal is given, as it is one's own alone."""
+        try:
+            if len(asked.proof) > MAX_PROOF_HASHES or any(
+                len(each) != HASH_BYTES for each in asked.proof
+            ):
+                raise FormatError(
+                    f"A proof has up to {MAX_PROOF_HASHES} hashes of {HASH_BYTES} bytes."
+                )
+            signed, checkpoint = self._open(asked.note)
+            if not 0 <= asked.old_size <= checkpoint.size:
+                raise OldSizeError(
+                    f"The old size {asked.old_size} is not one before the checkpoint of "
+                    f"{checkpoint.origin} of size {checkpoint.size}."
+                )
+        except FedprefError as error:
+            return error
+        return signed, checkpoint
 
     def _open(self, note: bytes) -> tuple[Note, Checkpoint]:
         """The checkpoint, and its note with the log's verified signatures alone."""

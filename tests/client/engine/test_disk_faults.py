@@ -28,10 +28,10 @@ from common.errors import StorageError
 from common.failpoints import Point
 from common.parameters import save_arrays
 from common.plan import RunPlan
+from simulations.faults.disk import FaultVFS, fault_vfs
+from simulations.faults.judge import Left, RegionJudge
 from simulations.run_folder import RunFolder
 from tests.support.cosigning import Header, ask, witnessed
-from tests.support.fault_vfs import FaultVFS, fault_vfs
-from tests.support.kill_judge import Judge, Left
 from tests.support.small_federation import home_of, make_federation
 
 #: The places of our own writes, where the system may answer as it does to a write or a sync.
@@ -130,11 +130,11 @@ def disk() -> Iterator[Disk]:
 
 
 @contextmanager
-def opened(region: Region, work: Path) -> Iterator[tuple[PrivacyEngine, Judge]]:
+def opened(region: Region, work: Path) -> Iterator[tuple[PrivacyEngine, RegionJudge]]:
     """An engine on a copy of the region's home, judged when it has closed."""
     copy = RunFolder(work / "run")
     shutil.copytree(region.folder.root, copy.root, symlinks=True)
-    judge = Judge(home_of(copy).root, cap=8.0, delta=1e-6)
+    judge = RegionJudge(home_of(copy).root, cap=8.0, delta=1e-6)
     try:
         with patch.object(RegionData, "checked_transactions", lambda _: region.checked):
             with open_engine(home_of(copy)) as engine:
@@ -145,7 +145,7 @@ def opened(region: Region, work: Path) -> Iterator[tuple[PrivacyEngine, Judge]]:
         shutil.rmtree(copy.root)
 
 
-def leave(judge: Judge, engine: PrivacyEngine, region: Region) -> None:
+def leave(judge: RegionJudge, engine: PrivacyEngine, region: Region) -> None:
     """The round is asked for, its answer leaves."""
     reply, arrays = ask(engine, region.header, {})
     assert reply["status"] == "ok", engine.last_refusal
@@ -216,7 +216,7 @@ def test_a_disk_that_stays_full_leaves_a_home_that_opens_again(
     copy = RunFolder(tmp_path / "run")
     shutil.copytree(provisioned.folder.root, copy.root, symlinks=True)
     home = home_of(copy)
-    judge = Judge(home.root, cap=8.0, delta=1e-6)
+    judge = RegionJudge(home.root, cap=8.0, delta=1e-6)
     with patch.object(RegionData, "checked_transactions", lambda _: provisioned.checked):
         with ExitStack() as stack:
             engine = stack.enter_context(open_engine(home))

@@ -20,6 +20,7 @@ from client.engine.ledger import Ledger
 from client.engine.ledger_store import SCHEMA_VERSION, make_ledger, read_charges
 from client.engine.refusals import ClockError
 from client.engine.spending import EpsilonCaps, composed_epsilon, spent_by
+from common import privacy
 from common.errors import BudgetError, StorageError
 from common.privacy import GaussianEvent, epsilon, epsilon_rdp
 
@@ -71,6 +72,23 @@ def test_spending_of_one_run_is_the_pld_value(tmp_path: Path) -> None:
     expected = epsilon([GaussianEvent(2.0, 1.0, 3)], DELTA)
     assert spending.run == pytest.approx(expected, rel=1e-6)
     assert spending.year == spending.lifetime == spending.run
+
+
+def test_what_was_foreseen_of_a_run_is_not_worked_out_again_in_its_rounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sigmas = ["3.7", "2.9", "2.9"]
+    with open_ledger(tmp_path / "l", cap=50, delta=DELTA) as ledger:
+        ledger.foresee("run-1", 2026, [GaussianEvent(float(sigma)) for sigma in sigmas])
+        assert ledger.charges == ()
+        for uncached in ("_loss_distribution", "_rdp_epsilon"):
+            monkeypatch.delattr(privacy, uncached)
+        for number, sigma in enumerate(sigmas, start=1):
+            ledger.charge(request(number, sigma=sigma))
+        spending = ledger.spending("run-1", 2026)
+        with pytest.raises(NameError):
+            ledger.charge(request(4, sigma="2.3"))
+    assert spending.run == epsilon([GaussianEvent(float(sigma)) for sigma in sigmas], DELTA)
 
 
 def test_runs_chosen_one_after_another_compose_by_rdp_and_never_below_pld() -> None:

@@ -19,9 +19,9 @@ from common import durable_file, failpoints
 from common.failpoints import Point
 from common.parameters import save_arrays
 from common.plan import RunPlan
+from simulations.faults.judge import Left, RegionJudge, read_files
 from simulations.run_folder import RunFolder
 from tests.support.cosigning import Header, ask
-from tests.support.kill_judge import Judge, Left, read_files
 from tests.support.power_cut import follow
 from tests.support.small_federation import home_of, make_federation
 
@@ -79,7 +79,7 @@ def cut_at_each_point(
 def faults_after(cut: RunFolder, plan: RunPlan, passed: set[str], payload: bytes) -> list[str]:
     """What is not as it must be after a cut, and after the round is asked for once more."""
     home = home_of(cut)
-    judge = Judge(home.root, cap=8.0, delta=1e-6)
+    judge = RegionJudge(home.root, cap=8.0, delta=1e-6)
     files = read_files(home.root)
     faults = []
     if Point.LEDGER_COMMITTED in passed and len(files.charges) != 1:

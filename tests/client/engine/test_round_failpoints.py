@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -15,9 +16,11 @@ import pytest
 from client.consent_service.registrar import Choice
 from common import failpoints
 from common.failpoints import Point
+from server.aggregation import first_model
+from simulations.faults.disk import fault_vfs
 from simulations.provision import OpenRegion, open_region
 from tests.support.cosigning import ask, witnessed
-from tests.support.fault_vfs import fault_vfs
+from tests.support.secure_regions import secure_regions
 from tests.support.small_federation import home_of, make_federation
 
 #: What changes names or makes anything durable.
@@ -85,20 +88,32 @@ def passed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Event]]:
             found[ends] = events[opening:]
         shutil.rmtree(home.root)
         kept.rename(home.root)
+    found["masked"] = secure_rounds(tmp_path_factory.mktemp("secure") / "run")
     return found
+
+
+def secure_rounds(root: Path) -> list[Event]:
+    """What happens in a round of a secure sum, and when the next one begins."""
+    folder, plan, _ = make_federation(root, regions=3, quorum=3, rule="secure-sum")
+    with watched() as events, secure_regions(folder, plan) as regions:
+        opening = len(events)
+        regions.train()
+        total = regions.sum(regions.roster())
+        regions.train(2, first_model(total, plan))
+        return events[opening:]
 
 
 def test_every_point_is_passed_and_they_stand_in_the_order_of_a_round(
     passed: dict[str, list[Event]],
 ) -> None:
-    rounds = (passed["ok"], passed["discarded-for-withdrawal"])
+    rounds = (passed["ok"], passed["discarded-for-withdrawal"], passed["masked"])
     points = list(
         dict.fromkeys(event for events in rounds for event in events if isinstance(event, Point))
     )
     assert points == list(Point)
 
 
-@pytest.mark.parametrize("ends", ["ok", "discarded-for-withdrawal"])
+@pytest.mark.parametrize("ends", ["ok", "discarded-for-withdrawal", "masked"])
 def test_before_and_after_each_durable_write_there_is_a_point(
     passed: dict[str, list[Event]], ends: str
 ) -> None:

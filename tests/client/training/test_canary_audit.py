@@ -29,6 +29,7 @@ MECHANISMS = tuple(
         noise_multiplier="1.5",
         clipping_norm="0.02",
         sampling_probability="1",
+        grid_exponent=-12,
     )
     for each in PLAN.mechanisms
 )
@@ -54,7 +55,7 @@ def audit(mechanism: Mechanism, noise: NoiseSource, *, worth: int = 1) -> float:
     }
     dataset = dataset_of(customers, N_CANARIES)
     if mechanism.name == "popularity":
-        released = popularity_release(dataset, mechanism, grid_exponent=-12, noise=noise)
+        released = popularity_release(dataset, mechanism, noise=noise)
         return lower_bound(released.astype(np.float64), included, delta=DELTA, alarm=0.05)
     factors = np.random.default_rng(8).standard_normal((N_CANARIES, RANK)).astype(np.float32)
     arrays = {
@@ -63,7 +64,7 @@ def audit(mechanism: Mechanism, noise: NoiseSource, *, worth: int = 1) -> float:
         "item_weights": np.ones(N_CANARIES, dtype=np.float32),
         "item_factors": np.linalg.qr(factors)[0].astype(np.float32),
     }
-    released = factor_release(dataset, mechanism, arrays, plan=PLAN, noise=noise)
+    released = factor_release(dataset, mechanism, arrays, noise=noise)
     directions = ModelState.from_arrays(arrays).directions
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     scores = -(released * directions).sum(axis=1)

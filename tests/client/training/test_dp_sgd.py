@@ -169,8 +169,8 @@ def test_the_noise_scale_does_not_depend_on_the_number_of_customers() -> None:
         silence = Silence()
         dataset = random_dataset(n_customers, N_ITEMS)
         model = model_for(random_dataset(50, N_ITEMS))
-        popularity_release(dataset, POPULARITY, grid_exponent=-12, noise=silence)
-        factor_release(dataset, FACTORS, model, plan=PLAN, noise=silence)
+        popularity_release(dataset, POPULARITY, noise=silence)
+        factor_release(dataset, FACTORS, model, noise=silence)
         asked.append(silence.asked)
     assert all(each == asked[0] for each in asked)
     # Once per release: noise is never drawn again for the same mechanism.
@@ -185,9 +185,9 @@ def test_a_release_is_the_sum_plus_noise_of_the_stated_size() -> None:
     drawn: dict[str, list[np.ndarray]] = {"popularity": [], "factors": []}
     noise = SystemNoise()
     for _ in range(60):
-        released = popularity_release(dataset, POPULARITY, grid_exponent=-12, noise=noise)
+        released = popularity_release(dataset, POPULARITY, noise=noise)
         drawn["popularity"].append(released - popularity_sum(dataset, clipping_norm=1.0))
-        released = factor_release(dataset, FACTORS, model, plan=PLAN, noise=noise)
+        released = factor_release(dataset, FACTORS, model, noise=noise)
         drawn["factors"].append(released - gradient_sum(dataset, model, 0.2))
     for mechanism in (POPULARITY, FACTORS):
         values = np.stack(drawn[mechanism.name])
@@ -199,10 +199,10 @@ def test_a_release_is_the_sum_plus_noise_of_the_stated_size() -> None:
 def test_a_release_is_what_the_plan_says_and_has_noise_everywhere() -> None:
     dataset = random_dataset(3, N_ITEMS)
     noise = SystemNoise()
-    released = popularity_release(dataset, POPULARITY, grid_exponent=-12, noise=noise)
+    released = popularity_release(dataset, POPULARITY, noise=noise)
     specs = PLAN.released_arrays("popularity")
     check_arrays({"popularity": released}, specs, grid_exponent=-12)
-    released = factor_release(dataset, FACTORS, model_for(dataset), plan=PLAN, noise=noise)
+    released = factor_release(dataset, FACTORS, model_for(dataset), noise=noise)
     specs = PLAN.released_arrays("factors")
     check_arrays({"factor_gradient": released}, specs, grid_exponent=-12)
     assert released.any(axis=1).all()
@@ -212,8 +212,8 @@ def test_an_empty_data_set_releases_pure_noise() -> None:
     empty = dataset_of({}, N_ITEMS)
     model = model_for(random_dataset(20, N_ITEMS))
     noise = SeededNoise("empty")
-    popularity = popularity_release(empty, POPULARITY, grid_exponent=-12, noise=noise)
-    factors = factor_release(empty, FACTORS, model, plan=PLAN, noise=noise)
+    popularity = popularity_release(empty, POPULARITY, noise=noise)
+    factors = factor_release(empty, FACTORS, model, noise=noise)
     again = SeededNoise("empty")
     for released, mechanism in ((popularity, POPULARITY), (factors, FACTORS)):
         pure = again.gaussian(released.shape[::-1], mechanism.noise_stddev).T
@@ -233,14 +233,12 @@ def test_values_that_are_not_finite_are_never_released(value: float) -> None:
     model = model_for(dataset)
     dataset.counts.values[3] = value
     with pytest.raises(InputError):
-        popularity_release(dataset, POPULARITY, grid_exponent=-12, noise=SystemNoise())
+        popularity_release(dataset, POPULARITY, noise=SystemNoise())
     for name in ("item_factors", "item_weights", "popularity"):
         broken = {key: array.copy() for key, array in model.items()}
         broken[name].flat[0] = value
         with pytest.raises(FedprefError):
-            factor_release(
-                random_dataset(5, N_ITEMS), FACTORS, broken, plan=PLAN, noise=SystemNoise()
-            )
+            factor_release(random_dataset(5, N_ITEMS), FACTORS, broken, noise=SystemNoise())
 
 
 def test_rows_that_are_not_finite_are_refused() -> None:
@@ -296,9 +294,7 @@ def test_a_release_by_opacus_is_the_same_release() -> None:
     dataset = random_dataset(50, N_ITEMS)
     model = model_for(dataset)
     ours, reference = (
-        factor_release(
-            dataset, FACTORS, model, plan=PLAN, noise=SeededNoise("same"), gradients=gradients
-        )
+        factor_release(dataset, FACTORS, model, noise=SeededNoise("same"), gradients=gradients)
         for gradients in get_args(Gradients)
     )
     # Equal but for a value that rounds to the other side of a grid point.

@@ -216,3 +216,13 @@ def test_a_certain_coin_is_always_true_and_nobody_gets_none() -> None:
 def test_a_senseless_probability_is_refused(probability: float) -> None:
     with pytest.raises(InputError, match="probability"):
         SystemNoise().mask(3, probability)
+
+
+def test_words_are_the_keystream_and_repeat_with_the_seed() -> None:
+    drawn = SeededNoise("a").words(300_000)
+    assert drawn.dtype == np.uint64
+    assert np.array_equal(drawn, SeededNoise("a").words(300_000))
+    # Every bit is a fair coin, with a false alarm below 1e-7.
+    ones = np.unpackbits(drawn.view(np.uint8).reshape(-1, 8), axis=1).sum(axis=0)
+    assert (abs(ones.astype(np.int64) - 150_000) < 6.2 * np.sqrt(75_000)).all()
+    assert len(np.unique(SystemNoise().words(1000))) == 1000

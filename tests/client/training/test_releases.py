@@ -18,6 +18,7 @@ from common.parameters import check_arrays
 from common.plan import RunPlan
 from common.strategies import MATRIX_FACTORISATION, SASREC, TIED_AUTOENCODER, change_of
 from server.parameter_step import model_after
+from server.round_total import WholeTotal
 from tests.support.local_plan import local_plan
 from tests.support.preference_data import dataset_of, plan_of, random_customers, random_dataset
 from tests.support.privacy_gates import noise_has_stddev
@@ -69,7 +70,7 @@ def model_before(server_round: int, plan: RunPlan) -> Arrays:
             )
             for place, region in enumerate(regions())
         ]
-        model, _ = model_after(number, model, releases, plan, {})
+        model, _ = model_after(number, model, WholeTotal.of(releases), plan, {})
     return model
 
 
@@ -82,8 +83,9 @@ def test_every_round_releases_what_the_plan_states_with_noise_everywhere(strateg
         released = release(
             regions()[0], model, plan=plan, server_round=server_round, noise=SystemNoise()
         )
-        specs = plan.released_arrays(plan.mechanism_of(server_round).name)
-        check_arrays(released, specs, grid_exponent=plan.grid_exponent)
+        mechanism = plan.mechanism_of(server_round)
+        specs = plan.released_arrays(mechanism.name)
+        check_arrays(released, specs, grid_exponent=mechanism.grid_exponent)
         for name, array in released.items():
             # No coordinate tells by a zero that nobody bought what it stands for.
             assert (array != 0).mean() > 0.99, name

@@ -19,6 +19,7 @@ from common.audit.checkpoint import (
     NoteKey,
     NoteSignature,
     add_cosignature,
+    check_key_name,
     cosignature_time_s,
     open_checkpoint,
     open_note,
@@ -349,3 +350,20 @@ def test_verifier_keys_round_trip():
 def test_two_known_keys_of_one_name_and_id_are_refused():
     with pytest.raises(InputError):
         open_note(signed(), [LOG_KEY, LOG_KEY])
+
+
+def test_a_key_name_is_any_text_without_spaces_pluses_and_control_characters() -> None:
+    # What C2SP signed-note says, character by character.
+    for code in [*range(0x3100), 0xD800, 0xDFFF, 0xFEFF, 0x1F600]:
+        character = chr(code)
+        fits = not (
+            character == "+" or character.isspace() or code < 0x20 or 0xD800 <= code < 0xE000
+        )
+        for name in (character, f"a{character}b"):
+            if fits:
+                check_key_name(name)
+            else:
+                with pytest.raises(FormatError):
+                    check_key_name(name)
+    with pytest.raises(FormatError):
+        check_key_name("")

@@ -15,7 +15,7 @@ from common.audit.checkpoint import NoteKey, open_checkpoint
 from common.audit.log import AuditLog
 from common.audit.log_store import LogStore
 from common.errors import InputError, StorageError
-from tests.support.fault_vfs import fault_vfs
+from simulations.faults.disk import fault_vfs
 from tests.support.memory_signer import MemorySigner
 
 ORIGIN = "retail-5.example/region-1"

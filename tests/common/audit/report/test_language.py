@@ -47,6 +47,7 @@ GROUPS = (
     "purpose.",
     "reason.",
     "role.",
+    "rule.",
     "status.",
     "step.",
     "terms.",

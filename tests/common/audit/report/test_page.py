@@ -293,7 +293,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> ReportFacts:
                 record[name] = f"{name} {HOSTILE}"
             record["notice"]["id"] = f"notice_id {HOSTILE}"
         elif kind == "fedpref-policy/1":
-            record["policy"]["modes"] = [HOSTILE]
+            record["policy"]["more"] = [HOSTILE]
             model = HOSTILE.encode("ascii", "ignore").decode()
             record["policy"]["epsilon_caps_per_model"] = {"preference-model": "9", model: "1"}
             record["policy"][HOSTILE.encode("ascii", "ignore").decode()] = HOSTILE

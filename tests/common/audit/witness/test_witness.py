@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,7 @@ from common.audit.witness.witness import (
     OldSizeError,
     ProofError,
     StaleSizeError,
+    Submission,
     UnknownLogError,
     UnsignedError,
     Witness,
@@ -382,3 +385,77 @@ def test_whatever_is_asked_all_that_is_cosigned_is_one_growing_tree(requests):
             assert known.root != other.root
         else:
             assert known.size < other.size
+
+
+# Several at once.
+
+
+def test_several_are_judged_each_by_itself_and_committed_at_once(
+    store: WitnessStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = BranchingLog("other.example/log")
+    witness = witness_on(store, keys={LOG.origin: [LOG.key], other.origin: [other.key]})
+    commits = count_commits(store, monkeypatch)
+    stranger = BranchingLog("stranger.example/log")
+    answers = witness.cosign_all(
+        [
+            Submission(LOG.note(3), 0, ()),
+            Submission(stranger.note(3), 0, ()),
+            Submission(other.note(4), 0, ()),
+            Submission(LOG.note(5), 3, tuple(LOG.proof(3, 5))),
+            Submission(LOG.note(8), 4, ()),
+            Submission(LOG.note(5, "forked"), 5, ()),
+            Submission(b"nonsense", 0, ()),
+        ]
+    )
+    assert [type(each) for each in answers] == [
+        str,
+        UnknownLogError,
+        str,
+        str,
+        StaleSizeError,
+        ConflictError,
+        FormatError,
+    ]
+    assert commits == [1]
+    heads = {origin: seen.size for origin, seen in witness.heads().items()}
+    assert heads == {LOG.origin: 5, other.origin: 4}
+    assert [each.kind for each in witness.evidence()] == ["split-view"]
+
+
+def test_nothing_to_judge_is_no_commit(
+    store: WitnessStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commits = count_commits(store, monkeypatch)
+    (answer,) = witness_on(store).cosign_all([Submission(b"nonsense", 0, ())])
+    assert isinstance(answer, FormatError)
+    assert witness_on(store).cosign_all([]) == []
+    assert commits == [0]
+
+
+def test_what_is_not_durable_is_given_to_nobody(
+    store: WitnessStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witness = witness_on(store)
+
+    def full(_: Checkpoint, __: bytes, ___: int) -> None:
+        raise StorageError("The disk is full.")
+
+    monkeypatch.setattr(store, "advance", full)
+    with pytest.raises(StorageError):
+        witness.cosign_all([Submission(LOG.note(3), 0, ())])
+    assert witness.heads() == {}
+
+
+def count_commits(store: WitnessStore, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often a transaction was left, in a list of one number."""
+    counted, plain = [0], store.transaction
+
+    @contextmanager
+    def transaction() -> Iterator[None]:
+        with plain():
+            yield
+        counted[0] += 1
+
+    monkeypatch.setattr(store, "transaction", transaction)
+    return counted

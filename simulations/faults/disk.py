@@ -27,26 +27,31 @@ class FaultVFS(apsw.VFS):
         super().__init__(_NAME, _SYSTEM, makedefault=True)
         self.operations = 0
         self.operation = ""
-        self.fault: Callable[[int], None] = lambda _: None
+        self.fault: Callable[[int], object] = lambda _: None
         self.survivors: Path | None = None
 
     def xOpen(self, name: apsw.URIFilename | str | None, flags: list[int]) -> apsw.VFSFile:  # noqa: N802 - SQLite's name
+        """Opens a file whose writes pass here."""
         return _FaultFile(self, name, flags)
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802 - SQLite's name
+        """Deletes a file, or fails."""
         self.step("delete", Path(filename))
         super().xDelete(filename, syncdir)
         if self.survivors is not None:
             (self.survivors / Path(filename).name).unlink(missing_ok=True)
 
     def step(self, what: str, path: Path) -> None:
+        """Counts an operation and lets it fail."""
         self.operations += 1
         self.operation = f"{what} {path.name}"
         self.fault(self.operations)
 
 
 class _FaultFile(apsw.VFSFile):
-    def __init__(self, vfs: FaultVFS, name, flags: list[int]) -> None:
+    def __init__(
+        self, vfs: FaultVFS, name: apsw.URIFilename | str | None, flags: list[int]
+    ) -> None:
         super().__init__(_SYSTEM, name, flags)
         self._vfs = vfs
         self._path = Path(name.filename() if isinstance(name, apsw.URIFilename) else name or "")

@@ -1,0 +1,28 @@
+"""Sums that a coordinator can open only once, for one set of survivors, and only above a threshold.
+
+Bonawitz et al. (2017): double masking, for distributed noise. Who needs a sum in spite of regions
+that are lost in the middle must be able to take their masks off; whoever can do that for two sets
+of survivors knows their difference, which is one region's update with a share of noise that
+protects nobody. Here that takes the regions' own shares, and each region gives them up once.
+
+Pure state machines: no transport, no files. ``docs/decisions/0025-distributed-noise.md`` says why
+it is as it is.
+"""
+
+from common.double_masking.coordinator import CoordinatorExecution
+from common.double_masking.messages import RegionIdentity, Reveal, SharesGiven, Step
+from common.double_masking.records import Execution, threshold_of
+from common.double_masking.region import RegionExecution
+from common.double_masking.sharing import Delivery
+
+__all__ = [
+    "CoordinatorExecution",
+    "Delivery",
+    "Execution",
+    "RegionExecution",
+    "RegionIdentity",
+    "Reveal",
+    "SharesGiven",
+    "Step",
+    "threshold_of",
+]

@@ -1,0 +1,1 @@
+"""Faults on purpose: processes killed and hung, replies forged, disks full, files torn."""

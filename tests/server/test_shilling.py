@@ -1,0 +1,47 @@
+"""One hostile region of eight pushes an item: what each rule makes of it."""
+
+from __future__ import annotations
+
+from statistics import fmean
+
+import pytest
+
+from common.aggregation_rules import RuleName
+from tests.support.shilling import ATTACKS, Attack, Market
+
+SEEDS = ("0", "1", "2")
+#: The bar: at most so many times the exposure without an attack.
+BAR = 2.0
+
+
+@pytest.fixture(scope="module")
+def market() -> Market:
+    return Market.of(n_customers=4000)
+
+
+def exposure(market: Market, rule: RuleName, attack: Attack | None) -> float:
+    return fmean(market.exposure(rule, attack, seed=seed) for seed in SEEDS)
+
+
+def test_under_the_sum_everyone_sees_the_item(market: Market) -> None:
+    clean = exposure(market, "sum", None)
+    assert 0.02 < clean < 0.15
+    assert exposure(market, "sum", "loud") > 0.8
+    # Not even an update of honest size and noise is withstood.
+    assert exposure(market, "sum", "quiet") > BAR * clean
+
+
+@pytest.mark.parametrize("rule", ["median", "trimmed-mean"])
+def test_median_and_trimmed_mean_withstand_every_attack(market: Market, rule: RuleName) -> None:
+    clean = exposure(market, rule, None)
+    assert clean > 0.02
+    for attack in ATTACKS:
+        assert exposure(market, rule, attack) <= BAR * clean, attack
+
+
+def test_krum_withstands_what_lies_apart_but_not_a_region_without_noise(market: Market) -> None:
+    """Why `unguarded` warns of Krum where noise outweighs what regions have to say."""
+    clean = exposure(market, "krum", None)
+    for attack in ("loud", "quiet"):
+        assert exposure(market, "krum", attack) <= BAR * clean, attack
+    assert exposure(market, "krum", "noiseless") > 0.8
