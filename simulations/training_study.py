@@ -26,6 +26,7 @@ from client.training.strategies import model_scores
 from common.model_state import ModelState
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
+from common.privacy import UNIT_AND_RELATION
 from common.strategies import FACTORS, StrategyName
 from server.parameter_step import model_after
 from server.round_total import WholeTotal
@@ -34,6 +35,7 @@ from simulations.synthetic_scale import RegionPurchases, synthetic_regions
 FloatArray = npt.NDArray[np.float64]
 _TOP = 10
 _EVALUATED = 400
+_DELTA = "0.000001"
 _DISCOUNT = 1.0 / np.log2(np.arange(2, _TOP + 2))
 
 
@@ -65,6 +67,7 @@ def study_plan(
         train_from="2016-11-24T00:00:00.000Z",
         train_until="2017-10-26T00:00:00.000Z",
         epsilon=epsilon,
+        delta=_DELTA,
         planned_customers=n_customers,
         strategy=strategy,
     )
@@ -152,6 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--strategies", nargs="+", choices=get_args(StrategyName), default=get_args(StrategyName)
     )
     options = parser.parse_args(arguments)
+    sys.stdout.write(f"ε of a run in each region, δ = {_DELTA}; {UNIT_AND_RELATION}\n")
     for n_customers in options.customers:
         regions = synthetic_regions(
             n_customers, n_items=options.items, n_regions=options.regions, seed=1

@@ -207,7 +207,6 @@ def withdraw(
     visitor: WithToken, service: ServiceOf, request: Request, response: Response
 ) -> ChoiceAnswer:
     """Withdraws everything that was given. Needs nothing but the customer."""
-    service.limits.count_change(visitor.reference)
     logged = service.desk.withdraw(visitor.actor)
     response.headers["Location"] = request.app.url_path_for(
         "read_receipt", record_id=logged.record_id

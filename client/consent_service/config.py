@@ -106,6 +106,7 @@ class LimitSettings(_Section):
     Attributes:
         reads_per_minute: Pages and answers, for each customer.
         changes_per_hour: Choices recorded, for each customer: each is in the log for good.
+            Withdrawing everything is never limited by it.
         logins_per_minute: Logins tried, for each address.
         requests_per_minute: Everything, for each address.
         max_body_bytes: The largest request.

@@ -118,7 +118,8 @@ def choose(
     """Records what the pressed button says."""
     check_form(request, visitor, csrf)
     service = service_of(request)
-    service.limits.count_change(visitor.reference)
+    if action != "withdraw":
+        service.limits.count_change(visitor.reference)
     try:
         logged = _decide(service, visitor, action, set(purpose or ()), notice, based_on)
     except (DecisionRefusedError, ProblemError) as refusal:

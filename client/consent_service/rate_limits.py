@@ -49,7 +49,11 @@ class RateLimits:
         self._count(self._reads, customer_ref)
 
     def count_change(self, customer_ref: str) -> None:
-        """Counts a choice of a customer's; `ProblemError` if there were too many."""
+        """Counts a choice of a customer's; `ProblemError` if there were too many.
+
+        Withdrawing everything is not counted: nobody has to wait for that, and it is logged only
+        after a consent, which was counted.
+        """
         self._count(self._changes, customer_ref)
 
     def _count(self, item: RateLimitItem, who: str) -> None:

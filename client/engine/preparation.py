@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from client.data.consent_filter import EligibleCustomers, filter_consented
-from client.data.dataset import PreferenceDataset
+from client.data.dataset import MAX_ROWS_PER_CUSTOMER, PreferenceDataset
 from client.data.quality import QualityReport, quality_gate
 from client.data.sources import load_source_config, open_source
 from client.data.transactions import CheckedTransactions
@@ -22,6 +23,7 @@ from common.plan import RunPlan
 from common.timestamps import parse_time
 
 NONCE_BYTES = 32
+_logger = logging.getLogger("fedpref.engine")
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,17 @@ class RegionData:
                 self._read_catalogue(),
                 start_ms=parse_time(plan.train_from),
                 end_ms=parse_time(plan.train_until),
+                max_rows_per_customer=MAX_ROWS_PER_CUSTOMER,
             )
+            if dataset.capped_customers:
+                # The region's own log; the counts do not leave.
+                _logger.warning(
+                    "%d customers have more purchases in the window than %d: the oldest, %d in "
+                    "all, are left out",
+                    dataset.capped_customers,
+                    MAX_ROWS_PER_CUSTOMER,
+                    dataset.capped_rows,
+                )
             self._dataset = (key, dataset)
         return self._dataset[1]
 

@@ -22,7 +22,7 @@ import torch
 from opacus import PrivacyEngine
 from torch import nn
 
-from client.training.module_safety import Losses, require_safe
+from client.training.module_safety import GradSampleMode, Losses, require_safe
 from common.errors import InputError
 
 _MODES = ("hooks", "ghost")
@@ -83,7 +83,7 @@ class CheckedPrivacyEngine(PrivacyEngine):  # type: ignore[misc] # Opacus has no
                 f"The mode {grad_sample_mode!r} of Opacus is not checked here.",
                 remedy=f"Use one of {', '.join(_MODES)}.",
             )
-        mode = "ghost" if grad_sample_mode == "ghost" else "hooks"
+        mode: GradSampleMode = "ghost" if grad_sample_mode == "ghost" else "hooks"
         require_safe(module, self._losses, self._probe, mode=mode)
         return super().make_private(
             module=module,

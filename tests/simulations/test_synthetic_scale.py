@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
+from common.privacy import UNIT_AND_RELATION
 from simulations.synthetic_scale import RegionPurchases, synthetic_regions
 from simulations.training_study import main, outcome_of, popularity_outcome, study_plan
 
@@ -56,7 +57,8 @@ def test_factors_learn_what_popularity_does_not_know(regions: list[RegionPurchas
 def test_the_study_prints_a_row_for_each_strategy(capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--customers", "300", "--items", "200", "--regions", "3"]
     assert main([*options, "--strategies", "factors"]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert title.endswith(f"δ = 0.000001; {UNIT_AND_RELATION}")
     named = [line.split("NDCG@10")[0].split()[-1] for line in lines]
     assert named == ["popularity", "factors"]
     assert all(0 <= float(line.split("NDCG@10")[1].split()[0]) <= 1 for line in lines)

@@ -154,7 +154,7 @@ def test_one_customers_limit_is_not_anothers(service: Service) -> None:
 
 
 def test_choices_and_logins_have_limits_of_their_own(service: Service) -> None:
-    visit = Visit(service.app(changes_per_hour=2, logins_per_minute=3))
+    visit = Visit(service.app(changes_per_hour=1, logins_per_minute=3))
     visit.log_in(service.issuer.token("undecided"))
     visit.give()
     visit.receipt_of(visit.choose("withdraw"))
@@ -167,6 +167,29 @@ def test_choices_and_logins_have_limits_of_their_own(service: Service) -> None:
     assert statuses == [401, 401, 429]
     assert visit.log_in(service.issuer.token("undecided")).status_code == 429
     assert visit.http.get("/history").status_code == 200
+
+
+def test_nobody_has_to_wait_for_their_withdrawal(service: Service) -> None:
+    app = service.app(changes_per_hour=2)
+    visit = Visit(app)
+    visit.log_in(service.issuer.token("changeable"))
+    for _ in range(2):
+        visit.give()
+        visit.receipt_of(visit.choose("withdraw"))
+    size = service.opened.log.size
+    assert visit.choose("agree", FEDERATED_TRAINING).status_code == 429
+    # There is nothing to withdraw, and nothing is logged.
+    assert visit.choose("withdraw").status_code == 409
+    assert service.opened.log.size == size
+    bearer = {"Authorization": f"Bearer {service.issuer.token('programmed')}"}
+    with client(service, changes_per_hour=1) as http:
+        notice = http.get("/api/v1/notice").json()["sha256"]
+        body = {"purposes": {FEDERATED_TRAINING: True}, "notice_sha256": notice, "based_on": None}
+        given = [
+            http.post("/api/v1/choices", json=body, headers=bearer).status_code for _ in range(2)
+        ]
+        assert given == [201, 429]
+        assert http.post("/api/v1/withdrawal", headers=bearer).status_code == 201
 
 
 def test_guesses_of_bearer_tokens_are_limited_too(service: Service) -> None:
