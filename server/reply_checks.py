@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import numpy as np
-from flwr.app import Array, Message
+from flwr.app import Array, ArrayRecord, Message
 
 from common import timestamps
 from common.audit.checkpoint import NoteKey, open_checkpoint
@@ -255,4 +255,11 @@ def region_reason(header: Mapping[str, JsonValue]) -> str:
 
 
 def _array_records(reply: Message) -> list[Array]:
-    return [array for record in reply.content.array_records.values() for array in record.values()]
+    # Not by `array_records`: Flower's view of them is a cycle, which keeps a reply as large as the
+    # model till Python looks for cycles.
+    return [
+        array
+        for record in reply.content.values()
+        if isinstance(record, ArrayRecord)
+        for array in record.values()
+    ]

@@ -448,7 +448,8 @@ class RegionSumStrategy(Strategy):
         )
         if region is not None and reason not in _QUIET_REASONS:
             self._event("region-refused", current, region=region, reason=reason)
-            if reason in IMPOSTOR_REASONS or reason in MISSING_REASONS:
+            # One that had no node when the round asked may have been found meanwhile.
+            if reason in IMPOSTOR_REASONS or reason in MISSING_REASONS - {"no-node"}:
                 # It is asked who it is in the meantime: later rounds do not wait for it.
                 self._roster.drop(region, bar=reason in IMPOSTOR_REASONS)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -40,3 +41,8 @@ class Case:
     name: str
     invariant: str
     act: Callable[[Trial, Given], None]
+
+    def is_called(self, part: str) -> bool:
+        """Whether some whole words of its group or name are these."""
+        words = rf"(?<!\w){re.escape(part)}(?!\w)"
+        return re.search(words, f"{self.group}: {self.name}") is not None

@@ -74,7 +74,7 @@ class MatrixRequest:
         chosen = [
             case
             for case in rows
-            if not self.only or any(part in f"{case.group}: {case.name}" for part in self.only)
+            if not self.only or any(case.is_called(part) for part in self.only)
         ]
         if not chosen:
             groups = ", ".join(dict.fromkeys(case.group for case in rows))

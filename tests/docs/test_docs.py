@@ -3,6 +3,7 @@ the code's own."""
 
 from __future__ import annotations
 
+import ast
 import inspect
 import os
 import re
@@ -465,6 +466,31 @@ def test_refusal_codes_are_those_that_leave_a_region() -> None:
     }
     sent = {code for _, code in (*ENGINE_REASONS, *RELAY_REASONS)} | {"relay-failure"}
     assert documented == sent
+
+
+def test_codes_in_a_secure_sum_are_those_that_leave_a_region() -> None:
+    documented = {
+        code
+        for row in table(DOCS / "operator.md", "code in a secure sum", "what it means")
+        for code in codes(row[0])
+    }
+    raised: set[str] = set()
+    for path in (
+        *(ROOT / "common" / "secure_aggregation").glob("*.py"),
+        ROOT / "client" / "engine" / "masking.py",
+    ):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(
+                    func=ast.Name(id="SecureSumRefusedError"),
+                    args=[ast.Constant(value=str(code)), *_],
+                ):
+                    raised.add(code)
+                # Where the code depends on what differs.
+                case ast.Constant(value=str(code)) if re.fullmatch(r"other-[a-z]+", code):
+                    raised.add(code)
+    # Only the coordinator can see this one.
+    assert documented == raised - {"masks-do-not-cancel"}
 
 
 def test_the_homes_files_are_all_named(workspace: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from flwr.app import Error, Message
 from flwr.serverapp.strategy import Strategy
 
-from common.errors import BudgetError, FederationError, VerificationError
+from common.errors import BudgetError, FederationError, InputError, VerificationError
 from common.messages import decode_message, encode_message
 from common.parameters import arrays_digest
 from server import app as server_app
@@ -254,6 +254,40 @@ def test_a_region_that_comes_back_takes_part_again(tmp_path: Path) -> None:
         assert used_regions(federation)[3] == list(REGIONS)
         # Its late answer to round 1 was nobody's.
         assert 1 in late.sealed
+
+
+def test_a_region_whose_reply_was_lost_is_found_again_though_rounds_are_short(
+    tmp_path: Path,
+) -> None:
+    with open_federation(tmp_path, fake_plan(round_timeout_s=1)) as federation:
+        lost, other = federation.engines["region-2"], federation.engines["region-1"]
+
+        def wait_till_it_is_known(number: int) -> None:
+            deadline = time.monotonic() + 10
+            while number == 2 and lost.asked.count(("describe", None)) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
+
+        other.before_train = wait_till_it_is_known
+        federation.run(reply_hook=Once(1, lambda message, reply: []))
+        assert refused_regions(federation, 1) == {"region-2": "no-reply"}
+        assert used_regions(federation)[3] == list(REGIONS)
+
+
+def test_an_engine_that_is_just_starting_is_waited_for_while_the_quorum_is_lacking(
+    tmp_path: Path,
+) -> None:
+    with open_federation(tmp_path, fake_plan(quorum=3)) as federation:
+        starting = federation.engines["region-2"]
+
+        def down(number: int) -> None:
+            starting.before_train = None
+            raise InputError("nobody listens at the engine's socket")
+
+        starting.before_train = down
+        federation.run()
+        assert federation.incidents() == [(1, "region-2", "engine-unreachable")]
+        assert used_regions(federation)[1] == list(REGIONS)
 
 
 def test_a_second_reply_is_refused_and_the_first_stands(tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import gc
 import io
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -220,6 +222,21 @@ def test_a_signed_round_entry_that_states_other_noise(
 
     engine.tamper_record = tamper
     assert reason(validator, ask(engine), question(engine.plan)) == "other-noise"
+
+
+def test_a_reply_is_gone_as_soon_as_it_was_judged(
+    engine: FakeEngine, validator: ReplyValidator
+) -> None:
+    reply = ask(engine)
+    content = weakref.ref(reply.content)
+    gc.disable()
+    try:
+        update = validator.validate(reply, question(engine.plan), now_ms=now_ms())
+        del reply, update
+        # As large as the model, it must not wait for Python to look for cycles.
+        assert content() is None
+    finally:
+        gc.enable()
 
 
 def test_arrays_swapped_after_signing(engine: FakeEngine, validator: ReplyValidator) -> None:
