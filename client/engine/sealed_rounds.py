@@ -7,8 +7,8 @@ release, and the seal is removed; the charge stays. The check and the append are
 that comes between them makes the append fail, and the check is done again.
 
 A seal that a crash kept from the log is given up as well once it is older than a consent snapshot
-may be: logged as of then, it would stand after choices that it does not know. So it is if the region
-has logged another round of the run since: each round entry names the one before it.
+may be: logged as of then, it would stand after choices that it does not know. So it is if the
+region has logged another round of the run since: each round entry names the one before it.
 """
 
 from __future__ import annotations

@@ -219,10 +219,12 @@ def test_a_grid_that_says_what_arrived_is_asked_for_nothing_else() -> None:
     assert all(0 < timeout_s <= 2.0 for _, timeout_s in grid.waited)
 
 
-def test_a_grid_that_announces_nothing_is_waited_for_no_longer_than_the_bound() -> None:
+def test_a_grid_that_announces_nothing_is_waited_for_no_longer_than_the_bound(
+    clock: Clock,
+) -> None:
     class Silent(ScriptedGrid):
         def arrived(self, message_ids: Collection[str], *, timeout_s: float) -> list[str]:
-            time.sleep(timeout_s)
+            clock.sleep(timeout_s)
             return []
 
     assert run(Silent({1: []}), timeout_s=0.05) == []
