@@ -6,13 +6,14 @@ other site's page can act in a customer's name.
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from client.consent_service.desk import Decision, LoggedChoice, Position, ShownNotice
-from client.consent_service.problems import MEDIA_TYPE, PROBLEMS
+from client.consent_service.problems import MEDIA_TYPE, PROBLEMS, ProblemError
 from client.consent_service.visitor import Language, ServiceOf, WithToken
 from common.canonical_json import JsonValue
 from common.consent import Standing
@@ -132,6 +133,24 @@ class ChoiceBody(BaseModel):
     ]
 
 
+async def refuse_repeated_keys(visitor: WithToken, request: Request) -> None:
+    """Refuses a body in which a key stands twice: nobody can say which of the two was meant.
+
+    Raises:
+        ProblemError: It does.
+    """
+    del visitor  # Who nobody knows is told so first.
+    try:
+        json.loads(await request.body(), object_pairs_hook=_without_repeated_keys)
+    except (ValueError, RecursionError):
+        return  # It is not JSON: what reads the body after this refuses it.
+
+
+def _without_repeated_keys(pairs: list[tuple[str, object]]) -> None:
+    if len(dict(pairs)) != len(pairs):
+        raise ProblemError("invalid")
+
+
 def _refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
     """The documented refusals of a route: schema, and an example of each."""
     found: dict[int | str, dict[str, Any]] = {}
@@ -176,6 +195,7 @@ def read_choices(visitor: WithToken, service: ServiceOf, lang: Language) -> Posi
 @router.post(
     "/choices",
     status_code=201,
+    dependencies=[Depends(refuse_repeated_keys)],
     responses=_refusals(
         *_OF_CUSTOMER,
         "guardian-needed",

@@ -65,6 +65,21 @@ def test_a_program_gives_looks_and_withdraws_for_a_customer(service: Service) ->
     assert (again.status_code, again.json()["code"]) == (409, "nothing-to-withdraw")
 
 
+@pytest.mark.parametrize("place", ["purposes", "body"])
+def test_a_choice_that_says_two_things_is_none(service: Service, place: str) -> None:
+    program = Program(service)
+    notice = program.get("/notice").json()["sha256"]
+    purpose = f'"{FEDERATED_TRAINING}":'
+    no, yes = f"{{{purpose}false}}", f"{{{purpose}true}}"
+    twice = {"purposes": f"{{{purpose}false,{purpose}true}}", "body": f'{no},"purposes":{yes}'}
+    for purposes, status in ((twice[place], 422), (yes, 201)):
+        body = f'{{"purposes":{purposes},"notice_sha256":"{notice}","based_on":null}}'
+        kind = {"Content-Type": "application/json"}
+        answer = program.http.post(f"{API}/choices", content=body, headers=kind)
+        assert answer.status_code == status
+    assert len(program.get("/history").json()) == 1
+
+
 def test_the_notice_is_for_everybody_in_their_language(service: Service) -> None:
     with TestClient(service.app(), base_url=URL) as http:
         assert http.get(f"{API}/notice").json()["notice_id"] == "pn-1-en"
