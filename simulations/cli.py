@@ -196,6 +196,20 @@ def run(
 
 
 @app.command()
+def resume(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="An interrupted run's folder.")
+    ],
+) -> None:
+    """Go on with an interrupted run, with the settings it was begun with."""
+    console = Console(highlight=False)
+    with console.status("Starting …"):
+        from simulations.run import resume_scenario
+
+    resume_scenario(run_folder, console)
+
+
+@app.command()
 def bundle(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
 ) -> None:
