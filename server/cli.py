@@ -1,4 +1,4 @@
-"""``fedpref-server``: what the coordinator's operator asks. It reads, and changes nothing."""
+"""``fedpref-server``: how far a run got, what its plan says, and going on with it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.errors import EXIT_OK, VerificationError
+from common.errors import EXIT_OK, UsageError, VerificationError
 from common.terminal import EXIT_CODES, run_command
 
 if TYPE_CHECKING:
     from common.plan import RunPlan
+    from server.resume import Resumption
     from server.status import ServerStatus
 
 app = typer.Typer(
-    help="The coordinator's own commands: how far a run got, and what its plan says.",
+    help="The coordinator's own commands: how far a run got, what its plan says, going on with it.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -84,6 +85,65 @@ def plan(home: HomeArgument) -> None:
     console.print(_mechanisms(found))
     console.print(Text("\nWhat leaves each region, and nothing else", style="bold"))
     console.print(_arrays(found))
+
+
+@app.command(epilog=EXIT_CODES)
+def resume(
+    run: Annotated[
+        Path,
+        typer.Argument(help="The coordinator's home folder, or the folder of a simulated run."),
+    ],
+    superlink: Annotated[
+        str | None,
+        typer.Option(help="Start it there: the connection's name in Flower's configuration."),
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option("--app", help="With --superlink: the app bundle's folder.")
+    ] = None,
+) -> int:
+    """Go on with a run whose coordinator ended: with the same round, from the same model.
+
+    First the checkpoint is held to the log; if it does not match, nothing is started. A simulated
+    run then goes on here, with its regions. A deployment's is started on a SuperLink if one is
+    named; else the command for that is shown. Regions that had answered send the same bytes again.
+    """
+    from server.resume import (
+        carry_on_over,
+        carry_on_simulated,
+        home_in,
+        read_resumption,
+        simulated_run,
+    )
+
+    if (superlink is None) != (bundle is None):
+        raise UsageError("--superlink and --app go together.")
+    home = home_in(run)
+    found = read_resumption(home)
+    console = Console(highlight=False)
+    console.print(_going_on(found))
+    if superlink is not None and bundle is not None and not found.published:
+        started = carry_on_over(superlink, bundle, home)
+        console.print(f"Started as Flower's run {started}; fedpref-server status follows it.")
+    elif (simulated := simulated_run(run)) is not None:
+        carry_on_simulated(simulated)
+    elif not found.published:
+        console.print("It matches the log. To start it on a SuperLink, name it and the app:")
+        console.print(f"  fedpref-server resume {run} --superlink NAME --app FOLDER", style="dim")
+    return EXIT_OK
+
+
+def _going_on(found: Resumption) -> Text:
+    text = Text.assemble(("Run ", "bold"), (found.run_id, "bold"))
+    if found.published:
+        return text.append(": its model is published; there is nothing to go on with.")
+    if found.next_round > found.total_rounds:
+        text.append(f": all {found.total_rounds} rounds are closed; its model is published next.")
+    else:
+        text.append(f": goes on with round {found.next_round} of {found.total_rounds}")
+        text.append(f", log size {found.log_size}.")
+    if found.model is not None:
+        text.append(f"\nModel {found.model}\nmade of {', '.join(found.roster)}", style="dim")
+    return text
 
 
 def _progress(found: ServerStatus) -> Text:
@@ -264,7 +324,7 @@ def _table(*titles: str) -> Table:
 
 def main() -> NoReturn:
     """Runs the command line."""
-    run_command(app, on_interrupt="Nothing was changed.")
+    run_command(app, on_interrupt="Nothing is lost: the same command goes on from here.")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from common.canonical_json import JsonValue
-from common.double_masking import CoordinatorExecution, Execution
 from common.double_masking.codec import (
     bytes_from_json,
     deliveries_to_json,
@@ -28,6 +27,8 @@ from common.double_masking.codec import (
     reveal_from_json,
     shares_from_json,
 )
+from common.double_masking.coordinator import CoordinatorExecution
+from common.double_masking.records import Execution
 from common.errors import FormatError
 from common.keys import Registry
 from common.parameters import ArraySpec, arrays_digest
@@ -384,3 +385,25 @@ def shared_total(
         grid_exponent=mechanism.grid_exponent,
         honest_survivors_min=plan.aggregation.honest_survivors_min,
     )
+
+
+def sum_of_shares(releases: Sequence[Arrays], plan: RunPlan, server_round: int) -> SharedTotal:
+    """What regions' releases come to where all of them are at hand, as in studies and tests.
+
+    Args:
+        releases: What each region sealed, whole grid units.
+        plan: A plan with distributed noise.
+        server_round: The round, from 1.
+
+    Raises:
+        SecureSumRefusedError: They are more than the ring has room for.
+    """
+    vectors = [
+        np.concatenate([each[name].astype("<i4").reshape(-1) for name in sorted(each)])
+        for each in releases
+    ]
+    total = np.zeros(vectors[0].shape, np.uint32)
+    for vector in vectors:
+        total += vector.view(np.uint32)
+    context = RoundContext.of(plan, server_round, "0" * 64)
+    return shared_total(total, plan, context, len(releases))

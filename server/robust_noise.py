@@ -30,9 +30,10 @@ _REACH, _NODES = 6.0, 121
 def noise_gain(aggregation: Aggregation, n_regions: int) -> float:
     """By how much the noise of a total is larger than one region's (`server.round_total`).
 
-    With distributed noise, than what the shares of the least honest survivors come to.
+    With distributed noise, than what the shares of the least honest survivors come to. One region
+    alone, as in studies, has noise of its own that protects by itself.
     """
-    if aggregation.honest_survivors_min:
+    if aggregation.honest_survivors_min and n_regions > 1:
         return math.sqrt(n_regions / aggregation.honest_survivors_min)
     if n_regions == 1 or aggregation.name != "robust":
         return math.sqrt(n_regions)

@@ -196,6 +196,20 @@ def run(
 
 
 @app.command()
+def resume(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="An interrupted run's folder.")
+    ],
+) -> None:
+    """Go on with an interrupted run, with the settings it was begun with."""
+    console = Console(highlight=False)
+    with console.status("Starting …"):
+        from simulations.run import resume_scenario
+
+    resume_scenario(run_folder, console)
+
+
+@app.command()
 def bundle(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run's folder.")],
 ) -> None:
@@ -225,6 +239,30 @@ def audit(
     from simulations.rebundle import rebundle
 
     rebundle(run_folder, Console(highlight=False), attack_models=models)
+
+
+@app.command("distributed-study")
+def distributed_study(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    epsilon: Annotated[
+        list[float] | None, typer.Option(help="Which ε; may be repeated. By default 8, 3 and 1.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, max=50, help="Over how many seeds of noise.")] = 5,
+) -> None:
+    """Compare distributed noise with central DP training at the same σ, on a run's customers.
+
+    Beside them: shares of noise for one and two honest regions fewer, and local noise. The run is
+    only read; models are trained anew on this machine, and no region's budget is touched.
+    """
+    from simulations.distributed_table import study_run
+    from simulations.run_folder import RunFolder
+
+    study_run(
+        RunFolder(run_folder),
+        epsilons=epsilon or [8.0, 3.0, 1.0],
+        seeds=seeds,
+        console=Console(highlight=False),
+    )
 
 
 @app.command("audit-gates")

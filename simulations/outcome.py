@@ -63,7 +63,7 @@ def measure_quality(
     splits: list[list[RegionSplit]] = []
     excluded: dict[str, dict[int, frozenset[str]]] = {}
     for set_up in set_ups:
-        home, pseudonyms = _everybody(folder, set_up.region)
+        home, pseudonyms = everybody(folder, set_up.region)
         splits.append(region_splits(home, pseudonyms, cuts, catalogue))
         choices = set_up.choose(sorted(pseudonyms))
         excluded[set_up.region] = excluded_by_round(choices, pseudonyms, plan.total_rounds)
@@ -94,13 +94,13 @@ def attack(
     """
     catalogue = Catalogue.load(folder.catalogue)
     splits = [
-        region_splits(*_everybody(folder, region), [scenario.windows], catalogue)
+        region_splits(*everybody(folder, region), [scenario.windows], catalogue)
         for region in plan.regions
     ]
     return _attacked(splits, plan, n_models, console)
 
 
-def _everybody(folder: RunFolder, region: str) -> tuple[RegionHome, dict[str, str]]:
+def everybody(folder: RunFolder, region: str) -> tuple[RegionHome, dict[str, str]]:
     """A region's home, and each customer's reference and pseudonym."""
     home = RegionHome.read(folder.region_home(region))
     with open_subject_keys(home.subjects, home.stored_key) as subjects:

@@ -14,12 +14,15 @@ from client.training.evaluation import EvaluationSet, Protocol, without_customer
 from client.training.noise import NoiseSource, SeededNoise
 from client.training.releases import release
 from client.training.rows import popularity_values
+from client.training.shared_sums import shared_round
 from common.model_state import ModelState
 from common.plan import RunPlan
 from server.aggregation import Model
+from server.double_masked_sum import sum_of_shares
 from server.early_stop import ends, kept_change, signal_of
 from server.parameter_step import model_after
 from server.robust import total_of
+from server.round_total import RoundTotal
 from simulations import baselines
 
 FloatArray = npt.NDArray[np.float64]
@@ -161,23 +164,35 @@ def train_private(
     optimizer: Model = {}
     signals: list[str | None] = []
     for server_round in range(1, plan.total_rounds + 1):
-        releases = [
-            release(
-                population.train[region][server_round],
-                model,
-                plan=plan,
-                server_round=server_round,
-                noise=noise[region],
-            )
-            for region in regions
-        ]
-        total = total_of(releases, plan.aggregation)
+        datasets = {region: population.train[region][server_round] for region in regions}
+        total = _round_total(datasets, model, plan, server_round, noise)
         signals.append(signal_of(server_round, total, plan, optimizer))
         model, moments = model_after(server_round, model, total, plan, optimizer)
         optimizer = moments | kept_change(server_round, total, plan)
         if ends(plan.early_stop, signals):
             break
     return ModelState.of_plan(model, plan)
+
+
+def _round_total(
+    datasets: Mapping[str, PreferenceDataset],
+    model: Model,
+    plan: RunPlan,
+    server_round: int,
+    noise: Mapping[str, NoiseSource],
+) -> RoundTotal:
+    """What a round's releases come to; one region alone protects itself, whatever the plan."""
+    if plan.mode == "distributed" and len(datasets) > 1:
+        shares = [
+            shared_round(dataset, model, plan=plan, server_round=server_round, noise=noise[region])
+            for region, dataset in datasets.items()
+        ]
+        return sum_of_shares(shares, plan, server_round)
+    releases = [
+        release(dataset, model, plan=plan, server_round=server_round, noise=noise[region])
+        for region, dataset in datasets.items()
+    ]
+    return total_of(releases, plan.aggregation)
 
 
 def recent_popularity(dataset: PreferenceDataset) -> FloatArray:

@@ -21,7 +21,7 @@ from typing import Literal
 from rich.console import Console
 
 from common.aggregation_rules import NoiseMode, RuleName, least_regions
-from common.errors import FederationError, FedprefError, UsageError, VerificationError
+from common.errors import FederationError, FedprefError, InputError, UsageError, VerificationError
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
 from common.privacy import UNIT_AND_RELATION
@@ -150,6 +150,32 @@ def run_scenario(request: RunRequest, console: Console) -> RunFolder:
             )
             return folder
         _Run(folder, scenario, state, console).carry_on(request.pause_after_round)
+    return folder
+
+
+def resume_scenario(root: Path, console: Console) -> RunFolder:
+    """Goes on with an interrupted run, as it was begun.
+
+    Args:
+        root: The run's folder.
+        console: Where progress is shown.
+
+    Raises:
+        InputError: No run was begun there.
+        FedprefError: What stopped it; everything done so far stays and is picked up again.
+    """
+    if RunFolder(root).read_state() is None:
+        raise InputError(
+            f"No run was begun in {root}.", remedy="Name the folder that holds its run.json."
+        )
+    with open_run_folder(root) as folder:
+        state = folder.read_state()
+        if state is None:
+            raise InputError(f"The run in {root} was removed meanwhile.")
+        if state.stage == "finished":
+            console.print(f"{folder.root} holds a finished run. Report: {folder.report}.")
+            return folder
+        _Run(folder, find_scenario(state.settings.scenario), state, console).carry_on()
     return folder
 
 

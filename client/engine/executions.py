@@ -30,7 +30,6 @@ from common.audit.entry import make_entry
 from common.audit.log import AuditLog, LogMovedError
 from common.audit.merkle import leaf_hash
 from common.canonical_json import JsonValue
-from common.double_masking import Execution, RegionExecution, RegionIdentity
 from common.double_masking.codec import (
     bytes_to_json,
     deliveries_from_json,
@@ -38,7 +37,9 @@ from common.double_masking.codec import (
     reveal_to_json,
     shares_to_json,
 )
-from common.double_masking.records import names
+from common.double_masking.messages import RegionIdentity
+from common.double_masking.records import Execution, names
+from common.double_masking.region import RegionExecution
 from common.keys import Registry, Signer
 from common.parameters import arrays_digest
 from common.plan import RunPlan

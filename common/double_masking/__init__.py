@@ -8,21 +8,3 @@ protects nobody. Here that takes the regions' own shares, and each region gives 
 Pure state machines: no transport, no files. ``docs/decisions/0025-distributed-noise.md`` says why
 it is as it is.
 """
-
-from common.double_masking.coordinator import CoordinatorExecution
-from common.double_masking.messages import RegionIdentity, Reveal, SharesGiven, Step
-from common.double_masking.records import Execution, threshold_of
-from common.double_masking.region import RegionExecution
-from common.double_masking.sharing import Delivery
-
-__all__ = [
-    "CoordinatorExecution",
-    "Delivery",
-    "Execution",
-    "RegionExecution",
-    "RegionIdentity",
-    "Reveal",
-    "SharesGiven",
-    "Step",
-    "threshold_of",
-]

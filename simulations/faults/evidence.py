@@ -63,21 +63,24 @@ def read_files(home: Path) -> Files:
         damaged = []
         if (home / "ledger.sqlite").exists():
             ledger = _open_copy(home / "ledger.sqlite", Path(scratch))
-            charges = tuple(dict(row) for row in ledger.execute(_CHARGES))
+            charges = tuple(dict(row) for row in _rows(ledger, "charges", "seq"))
             damaged += _damaged(ledger, "ledger")
         log = _open_copy(home / "log.sqlite", Path(scratch))
-        entries = tuple(bytes(row["data"]) for row in log.execute(_ENTRIES))
+        entries = tuple(bytes(row["data"]) for row in _rows(log, "entry", "1"))
         checkpoints = tuple(
             (int(row["size"]), bytes(row["root"]), bytes(row["note"]))
-            for row in log.execute(_CHECKPOINTS)
+            for row in _rows(log, "checkpoint", "rowid")
         )
         damaged += _damaged(log, "log")
     return Files(charges, entries, checkpoints, tuple(damaged))
 
 
-_CHARGES = "SELECT * FROM charges ORDER BY seq"
-_ENTRIES = "SELECT * FROM entry ORDER BY 1"
-_CHECKPOINTS = "SELECT * FROM checkpoint ORDER BY rowid"
+def _rows(database: sqlite3.Connection, table: str, order: str) -> list[sqlite3.Row]:
+    """A table's rows; none of one that a crash kept from being made."""
+    known = database.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
+    if known is None:
+        return []
+    return database.execute(f"SELECT * FROM {table} ORDER BY {order}").fetchall()  # noqa: S608 - names of ours
 
 
 def _open_copy(path: Path, scratch: Path) -> sqlite3.Connection:

@@ -14,6 +14,7 @@ _MODULES = (
     "verify_targets",
     "transport_targets",
     "import_targets",
+    "secure_sum_targets",
 )
 
 

@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from common.double_masking import (
-    CoordinatorExecution,
-    Execution,
-    RegionExecution,
-    RegionIdentity,
-)
+from common.double_masking.coordinator import CoordinatorExecution
+from common.double_masking.messages import RegionIdentity
+from common.double_masking.records import Execution
+from common.double_masking.region import RegionExecution
 from common.keys import Registry
 from common.secure_aggregation import Quantiser, RoundContext, SecureSumRefusedError
 from tests.support.memory_signer import MemorySigner

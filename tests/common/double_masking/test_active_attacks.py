@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from common.double_masking import Delivery, RegionExecution, Reveal
+from common.double_masking.messages import Reveal
 from common.double_masking.records import KEYS, SHARES, SURVIVORS, Execution, sign
+from common.double_masking.region import RegionExecution
+from common.double_masking.sharing import Delivery
 from common.secure_aggregation import MaskingKey, SecureSumRefusedError
 from tests.support.masking_execution import (
     Federation,

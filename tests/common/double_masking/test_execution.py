@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.double_masking import Reveal, Step, threshold_of
+from common.double_masking.messages import Reveal, Step
+from common.double_masking.records import threshold_of
 from common.errors import FormatError
 from common.secure_aggregation import (
     MaskContext,
