@@ -16,7 +16,7 @@ from common.plan import RunPlan
 from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT, GaussianEvent, calibrate_sigma
 from common.release_bounds import release_value_bound
 from common.secure_aggregation.quantiser import finest_grid
-from common.strategies import FACTORS, StrategyName
+from common.strategies import FACTORS, StrategyName, parameter_specs
 from common.training_rules import TrainingRule, training_rule
 
 MODEL_NAME = "preference-model"
@@ -26,8 +26,9 @@ CHANGE_GRID_EXPONENT = -22
 POPULARITY_CLIPPING_NORM = "1"
 FACTOR_CLIPPING_NORM = "0.2"
 ROW_EXPONENT = "-0.25"
-# Two rounds of noise alone have a cosine within this, by three deviations, from 22,500 parameters.
-LEAST_SIGNAL = "0.02"
+# Below this a round tells nothing worth a charge; nor below two deviations of the cosine of noise.
+_LEAST_SIGNAL = 0.02
+_SIGNAL_DEVIATIONS = 2.0
 # Noise is calibrated to a hair less than ε, because a ledger reports ε by privacy loss
 # distributions, whose discretisation errs upwards, and its cap may be the plan's ε.
 _CALIBRATION_MARGIN = 2e-5
@@ -132,6 +133,7 @@ def default_plan(
     except ValueError as error:
         raise InputError(f"ε = {epsilon!r} or δ = {delta!r} is not a decimal number.") from error
     if strategy == FACTORS:
+        _require_no_schedule(server_learning_rate_decay, patience_rounds)
         # What the noise of all regions comes to, in units of what one mechanism's σ says.
         gain = math.sqrt(max(1, len(regions)) / max(1, honest_survivors_min))
         sized = _factors(planned_customers / (sigma * gain), sigma, n_items)
@@ -144,6 +146,13 @@ def default_plan(
         )
         in_region = planned_customers / max(1, len(regions))
         sized = _local_steps(strategy, training, sigma, float(epsilon), float(delta), in_region)
+        sized |= _schedule(
+            strategy,
+            training,
+            sized["local_training"],
+            server_learning_rate_decay,
+            patience_rounds,
+        )
     record: dict[str, JsonValue] = {
         "v": "fedpref-plan/1",
         "run_id": run_id,
@@ -173,7 +182,6 @@ def default_plan(
         "round_timeout_s": round_timeout_s,
         "planned_customers": planned_customers,
         **sized,
-        **_schedule(sized, server_learning_rate_decay, patience_rounds),
     }
     try:
         if rule == "secure-sum":
@@ -208,23 +216,39 @@ def _on_ring(record: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
     ]
 
 
-def _schedule(
-    sized: dict[str, JsonValue], server_learning_rate_decay: str, patience_rounds: int | None
-) -> dict[str, JsonValue]:
-    """What a plan says of its rounds as a sequence.
+def least_signal(n_parameters: int) -> str:
+    """The signal below which a default plan takes a round for noise.
 
-    Raises:
-        InputError: The strategy has no such sequence.
+    The cosine of two rounds of noise alone has a standard deviation of 1/√n.
+
+    Args:
+        n_parameters: n, the number of values that training changes.
     """
-    local = sized["local_training"]
-    if isinstance(local, dict):
-        stop: JsonValue = None
-        if patience_rounds is not None:
-            stop = {"patience_rounds": patience_rounds, "least_signal": LEAST_SIGNAL}
-        scheduled = {**local, "server_learning_rate_decay": server_learning_rate_decay}
-        return {"local_training": scheduled, "early_stop": stop}
-    if patience_rounds is None and float(server_learning_rate_decay) == 1.0:
-        return {}
+    noise = _SIGNAL_DEVIATIONS / math.sqrt(n_parameters)
+    return f"{min(max(_LEAST_SIGNAL, noise), 1.0):.3f}"
+
+
+def _schedule(
+    strategy: StrategyName,
+    rule: TrainingRule,
+    local: JsonValue,
+    server_learning_rate_decay: str,
+    patience_rounds: int | None,
+) -> dict[str, JsonValue]:
+    """What a plan of a strategy that trains in the regions says of its rounds as a sequence."""
+    stop: JsonValue = None
+    if patience_rounds is not None:
+        specs = parameter_specs(strategy, rule.vocabulary_size, rule.rank, rule.options)
+        n_parameters = sum(math.prod(spec.shape) for spec in specs)
+        stop = {"patience_rounds": patience_rounds, "least_signal": least_signal(n_parameters)}
+    stated = local if isinstance(local, dict) else {}
+    scheduled = {**stated, "server_learning_rate_decay": server_learning_rate_decay}
+    return {"local_training": scheduled, "early_stop": stop}
+
+
+def _require_no_schedule(server_learning_rate_decay: str, patience_rounds: int | None) -> None:
+    if patience_rounds is None and server_learning_rate_decay == "1":
+        return
     raise InputError(
         "A run of factors has a few rounds that it needs, each of which begins anew: it does not "
         "end early, and the coordinator has no learning rate.",

@@ -20,13 +20,13 @@ from common.secure_aggregation import (
     open_statement,
     verify_statement,
 )
+from common.secure_aggregation.mask_entry import whole_entry
 from common.secure_aggregation.quantiser import ring_specs
 from common.timestamps import now_ms
 from server.reply_checks import (
     ReplyRefusedError,
     check_context,
     check_logged,
-    check_record,
     check_specs,
     decode_base64,
     open_entry,
@@ -180,11 +180,38 @@ class MaskQuestion:
         masked = arrays_digest(arrays)
         if header["masked"] != masked:
             raise ReplyRefusedError("wrong-digest", "The update is not what its digest states.")
-        entry = decode_base64(header["mask_entry"])
-        record = open_entry(
-            entry, region, self.registry, kind="mask", fields=MASK_ENTRY_FIELDS, now_ms=now_ms()
-        )
-        members: list[JsonValue] = [*self.roster.members()]
-        check_record(record, {**expected, "masked": masked, "members": members})
+        entry = self._entry(header["mask_entry"], {**expected, "masked": masked}, arrays, region)
         check_logged(header, entry, region, f"{self.federation}/{region}", self.registry)
         return arrays
+
+    def _entry(
+        self,
+        parts: JsonValue,
+        expected: Mapping[str, JsonValue],
+        arrays: Mapping[str, np.ndarray],
+        region: str,
+    ) -> bytes:
+        """The entry that the region has signed for just this.
+
+        Raises:
+            ReplyRefusedError: ``malformed-entry``; or ``other-entry``: it has signed another.
+        """
+        known: dict[str, JsonValue] = {
+            **expected,
+            "v": "fedpref-mask/1",
+            "members": [*self.roster.members()],
+            "bytes": sum(array.nbytes for array in arrays.values()),
+        }
+        try:
+            entry = whole_entry(known, parts)
+        except FormatError as error:
+            raise ReplyRefusedError("malformed-entry", error.message) from error
+        try:
+            open_entry(
+                entry, region, self.registry, kind="mask", fields=MASK_ENTRY_FIELDS, now_ms=now_ms()
+            )
+        except ReplyRefusedError as error:
+            raise ReplyRefusedError(
+                "other-entry", f"{region} has signed another mask entry than for what it sent."
+            ) from error
+        return entry

@@ -53,6 +53,7 @@ from common.secure_aggregation import (
     shared_secret,
     to_ring,
 )
+from common.secure_aggregation.mask_entry import entry_parts
 from common.timestamps import parse_time
 
 # A coordinator that asks for ever must not be able to fill the region's disk.
@@ -311,7 +312,7 @@ class Masking:
             "region": masked.region,
             "roster": masked.roster_digest,
             "masked": arrays_digest(masked.arrays),
-            "mask_entry": base64.b64encode(entry).decode(),
+            "mask_entry": entry_parts(entry),
             **self._sealed.proof(index),
         }
 

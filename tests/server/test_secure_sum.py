@@ -335,12 +335,20 @@ MASK_LIES: dict[str, tuple[str, Any]] = {
         mask_lie(lambda h, a: ({**h, "roster": "0" * 64}, a)),
     ),
     "another region's reply": ("other-region", mask_lie(lambda h, a: ({**h, "region": R1}, a))),
-    "an entry of another round": ("other-round", entry_lie(round=9)),
-    "an entry of another attempt": ("other-attempt", entry_lie(attempt=9)),
-    "an entry of other values": ("other-masked", entry_lie(masked="0" * 64)),
-    "an entry of other members": ("other-members", entry_lie(members=[])),
-    "an entry with more": ("malformed-entry", entry_lie(more=1)),
+    "an entry of another round": ("other-entry", entry_lie(round=9)),
+    "an entry of another attempt": ("other-entry", entry_lie(attempt=9)),
+    "an entry of other values": ("other-entry", entry_lie(masked="0" * 64)),
+    "an entry of other members": ("other-entry", entry_lie(members=[])),
+    "an entry with more": ("other-entry", entry_lie(more=1)),
     "no entry": ("malformed-entry", mask_lie(lambda h, a: ({**h, "mask_entry": "*"}, a))),
+    "an entry with another bound than signed": (
+        "other-entry",
+        mask_lie(lambda h, a: ({**h, "mask_entry": {**h["mask_entry"], "norm_bound": "2"}}, a)),  # type: ignore[dict-item]
+    ),
+    "an entry with a bound that is none": (
+        "malformed-entry",
+        mask_lie(lambda h, a: ({**h, "mask_entry": {**h["mask_entry"], "norm_bound": "x"}}, a)),  # type: ignore[dict-item]
+    ),
     "an entry that is not logged": (
         "not-logged",
         mask_lie(lambda h, a: ({**h, "inclusion_proof": []}, a)),

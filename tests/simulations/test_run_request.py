@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from common.errors import InputError, UsageError
-from common.plan_defaults import LEAST_SIGNAL, default_plan
+from common.plan_defaults import default_plan, least_signal
 from simulations.run import RunRequest
 from simulations.scenarios import find_scenario
 from tests.common.test_plan import ARGUMENTS
@@ -93,7 +94,9 @@ def test_a_plan_has_the_schedule_that_was_asked_for() -> None:
         server_learning_rate_decay="0.8",
     )
     assert plan.early_stop is not None
-    assert (plan.early_stop.patience_rounds, plan.early_stop.least_signal) == (2, LEAST_SIGNAL)
+    n = sum(math.prod(spec.shape) for spec in plan.parameter_arrays())
+    expected = f"{2 / math.sqrt(n):.3f}"
+    assert (plan.early_stop.patience_rounds, plan.early_stop.least_signal) == (2, expected)
     assert plan.local_training is not None
     assert plan.local_training.server_learning_rate_of(4) == pytest.approx(0.64)
 
@@ -113,3 +116,10 @@ def test_the_command_refuses_in_words(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "5 regions" in " ".join(done.stderr.split())
     assert not (out / "server").exists()
+
+
+@pytest.mark.parametrize(
+    ("n_parameters", "least"), [(1, "1.000"), (100, "0.200"), (10_000, "0.020"), (10**8, "0.020")]
+)
+def test_the_least_signal_lies_beyond_the_cosine_of_noise(n_parameters: int, least: str) -> None:
+    assert least_signal(n_parameters) == least

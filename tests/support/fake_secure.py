@@ -33,6 +33,7 @@ from common.secure_aggregation import (
     shared_secret,
     to_ring,
 )
+from common.secure_aggregation.mask_entry import entry_parts
 from common.timestamps import format_time, now_ms
 from tests.support.fake_federation import (
     FEDERATION,
@@ -175,7 +176,7 @@ class SecureFakeEngine(FakeEngine):
         return {
             "status": "ok",
             **stated,
-            "mask_entry": base64.b64encode(entry).decode(),
+            "mask_entry": entry_parts(entry),
             "leaf_index": index,
             "checkpoint": self.log.checkpoint_at(size).decode(),
             "inclusion_proof": [node.hex() for node in self.log.inclusion_proof(index, size)],
