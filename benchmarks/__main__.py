@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import audit, demo
+from benchmarks import audit, demo, training
 from benchmarks.results import Figure, report
 
-AREAS = {"demo": demo, "audit": audit}
+AREAS = {"demo": demo, "audit": audit, "training": training}
 
 
 def main(names: list[str]) -> int:
