@@ -46,7 +46,7 @@ fuzz: $(READY) ## Fuzz every parser of foreign bytes, FUZZ_SECONDS each (600)
 bench: $(READY) ## Measure what the project promises, each figure beside its bar
 	$(BIN)/python -m benchmarks
 
-bench-%: $(READY) ## Measure one area: bench-demo, bench-audit
+bench-%: $(READY) ## Measure one area: bench-demo, bench-audit, bench-training
 	$(BIN)/python -m benchmarks $*
 
 lint: $(READY)

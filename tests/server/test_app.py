@@ -49,7 +49,7 @@ def test_a_run_pauses_where_it_is_told_to_and_goes_on_from_there(tmp_path: Path)
 
 
 def test_a_run_that_fails_says_why_to_whoever_follows(tmp_path: Path) -> None:
-    with open_federation(tmp_path, fake_plan(), nodes_wait_s=0.2) as federation:
+    with open_federation(tmp_path, fake_plan(), nodes_wait_s=3.0) as federation:
         del federation.engines["region-1"], federation.engines["region-2"]
         with pytest.raises(FederationError, match="missing: region-1, region-2"):
             federation.run()

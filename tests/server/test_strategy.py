@@ -445,8 +445,9 @@ def check_whole(federation: FakeFederation, expected: bytes) -> None:
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path: Path, uninterrupted: bytes) -> None:
-    with open_federation(tmp_path, fake_plan(), nodes_wait_s=0.1) as federation:
+    with open_federation(tmp_path, fake_plan()) as federation:
         federation.run()
+        federation.run_config["nodes-wait-s"] = 0.1
         federation.engines.clear()
         federation.home.model.unlink()
         federation.run()

@@ -529,7 +529,7 @@ def test_a_run_that_crashed_before_its_end_was_witnessed_completes_it(
 
 
 def test_a_region_that_keeps_nothing_is_asked_again_and_named(tmp_path: Path) -> None:
-    with open_federation(tmp_path, fake_plan(), nodes_wait_s=0.5) as federation:
+    with open_federation(tmp_path, fake_plan(), nodes_wait_s=3.0) as federation:
         engine = federation.engines["region-2"]
         engine.tamper_answer = answering("keep", lambda answer: {**answer, "kept": 0})
         with pytest.raises(FederationError, match=r"not cosigned \(region-2: not-kept\)"):
@@ -560,7 +560,7 @@ def test_the_coordinators_own_log_needs_the_quorum_too(tmp_path: Path) -> None:
 
 
 def test_a_region_without_part_in_the_model_is_not_waited_for(tmp_path: Path) -> None:
-    with open_federation(tmp_path, fake_plan(), nodes_wait_s=0.5) as federation:
+    with open_federation(tmp_path, fake_plan(), nodes_wait_s=3.0) as federation:
         federation.engines["region-2"].tamper_answer = answering("publish", lambda answer: REFUSAL)
         federation.run()
         assert federation.events()[-1]["event"] == "run-finished"

