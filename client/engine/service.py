@@ -52,6 +52,7 @@ from client.training.shared_sums import shared_round
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
+from common.audit.registry_entry import registry_entry
 from common.canonical_json import JsonValue
 from common.envelope import Envelope
 from common.errors import FedprefError, FormatError, PolicyError
@@ -297,7 +298,9 @@ class PrivacyEngine:
         reply, leaving = self._reply(request, seal, index), dict(seal.arrays)
         if permit.plan.mode == "distributed":
             # A share of the noise protects nobody: it leaves under masks that open once.
-            reply |= self._executions.offer(request.run, request.server_round)
+            reply |= self._executions.offer(
+                request.run, request.server_round, sealed_in=_attempt_of(seal)
+            )
             leaving = {}
         elif permit.plan.aggregation.rule == "secure-sum":
             self._masking.forget(request.run, before=request.server_round)
@@ -481,7 +484,7 @@ def open_engine(
             AuditLog.open(home.log, origin=home.origin, signer=home.signer("log"))
         )
         if installed := unlogged_versions(home.registry, log):
-            log.append(installed)
+            log.append([registry_entry(each, home.signer("trainer")) for each in installed])
         ledger = stack.enter_context(
             open_ledger(
                 home.ledger,
