@@ -175,7 +175,6 @@ class ReplyValidator:
         check_logged(header, entry, question.region, origin, self._registry)
         used = UsedRound(
             region=question.region,
-            origin=origin,
             round_entry=leaf_hash(entry).hex(),
             update=update,
         )

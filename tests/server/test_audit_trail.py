@@ -23,7 +23,7 @@ FIRST = Aggregate(
     attempt=1,
     mechanism="popularity",
     used=tuple(
-        UsedRound(region, f"test.example/{region}", "1" * 64, "2" * 64)
+        UsedRound(region, "1" * 64, "2" * 64)
         for region in ("region-1", "region-2")
     ),
     refused=(("region-3", "budget-exhausted"),),

@@ -31,7 +31,7 @@ def aggregate(number: int, model_in: str, model_out: str) -> Aggregate:
         attempt=1,
         mechanism="popularity" if number == 1 else "factors",
         used=tuple(
-            UsedRound(region, f"test.example/{region}", "1" * 64, "2" * 64)
+            UsedRound(region, "1" * 64, "2" * 64)
             for region in ("region-1", "region-2")
         ),
         refused=(("region-3", "no-reply"),),
