@@ -54,6 +54,7 @@ ROOT_KEYS = 3
 ROOT_THRESHOLD = 2
 _KEYS_VALID_S = 366 * 24 * 3600
 _PERMIT_VALID_S = 7 * 24 * 3600
+_ROUNDS_MAX = 64
 
 _NOTICE_LANG = "en"
 _NOTICE_TEXT = (
@@ -281,7 +282,7 @@ def _policy(set_up: RegionSetUp, plan: RunPlan) -> RegionPolicy:
         delta_max=set_up.delta_max,
         noise_multiplier_min="0.1",
         clipping_norm_max="1",
-        rounds_max=64,
+        rounds_max=max(_ROUNDS_MAX, plan.total_rounds),
         quorum_min=plan.quorum,
         quality_threshold="0.98",
         consent_age_max_s=600,

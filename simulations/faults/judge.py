@@ -171,7 +171,7 @@ class RegionJudge(_Faults):
             self.hold(roots.get(size) == root, f"a checkpoint of {size} that left is not ours")
 
     def _check_ledger(self, files: Files) -> None:
-        charged = [(row["run"], row["round"]) for row in files.charges]
+        charged = [(row["run"], row["round"], row["attempt"]) for row in files.charges]
         self.hold(len(set(charged)) == len(charged), f"a round was charged twice: {charged}")
         self.hold(
             [row["seq"] for row in files.charges] == list(range(1, len(charged) + 1)),
