@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# What one benchmark compares with; not among this project's packages, whose versions it would change.
+PEERS := $(VENV)/peers
 DEMO := runs/demo
 FUZZ_SECONDS ?= 600
 # Files of tests are shared out among this many processes, one thread of arithmetic each.
@@ -17,7 +19,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup demo test test-slow fuzz lint format bench docs debian-packages clean
+.PHONY: help setup demo test test-slow fuzz lint format bench bench-federation docs debian-packages clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -43,11 +45,18 @@ test-slow: $(READY) debian-packages ## The long suites
 fuzz: $(READY) ## Fuzz every parser of foreign bytes, FUZZ_SECONDS each (600)
 	$(BIN)/python -m tests.fuzz all --seconds $(FUZZ_SECONDS)
 
-bench: $(READY) ## Measure what the project promises, each figure beside its bar
+bench: $(READY) $(PEERS) ## Measure what the project promises, each figure beside its bar
 	$(BIN)/python -m benchmarks
 
-bench-%: $(READY) ## Measure one area: bench-demo, bench-audit, bench-training
+bench-federation: $(PEERS)
+
+bench-%: $(READY) ## Measure one area: bench-demo, bench-audit, bench-training, bench-federation
 	$(BIN)/python -m benchmarks $*
+
+$(PEERS): benchmarks/peers.txt $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target $@ --requirement $<
+	@touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from common.audit.entry import MAX_ENTRY_BYTES
 from common.envelope import Signature
 from common.errors import FormatError, InputError, VerificationError
 from common.key_entry import KeyEntry
-from common.key_registry import Registry, build_registry
+from common.key_registry import MAX_REGISTRY_BYTES, Registry, build_registry
 from common.key_request import KeyRequest, open_request
 from common.registry_draft import Draft
 from common.signatures import SIGNATURE_BYTES, Signer, verify_signature
@@ -186,7 +185,7 @@ def finish_draft(draft: Draft) -> bytes:
 
     Raises:
         VerificationError: Too few of the old or the new root have signed, or it may not follow.
-        FormatError: It is too long for a log entry.
+        FormatError: It is too long for a registry.
     """
     own, old = check_draft(draft).missing()
     if own or old:
@@ -195,7 +194,7 @@ def finish_draft(draft: Draft) -> bytes:
             "the version before it.",
             remedy="Let further officers sign it: fedpref-region keys root sign.",
         )
-    data = draft.envelope(draft.signatures).encode(max_bytes=MAX_ENTRY_BYTES)
+    data = draft.envelope(draft.signatures).encode(max_bytes=MAX_REGISTRY_BYTES)
     Registry.from_envelopes([*draft.chain, data], root_key_ids=None)
     return data
 
@@ -263,17 +262,17 @@ def _check_quorum(registry: Registry) -> None:
 
 
 def _check_size(checked: CheckedDraft) -> None:
-    """Every party logs every version, and a log entry has a limit: told before anybody signs."""
+    """A registry has a limit: told before anybody signs."""
     roots = set(checked.registry.root_keys)
     if checked.previous is not None:
         roots |= checked.previous.root_keys.keys()
     longest = tuple(Signature(key_id, bytes(SIGNATURE_BYTES)) for key_id in sorted(roots))
     try:
-        checked.draft.envelope(longest).encode(max_bytes=MAX_ENTRY_BYTES)
+        checked.draft.envelope(longest).encode(max_bytes=MAX_REGISTRY_BYTES)
     except FormatError as error:
         raise InputError(
             f"The drafted version has {len(checked.registry.entries)} keys; signed by all, it "
-            f"would be longer than a log entry may be ({MAX_ENTRY_BYTES} bytes)."
+            f"would be longer than a registry may be ({MAX_REGISTRY_BYTES} bytes)."
         ) from error
 
 

@@ -12,7 +12,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.audit.entry import MAX_ENTRY_BYTES
 from common.audit.log import AuditLog
+from common.audit.registry_entry import named_registry
 from common.durable_file import make_folder_durably
 from common.envelope import Envelope
 from common.errors import FormatError, InputError, StorageError, VerificationError
@@ -104,20 +106,20 @@ def install_version(
 def unlogged_versions(folder: Path, log: AuditLog) -> list[bytes]:
     """The versions of a home's registry that its log does not have yet, oldest first.
 
-    Append them before anything else is logged: entries signed by a new key follow the version that
+    Append their entries (`common.audit.registry_entry`) before anything else is logged: entries signed by a new key follow the version that
     enrols it. The log is read until every version is found, so that usually little of it is read.
 
     Args:
         folder: The home's folder of versions.
         log: Its open log.
     """
-    wanted = registry_envelopes(folder)
-    missing = set(wanted)
+    missing = {hashlib.sha256(data).hexdigest(): data for data in registry_envelopes(folder)}
+    short = {data: digest for digest, data in missing.items() if len(data) <= MAX_ENTRY_BYTES}
     for _, data in log.entries():
         if not missing:
             break
-        missing.discard(data)
-    return [data for data in wanted if data in missing]
+        missing.pop(short.get(data) or named_registry(data) or "", None)
+    return list(missing.values())
 
 
 def _number(data: bytes) -> int:

@@ -15,6 +15,7 @@ from server.audit_trail import open_audit_trail
 from server.checkpoint import CheckpointStore
 from server.config import ServerConfig, ServerHome
 from server.events import EventWriter
+from server.grid_exchange import bounded_superlink
 from server.strategy import Bounds, RegionSumStrategy
 from server.witness_phase import open_witness_phase
 
@@ -66,7 +67,14 @@ def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: Even
     last_round = min(config.last_round or plan.total_rounds, plan.total_rounds)
     with (
         open_audit_trail(home, plan, registry) as trail,
-        open_witness_phase(home, registry, trail, timeout_s=timeout_s) as witnesses,
+        open_witness_phase(
+            home,
+            registry,
+            trail,
+            timeout_s=timeout_s,
+            outside_timeout_s=config.outside_witness_timeout_s,
+        ) as witnesses,
+        bounded_superlink(grid, timeout_s=config.superlink_timeout_s),
     ):
         bounds = Bounds(config.nodes_wait_s, config.describe_timeout_s, config.mask_timeout_s)
         checkpoints = CheckpointStore(home.checkpoint)

@@ -6,6 +6,7 @@ the run goes on. The log is the truth; a checkpoint only spares work.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.audit.merkle import leaf_hash
+from common.audit.registry_entry import named_registry, registry_entry
 from common.canonical_json import JsonValue
 from common.envelope import Envelope, verify_envelope
 from common.errors import FedprefError, StorageError, VerificationError
@@ -32,13 +34,11 @@ class UsedRound:
 
     Attributes:
         region: The region.
-        origin: Its log's origin.
         round_entry: Leaf hash of its signed round entry, in hex.
         update: Digest of its update.
     """
 
     region: str
-    origin: str
     round_entry: str
     update: str
 
@@ -46,7 +46,6 @@ class UsedRound:
         """As it stands in an aggregate entry."""
         return {
             "region": self.region,
-            "origin": self.origin,
             "round_entry": self.round_entry,
             "update": self.update,
         }
@@ -95,7 +94,8 @@ class AuditTrail:
         self.model: str | None = None
         #: The regions whose logs have shown two histories in this run.
         self.forked: set[str] = set()
-        self._logged_keys: set[bytes] = set()
+        # The digests of the registry's versions that the log has.
+        self._logged_keys: set[str] = set()
         self._read_back(registry)
 
     @property
@@ -105,8 +105,11 @@ class AuditTrail:
 
     def log_registry(self, envelopes: Sequence[bytes]) -> None:
         """Logs the key registry's versions that are not in the log yet."""
-        self.log.append([data for data in envelopes if data not in self._logged_keys])
-        self._logged_keys.update(envelopes)
+        missing = {hashlib.sha256(data).hexdigest(): data for data in envelopes}
+        for digest in self._logged_keys & missing.keys():
+            del missing[digest]
+        self.log.append([registry_entry(data, self._signer) for data in missing.values()])
+        self._logged_keys.update(missing)
 
     def log_aggregate(self, aggregate: Aggregate) -> str:
         """Logs a round's aggregate, durably, and gives its leaf hash in hex.
@@ -202,9 +205,12 @@ class AuditTrail:
             try:
                 envelope = Envelope.decode(data)
                 if envelope.kind == "keys":
-                    self._logged_keys.add(data)
+                    self._logged_keys.add(hashlib.sha256(data).hexdigest())
                     continue
                 verify_envelope(envelope, keys)
+                if (digest := named_registry(data)) is not None:
+                    self._logged_keys.add(digest)
+                    continue
                 record = envelope.record()
                 if record["run"] != self.plan.run_id:
                     continue
@@ -270,7 +276,6 @@ def _parse_used(value: JsonValue) -> UsedRound:
         raise TypeError("one of its regions is no object")
     return UsedRound(
         region=str(value["region"]),
-        origin=str(value["origin"]),
         round_entry=str(value["round_entry"]),
         update=str(value["update"]),
     )

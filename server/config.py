@@ -29,6 +29,9 @@ class ServerConfig(BaseModel):
         witness_timeout_s: For how long regions may take to publish or cosign checkpoints.
         mask_timeout_s: For how long the regions of a secure sum may take, all together, to send
             their masked updates, each time they are asked; who does not is left out.
+        superlink_timeout_s: For how long the SuperLink may be out of reach, and for how long the
+            content of a reply that a node has announced may take to come.
+        outside_witness_timeout_s: For how long an outside witness may take for each answer.
         last_round: After which round to pause, with nothing published; 0 for the run's end.
     """
 
@@ -39,6 +42,10 @@ class ServerConfig(BaseModel):
     describe_timeout_s: float = Field(alias="describe-timeout-s", default=60.0, gt=0, le=3600)
     witness_timeout_s: float = Field(alias="witness-timeout-s", default=60.0, gt=0, le=3600)
     mask_timeout_s: float = Field(alias="mask-timeout-s", default=120.0, gt=0, le=86_400)
+    superlink_timeout_s: float = Field(alias="superlink-timeout-s", default=120.0, gt=0, le=86_400)
+    outside_witness_timeout_s: float = Field(
+        alias="outside-witness-timeout-s", default=10.0, gt=0, le=3600
+    )
     last_round: int = Field(alias="last-round", default=0, ge=0, le=1_000_000)
 
     @classmethod
@@ -56,7 +63,8 @@ class ServerConfig(BaseModel):
                 f"The run configuration's {'.'.join(map(str, first['loc']))} is not accepted: "
                 f"{first['msg']}.",
                 remedy="The keys are server-home, nodes-wait-s, describe-timeout-s, "
-                "witness-timeout-s, mask-timeout-s and last-round.",
+                "witness-timeout-s, mask-timeout-s, superlink-timeout-s, "
+                "outside-witness-timeout-s and last-round.",
             ) from error
         if not config.server_home.is_absolute():
             raise InputError(

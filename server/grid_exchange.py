@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from flwr.app import Array, Error, Message
@@ -23,7 +24,10 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_body,
     get_object_children_ids_from_object_content,
 )
+from flwr.superlink.grid import http_grid
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
+
+from common.errors import FederationError
 
 #: The code of the error reply that stands for one whose body is not what Flower sends.
 UNDECODABLE_REPLY = 1000
@@ -117,6 +121,37 @@ def pull(grid: Grid, message: Message) -> list[Message]:
         return list(grid.pull_messages([message.metadata.message_id]))
     except _HOSTILE_BODY:
         return [Message(Error(code=UNDECODABLE_REPLY), reply_to=message)]
+
+
+@contextmanager
+def bounded_superlink(grid: Grid, *, timeout_s: float) -> Iterator[None]:
+    """Keeps Flower from waiting without end, or for hours, for its SuperLink.
+
+    By itself it tries for ever to reach one that is gone, and for two hours to get the content of a
+    reply that a node announced and never sent: whoever does that would hold up all others.
+
+    Args:
+        grid: Flower's connection; one that reaches no SuperLink is left as it is.
+        timeout_s: For how long either may take, in seconds.
+
+    Raises:
+        FederationError: The SuperLink could not be reached for so long.
+    """
+    retries: Any = getattr(grid, "_retry_invoker", None)
+    plain: Any = http_grid.pull_objects
+    lost = () if retries is None else tuple(retries.recoverable_exceptions)
+    if retries is not None:
+        retries.max_time = timeout_s
+    http_grid.pull_objects = partial(plain, max_time=timeout_s)
+    try:
+        yield
+    except lost as error:
+        raise FederationError(
+            f"The SuperLink could not be reached for {timeout_s:g} s: {type(error).__name__}.",
+            remedy="Start it, or its network; `fedpref-server resume` then goes on from here.",
+        ) from error
+    finally:
+        http_grid.pull_objects = plain
 
 
 _inflation_lock = threading.Lock()

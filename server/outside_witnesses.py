@@ -41,15 +41,20 @@ def offer_witnesses(home: ServerHome, channels: Mapping[str, WitnessChannel]) ->
             del _offered[home]
 
 
-def outside_witnesses(home: ServerHome) -> dict[str, WitnessChannel]:
+def outside_witnesses(home: ServerHome, *, timeout_s: float) -> dict[str, WitnessChannel]:
     """The outside witnesses by name or address; a home without ``witnesses.json`` lists none.
+
+    Args:
+        home: The coordinator's home.
+        timeout_s: For how long one may take for each answer, in seconds.
 
     Raises:
         InputError: The list is malformed, or has something that is no witness's address.
     """
     with _lock:
         channels = dict(_offered.get(_resolved(home), {}))
-    return channels | {url: HttpWitness(url) for url in _read_addresses(home)}
+    addresses = _read_addresses(home)
+    return channels | {url: HttpWitness(url, timeout_s=timeout_s) for url in addresses}
 
 
 def _read_addresses(home: ServerHome) -> list[str]:

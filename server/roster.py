@@ -151,6 +151,13 @@ class Roster:
         if bar and node is not None:
             self._not_before[node] = math.inf
 
+    def pardon(self) -> None:
+        """Lets nodes be asked again that were passed over for what their replies bore.
+
+        For what needs a region's own signature, whoever carries it, and nothing else of it.
+        """
+        self._not_before = {node: at for node, at in self._not_before.items() if math.isfinite(at)}
+
     def _ask(self, grid: Grid, nodes: list[int], now: float) -> None:
         messages = [
             Message(

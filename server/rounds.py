@@ -36,9 +36,13 @@ from server.validation import (
     ValidatedUpdate,
 )
 
-_MAY_BE_ASKED_AGAIN = {*MISSING_REASONS, NOT_WITNESSED, ENGINE_UNREACHABLE}
+#: The region's update of the round left once under double masks: it is not asked for again.
+SEAL_DEAD = "seal-dead"
 
-#: Every request of a round names the same attempt: a repeated one gets the same sealed bytes.
+_MAY_BE_ASKED_AGAIN = {*MISSING_REASONS, NOT_WITNESSED, ENGINE_UNREACHABLE, SEAL_DEAD}
+
+#: Every request of a round names the same attempt: a repeated one gets the same sealed bytes. Only
+#: what is dead is asked for anew, as a higher one.
 ATTEMPT = 1
 
 #: Told of a refusal: the round, a region or None, a reason code, one sentence.
@@ -96,6 +100,7 @@ class OpenRound:
         #: With distributed noise, how many executions of the round each of them has begun.
         self.attempted: dict[str, int] = {}
         self.refused: dict[str, str] = {}
+        self._attempts: dict[str, int] = {}
         self._plan = plan
         self._validator = validator
         self._optimizer = optimizer
@@ -145,13 +150,22 @@ class OpenRound:
         """The fewest updates that the round may be closed with: all of a logged one's."""
         return len(self._needed) or self._plan.quorum
 
+    @property
+    def with_dead_seals(self) -> set[str]:
+        """The regions that may be asked for a new attempt at the round."""
+        return {region for region, why in self.refused.items() if why == SEAL_DEAD}
+
+    def attempt_of(self, region: str) -> int:
+        """Which attempt a region is asked for."""
+        return self._attempts.get(region, ATTEMPT)
+
     def ask(self, message: Message, region: str) -> None:
         """Notes that a region is asked by a message."""
         question = Question(
             region=region,
             node=message.metadata.dst_node_id,
             server_round=self.server_round,
-            attempt=ATTEMPT,
+            attempt=self.attempt_of(region),
             mechanism=self.mechanism,
             model_in=self.model_in,
         )
@@ -172,6 +186,9 @@ class OpenRound:
             update = self._validator.validate(reply, question, now_ms=now_ms())
             self._check_as_logged(update)
         except ReplyRefusedError as error:
+            if error.reason == SEAL_DEAD and question.attempt == self.attempt_of(region):
+                # How many attempts the region has made, it does not say.
+                self._attempts[region] = 2 * question.attempt
             self.refuse(region, error.reason, error.message)
             return None
         if not self._needed or region in self._needed:

@@ -42,13 +42,15 @@ from server.events import EventWriter
 from server.grid_exchange import bounded_inflation, exchange
 from server.reply_checks import largest_body_bytes
 from server.roster import Roster
-from server.rounds import ATTEMPT, ClosedRound, OpenRound
+from server.rounds import ClosedRound, OpenRound
 from server.secure_sum import SecureSum, SecureTotal
 from server.validation import IMPOSTOR_REASONS, MISSING_REASONS, ReplyValidator
 from server.witness_phase import PhaseOutcome, WitnessPhase
 
 #: How often a round asks the regions that did not answer, while it lacks the quorum.
 WAVES = 2
+#: How often more it asks those whose seals are dead, each time for a later attempt.
+MOST_ATTEMPTS = 8
 # A reply is of no use once its round is closed.
 _TTL_SLACK_S = 60.0
 #: Refusals that are said apart from the region's own mark in the display.
@@ -240,7 +242,7 @@ class RegionSumStrategy(Strategy):
                 header: dict[str, JsonValue] = {
                     "run": self._plan.run_id,
                     "round": server_round,
-                    "attempt": ATTEMPT,
+                    "attempt": current.attempt_of(region),
                     "mechanism": current.mechanism.name,
                     "plan": self._plan.digest,
                     "cosignatures": [*self._witnessed.lines(region)],
@@ -371,7 +373,9 @@ class RegionSumStrategy(Strategy):
         """Asks, and once more whom it may help; gives replies as they arrive."""
         current = self._round(server_round, arrays)
         regions = current.unanswered
-        for _ in range(WAVES):
+        for wave in range(WAVES + MOST_ATTEMPTS):
+            if wave >= WAVES and not current.with_dead_seals:
+                return
             self._witness(grid, current, regions)
             reach(CoordinatorPoint.COSIGNED)
             messages = self.configure_train(server_round, arrays, config, grid)

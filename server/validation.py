@@ -175,7 +175,6 @@ class ReplyValidator:
         check_logged(header, entry, question.region, origin, self._registry)
         used = UsedRound(
             region=question.region,
-            origin=origin,
             round_entry=leaf_hash(entry).hex(),
             update=update,
         )
@@ -202,12 +201,16 @@ class ReplyValidator:
         )
 
     def _expected_round(self, question: Question, update: str) -> dict[str, JsonValue]:
-        return {
+        expected = {
             **self._expected_context(question),
             "plan": self._plan.digest,
             "model_in": question.model_in,
             "update": update,
         }
+        if self._plan.mode == "distributed":
+            # Which attempt it made the update in is the region's to say: it has charged each.
+            del expected["attempt"]
+        return expected
 
     def _check_values(self, arrays: Mapping[str, np.ndarray], mechanism: Mechanism) -> None:
         bound, square = release_norm_bound(self._plan, mechanism), 0.0

@@ -294,7 +294,12 @@ class WitnessPhase:
 
 @contextmanager
 def open_witness_phase(
-    home: ServerHome, registry: Registry, trail: AuditTrail, *, timeout_s: float
+    home: ServerHome,
+    registry: Registry,
+    trail: AuditTrail,
+    *,
+    timeout_s: float,
+    outside_timeout_s: float,
 ) -> Iterator[WitnessPhase]:
     """Opens what the coordinator has witnessed, and its way to the other witnesses.
 
@@ -303,6 +308,7 @@ def open_witness_phase(
         registry: The verified key registry.
         trail: Its open log, which takes incidents.
         timeout_s: For how long regions may take for each answer, in seconds.
+        outside_timeout_s: For how long an outside witness may take for each answer, in seconds.
 
     Raises:
         InputError: The witness key, its memory or the list of outside witnesses is not as it should
@@ -329,7 +335,10 @@ def open_witness_phase(
         guess = {origin: seen.size for origin, seen in witness.heads().items()}
         guess[own_origin] = max(kept.sizes(), default=0)
         sizes = WitnessSizes(guess)
-        channels = {SERVER_PARTY: LocalWitness(witness), **outside_witnesses(home)}
+        channels = {
+            SERVER_PARTY: LocalWitness(witness),
+            **outside_witnesses(home, timeout_s=outside_timeout_s),
+        }
         yield WitnessPhase(
             trail.plan.run_id,
             registry,

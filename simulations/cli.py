@@ -197,9 +197,7 @@ def run(
 
 @app.command()
 def resume(
-    run_folder: Annotated[
-        Path, typer.Argument(metavar="RUN", help="An interrupted run's folder.")
-    ],
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="An interrupted run's folder.")],
 ) -> None:
     """Go on with an interrupted run, with the settings it was begun with."""
     console = Console(highlight=False)

@@ -28,6 +28,7 @@ from client.training.noise import NoiseSource
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
+from common.audit.registry_entry import registry_entry
 from common.audit.witness.home import WitnessHome
 from common.audit.witness.store import WitnessStore
 from common.canonical_json import JsonValue
@@ -38,7 +39,7 @@ from common.consent import (
 )
 from common.durable_file import write_durably
 from common.envelope import sign_record
-from common.keys import Signer, build_registry, generate_key
+from common.keys import MAX_REGISTRY_BYTES, Signer, build_registry, generate_key
 from common.plan import RunPlan
 from common.timestamps import format_time, now_ms
 from server.config import ServerHome
@@ -53,6 +54,7 @@ ROOT_KEYS = 3
 ROOT_THRESHOLD = 2
 _KEYS_VALID_S = 366 * 24 * 3600
 _PERMIT_VALID_S = 7 * 24 * 3600
+_ROUNDS_MAX = 64
 
 _NOTICE_LANG = "en"
 _NOTICE_TEXT = (
@@ -225,7 +227,7 @@ def _sign_registry(scenario: Scenario, signers: Mapping[tuple[str, str], Signer]
             if party != "root"
         ],
     )
-    return sign_record(record, *roots[:ROOT_THRESHOLD])
+    return sign_record(record, *roots[:ROOT_THRESHOLD], max_bytes=MAX_REGISTRY_BYTES)
 
 
 def _make_server_home(folder: RunFolder, plan: RunPlan, registry: bytes) -> None:
@@ -259,7 +261,8 @@ def _make_region_home(
     in_force = make_entry(_policy_record(policy), controller)
     write_durably(home.root / "notice.json", notice)
     with AuditLog.open(home.log, origin=home.origin, signer=home.signer("log"), create=True) as log:
-        log.append([registry, notice, in_force, notice_zh])
+        keys = registry_entry(registry, home.signer("trainer"))
+        log.append([keys, notice, in_force, notice_zh])
     make_ledger(home.ledger)
     WitnessStore.open(home.witness, create=True).close()
     with open_subject_keys(home.subjects, home.stored_key) as subjects:
@@ -279,7 +282,7 @@ def _policy(set_up: RegionSetUp, plan: RunPlan) -> RegionPolicy:
         delta_max=set_up.delta_max,
         noise_multiplier_min="0.1",
         clipping_norm_max="1",
-        rounds_max=64,
+        rounds_max=max(_ROUNDS_MAX, plan.total_rounds),
         quorum_min=plan.quorum,
         quality_threshold="0.98",
         consent_age_max_s=600,

@@ -23,9 +23,9 @@ from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.consent import new_ulid
-from common.errors import PolicyError, StorageError
+from common.errors import BudgetError, PolicyError, StorageError
 from common.keys import Signer
-from common.plan import Mechanism, RunPlan
+from common.plan import Mechanism, RunPlan, epsilon_bound
 from common.timestamps import format_time
 
 
@@ -87,11 +87,20 @@ class Charging:
             purpose=plan.purpose,
         )
 
-    def charge(self, request: TrainRequest, permit: Permit, mechanism: Mechanism) -> Charge:
+    def charge(
+        self, request: TrainRequest, permit: Permit, mechanism: Mechanism, *, anew: bool = False
+    ) -> Charge:
         """The charge of a round: made and logged now, or the one that a crash left unused.
 
+        Args:
+            request: The request.
+            permit: The run's permit.
+            mechanism: The round's mechanism.
+            anew: Whether what the round's last charge paid for is dead, and this is a new attempt:
+                another mechanism, which is paid for by itself.
+
         Raises:
-            BudgetError: The budget does not pay for the run.
+            BudgetError: The budget does not pay for the run, or the plan's ε for another attempt.
             ClockError: The clock is behind the log's or the ledger's newest entry.
             PolicyError: The run was charged under another permit.
             StorageError: The charge has paid for a release already.
@@ -99,7 +108,11 @@ class Charging:
         # A charge without a seal released nothing, so a repeated request may still use it.
         charge = self._ledger.find(request.run, request.server_round)
         self._require_same_permit(request, permit)
-        if charge is not None and charge.request.charge_id in self._state.released:
+        used = charge is not None and charge.request.charge_id in self._state.released
+        if anew and used:
+            self._require_spare(permit.plan, mechanism)
+            charge = None
+        elif used:
             raise StorageError(
                 f"The seal of round {request.server_round} is gone; the log has its release.",
                 remedy="Restore the seal from a backup; noise is never drawn twice for one charge.",
@@ -121,11 +134,31 @@ class Charging:
                     steps=mechanism.steps,
                     permit_id=permit.permit_id,
                     time=self._now(),
-                )
+                ),
+                anew=anew,
             )
         # This one, and any that the log's disk refused when it was made: the log has no gaps.
         self._log_missing()
         return charge
+
+    def _require_spare(self, plan: RunPlan, mechanism: Mechanism) -> None:
+        """The permit is for the plan's ε: all its rounds, and every attempt beyond one at each."""
+        events = [*plan.privacy_events(), replace(mechanism.event, count=mechanism.steps)]
+        rounds: set[int] = set()
+        for charge in self._ledger.charges:
+            if charge.request.run == plan.run_id:
+                if charge.request.server_round in rounds:
+                    events.append(charge.request.event)
+                rounds.add(charge.request.server_round)
+        total = epsilon_bound(tuple(events), float(plan.delta))
+        # Written so that a NaN is refused too.
+        if not total <= float(plan.epsilon):
+            raise BudgetError(
+                f"Another attempt at the round would bring the run to ε = {total:.4f}; its plan "
+                f"and permit are for {plan.epsilon}.",
+                remedy="Begin a new run. A plan whose mechanisms spend less than the ε it states "
+                "leaves room for such attempts.",
+            )
 
     def log(self, charge: Charge) -> None:
         """Logs a charge of the ledger."""

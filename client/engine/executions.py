@@ -89,13 +89,19 @@ class Executions:
         self._claimed: dict[tuple[str, int], int] = {}
         self._open: dict[str, tuple[str, RegionExecution]] = {}
 
-    def offer(self, run: str, server_round: int) -> Header:
+    def offer(self, run: str, server_round: int, *, sealed_in: int) -> Header:
         """What an answer to a training request holds in the place of the update.
 
+        Args:
+            run: The run.
+            server_round: The round.
+            sealed_in: The attempt that the round's update was sealed in.
+
         Returns:
-            The number of the newest execution that the region took part in.
+            The number of the newest execution that is behind: the next one is of a later number
+            than all before it, and of none below the attempt of what it sums.
         """
-        return {"attempted": self._newest_attempt(run, server_round)}
+        return {"attempted": max(self._newest_attempt(run, server_round), sealed_in - 1)}
 
     def is_dead(self, run: str, server_round: int, index: int) -> bool:
         """Whether a seal's values may have left, so that it is never masked again.

@@ -58,8 +58,8 @@ class Ledger:
         return tuple(self._charges)
 
     def find(self, run: str, server_round: int) -> Charge | None:
-        """The charge of one round of a run, if it was made."""
-        for charge in self._charges:
+        """The newest charge of one round of a run, if one was made."""
+        for charge in reversed(self._charges):
             if (charge.request.run, charge.request.server_round) == (run, server_round):
                 return charge
         return None
@@ -112,15 +112,21 @@ class Ledger:
             for counted in ([], [each for each in others if each.year == year], others):
                 composed_epsilon([*events_by_run(counted).values(), own], self._delta)
 
-    def charge(self, request: ChargeRequest) -> Charge:
+    def charge(self, request: ChargeRequest, *, anew: bool = False) -> Charge:
         """Commits a charge; returns only after it is durable.
+
+        Args:
+            request: What is charged.
+            anew: Whether it may be for another attempt at a round that was charged before: what
+                the earlier charge paid for is dead, and this pays for another mechanism.
 
         Raises:
             BudgetError: A cap would be exceeded, or the round is charged already.
             ClockError: The clock is behind the newest charge.
             StorageError: The ledger cannot be written; nothing is charged.
         """
-        if self.find(request.run, request.server_round) is not None:
+        charged = self.find(request.run, request.server_round)
+        if charged is not None and not (anew and charged.request.attempt < request.attempt):
             raise BudgetError(
                 f"Round {request.server_round} of run {request.run} is charged already; "
                 "a round is paid for once."

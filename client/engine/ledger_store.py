@@ -18,8 +18,9 @@ from common.audit.writer_lock import WriterBusyError, WriterLock
 from common.errors import StorageError
 from common.failpoints import Point, reach
 
-#: In SQLite's ``user_version``. 2: each charge names its model and its purpose.
-SCHEMA_VERSION = 2
+#: In SQLite's ``user_version``. 2: each charge names its model and its purpose. 3: a round may be
+#: charged once for each attempt.
+SCHEMA_VERSION = 3
 
 _SCHEMA = f"""
 CREATE TABLE charges (
@@ -38,7 +39,7 @@ CREATE TABLE charges (
   permit_id TEXT NOT NULL,
   time TEXT NOT NULL,
   head TEXT NOT NULL,
-  UNIQUE (run, round)
+  UNIQUE (run, round, attempt)
 ) STRICT;
 CREATE TRIGGER charges_no_update BEFORE UPDATE ON charges
   BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;

@@ -104,7 +104,7 @@ class SealedRounds:
             OutdatedError: It was sealed longer ago than a consent snapshot may be old, or another
                 round of the run was logged since.
         """
-        logged = self._logged(seal)
+        logged = self.logged(seal)
         if logged is None and (self._too_old(seal) or self._overtaken(run, seal)):
             self._give_up(run, server_round, OUTDATED, self._outdated(server_round))
         while logged is None:
@@ -133,7 +133,8 @@ class SealedRounds:
             "inclusion_proof": [node.hex() for node in self._log.inclusion_proof(index, size)],
         }
 
-    def _logged(self, seal: Seal) -> int | None:
+    def logged(self, seal: Seal) -> int | None:
+        """The index of a seal's round entry in the log; None if a crash kept it from there."""
         wanted = leaf_hash(seal.round_entry)
         for index in range(seal.log_size, self._log.size):
             if self._log.leaf_hash(index) == wanted:

@@ -52,13 +52,16 @@ from client.training.shared_sums import shared_round
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
+from common.audit.registry_entry import registry_entry
 from common.canonical_json import JsonValue
+from common.envelope import Envelope
 from common.errors import FedprefError, FormatError, PolicyError
 from common.failpoints import Point, reach
 from common.keys import Registry, Signer
 from common.parameters import arrays_digest, check_arrays
 from common.plan import Mechanism, RunPlan
 from common.registry_install import unlogged_versions
+from common.secure_aggregation import SecureSumRefusedError
 from common.timestamps import now_ms
 
 PROTOCOL_VERSION = 1
@@ -239,11 +242,21 @@ class PrivacyEngine:
         return self._ok(checkpoint=note.decode(), proofs=proofs)
 
     def _begins(self, request: PublishRequest) -> bool:
-        """Whether training follows: a round that was sealed already needs no snapshot."""
-        return (
-            request.server_round is not None
-            and self._seals.read(request.run, request.server_round) is None
-        )
+        """Whether training follows: a round that was sealed already needs no snapshot.
+
+        Unless its seal is dead: then a new attempt may follow.
+        """
+        if request.server_round is None:
+            return False
+        seal = self._seals.read(request.run, request.server_round)
+        return seal is None or self._is_dead(request.run, request.server_round, seal)
+
+    def _is_dead(self, run: str, server_round: int, seal: Seal) -> bool:
+        """Whether a seal's values may have left under double masks."""
+        if self._open_permit(run).plan.mode != "distributed":
+            return False
+        index = self._sealed.logged(seal)
+        return index is not None and self._executions.is_dead(run, server_round, index)
 
     def _ok(self, **fields: JsonValue) -> dict[str, JsonValue]:
         return {"status": "ok", "region": self.home.region, **fields}
@@ -263,10 +276,17 @@ class PrivacyEngine:
         check_arrays(arrays, permit.plan.model_arrays(request.server_round), grid_exponent=None)
         model_in = arrays_digest(arrays)
         seal, included = self._sealed.read(request.run, request.server_round), None
-        if seal is None:
+        dead = seal is not None and self._is_dead(request.run, request.server_round, seal)
+        if dead and seal is not None and request.attempt <= _attempt_of(seal):
+            raise SecureSumRefusedError(
+                "seal-dead",
+                f"Round {request.server_round} left once under masks, and not again: what is asked "
+                "for must be a new attempt, with a charge of its own.",
+            )
+        if seal is None or dead:
             reach(Point.BEGUN)
             seal, included = self._train_and_seal(
-                request, permit, mechanism, dict(arrays), model_in
+                request, permit, mechanism, dict(arrays), model_in, anew=dead
             )
         elif seal.model_in != model_in:
             raise PolicyError(
@@ -278,7 +298,9 @@ class PrivacyEngine:
         reply, leaving = self._reply(request, seal, index), dict(seal.arrays)
         if permit.plan.mode == "distributed":
             # A share of the noise protects nobody: it leaves under masks that open once.
-            reply |= self._executions.offer(request.run, request.server_round)
+            reply |= self._executions.offer(
+                request.run, request.server_round, sealed_in=_attempt_of(seal)
+            )
             leaving = {}
         elif permit.plan.aggregation.rule == "secure-sum":
             self._masking.forget(request.run, before=request.server_round)
@@ -319,6 +341,8 @@ class PrivacyEngine:
         mechanism: Mechanism,
         model: dict[str, np.ndarray],
         model_in: str,
+        *,
+        anew: bool,
     ) -> tuple[Seal, frozenset[str]]:
         """Trains and seals; gives the seal, and the pseudonyms it was trained on."""
         plan = permit.plan
@@ -328,7 +352,7 @@ class PrivacyEngine:
         )
         self._witness.keep(snapshot.consent_size, request.cosignatures, renew=True)
         reach(Point.WITNESSED)
-        charge = self._charging.charge(request, permit, mechanism)
+        charge = self._charging.charge(request, permit, mechanism, anew=anew)
         reach(Point.CHARGED)
         update = (shared_round if plan.mode == "distributed" else release)(
             self._data.dataset(plan, snapshot.eligible),
@@ -418,6 +442,10 @@ class PrivacyEngine:
         )
 
 
+def _attempt_of(seal: Seal) -> int:
+    return int(str(Envelope.decode(seal.round_entry).record()["attempt"]))
+
+
 # A round reads its plan several times over, and judging one takes some milliseconds.
 @lru_cache(maxsize=16)
 def _read_plan(data: bytes) -> RunPlan:
@@ -448,7 +476,7 @@ def open_engine(
             AuditLog.open(home.log, origin=home.origin, signer=home.signer("log"))
         )
         if installed := unlogged_versions(home.registry, log):
-            log.append(installed)
+            log.append([registry_entry(each, home.signer("trainer")) for each in installed])
         ledger = stack.enter_context(
             open_ledger(
                 home.ledger,

@@ -21,6 +21,7 @@ SIGNING_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "consent": frozenset({"consent"}),
         "incident": frozenset({"aggregator", "trainer"}),
         "keys": frozenset({"root"}),
+        "keys-digest": frozenset({"aggregator", "trainer"}),
         "ledger": frozenset({"trainer"}),
         "manifest": frozenset({"aggregator", "controller"}),
         "mask": frozenset({"trainer"}),

@@ -148,6 +148,7 @@ def _plan(
         round_timeout_s=ROUND_TIMEOUT_S,
         rule=rule,
         mode=mode,
+        honest_survivors_min=scenario.quorum if mode == "distributed" else 0,
     )
 
 

@@ -124,8 +124,20 @@ class RegionJudge(_Faults):
         for kind in _OF_A_RELEASE:
             named = [(each["run"], each["round"]) for each in files.records(kind)]
             self.hold(len(set(named)) == len(named), f"a {kind} entry is there twice: {named}")
+        self._check_chain(files)
         self._seen = files
         return files
+
+    def _check_chain(self, files: Files) -> None:
+        """Each round entry names the one of its run before it."""
+        last: dict[str, str] = {}
+        for leaf, record in zip(files.leaves, map(record_of, files.entries), strict=True):
+            if record["v"] == "fedpref-round/1":
+                self.hold(
+                    record["prev_round"] == last.get(record["run"]),
+                    f"round {record['round']} does not name the region's round before it",
+                )
+                last[record["run"]] = leaf.hex()
 
     def ends(self, rounds: int | None = None) -> None:
         """Called when the last life is over: all is there, and nothing twice.
@@ -159,7 +171,7 @@ class RegionJudge(_Faults):
             self.hold(roots.get(size) == root, f"a checkpoint of {size} that left is not ours")
 
     def _check_ledger(self, files: Files) -> None:
-        charged = [(row["run"], row["round"]) for row in files.charges]
+        charged = [(row["run"], row["round"], row["attempt"]) for row in files.charges]
         self.hold(len(set(charged)) == len(charged), f"a round was charged twice: {charged}")
         self.hold(
             [row["seq"] for row in files.charges] == list(range(1, len(charged) + 1)),

@@ -252,7 +252,7 @@ _KINDS = (
     _Kind(
         "another dtype",
         "wrong-dtype",
-        _always(_released(_each(lambda x: x.astype("<f8")))),
+        _always(_released(_each(lambda x: x.astype("<i4")))),
     ),
     _Kind("a dtype of objects", "malformed-reply", _always(_raw(_with_objects))),
     _Kind("an unknown array's name", "wrong-arrays", _always(_released(_renamed))),

@@ -192,9 +192,12 @@ def test_a_clock_set_back_is_noticed() -> None:
         drafted([FIRST], issued_at_ms=START_MS - 1, requests=[request(NEWER)])
 
 
-def test_a_version_too_long_for_a_log_entry_is_refused_before_anybody_signs() -> None:
+def test_a_version_too_long_is_refused_before_anybody_signs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("common.registry_changes.MAX_REGISTRY_BYTES", 65_535)
     many = [request(MemorySigner(f"key {number}")) for number in range(170)]
-    with pytest.raises(InputError, match="longer than a log entry"):
+    with pytest.raises(InputError, match="longer than a registry"):
         drafted([FIRST], requests=many)
 
 

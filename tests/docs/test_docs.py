@@ -493,6 +493,33 @@ def test_codes_in_a_secure_sum_are_those_that_leave_a_region() -> None:
     assert documented == raised - {"masks-do-not-cancel"}
 
 
+def test_codes_with_distributed_noise_are_those_that_leave_a_region() -> None:
+    documented = {
+        code
+        for row in table(DOCS / "operator.md", "code with distributed noise", "what it means")
+        for code in codes(row[0])
+    }
+    raised: set[str] = set()
+    for path in (
+        *(ROOT / "common" / "double_masking").glob("*.py"),
+        ROOT / "client" / "engine" / "executions.py",
+    ):
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(
+                    func=ast.Name(id="SecureSumRefusedError"),
+                    args=[ast.Constant(value=str(code)), *_],
+                ):
+                    raised.add(code)
+                # Where the code depends on what differs, or on the step.
+                case ast.Constant(value=str(code)) if re.fullmatch(
+                    r"other-[a-z]+|(un)?masked-already|step-repeated", code
+                ):
+                    raised.add(code)
+    # Only the coordinator can see these.
+    assert documented == raised - {"too-few-reveal", "secret-differs"}
+
+
 def test_the_homes_files_are_all_named(workspace: Path) -> None:
     text = " ".join(codes(" ".join(row[0] for row in table(DOCS / "operator.md", "file"))))
     home = workspace / "runs" / "a" / "regions" / "region-1"

@@ -304,3 +304,10 @@ def test_krums_condition_is_the_papers() -> None:
     above = RunPlan.from_record({**record, "planned_customers": int(needed) + 2})
     assert unguarded(below) is not None
     assert unguarded(above) is None
+
+
+def test_of_two_that_krum_cannot_tell_apart_the_first_region_counts() -> None:
+    places = {"r1": -2.0, "r2": -1.0, "r3": 1.0, "r4": 2.0, "r5": 50.0}
+    for names in (list(places), list(reversed(places))):
+        _, found = aggregated("krum", {name: update_of([places[name]] * 7) for name in names})
+        assert found == [5 * -1.0] * 7

@@ -637,19 +637,22 @@ def test_a_list_of_witnesses_that_is_none_is_refused(content: str, tmp_path: Pat
     home = ServerHome(tmp_path)
     home.witnesses.write_text(content)
     with pytest.raises(InputError):
-        outside_witnesses(home)
+        outside_witnesses(home, timeout_s=10.0)
 
 
 def test_outside_witnesses_are_those_of_the_home(tmp_path: Path) -> None:
     home = ServerHome(tmp_path)
-    assert outside_witnesses(home) == {}
+    assert outside_witnesses(home, timeout_s=10.0) == {}
     home.witnesses.write_text(json.dumps(["https://witness.example/a"]))
-    assert set(outside_witnesses(home)) == {"https://witness.example/a"}
+    assert set(outside_witnesses(home, timeout_s=10.0)) == {"https://witness.example/a"}
     with offer_witnesses(home, {"witness": Unreachable()}):
-        assert set(outside_witnesses(home)) == {"witness", "https://witness.example/a"}
+        assert set(outside_witnesses(home, timeout_s=10.0)) == {
+            "witness",
+            "https://witness.example/a",
+        }
         with pytest.raises(InputError), offer_witnesses(home, {}):
             pass
-    assert set(outside_witnesses(home)) == {"https://witness.example/a"}
+    assert set(outside_witnesses(home, timeout_s=10.0)) == {"https://witness.example/a"}
 
 
 def test_a_coordinator_without_its_memory_does_not_start(tmp_path: Path) -> None:

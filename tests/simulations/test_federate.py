@@ -106,7 +106,7 @@ def test_the_outside_witness_is_reached_over_http_and_gone_afterwards(tmp_path: 
     with AuditLog.open_read_only(region / "log.sqlite") as log:
         note = log.checkpoint()
     with witness_over_http(folder):
-        ((address, channel),) = outside_witnesses(home).items()
+        ((address, channel),) = outside_witnesses(home, timeout_s=10.0).items()
         assert json.loads(home.witnesses.read_bytes()) == [address]
         assert address.startswith("http://127.0.0.1:")
         (line,) = channel.add_checkpoint(note, 0, [])

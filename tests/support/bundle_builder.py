@@ -48,6 +48,7 @@ ROLE_OF_KIND = {
     "round": "trainer",
     "release": "trainer",
     "mask": "trainer",
+    "unmask": "trainer",
     "aggregate": "aggregator",
     "model": "aggregator",
     "manifest": "aggregator",
@@ -186,7 +187,7 @@ class Federation:
         return format_time(self.clock_ms)
 
     def signer(self, party: str, kind: str) -> MemorySigner:
-        if kind == "incident":
+        if kind in ("incident", "keys-digest"):
             return self.keys[party, "aggregator" if party == SERVER else "trainer"]
         return self.keys[party, ROLE_OF_KIND[kind]]
 
@@ -546,7 +547,6 @@ class Federation:
         self.log(region, release)
         return {
             "region": region,
-            "origin": f"{FEDERATION}/{region}",
             "round_entry": leaf_hash(entry).hex(),
             "update": record["update"],
         }

@@ -85,6 +85,7 @@ class Result:
         lives: How many lives the coordinator had.
         kills: How many processes were killed.
         left: How many payloads left, repeated ones among them.
+        given_up: Whether too many regions gave a round up for a withdrawal.
     """
 
     seed: int
@@ -93,6 +94,7 @@ class Result:
     lives: int = 0
     kills: int = 0
     left: int = 0
+    given_up: bool = False
 
 
 class Mortal:
@@ -167,13 +169,12 @@ class Region:
         self._down_till_s = 0.0
 
     def call(self, method: str, header: dict[str, Any], arrays: Any) -> tuple[Any, Any]:
-        if self._schedule.time.now_s < self._down_till_s:
+        if self._schedule.time.now_s < self._down_till_s and not self._schedule.script.quiet:
             raise InputError("its engine is down")
         actor, self._schedule.actor = self._schedule.actor, self.mortal
         self.mortal.begin(0.05, 0.03, within=90)
         try:
-            answer = self._region_open().channel.call(method, header, arrays)
-            self._sees(method, header, *answer)
+            answer = self._ask(self._region_open(), method, header, arrays)
         except KilledError:
             self._bury()
             raise InputError("its engine was killed") from None
@@ -186,6 +187,14 @@ class Region:
         finally:
             self.mortal.spared()
             self._schedule.actor = actor
+
+    def _ask(
+        self, region: OpenRegion, method: str, header: dict[str, Any], arrays: Any
+    ) -> tuple[Any, Any]:
+        """The region answers, and its answer leaves."""
+        answer = region.channel.call(method, header, arrays)
+        self._sees(method, header, *answer)
+        return answer
 
     def withdraw(self) -> None:
         """One customer withdraws, if anyone is left who may."""
@@ -302,8 +311,15 @@ class Schedule:
                     run_server(self.grid, config)
             except KilledError:
                 self.server.rise()
-            except (FederationError, StorageError):
-                if self.script.quiet and life == MOST_LIVES:
+            except FederationError as error:
+                # A round that too many regions gave up for a withdrawal can never be closed.
+                if str(error).count("discarded-for-withdrawal") > REGIONS - QUORUM:
+                    self.result.given_up = True
+                    return
+                if life == MOST_LIVES:
+                    raise
+            except StorageError:
+                if self.script.quiet:
                     raise
             else:
                 return
@@ -322,7 +338,7 @@ class Schedule:
             region.close()
             region.judge.ends()
         self.judge.ends({name: region.judge.look() for name, region in self.regions.items()})
-        if not ServerHome(self.folder.server).model.exists():
+        if not (ServerHome(self.folder.server).model.exists() or self.result.given_up):
             self.judge.faults.append("no model is published")
         for name, judge in (
             *((name, region.judge) for name, region in self.regions.items()),
@@ -403,6 +419,7 @@ def main(arguments: list[str]) -> int:
         "kills": sum(each.kills for each in results),
         "lives": sum(each.lives for each in results),
         "left": sum(each.left for each in results),
+        "given_up": sum(each.given_up for each in results),
         "faults": dict(kinds.most_common()),
         "seconds": round(time.monotonic() - began, 1),
         "failed": [vars(each) for each in failed],

@@ -105,7 +105,7 @@ class _Chain:
             if leaf in self._used:
                 self._fail("round-entry-reused", entry, f"{region}'s round was used before.")
             self._used.add(leaf)
-            self._check_pair(entry, paired, str(part["update"]), str(part["origin"]))
+            self._check_pair(entry, paired, str(part["update"]))
 
     def _check_planned(self, entry: Entry, names: set[str]) -> None:
         plan = self._evidence.plan
@@ -149,7 +149,7 @@ class _Chain:
                 "it.",
             )
 
-    def _check_pair(self, entry: Entry, paired: Entry, update: str, origin: str) -> None:
+    def _check_pair(self, entry: Entry, paired: Entry, update: str) -> None:
         self._evidence.findings.count(CHAIN, "updates")
         differing = [
             name
@@ -160,8 +160,6 @@ class _Chain:
             differing.append("mode")
         if update != paired.record["update"]:
             differing.append("update")
-        if origin != f"{self._evidence.federation}/{paired.party}":
-            differing.append("origin")
         # A retry sends the same sealed bytes, so the entry may be of an earlier attempt.
         if paired.number("attempt") > entry.number("attempt"):
             differing.append("attempt")
@@ -188,7 +186,8 @@ class _Chain:
         """Whether the server logged why it did not use a region's round."""
         aggregate = self._aggregates.get(entry.number("round"))
         if aggregate is not None:
-            return any(part["region"] == entry.party for part in aggregate.parts("refused"))
+            refused = any(part["region"] == entry.party for part in aggregate.parts("refused"))
+            return refused or self._is_superseded(entry)
         # Of a round that was never closed there are incidents: of the region, or of all.
         return any(
             incident.kind == "incident"
@@ -196,6 +195,16 @@ class _Chain:
             and incident.record["round"] == entry.record["round"]
             and incident.record["region"] in (None, entry.party)
             for incident in self._server
+        )
+
+    def _is_superseded(self, entry: Entry) -> bool:
+        """Whether the region made the round anew: what left once under double masks is dead."""
+        return entry.part("dp")["mode"] == "distributed" and any(
+            leaf in self._used
+            and other.party == entry.party
+            and other.record["round"] == entry.record["round"]
+            and other.number("attempt") > entry.number("attempt")
+            for leaf, other in self._rounds.items()
         )
 
     def check_model(self, folder: BundleFolder) -> None:

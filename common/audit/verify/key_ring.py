@@ -88,11 +88,20 @@ class KeyRing:
         self._keys = {key.key_id: key for key in keys}
         self._versions = tuple(versions)
         self.versions = frozenset(version.sha256 for version in versions)
+        self._quorums = {version.sha256.hex(): version.witness_quorum for version in versions}
 
     @property
     def witness_quorum(self) -> int:
         """How many other parties must cosign a checkpoint, by the newest version."""
         return self._versions[-1].witness_quorum
+
+    def quorum_of(self, sha256: str) -> int:
+        """The witness quorum of one version.
+
+        Args:
+            sha256: The version's digest, in hex; one of `versions`.
+        """
+        return self._quorums[sha256]
 
     def quorum_at(self, time_ms: int) -> int:
         """How many other parties had to cosign a checkpoint at a time.

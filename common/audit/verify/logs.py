@@ -23,6 +23,7 @@ from common.errors import FedprefError, FormatError, InputError, VerificationErr
 
 # Which kinds stand in whose log, and the role of the key that signs each there.
 REGION_ROLES: Mapping[str, str] = {
+    "keys-digest": "trainer",
     "notice": "controller",
     "policy": "controller",
     "consent": "consent",
@@ -35,6 +36,7 @@ REGION_ROLES: Mapping[str, str] = {
     "incident": "trainer",
 }
 SERVER_ROLES: Mapping[str, str] = {
+    "keys-digest": "aggregator",
     "aggregate": "aggregator",
     "model": "aggregator",
     "incident": "aggregator",
@@ -203,9 +205,10 @@ class LogReplayer:
             return
         self._findings.count(RECORDS, "records")
         after_ms = self._latest_ms or 0
-        if kind == "keys":
-            quorum = record["witness_quorum"]
-            self._log.quorums.append((index, quorum if isinstance(quorum, int) else 0))
+        if kind in ("keys", "keys-digest"):
+            whole = hashlib.sha256(data).hexdigest()
+            named = whole if kind == "keys" else str(record["sha256"])
+            self._log.quorums.append((index, self._ring.quorum_of(named)))
         if own_ms is not None:
             self._latest_ms = max(own_ms, self._latest_ms or own_ms)
             if kind != "consent":
@@ -276,6 +279,10 @@ class LogReplayer:
             index=index,
         )
         self._check_owner(kind, record)
+        if kind == "keys-digest" and bytes.fromhex(str(record["sha256"])) not in (
+            self._ring.versions
+        ):
+            raise VerificationError("It is the digest of no key registry in the bundle.")
         return kind, record, own_ms
 
     def _check_owner(self, kind: str, record: Record) -> None:

@@ -100,10 +100,15 @@ class _RegionMasks:
             return
         if entry.number("attempt") <= last.number("attempt"):
             self._fail("mask-attempt", entry, "Its attempt was used before, or an earlier one was.")
-        if not set(_regions(entry)) <= set(_regions(last)):
+        # With double masks a later attempt is of other sealed updates: its regions are its own.
+        if not self._is_shared() and not set(_regions(entry)) <= set(_regions(last)):
             self._fail(
                 "mask-survivors", entry, "It is of regions that the attempt before it was without."
             )
+
+    def _is_shared(self) -> bool:
+        plan = self._evidence.plan
+        return plan is not None and plan.record["mode"] == "distributed"
 
     def _check_roster(self, entry: Entry) -> None:
         regions, plan = _regions(entry), self._evidence.plan

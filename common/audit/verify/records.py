@@ -41,6 +41,7 @@ MECHANISM_SCHEMA = f.object_of(
 
 SCHEMAS: Mapping[str, Check] = {
     "keys": f.any_object,  # The registry's own step reads it; a log only repeats its bytes.
+    "keys-digest": _record("keys-digest", registry_version=f.positive, sha256=f.digest),
     "notice": _record(
         "notice",
         notice_id=f.text,
@@ -213,9 +214,7 @@ SCHEMAS: Mapping[str, Check] = {
         mechanism=f.text,
         rule=f.one_of(*RULES),
         mode=f.one_of(*MODES),
-        regions=f.list_of(
-            f.object_of(region=f.text, origin=f.text, round_entry=f.digest, update=f.digest)
-        ),
+        regions=f.list_of(f.object_of(region=f.text, round_entry=f.digest, update=f.digest)),
         refused=f.list_of(f.object_of(region=f.text, reason=f.code)),
         quorum=f.positive,
         signal=f.nullable(f.decimal),

@@ -41,7 +41,8 @@ LIMITS: tuple[str, ...] = (
     "A withdrawal that a region never logged shows only against the customer's receipt.",
     "A history rewritten with all parties' keys together shows only against an outside witness or "
     "an earlier copy.",
-    "Regions' updates are not in the bundle: that the server summed them correctly is its claim.",
+    "Regions' updates are not in the bundle: that the server took them together as its rule says "
+    "is its claim.",
 )
 
 _KEPT_PER_CODE = 5

@@ -140,6 +140,21 @@ def test_a_round_is_paid_for_once(tmp_path: Path) -> None:
             ledger.charge(again)
 
 
+def test_another_attempt_at_a_round_is_paid_for_by_itself(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "l", cap=50, delta=DELTA) as ledger:
+        ledger.charge(request(1))
+        spent = ledger.spending("run-1", 2026).run
+        again = replace(request(1), charge_id="other", attempt=2)
+        ledger.charge(again, anew=True)
+        assert ledger.spending("run-1", 2026).run > spent
+        newest = ledger.find("run-1", 1)
+        assert newest is not None
+        assert newest.request.attempt == 2
+        # The same attempt is paid for once.
+        with pytest.raises(BudgetError, match="charged already"):
+            ledger.charge(replace(again, charge_id="third"), anew=True)
+
+
 def test_an_infinite_or_nan_epsilon_is_refused(tmp_path: Path) -> None:
     with open_ledger(tmp_path / "l", cap=float("nan"), delta=DELTA) as ledger:
         with pytest.raises(BudgetError):

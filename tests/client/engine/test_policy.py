@@ -9,7 +9,11 @@ import pytest
 from client.engine.policy import RegionPolicy, read_policy, require_logged
 from client.engine.spending import EpsilonCaps
 from common import canonical_json
+from common.aggregation_rules import RuleName
 from common.errors import InputError, PolicyError
+from common.plan import RunPlan
+from common.plan_defaults import default_plan
+from tests.common.test_plan import ARGUMENTS
 from tests.support.local_plan import local_plan
 from tests.support.preference_data import plan_of
 
@@ -140,3 +144,55 @@ def test_a_policy_that_is_not_the_logged_one_is_refused(tmp_path: Path) -> None:
     for other in (None, "0" * 64):
         with pytest.raises(PolicyError, match="signed and logged"):
             require_logged(policy, other, tmp_path)
+
+
+def plan_by(rule: RuleName, **changes: Any) -> RunPlan:
+    tolerated = int(rule in ("median", "trimmed-mean", "krum"))
+    arguments = {**ARGUMENTS, "quorum": 5, "rule": rule, "tolerated": tolerated, **changes}
+    return default_plan(**arguments)
+
+
+RULES: tuple[tuple[RuleName, str], ...] = (
+    ("sum", "open"),
+    ("median", "robust"),
+    ("trimmed-mean", "robust"),
+    ("krum", "robust"),
+    ("secure-sum", "confidential"),
+)
+
+
+@pytest.mark.parametrize(("rule", "name"), RULES)
+def test_a_policy_says_what_may_be_made_of_updates(
+    tmp_path: Path, rule: RuleName, name: str
+) -> None:
+    plan = plan_by(rule)
+    read_policy(write(tmp_path)).check_plan(plan)
+    read_policy(write(tmp_path, aggregations=[name])).check_plan(plan)
+    others = [each for each in ("open", "robust", "confidential") if each != name]
+    with pytest.raises(PolicyError, match=f"aggregation = {name}; it allows {', '.join(others)}"):
+        read_policy(write(tmp_path, aggregations=others)).check_plan(plan)
+
+
+def test_a_policy_says_whose_noise_may_protect(tmp_path: Path) -> None:
+    shared = plan_by("secure-sum", mode="distributed", honest_survivors_min=5)
+    with pytest.raises(PolicyError, match="mode = distributed; it allows local"):
+        read_policy(write(tmp_path)).check_plan(shared)
+    with pytest.raises(PolicyError, match="mode = local; it allows distributed"):
+        read_policy(write(tmp_path, modes=["distributed"])).check_plan(plan_by("secure-sum"))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("modes", []),
+        ("modes", ["central"]),
+        ("aggregations", []),
+        ("aggregations", ["sum"]),
+        ("aggregations", "open"),
+    ],
+)
+def test_a_policy_of_no_or_unknown_words_is_refused(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    with pytest.raises(InputError, match=field):
+        read_policy(write(tmp_path, **{field: value}))

@@ -189,8 +189,6 @@ SERVERS_LIES = [
      {(7, "region-twice"), (7, "round-entry-reused")}),
     ("a region used and refused", "aggregate", 2,
      lambda r: r["refused"].append({"region": R1, "reason": "x"}), {(7, "region-twice")}),
-    ("a region's log misnamed", "aggregate", 2,
-     lambda r: r["regions"][0].update(origin=f"test.example/{R2}"), {(7, "aggregate-mismatch")}),
     ("a region's round under another name", "aggregate", 2,
      lambda r: r["regions"][0].update(region="region-9"),
      {(7, "not-planned"), (7, "round-entry-missing"), (7, "round-not-aggregated"),
