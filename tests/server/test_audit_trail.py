@@ -22,10 +22,7 @@ FIRST = Aggregate(
     server_round=1,
     attempt=1,
     mechanism="popularity",
-    used=tuple(
-        UsedRound(region, "1" * 64, "2" * 64)
-        for region in ("region-1", "region-2")
-    ),
+    used=tuple(UsedRound(region, "1" * 64, "2" * 64) for region in ("region-1", "region-2")),
     refused=(("region-3", "budget-exhausted"),),
     model_in="3" * 64,
     model_out="4" * 64,

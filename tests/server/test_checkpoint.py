@@ -30,10 +30,7 @@ def aggregate(number: int, model_in: str, model_out: str) -> Aggregate:
         server_round=number,
         attempt=1,
         mechanism="popularity" if number == 1 else "factors",
-        used=tuple(
-            UsedRound(region, "1" * 64, "2" * 64)
-            for region in ("region-1", "region-2")
-        ),
+        used=tuple(UsedRound(region, "1" * 64, "2" * 64) for region in ("region-1", "region-2")),
         refused=(("region-3", "no-reply"),),
         model_in=model_in,
         model_out=model_out,

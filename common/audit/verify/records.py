@@ -214,9 +214,7 @@ SCHEMAS: Mapping[str, Check] = {
         mechanism=f.text,
         rule=f.one_of(*RULES),
         mode=f.one_of(*MODES),
-        regions=f.list_of(
-            f.object_of(region=f.text, round_entry=f.digest, update=f.digest)
-        ),
+        regions=f.list_of(f.object_of(region=f.text, round_entry=f.digest, update=f.digest)),
         refused=f.list_of(f.object_of(region=f.text, reason=f.code)),
         quorum=f.positive,
         signal=f.nullable(f.decimal),
