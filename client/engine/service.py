@@ -74,6 +74,7 @@ class PrivacyEngine:
         witness: RegionWitness,
         noise: NoiseSource,
         clock_ms: Callable[[], int],
+        data: RegionData | None = None,
     ) -> None:
         self.home = home
         self.log = log
@@ -120,7 +121,7 @@ class PrivacyEngine:
             signer=self._trainer,
             clock_ms=clock_ms,
         )
-        self._data = RegionData(home, self.policy)
+        self._data = data if data is not None else RegionData(home, self.policy)
         # A clock that was set back must not date an incident before its log's other entries.
         self._incidents = Incidents(
             log, self._trainer, home.region, lambda: max(clock_ms(), self.state.newest_ms)
@@ -375,6 +376,7 @@ def open_engine(
     *,
     noise: NoiseSource | None = None,
     clock_ms: Callable[[], int] = now_ms,
+    data: RegionData | None = None,
 ) -> Iterator[PrivacyEngine]:
     """Opens a region's engine and everything it holds; closes all of it on exit.
 
@@ -382,6 +384,7 @@ def open_engine(
         home: The region's home folder.
         noise: A test's own noise; by default the system's cryptographic generator.
         clock_ms: A test's own clock, in milliseconds since the epoch.
+        data: The region's store, if it was read already; by default it is read when first needed.
 
     Raises:
         StorageError: Another engine of this region is running, or a store is damaged.
@@ -413,4 +416,5 @@ def open_engine(
             witness=witness,
             noise=noise if noise is not None else SystemNoise(),
             clock_ms=clock_ms,
+            data=data,
         )
