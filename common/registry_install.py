@@ -106,8 +106,9 @@ def install_version(
 def unlogged_versions(folder: Path, log: AuditLog) -> list[bytes]:
     """The versions of a home's registry that its log does not have yet, oldest first.
 
-    Append their entries (`common.audit.registry_entry`) before anything else is logged: entries signed by a new key follow the version that
-    enrols it. The log is read until every version is found, so that usually little of it is read.
+    Append their entries (`common.audit.registry_entry`) before anything else is logged: entries
+    signed by a new key follow the version that enrols it. The log is read until every version is
+    found, so that usually little of it is read.
 
     Args:
         folder: The home's folder of versions.

@@ -16,6 +16,7 @@ from server.checkpoint import CheckpointStore
 from server.config import ServerConfig, ServerHome
 from server.events import EventWriter
 from server.grid_exchange import bounded_superlink
+from server.rounds import require_exact_sums
 from server.strategy import Bounds, RegionSumStrategy
 from server.witness_phase import open_witness_phase
 
@@ -63,6 +64,7 @@ def run_server(grid: Grid, config: ServerConfig) -> None:
 def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: EventWriter) -> bool:
     """Runs rounds, and publishes if they were the last; returns whether they were."""
     plan, registry = home.read_plan(), home.read_registry()
+    require_exact_sums(plan)
     timeout_s = min(config.witness_timeout_s, plan.round_timeout_s)
     last_round = min(config.last_round or plan.total_rounds, plan.total_rounds)
     with (

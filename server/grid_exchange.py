@@ -138,11 +138,13 @@ def bounded_superlink(grid: Grid, *, timeout_s: float) -> Iterator[None]:
         FederationError: The SuperLink could not be reached for so long.
     """
     retries: Any = getattr(grid, "_retry_invoker", None)
-    plain: Any = http_grid.pull_objects
+    # Flower does not call it a part of the module, whose code takes it from there.
+    pulling: Any = http_grid
+    plain = pulling.pull_objects
     lost = () if retries is None else tuple(retries.recoverable_exceptions)
     if retries is not None:
         retries.max_time = timeout_s
-    http_grid.pull_objects = partial(plain, max_time=timeout_s)
+    pulling.pull_objects = partial(plain, max_time=timeout_s)
     try:
         yield
     except lost as error:
@@ -151,7 +153,7 @@ def bounded_superlink(grid: Grid, *, timeout_s: float) -> Iterator[None]:
             remedy="Start it, or its network; `fedpref-server resume` then goes on from here.",
         ) from error
     finally:
-        http_grid.pull_objects = plain
+        pulling.pull_objects = plain
 
 
 _inflation_lock = threading.Lock()

@@ -285,6 +285,16 @@ class OpenRound:
             )
 
 
+def require_exact_sums(plan: RunPlan) -> None:
+    """Requires of all of a plan's rounds, before anybody is asked, that their sums will be exact.
+
+    Raises:
+        InputError: A mechanism's numbers are too large for that.
+    """
+    for mechanism in plan.mechanisms:
+        aggregator_of(plan, mechanism)
+
+
 def aggregator_of(plan: RunPlan, mechanism: Mechanism) -> Aggregator:
     """What takes a round's updates, by the plan's rule.
 

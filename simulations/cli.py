@@ -343,6 +343,44 @@ def faults(
     return EXIT_OK if withstood else VerificationError.exit_code
 
 
+@app.command()
+def attack(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="basket-recovery, shilling, key-substitution, unmask-twice, norm-scaling, replay, "
+            "or all.",
+        ),
+    ],
+    scenario: Annotated[str, typer.Option(help="On a slice of whose data.")] = "retail-5",
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of all choices, and of all noise in these attacks.")
+    ] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was got as JSON.")] = False,
+) -> int:
+    """Attack stock Flower and this system alike, and show what the attacker got from each.
+
+    Flower is attacked by its own code: its averaging, its local noise, its SecAgg+. Engines, Flower
+    nodes and attackers are a process each. Exit code 0 if every attack succeeds against Flower and
+    fails here, 8 if one does not.
+    """
+    # One thread each, before anything that makes threads is imported: the attacks fork.
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+    from common.errors import EXIT_OK, VerificationError
+    from simulations.attack_demos.table import show_demos
+    from simulations.scenarios import find_scenario
+
+    holds = show_demos(
+        name,
+        find_scenario(scenario),
+        seed=seed,
+        as_json=as_json,
+        console=Console(highlight=False),
+    )
+    return EXIT_OK if holds else VerificationError.exit_code
+
+
 def main() -> None:
     """Runs the command line."""
     run_command(app, on_interrupt="Nothing is lost: the same command goes on from here.")

@@ -211,7 +211,7 @@ def run_in_process(
     context = Context(
         run_id=_RUN_ID, node_id=0, node_config={}, state=RecordDict(), run_config=dict(run_config)
     )
-    with _task_identity():
+    with task_identity():
         grid = InProcessGrid(client_app, n_nodes, parallel=parallel, reply_hook=reply_hook)
         try:
             server_app(grid, context)
@@ -220,8 +220,8 @@ def run_in_process(
 
 
 @contextmanager
-def _task_identity() -> Iterator[None]:
-    """Sets what Flower's runtime would: messages take their sender from it."""
+def task_identity() -> Iterator[None]:
+    """Sets what Flower's runtime would while the body runs: messages take their sender from it."""
     before = (TaskIdentity._task_id, TaskIdentity._run_id, TaskIdentity._node_id)
     TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, _SERVER_NODE
     try:

@@ -139,7 +139,11 @@ class OpenRegion:
 
 @contextmanager
 def open_region(
-    home: RegionHome, set_up: RegionSetUp, *, noise: NoiseSource | None = None
+    home: RegionHome,
+    set_up: RegionSetUp,
+    *,
+    noise: NoiseSource | None = None,
+    data: RegionData | None = None,
 ) -> Iterator[OpenRegion]:
     """Opens a region's engine, with its consent registrar and its customers beside it.
 
@@ -147,8 +151,9 @@ def open_region(
         home: The region's home.
         set_up: What it was provisioned with.
         noise: Noise that can be drawn again, for trials of faults; by default the system's.
+        data: The region's store, if it was read already.
     """
-    with open_engine(home, noise=noise) as engine:
+    with open_engine(home, noise=noise, data=data) as engine:
         registrar = ConsentRegistrar(
             log=engine.log,
             state=engine.state,

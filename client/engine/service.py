@@ -13,27 +13,22 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 
 from client.data.quality import QualityReport
 from client.engine.charging import Charging
 from client.engine.entries import RoundContext, release_record, round_record
-from client.engine.executions import Executions
 from client.engine.home import RegionHome
 from client.engine.incidents import Incidents
 from client.engine.ledger import Ledger, open_ledger
 from client.engine.log_state import LogState
-from client.engine.masking import Masking
-from client.engine.masking_keys import MaskingKeyStore
-from client.engine.permit import CodeIdentity, Permit, open_permit
+from client.engine.permit import Permit
+from client.engine.permit_shelf import PermitShelf
 from client.engine.policy import RegionPolicy, read_policy, require_logged
 from client.engine.preparation import ConsentSnapshot, RegionData
-from client.engine.provenance import dependencies_digest, engine_digest
+from client.engine.provenance import engine_digest
 from client.engine.request import (
-    RUN_ID,
     CosignRequest,
     ExecuteRequest,
     KeepRequest,
@@ -43,25 +38,23 @@ from client.engine.request import (
 )
 from client.engine.seal import Seal, SealStore
 from client.engine.sealed_rounds import SealedRounds
+from client.engine.secure_sums import SecureSums
 from client.engine.snapshots import Published, PublishedSnapshots
 from client.engine.subjects import SubjectKeys, open_subject_keys
 from client.engine.witnessing import RegionWitness, open_region_witness
 from client.training.noise import NoiseSource, SystemNoise
 from client.training.releases import release
 from client.training.shared_sums import shared_round
-from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.audit.registry_entry import registry_entry
 from common.canonical_json import JsonValue
-from common.envelope import Envelope
 from common.errors import FedprefError, FormatError, PolicyError
 from common.failpoints import Point, reach
 from common.keys import Registry, Signer
 from common.parameters import arrays_digest, check_arrays
 from common.plan import Mechanism, RunPlan
 from common.registry_install import unlogged_versions
-from common.secure_aggregation import SecureSumRefusedError
 from common.timestamps import now_ms
 
 PROTOCOL_VERSION = 1
@@ -81,6 +74,7 @@ class PrivacyEngine:
         witness: RegionWitness,
         noise: NoiseSource,
         clock_ms: Callable[[], int],
+        data: RegionData | None = None,
     ) -> None:
         self.home = home
         self.log = log
@@ -89,6 +83,7 @@ class PrivacyEngine:
         self.policy: RegionPolicy = read_policy(home.policy)
         self.registry: Registry = home.read_registry()
         self.state = LogState(log, self.registry, home.region)
+        self._permits = PermitShelf(home, self.policy, self.registry, clock_ms)
         self.last_refusal: FedprefError | None = None
         self._trainer: Signer = home.signer("trainer")
         self._noise = noise
@@ -115,27 +110,18 @@ class PrivacyEngine:
             signer=self._trainer,
             clock_ms=clock_ms,
         )
-        self._masking = Masking(
-            log,
-            self.state,
-            self._sealed,
-            MaskingKeyStore(home.masking),
+        self._secure = SecureSums(
+            home,
+            log=log,
+            state=self.state,
+            sealed=self._sealed,
+            permits=self._permits,
             registry=self.registry,
             policy=self.policy,
             signer=self._trainer,
             clock_ms=clock_ms,
         )
-        self._masking.forget_expired(home.permits)
-        self._executions = Executions(
-            log,
-            self.state,
-            self._sealed,
-            registry=self.registry,
-            policy=self.policy,
-            signer=self._trainer,
-            clock_ms=clock_ms,
-        )
-        self._data = RegionData(home, self.policy)
+        self._data = data if data is not None else RegionData(home, self.policy)
         # A clock that was set back must not date an incident before its log's other entries.
         self._incidents = Incidents(
             log, self._trainer, home.region, lambda: max(clock_ms(), self.state.newest_ms)
@@ -158,9 +144,9 @@ class PrivacyEngine:
                 if method == "train":
                     return self.train(TrainRequest.parse(header), arrays)
                 if method == "mask":
-                    return self.mask(MaskRequest.parse(header))
+                    return self._secure.mask(MaskRequest.parse(header))
                 if method == "execute":
-                    return self.execute(ExecuteRequest.parse(header))
+                    return self._secure.execute(ExecuteRequest.parse(header))
                 return self._answer(method, header), {}
             except FedprefError as error:
                 self.last_refusal = error
@@ -178,11 +164,11 @@ class PrivacyEngine:
             return self.publish(PublishRequest.parse(header))
         if method == "cosign":
             request = CosignRequest.parse(header)
-            self._require_known(request.run)
+            self._permits.require_known(request.run)
             return self._ok(cosignatures=self._witness.cosign(request, self._incidents))
         if method == "keep":
             keep = KeepRequest.parse(header)
-            self._require_known(keep.run)
+            self._permits.require_known(keep.run)
             return self._ok(kept=self._witness.keep(keep.size, keep.cosignatures))
         raise FormatError(f"The engine has no method {method!r}.")
 
@@ -212,7 +198,7 @@ class PrivacyEngine:
             PolicyError, QualityGateError, ConsentError, BudgetError, InputError: As the case is.
         """
         with self._lock:
-            permit = self._open_permit(plan.run_id)
+            permit = self._permits.open(plan.run_id)
             if permit.plan.digest != plan.digest:
                 raise PolicyError(f"{self.home.region}: its permit is for another plan.")
             self._charging.admit(plan)
@@ -227,14 +213,14 @@ class PrivacyEngine:
             PolicyError: There is no permit for the run.
             ConsentError: No customer's consent is in force.
         """
-        self._require_known(request.run)
+        self._permits.require_known(request.run)
         if request.server_round is None:
-            self._masking.forget(request.run)
+            self._secure.masking.forget(request.run)
         with self.state.lock:
             self.state.refresh()
             size, snapshot = self.state.size, None
             if self._begins(request):
-                snapshot = self._snapshot(self._open_permit(request.run).plan)
+                snapshot = self._snapshot(self._permits.open(request.run).plan)
         note = self.log.checkpoint_at(size)
         self._snapshots.publish(Published(request.run, request.server_round, size, note, snapshot))
         proofs = self._witness.proofs(request.since, size)
@@ -249,14 +235,7 @@ class PrivacyEngine:
         if request.server_round is None:
             return False
         seal = self._seals.read(request.run, request.server_round)
-        return seal is None or self._is_dead(request.run, request.server_round, seal)
-
-    def _is_dead(self, run: str, server_round: int, seal: Seal) -> bool:
-        """Whether a seal's values may have left under double masks."""
-        if self._open_permit(run).plan.mode != "distributed":
-            return False
-        index = self._sealed.logged(seal)
-        return index is not None and self._executions.is_dead(run, server_round, index)
+        return seal is None or self._secure.is_dead(request.run, request.server_round, seal)
 
     def _ok(self, **fields: JsonValue) -> dict[str, JsonValue]:
         return {"status": "ok", "region": self.home.region, **fields}
@@ -269,20 +248,17 @@ class PrivacyEngine:
         Raises:
             FedprefError: Nothing was released.
         """
-        permit = self._open_permit(request.run)
+        permit = self._permits.open(request.run)
         if request.plan != permit.plan.digest:
             raise PolicyError("The request is for another plan than the permit's.")
         mechanism = permit.mechanism_of(request.server_round, request.mechanism)
         check_arrays(arrays, permit.plan.model_arrays(request.server_round), grid_exponent=None)
         model_in = arrays_digest(arrays)
         seal, included = self._sealed.read(request.run, request.server_round), None
-        dead = seal is not None and self._is_dead(request.run, request.server_round, seal)
-        if dead and seal is not None and request.attempt <= _attempt_of(seal):
-            raise SecureSumRefusedError(
-                "seal-dead",
-                f"Round {request.server_round} left once under masks, and not again: what is asked "
-                "for must be a new attempt, with a charge of its own.",
-            )
+        dead = False
+        if seal is not None and self._secure.is_dead(request.run, request.server_round, seal):
+            self._secure.require_new_attempt(request, seal)
+            dead = True
         if seal is None or dead:
             reach(Point.BEGUN)
             seal, included = self._train_and_seal(
@@ -295,44 +271,12 @@ class PrivacyEngine:
             )
         index = self._sealed.log(request.run, request.server_round, seal, included=included)
         reach(Point.LOGGED)
-        reply, leaving = self._reply(request, seal, index), dict(seal.arrays)
-        if permit.plan.mode == "distributed":
-            # A share of the noise protects nobody: it leaves under masks that open once.
-            reply |= self._executions.offer(
-                request.run, request.server_round, sealed_in=_attempt_of(seal)
-            )
-            leaving = {}
-        elif permit.plan.aggregation.rule == "secure-sum":
-            self._masking.forget(request.run, before=request.server_round)
-            # Nothing leaves but under masks, once it is known whose sum it is for.
-            reply |= self._masking.offer(permit.plan, request.server_round, seal)
-            leaving = {}
+        reply = self._reply(request, seal, index)
+        offered = self._secure.offer(permit.plan, request, seal)
         reach(Point.ANSWERED)
-        return reply, leaving
-
-    def mask(self, request: MaskRequest) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
-        """A sealed update under its masks, for a secure sum; see `client.engine.masking`.
-
-        Raises:
-            FedprefError: Nothing was released.
-        """
-        plan = self._open_permit(request.run).plan
-        if (plan.aggregation.rule, plan.mode) != ("secure-sum", "local"):
-            raise PolicyError("The permitted plan does not ask for sums of masked updates.")
-        return self._masking.mask(request, plan)
-
-    def execute(
-        self, request: ExecuteRequest
-    ) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
-        """A step of an execution of double masking; see `client.engine.executions`.
-
-        Raises:
-            FedprefError: Nothing was released.
-        """
-        plan = self._open_permit(request.run).plan
-        if plan.mode != "distributed":
-            raise PolicyError("The permitted plan does not ask for distributed noise.")
-        return self._executions.take(request, plan)
+        if offered is not None:
+            return reply | offered, {}
+        return reply, dict(seal.arrays)
 
     def _train_and_seal(
         self,
@@ -417,40 +361,6 @@ class PrivacyEngine:
                 log_root=self.log.root_at(self.state.size),
             )
 
-    def _require_known(self, run: str) -> tuple[Path, Path]:
-        """The files of a run's permit and plan: nobody else's runs are served, or witnessed."""
-        permit_path = self.home.permits / f"{run}.json"
-        plan_path = self.home.permits / f"{run}.plan.json"
-        if not (RUN_ID.fullmatch(run) and permit_path.is_file() and plan_path.is_file()):
-            raise PolicyError(
-                f"{self.home.region}: there is no permit for this run.",
-                remedy="The region's operator signs one with `fedpref-region permit`.",
-            )
-        return permit_path, plan_path
-
-    def _open_permit(self, run: str) -> Permit:
-        permit_path, plan_path = self._require_known(run)
-        plan = _read_plan(plan_path.read_bytes())
-        code = CodeIdentity(app="", engine=engine_digest(), deps=dependencies_digest())
-        return open_permit(
-            permit_path.read_bytes(),
-            plan,
-            self.policy,
-            code,
-            self.registry,
-            now_ms=self._clock_ms(),
-        )
-
-
-def _attempt_of(seal: Seal) -> int:
-    return int(str(Envelope.decode(seal.round_entry).record()["attempt"]))
-
-
-# A round reads its plan several times over, and judging one takes some milliseconds.
-@lru_cache(maxsize=16)
-def _read_plan(data: bytes) -> RunPlan:
-    return RunPlan.from_record(canonical_json.decode(data, max_bytes=1 << 20))
-
 
 @contextmanager
 def open_engine(
@@ -458,6 +368,7 @@ def open_engine(
     *,
     noise: NoiseSource | None = None,
     clock_ms: Callable[[], int] = now_ms,
+    data: RegionData | None = None,
 ) -> Iterator[PrivacyEngine]:
     """Opens a region's engine and everything it holds; closes all of it on exit.
 
@@ -465,6 +376,7 @@ def open_engine(
         home: The region's home folder.
         noise: A test's own noise; by default the system's cryptographic generator.
         clock_ms: A test's own clock, in milliseconds since the epoch.
+        data: The region's store, if it was read already; by default it is read when first needed.
 
     Raises:
         StorageError: Another engine of this region is running, or a store is damaged.
@@ -496,4 +408,5 @@ def open_engine(
             witness=witness,
             noise=noise if noise is not None else SystemNoise(),
             clock_ms=clock_ms,
+            data=data,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping, Sequence
 
 from common.canonical_json import JsonValue
@@ -11,13 +12,14 @@ from common.double_masking.messages import Reveal, SharesGiven
 from common.double_masking.shamir import SHARE_BYTES
 from common.double_masking.sharing import Delivery
 from common.errors import FormatError
-from common.validate import array, exact_fields
+from common.validate import array, exact_fields, matching
 
 #: As many as a sum may be of; and what each of its parts may take.
 MAX_REGIONS = 128
 _MAX_BYTES = 1 << 16
 _DIGEST_BYTES = 32
 _MAX_PROOF = 8
+_HEX = re.compile(r"(?:[0-9a-f]{2})*")
 
 
 def envelopes_to_json(envelopes: Sequence[bytes]) -> list[JsonValue]:
@@ -152,9 +154,8 @@ def _by_region(value: JsonValue) -> dict[str, JsonValue]:
 
 
 def _hex(value: JsonValue, n_bytes: int) -> bytes:
-    if not isinstance(value, str) or len(value) != 2 * n_bytes or value != value.lower():
+    # Without the form, spaces would pass, and stand for fewer bytes.
+    text = matching(value, _HEX, "A field", "bytes in lower-case hex")
+    if len(text) != 2 * n_bytes:
         raise FormatError(f"A field is not {n_bytes} bytes in lower-case hex.")
-    try:
-        return bytes.fromhex(value)
-    except ValueError as error:
-        raise FormatError(f"A field is not {n_bytes} bytes in lower-case hex.") from error
+    return bytes.fromhex(text)

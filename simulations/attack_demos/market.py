@@ -6,7 +6,7 @@ in for what it would have sent. It knows all that a region knows: the model, the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -25,10 +25,13 @@ from common.release_bounds import release_norm_bound
 from common.strategies import FACTORS, StrategyName, change_of
 from server.parameter_step import model_after
 from server.robust import total_of
+from server.round_total import RoundTotal
 from simulations.synthetic_scale import RegionPurchases, synthetic_regions
 
 Release = dict[str, npt.NDArray[np.float32]]
 FloatArray = npt.NDArray[np.float64]
+#: Makes one total of the regions' releases.
+Combine = Callable[[Sequence[Release]], RoundTotal]
 
 #: ``loud`` is as large as validation lets pass; ``quiet`` as large as an honest update, with noise
 #: like one; ``noiseless`` is quiet and leaves the noise out, so that it lies nearer to the others
@@ -38,15 +41,24 @@ ATTACKS: tuple[Attack, ...] = ("loud", "quiet", "noiseless")
 TOP = 10
 
 
+def by_rule(rule: RuleName) -> Combine:
+    """What this system makes of releases by a rule, a robust one withstanding one region."""
+    tolerated = 0 if rule == "sum" else 1
+    aggregation = Aggregation(rule=rule, tolerated=tolerated, honest_survivors_min=0)
+    return lambda releases: total_of(releases, aggregation)
+
+
 class NoNoise(SeededNoise):
     """A region that leaves its noise out."""
 
     def gaussian(self, shape: Any, stddev: float) -> FloatArray:
         """Zeros."""
+        del stddev
         return np.zeros(shape)
 
     def fill(self, out: npt.NDArray[np.float32], stddev: float) -> None:
         """Zeros."""
+        del stddev
         out[...] = 0.0
 
 
@@ -99,9 +111,15 @@ class Market:
         )
         return cls(regions, plan, int(np.argsort(-sold, kind="stable")[target_rank]))
 
-    def exposure(self, rule: RuleName, attack: Attack | None, *, seed: str = "1") -> float:
-        """Share of the honest regions' customers who see the target among their best ten."""
-        state = ModelState.of_plan(self._model(rule, attack, seed), self.plan)
+    def exposure(self, combine: Combine, attack: Attack | None, *, seed: str = "1") -> float:
+        """Share of the honest regions' customers who see the target among their best ten.
+
+        Args:
+            combine: What the coordinator makes of the regions' releases.
+            attack: What the hostile region does; None for nothing.
+            seed: What noise is drawn from.
+        """
+        state = ModelState.of_plan(self._model(combine, attack, seed), self.plan)
         seen = total = 0
         for region in self.regions[1:]:
             scores = shared_scores(region.train, state)
@@ -110,9 +128,7 @@ class Market:
             total += len(ranked)
         return seen / total
 
-    def _model(self, rule: RuleName, attack: Attack | None, seed: str) -> dict[str, Any]:
-        tolerated = 0 if rule == "sum" else 1
-        aggregation = Aggregation(rule=rule, tolerated=tolerated, honest_survivors_min=0)
+    def _model(self, combine: Combine, attack: Attack | None, seed: str) -> dict[str, Any]:
         noise: list[NoiseSource] = [SeededNoise(f"{seed}/{r}") for r in range(len(self.regions))]
         if attack == "noiseless":
             noise[0] = NoNoise(seed)
@@ -125,8 +141,7 @@ class Market:
             ]
             if attack is not None:
                 releases[0] = self._pushed(releases[0], model, number, attack)
-            total = total_of(releases, aggregation)
-            model, state = model_after(number, model, total, self.plan, state)
+            model, state = model_after(number, model, combine(releases), self.plan, state)
         return model
 
     def _pushed(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from client.data.source_config import FileSourceConfig, load_source_config
 from client.engine.home import RegionHome
 from client.engine.permit_desk import sign_permit
+from client.engine.policy import read_policy
+from client.engine.preparation import RegionData
 from common import canonical_json
 from common.aggregation_rules import NoiseMode, RuleName
 from common.durable_file import write_durably
@@ -54,6 +56,7 @@ class Federation:
         set_ups: What the regions were provisioned with, in the plan's order.
         seed: What customers' choices and all noise are drawn from.
         households: How many households are in the slice, by region.
+        data: The regions' stores, read already; none to have each life read its own.
     """
 
     folder: RunFolder
@@ -63,6 +66,7 @@ class Federation:
     set_ups: tuple[RegionSetUp, ...]
     seed: int
     households: tuple[int, ...]
+    data: Mapping[str, RegionData] = field(default_factory=dict)
 
     def set_up(self, region: str) -> RegionSetUp:
         """What a region was provisioned with."""
@@ -104,12 +108,15 @@ def provision_slice(
     )
     set_ups = _set_ups(small, plan, seed)
     provision(folder, small, plan, set_ups, app)
+    data = {}
     for set_up in set_ups:
         home = RegionHome.read(folder.region_home(set_up.region))
+        data[set_up.region] = RegionData(home, read_policy(home.policy))
+        data[set_up.region].checked_transactions()
         with open_region(home, set_up) as region:
             sign_permit(region.engine, other, app=app, valid_for_s=_PERMIT_VALID_S)
     households = tuple(region.households for region in prepared.regions)
-    return Federation(folder, small, plan, other, tuple(set_ups), seed, households)
+    return Federation(folder, small, plan, other, tuple(set_ups), seed, households, data)
 
 
 def plan_for_server(folder: RunFolder, plan: RunPlan) -> None:

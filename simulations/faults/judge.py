@@ -101,8 +101,8 @@ class RegionJudge(_Faults):
             for record in map(record_of, files.entries)
             if (record.get("run"), record.get("round")) == (payload.run, payload.server_round)
         ]
-        # An earlier request of the round may have been refused: that is logged too.
-        told = [kind for kind in logged if kind != "incident"]
+        # An earlier request of the round may have been refused, or masked: that is logged too.
+        told = [kind for kind in logged if kind in _OF_A_RELEASE]
         self.hold(told == _OF_A_RELEASE, f"{place} left, and the log has {logged} of it")
         earlier = {
             each.payload
@@ -125,6 +125,7 @@ class RegionJudge(_Faults):
             named = [(each["run"], each["round"]) for each in files.records(kind)]
             self.hold(len(set(named)) == len(named), f"a {kind} entry is there twice: {named}")
         self._check_chain(files)
+        self._check_masks(files)
         self._seen = files
         return files
 
@@ -138,6 +139,15 @@ class RegionJudge(_Faults):
                     f"round {record['round']} does not name the region's round before it",
                 )
                 last[record["run"]] = leaf.hex()
+
+    def _check_masks(self, files: Files) -> None:
+        """One attempt of a secure sum is masked for one roster only."""
+        rosters: dict[tuple[str, int, int], set[str]] = {}
+        for each in files.records("mask"):
+            key = (each["run"], each["round"], each["attempt"])
+            rosters.setdefault(key, set()).add(each["roster"])
+        twice = [key for key, found in rosters.items() if len(found) > 1]
+        self.hold(not twice, f"attempts were masked for two rosters: {twice}")
 
     def ends(self, rounds: int | None = None) -> None:
         """Called when the last life is over: all is there, and nothing twice.

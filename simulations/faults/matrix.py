@@ -66,7 +66,7 @@ class MatrixRequest:
         rows = [
             *kills.cases(self.rule),
             *waits.cases(),
-            *replies.cases(),
+            *replies.cases(self.rule),
             *bombs.cases(),
             *disks.cases(),
             *inputs.cases(),

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from client.consent_service.registrar import Choice
 from client.engine.home import RegionHome
+from client.engine.preparation import RegionData
 from client.training.noise import SeededNoise
 from common.canonical_json import JsonValue
 from common.engine_channel import serve_channel
@@ -45,6 +46,7 @@ class RegionLife:
         clock_from_round: From which round on it is wrong.
         leaves_in_round: The round in whose middle one of its customers withdraws; None for none.
         measures_memory: Whether the growth of its memory is told after each train request.
+        data: The region's store, read before anything was forked: reading it writes nothing.
     """
 
     folder: Path
@@ -56,6 +58,7 @@ class RegionLife:
     clock_from_round: int = 1
     leaves_in_round: int | None = None
     measures_memory: bool = False
+    data: RegionData | None = None
 
 
 class RoundNoise:
@@ -95,7 +98,9 @@ def host_region(life: RegionLife, teller: Teller) -> None:
     root = RunFolder(life.folder).region_home(life.set_up.region)
     with watched_places(teller, life.traps) as places, wrong_clock(life) as clock:
         try:
-            with open_region(RegionHome.read(root), life.set_up, noise=noise) as region:
+            with open_region(
+                RegionHome.read(root), life.set_up, noise=noise, data=life.data
+            ) as region:
                 channel = _Watched(region, life, places, teller, noise, clock)
                 with serve_channel(channel, life.socket):
                     if life.measures_memory:

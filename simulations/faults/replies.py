@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from common.aggregation_rules import RuleName
 from common.messages import ARRAYS, HEADER, decode_message, encode_message
 from simulations.faults.case import Case, Given
 from simulations.faults.coordinator_host import Forge, Forgery
@@ -34,16 +35,23 @@ class _Kind:
         reason: The reason that it must be refused for.
         forge: Makes it of the trial, the region and what the case is given.
         impostor: Whether its carrier is passed over for the rest of the run.
+        of_arrays: Whether it is about arrays, which a secure sum's reply does not have.
     """
 
     name: str
     reason: str
     forge: Callable[[Trial, str, Given], Forge]
     impostor: bool = False
+    of_arrays: bool = True
 
 
-def cases() -> list[Case]:
-    """A row for each kind of forged reply, and one for too many of them."""
+def cases(rule: RuleName) -> list[Case]:
+    """A row for each kind of forged reply, and one for too many of them.
+
+    Args:
+        rule: By which rule updates become one: for a secure sum a reply has no arrays.
+    """
+    open_arrays = rule != "secure-sum"
     rows = [
         Case(
             "reply",
@@ -52,6 +60,7 @@ def cases() -> list[Case]:
             _one_forged(kind),
         )
         for kind in _KINDS
+        if open_arrays or not kind.of_arrays
     ]
     rows.append(
         Case(
@@ -61,6 +70,8 @@ def cases() -> list[Case]:
             _twice,
         )
     )
+    if not open_arrays:
+        return rows
     rows.append(
         Case(
             "reply",
@@ -222,22 +233,24 @@ def _unsigned(header: Header) -> Header:
     return {**header, "round_entry": base64.b64encode(bytes(entry)).decode()}
 
 
-def _recorded(recordings: Recordings, region: str, server_round: int) -> Forge:
-    """A reply that was recorded in its time."""
+def _recorded(recordings: Recordings, region: str, server_round: int, **changes: int) -> Forge:
+    """A reply that was recorded in its time, with changes of its header."""
 
     def forge(request: Message, reply: Message) -> Sequence[Message]:
         del reply
         recorded = recordings.read("reply", region, server_round)
         if recorded is None:
             raise LookupError(f"nothing of {region} in round {server_round} was recorded")
-        return [rebuilt(request, *recorded)]
+        header, arrays = recorded
+        return [rebuilt(request, {**header, **changes}, arrays)]
 
     return forge
 
 
 def _of_another_region(trial: Trial, victim: str, given: Given) -> Forge:
     other = given.random.choice([each for each in trial.regions if each != victim])
-    return _recorded(trial.recordings, other, ROUND - 1)
+    # Its last round's: that of this one may not have come yet.
+    return _recorded(trial.recordings, other, ROUND - 1, round=ROUND)
 
 
 _KINDS = (
@@ -257,8 +270,13 @@ _KINDS = (
     _Kind("a dtype of objects", "malformed-reply", _always(_raw(_with_objects))),
     _Kind("an unknown array's name", "wrong-arrays", _always(_released(_renamed))),
     _Kind("an array too many", "wrong-arrays", _always(_released(_with_more))),
-    _Kind("a weight of 10^9 examples", "malformed-reply", _always(_raw(_with_weight))),
-    _Kind("no header", "malformed-reply", _always(_raw(_without_header))),
+    _Kind(
+        "a weight of 10^9 examples",
+        "malformed-reply",
+        _always(_raw(_with_weight)),
+        of_arrays=False,
+    ),
+    _Kind("no header", "malformed-reply", _always(_raw(_without_header)), of_arrays=False),
     _Kind(
         "a norm of a million times the noise",
         "norm-too-large",
@@ -274,21 +292,36 @@ _KINDS = (
         "wrong-digest",
         _always(_released(_each(lambda x: np.roll(x, 1)))),
     ),
-    _Kind("a signature that does not hold", "wrong-signer", _always(_said(_unsigned)), True),
+    _Kind(
+        "a signature that does not hold",
+        "wrong-signer",
+        _always(_said(_unsigned)),
+        impostor=True,
+        of_arrays=False,
+    ),
     _Kind(
         "another attempt",
         "other-attempt",
         _always(_said(lambda header: {**header, "attempt": 2})),
+        of_arrays=False,
     ),
     _Kind(
         "an earlier round's reply, replayed",
         "other-round",
         lambda trial, victim, _: _recorded(trial.recordings, victim, ROUND - 1),
+        of_arrays=False,
     ),
     _Kind(
         "another run's reply, replayed",
         "other-run",
         lambda _, victim, given: _recorded(given.other_run, victim, ROUND),
+        of_arrays=False,
     ),
-    _Kind("another region's reply", "other-round", _of_another_region),
+    _Kind(
+        "another region's reply",
+        "other-region",
+        _of_another_region,
+        impostor=True,
+        of_arrays=False,
+    ),
 )

@@ -156,6 +156,7 @@ class Trial:
                 set_up=self.federation.set_up(region),
                 socket=self._sockets / socket_name(number),
                 seed=str(self.federation.seed),
+                data=self.federation.data.get(region),
             )
             self._start(region, replace(life, **changes.get(region, {})))
 

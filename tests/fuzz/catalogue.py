@@ -15,6 +15,7 @@ _MODULES = (
     "transport_targets",
     "import_targets",
     "secure_sum_targets",
+    "shared_sum_targets",
 )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from common.errors import FederationError, InputError, StorageError
 from common.parameters import arrays_digest
+from common.plan import RunPlan
 from server import app as app_module
 from tests.support.fake_federation import fake_plan, open_federation
 
@@ -92,3 +93,17 @@ def test_two_coordinators_do_not_share_a_home(tmp_path: Path) -> None:
         pytest.raises(StorageError, match="rocess"),
     ):
         federation.run()
+
+
+def test_a_plan_whose_sums_might_not_be_exact_stops_before_anybody_is_asked(
+    tmp_path: Path,
+) -> None:
+    record = fake_plan().to_record()
+    # Of so many customers on so fine a grid a sum may be past 64 bits.
+    popularity, *training = record["mechanisms"]  # type: ignore[misc]
+    later = [{**each, "clipping_norm": "1000000000", "grid_exponent": -24} for each in training]
+    record |= {"mechanisms": [popularity, *later], "planned_customers": 10**10}
+    with open_federation(tmp_path, RunPlan.from_record(record)) as federation:
+        with pytest.raises(InputError, match="might not be exact"):
+            federation.run()
+        assert all(engine.asked == [] for engine in federation.engines.values())

@@ -7,7 +7,7 @@ from statistics import fmean
 import pytest
 
 from common.aggregation_rules import RuleName
-from tests.support.shilling import ATTACKS, Attack, Market
+from simulations.attack_demos.market import ATTACKS, Attack, Market, by_rule
 
 SEEDS = ("0", "1", "2")
 #: The bar: at most so many times the exposure without an attack.
@@ -20,7 +20,7 @@ def market() -> Market:
 
 
 def exposure(market: Market, rule: RuleName, attack: Attack | None) -> float:
-    return fmean(market.exposure(rule, attack, seed=seed) for seed in SEEDS)
+    return fmean(market.exposure(by_rule(rule), attack, seed=seed) for seed in SEEDS)
 
 
 def test_under_the_sum_everyone_sees_the_item(market: Market) -> None:

@@ -337,7 +337,7 @@ def test_fewer_than_the_policy_wants_are_refused(
     regions.train()
     engine = regions.engines[R1]
     strict = engine.policy.model_copy(update={"quorum_min": 4})
-    monkeypatch.setattr(engine._masking, "_policy", strict)
+    monkeypatch.setattr(engine._secure.masking, "_policy", strict)
     assert regions.refusal(R1, regions.roster([R1, R2, R3])) == "too-few"
 
 

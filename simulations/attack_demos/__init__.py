@@ -1,0 +1,1 @@
+"""Attacks on federated learning, each against stock Flower and against this system."""
