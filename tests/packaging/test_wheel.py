@@ -77,7 +77,8 @@ def test_every_package_has_an_init_with_nothing_but_a_docstring() -> None:
         for path in (ROOT / package).rglob("*.py")
     }
     assert packages == folders
-    for package in packages - {"common.audit.verify"}:
+    # These two give their users one door to many modules.
+    for package in packages - {"common.audit.verify", "common.secure_aggregation"}:
         lines = (ROOT / package.replace(".", "/") / "__init__.py").read_text().strip()
         assert lines.startswith('"""'), package
         assert lines.endswith('"""'), package
