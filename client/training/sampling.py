@@ -19,7 +19,7 @@ _CUSTOMERS_PER_DRAW = 1 << 16
 # A chunk ends here even if it has few customers: bounds what very long histories take of memory.
 MAX_CHUNK_ENTRIES = 1 << 18
 # So many customers, or so many entries, are gathered at a time, and then chunks are parts of that.
-_GATHERED_CUSTOMERS = 64 * CHUNK_CUSTOMERS
+_GATHERED_CUSTOMERS = 16 * CHUNK_CUSTOMERS
 _GATHERED_ENTRIES = 1 << 20
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from client.data.dataset import CustomerItemMatrix, PreferenceDataset
 from client.data.sequences import purchase_sequences
 from client.training.models.matrix_factorisation import MatrixFactorisation
-from client.training.models.protocol import CHUNK_CUSTOMERS, ClippedModel
+from client.training.models.protocol import ClippedModel
 from client.training.models.sasrec import SasRec
 from client.training.models.tied_autoencoder import TiedAutoencoder
 from client.training.rows import recency
@@ -17,6 +17,9 @@ from common.model_state import ModelState
 from common.strategies import MATRIX_FACTORISATION, SASREC, TIED_AUTOENCODER
 
 FloatArray = npt.NDArray[np.float64]
+
+# So many customers are scored at a time: bounds memory to this many × items.
+_SCORED_CUSTOMERS = 256
 
 
 def trainable(state: ModelState, *, first_step: int, seed: int) -> ClippedModel:
@@ -90,8 +93,8 @@ def model_scores(history: PreferenceDataset, state: ModelState) -> FloatArray:
     """
     rows = examples(history, state)
     parts = [
-        _scores(rows.rows(start, min(start + CHUNK_CUSTOMERS, rows.n_rows)), state)
-        for start in range(0, rows.n_rows, CHUNK_CUSTOMERS)
+        _scores(rows.rows(start, min(start + _SCORED_CUSTOMERS, rows.n_rows)), state)
+        for start in range(0, rows.n_rows, _SCORED_CUSTOMERS)
     ]
     return np.concatenate(parts) if parts else np.zeros((0, len(state.vocabulary)))
 

@@ -9,8 +9,9 @@ import torch
 
 from client.data.dataset import CustomerItemMatrix
 
-#: The most customers that a model is given at once: bounds memory to this many × items.
-CHUNK_CUSTOMERS = 256
+#: The most customers that a model is given at once. One that makes something of customers × items
+#: takes them in parts of its own, by what memory may be taken.
+CHUNK_CUSTOMERS = 1024
 
 
 class ClippedModel(Protocol):

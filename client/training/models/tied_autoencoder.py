@@ -17,6 +17,7 @@ customers × factors, and X stays sparse.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -33,6 +34,12 @@ FloatArray = npt.NDArray[np.float32]
 # What float32 arithmetic may get wrong of a sum of squares, relative to the sum of its terms'
 # magnitudes. The norm is taken that much larger, so that a contribution is below C after rounding.
 _ROUNDING = 3e-6
+# So many logits are made at a time, which takes 104 MB, though of so many customers at least: a
+# pass over the gradient is then spent on many of them.
+_MOST_LOGITS = 26_000_000
+_LEAST_PART = 128
+# So many logits at a time go through the passes over them: they then stay in the cache.
+_CACHED_LOGITS = 1 << 19
 
 
 class TiedAutoencoder:
@@ -94,13 +101,21 @@ class TiedAutoencoder:
         Raises:
             InputError: As in `ClippedModel`.
         """
-        sparse = SparseBatch.of(batch, self.n_items)
-        if not sparse.n_rows:
-            return
+        most = max(_MOST_LOGITS // max(self.n_items, 1), _LEAST_PART)
+        # Parts of one size, as few as may be.
+        n_parts = math.ceil(batch.n_rows / most)
+        for number in range(n_parts):
+            start, stop = (batch.n_rows * each // n_parts for each in (number, number + 1))
+            rows = batch.rows(start, stop)
+            self._add(SparseBatch.of(rows, self.n_items), clipping_norm, into)
+
+    def _add(
+        self, sparse: SparseBatch, clipping_norm: float, into: Mapping[str, torch.Tensor]
+    ) -> None:
         hidden = self._hidden(sparse)
-        residual = self._residual(sparse, hidden)
+        residual, norms = self._residual(sparse, hidden)
         slope = (residual @ self.parameters["item_factors"]).mul_(1.0 - hidden.square())
-        factor = _clip_factors(sparse, hidden, residual, slope, clipping_norm)
+        factor = _clip_factors(sparse, hidden, residual, norms, slope, clipping_norm)
         clipped_hidden, clipped_slope = hidden.mul_(factor[:, None]), slope.mul_(factor[:, None])
         into["item_factors"].addmm_(residual.T, clipped_hidden)
         sparse.add_outer(sparse.values, clipped_slope, into["item_factors"])
@@ -111,23 +126,33 @@ class TiedAutoencoder:
         projected = sparse.product(sparse.values, self.parameters["item_factors"])
         return projected.add_(self.parameters["hidden_bias"]).tanh_()
 
-    def _residual(self, sparse: SparseBatch, hidden: torch.Tensor) -> torch.Tensor:
-        """float32[n, m]: g of each customer, in one buffer that all chunks share."""
+    def _residual(
+        self, sparse: SparseBatch, hidden: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """float32[n, m], g of each customer in one buffer that all parts share; float32[n], ‖g‖."""
         factors, bias = self.parameters["item_factors"], self.parameters["item_bias"]
         if len(self._logits) < len(hidden):
             self._logits = torch.empty(len(hidden), self.n_items)
         logits = self._logits[: len(hidden)]
         torch.addmm(bias, hidden, factors.T, out=logits)
-        residual = torch.softmax(logits, 1, out=logits)
-        places = sparse.owners * self.n_items + sparse.items
-        residual.view(-1).index_add_(0, places, -sparse.targets())
-        return residual
+        norms = torch.empty(len(hidden))
+        places, targets = sparse.owners * self.n_items + sparse.items, -sparse.targets()
+        ends = [*sparse.offsets.tolist(), len(places)]
+        step = max(_CACHED_LOGITS // self.n_items, 1)
+        for start in range(0, len(hidden), step):
+            stop = min(start + step, len(hidden))
+            rows, entries = logits[start:stop], slice(ends[start], ends[stop])
+            torch.softmax(rows, 1, out=rows)
+            logits.view(-1).index_add_(0, places[entries], targets[entries])
+            torch.linalg.vector_norm(rows, dim=1, out=norms[start:stop])
+        return logits, norms
 
 
 def _clip_factors(
     sparse: SparseBatch,
     hidden: torch.Tensor,
     residual: torch.Tensor,
+    norms: torch.Tensor,
     slope: torch.Tensor,
     clipping_norm: float,
 ) -> torch.Tensor:
@@ -135,7 +160,7 @@ def _clip_factors(
     row = sparse.values.double()
     of_row = residual[sparse.owners, sparse.items].double()
     x_x, x_g = sparse.sums(row.square()), sparse.sums(row * of_row)
-    g_g = torch.linalg.vector_norm(residual, dim=1).double().square()
+    g_g = norms.double().square()
     a_a = slope.double().square().sum(1)
     h_h = hidden.double().square().sum(1)
     a_h = (slope.double() * hidden.double()).sum(1)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from client.data.dataset import CustomerItemMatrix
 from client.training.audit_gates.probe import ProbeModel
 from client.training.local_steps import LocalSettings, train_locally
+from client.training.models.protocol import CHUNK_CUSTOMERS
 from client.training.noise import SeededNoise, SystemNoise
 from client.training.schedules import Schedule
 from common.errors import InputError
@@ -165,7 +166,9 @@ def test_a_model_prepares_once_before_the_chunks_of_each_step() -> None:
         def add_clipped_gradients(self, batch: CustomerItemMatrix, *rest: Any) -> None:
             calls.append("chunk")
 
-    train_locally(Told(N_ITEMS), customers(600), replace(SETTINGS, steps=2), Silent())
+    train_locally(
+        Told(N_ITEMS), customers(2 * CHUNK_CUSTOMERS + 1), replace(SETTINGS, steps=2), Silent()
+    )
     assert calls == ["prepare", "chunk", "chunk", "chunk"] * 2
 
 

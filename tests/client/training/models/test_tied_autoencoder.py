@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.data.dataset import CustomerItemMatrix
+from client.training.models import tied_autoencoder
 from client.training.models.tied_autoencoder import TiedAutoencoder
 from common.errors import InputError
 from tests.support.clipped_oracle import Oracle, random_rows, relative_error, released
@@ -109,6 +110,25 @@ def test_the_scores_are_the_logits() -> None:
     hidden = np.tanh(dense @ start["item_factors"] + start["hidden_bias"])
     expected = hidden @ start["item_factors"].T + start["item_bias"]
     assert np.allclose(TiedAutoencoder(start).scores(rows), expected, atol=1e-5)
+
+
+def test_the_sum_does_not_depend_on_the_parts_it_is_made_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start, rows = arrays(4), random_rows(23, SIZE, 4)
+    whole = released(TiedAutoencoder(start), rows, 0.3)
+    seen: list[int] = []
+    added = TiedAutoencoder._add
+
+    def counted(self, sparse, clipping_norm, into) -> None:  # type: ignore[no-untyped-def]
+        seen.append(sparse.n_rows)
+        added(self, sparse, clipping_norm, into)
+
+    monkeypatch.setattr(TiedAutoencoder, "_add", counted)
+    monkeypatch.setattr(tied_autoencoder, "_MOST_LOGITS", 10 * SIZE)
+    monkeypatch.setattr(tied_autoencoder, "_LEAST_PART", 1)
+    assert relative_error(released(TiedAutoencoder(start), rows, 0.3), whole) <= 1e-6
+    assert sorted(seen) == [7, 8, 8]
 
 
 def test_biases_of_another_size_are_refused() -> None:
