@@ -35,7 +35,7 @@ from simulations.scenarios import Scenario
 #: One household in so many is in the slice.
 EVERY = 16
 #: How long a round waits for replies: what a hung region costs a trial, in seconds.
-ROUND_TIMEOUT_S = 12
+ROUND_TIMEOUT_S = 30
 EPSILON_CAP = 8.0
 #: Enough for a plan of five rounds: a region can be away for two of them, and come back.
 PLANNED_CUSTOMERS = 800
