@@ -35,12 +35,14 @@ class Case:
         name: The fault, unique.
         invariant: What was checked, beside what every trial checks.
         act: Carries it out and holds the trial to it.
+        waits: Whether it mostly waits for a timeout, and takes no processor meanwhile.
     """
 
     group: str
     name: str
     invariant: str
     act: Callable[[Trial, Given], None]
+    waits: bool = False
 
     def is_called(self, part: str) -> bool:
         """Whether some whole words of its group or name are these."""

@@ -35,7 +35,7 @@ from simulations.scenarios import Scenario
 #: One household in so many is in the slice.
 EVERY = 16
 #: How long a round waits for replies: what a hung region costs a trial, in seconds.
-ROUND_TIMEOUT_S = 12
+ROUND_TIMEOUT_S = 30
 EPSILON_CAP = 8.0
 #: Enough for a plan of five rounds: a region can be away for two of them, and come back.
 PLANNED_CUSTOMERS = 800
@@ -81,6 +81,7 @@ def provision_slice(
     rule: RuleName = "sum",
     mode: NoiseMode = "local",
     every: int = EVERY,
+    round_timeout_s: int = ROUND_TIMEOUT_S,
 ) -> Federation:
     """Prepares a slice of a scenario's data, and provisions its regions for two runs.
 
@@ -91,6 +92,7 @@ def provision_slice(
         rule: By which rule the regions' updates become one.
         mode: Whose noise protects.
         every: One household in so many is kept, with all its rows.
+        round_timeout_s: How long a round waits for replies, in seconds.
 
     Raises:
         UsageError: The scenario's stores are no files.
@@ -103,7 +105,15 @@ def provision_slice(
         planned_customers=PLANNED_CUSTOMERS,
     )
     plan, other = (
-        _plan(small, prepared, f"faults-{name}", seed=seed, rule=rule, mode=mode)
+        _plan(
+            small,
+            prepared,
+            f"faults-{name}",
+            seed=seed,
+            rule=rule,
+            mode=mode,
+            round_timeout_s=round_timeout_s,
+        )
         for name in ("run", "other")
     )
     set_ups = _set_ups(small, plan, seed)
@@ -138,6 +148,7 @@ def _plan(
     seed: int,
     rule: RuleName,
     mode: NoiseMode,
+    round_timeout_s: int,
 ) -> RunPlan:
     return default_plan(
         run_id=run_id,
@@ -152,7 +163,7 @@ def _plan(
         epsilon=format(EPSILON_CAP, "g"),
         planned_customers=scenario.planned_customers,
         init_seed=seed,
-        round_timeout_s=ROUND_TIMEOUT_S,
+        round_timeout_s=round_timeout_s,
         rule=rule,
         mode=mode,
         honest_survivors_min=scenario.quorum if mode == "distributed" else 0,

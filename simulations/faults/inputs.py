@@ -13,6 +13,8 @@ from simulations.faults.case import Case, Given
 from simulations.faults.trial import Trial
 
 _BELOW_QUORUM = 9
+#: For how long the coordinator waits for a region that will not come, in seconds.
+_NODES_WAIT_S = 5.0
 Damage = Callable[[Path], None]
 
 
@@ -55,7 +57,7 @@ def _one(damage: Damage) -> Callable[[Trial, Given], None]:
         victim = given.random.choice(trial.regions)
         trial.spoil(victim, damage)
         trial.start()
-        ending = trial.coordinate(run_config={"nodes-wait-s": 3.0})
+        ending = trial.coordinate(run_config={"nodes-wait-s": _NODES_WAIT_S})
         trial.hold(not ending.failed, f"the run was aborted: {ending.message}")
         _check_idle(trial, victim)
         for number, refused in trial.judge.refused().items():
@@ -70,7 +72,7 @@ def _too_many(trial: Trial, given: Given) -> None:
     for victim in victims:
         trial.spoil(victim, _removed("policy.json"))
     trial.start()
-    ending = trial.coordinate(run_config={"nodes-wait-s": 3.0})
+    ending = trial.coordinate(run_config={"nodes-wait-s": _NODES_WAIT_S})
     trial.hold(ending.code == _BELOW_QUORUM, f"it ended with {ending.code}: {ending.message}")
     for victim in victims:
         trial.hold(victim in ending.message, f"{victim} is not named: {ending.message}")

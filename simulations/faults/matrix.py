@@ -35,8 +35,8 @@ from simulations.run_folder import RunFolder
 from simulations.scenarios import Scenario
 
 #: After which a case is ended, in seconds; the longest waits for a quorum that hangs.
-CASE_TIMEOUT_S = 240.0
-_MORE_JOBS_THAN_CORES = 2
+CASE_TIMEOUT_S = 480.0
+_MORE_JOBS_THAN_CORES = 1
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,8 @@ def _warm_up(federation: Federation, copy: Path) -> None:
     shutil.copytree(federation.folder.root, copy, symlinks=True)
     folder = RunFolder(copy)
     with open_regions(folder, federation.set_ups) as regions:
+        for region in regions.values():
+            region.engine.preflight(federation.plan)
         channels = {name: region.channel for name, region in regions.items()}
         federate("inprocess", folder, federation.plan, channels)
     shutil.rmtree(copy)
@@ -181,13 +183,19 @@ def _warm_up(federation: Federation, copy: Path) -> None:
 def _carry_out(
     federation: Federation, cases: Sequence[Case], given: _Prepared, work: Path, seed: int
 ) -> Iterator[Outcome]:
-    """Outcomes in the order of the cases, several being carried out at a time."""
-    waiting = list(enumerate(cases))
+    """Outcomes in the order of the cases, several being carried out at a time.
+
+    Those that mostly wait begin first, and take no turn from the others.
+    """
+    waiting = sorted(enumerate(cases), key=lambda each: not each[1].waits)
+    turns = (os.cpu_count() or 1) + _MORE_JOBS_THAN_CORES
     done: dict[int, Outcome] = {}
     shown = 0
     with _workers() as workers:
         while shown < len(cases):
-            while waiting and len(workers) < (os.cpu_count() or 1) + _MORE_JOBS_THAN_CORES:
+            while waiting and (
+                waiting[0][1].waits or sum(not each.case.waits for each in workers) < turns
+            ):
                 number, case = waiting.pop(0)
                 workers.append(_Worker(number, case, federation, given, work / str(number), seed))
             for worker in _hear(workers):

@@ -23,18 +23,19 @@ _BELOW_QUORUM = 9
 def cases() -> list[Case]:
     """One row for each way not to answer."""
     later = "named; the round closes at its timeout, later rounds pay nothing"
-    return [
-        Case("hang", "region stopped in training, back after two rounds", later, _hangs),
-        Case("hang", "region stopped as it publishes its checkpoint", later, _hangs_publishing),
-        Case(
+    rows = [
+        ("hang", "region stopped in training, back after two rounds", later, _hangs),
+        ("hang", "region stopped as it publishes its checkpoint", later, _hangs_publishing),
+        (
             "hang",
             "too many regions stopped",
             "each named, nothing published; going on gives the same model",
             _quorum_hangs,
         ),
-        Case("drop", "reply lost", later, _one_reply(lambda _request, _reply: [])),
-        Case("drop", "reply after the round's timeout", later, _one_reply(_late)),
+        ("drop", "reply lost", later, _one_reply(lambda _request, _reply: [])),
+        ("drop", "reply after the round's timeout", later, _one_reply(_late)),
     ]
+    return [Case(*row, waits=True) for row in rows]
 
 
 def _hangs(trial: Trial, given: Given) -> None:

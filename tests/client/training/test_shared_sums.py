@@ -140,7 +140,7 @@ def test_no_customers_leave_pure_noise() -> None:
 
 
 def test_sums_beyond_the_ring_are_limited_before_noise() -> None:
-    units = np.full(1000, 2**40, dtype=np.int64)
+    units = np.full(1000, 2**30, dtype=np.int64)
     released = shared_release(units, POPULARITY, PLAN, SystemNoise()).astype(np.int64)
     room = Quantiser(POPULARITY.grid_exponent, len(PLAN.regions)).largest_steps
     assert (np.abs(released) <= room).all()
