@@ -43,10 +43,7 @@ def on_flower(setting: Setting) -> Spoils:
     accepted = bool(np.allclose(mean, (old + other) / 2)) and not np.allclose(old, new)
     with victims({_NODE: node(_noised_client(basket), 1)}) as lines:
         found = as_attacker(lambda: _ask_often(lines[_NODE]))
-    once, often = (
-        float(np.isin(found[name], basket).mean())
-        for name in ("once", "often")
-    )
+    once, often = (float(np.isin(found[name], basket).mean()) for name in ("once", "often"))
     return Spoils(
         accepted and often == 1.0,
         f"an old reply counts as a new one; asked {ASKED_ON_FLOWER} times, LocalDpMod (ε = "
