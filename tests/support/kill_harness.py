@@ -5,7 +5,8 @@ and ends with 1 if anything was not as it must be. This process has everything i
 child for each life, so that a kill costs about 0.2 s.
 
 A trial is a copy of one region's home. Its first lives are each killed at a place drawn from the
-seed, the last one is not. `simulations.faults.judge` looks whenever something leaves and whenever a life ends.
+seed, the last one is not. `simulations.faults.judge` looks whenever something leaves, and whenever a
+life ends.
 Some trials end with a real coordinator that finishes the run and has its bundle verified.
 """
 
@@ -38,9 +39,9 @@ from client.engine.policy import read_policy
 from client.engine.preparation import RegionData
 from common.failpoints import Point
 from common.plan import RunPlan
+from simulations.faults.judge import Left, RegionJudge
 from simulations.provision import RegionSetUp
 from simulations.run_folder import RunFolder
-from simulations.faults.judge import Left, RegionJudge
 from tests.support.kill_life import LEFT, ROUNDS, VARIANTS, Life, Reaper, live, pass_through
 from tests.support.small_federation import home_of, make_federation
 

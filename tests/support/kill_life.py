@@ -30,10 +30,10 @@ from common import failpoints
 from common.parameters import save_arrays
 from common.plan import RunPlan
 from server.aggregation import first_model
+from simulations.faults.disk import fault_vfs
 from simulations.provision import OpenRegion, RegionSetUp, open_region
 from simulations.run_folder import RunFolder
 from tests.support.cosigning import witnessed
-from simulations.faults.disk import fault_vfs
 from tests.support.small_federation import home_of
 
 ROUNDS = (1, 2)

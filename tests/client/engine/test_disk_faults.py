@@ -28,10 +28,10 @@ from common.errors import StorageError
 from common.failpoints import Point
 from common.parameters import save_arrays
 from common.plan import RunPlan
-from simulations.run_folder import RunFolder
-from tests.support.cosigning import Header, ask, witnessed
 from simulations.faults.disk import FaultVFS, fault_vfs
 from simulations.faults.judge import Left, RegionJudge
+from simulations.run_folder import RunFolder
+from tests.support.cosigning import Header, ask, witnessed
 from tests.support.small_federation import home_of, make_federation
 
 #: The places of our own writes, where the system may answer as it does to a write or a sync.
