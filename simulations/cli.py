@@ -368,12 +368,15 @@ def attack(
     # One thread each, before anything that makes threads is imported: the attacks fork.
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
     from common.errors import EXIT_OK, VerificationError
-    from simulations.attack_demos.table import show_demos
+    from simulations.attack_demos.names import find_names
     from simulations.scenarios import find_scenario
 
+    names, where = find_names(name), find_scenario(scenario)
+    from simulations.attack_demos.table import show_demos
+
     holds = show_demos(
-        name,
-        find_scenario(scenario),
+        names,
+        where,
         seed=seed,
         as_json=as_json,
         console=Console(highlight=False),

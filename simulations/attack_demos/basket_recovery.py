@@ -23,6 +23,7 @@ from client.engine.home import RegionHome
 from client.training.rows import popularity_values
 from common.catalogue import Catalogue
 from common.engine_channel import EngineChannel
+from common.errors import FederationError
 from simulations.attack_demos.basket_guesses import guess_baskets, paired_interval
 from simulations.attack_demos.demo import Demo, Setting, Spoils
 from simulations.attack_demos.hostile_coordinator import Call, Hand, coordinate
@@ -67,7 +68,7 @@ def on_flower(setting: Setting) -> Spoils:
         region: node(_plain_client(dataset), number)
         for number, (region, dataset) in enumerate(purchases.items(), start=1)
     }
-    loot = Recordings(setting.work / "loot-flower")
+    loot = Recordings(setting.new_folder())
     with victims(hosts) as lines:
         as_attacker(lambda: _read_gradients(lines, weights, loot))
     precisions, recalls, noised = [], [], []
@@ -165,9 +166,13 @@ def on_ours(setting: Setting) -> Spoils:
     """Against what real engines seal, every round of a run."""
     federation = setting.federation("sum")
     purchases = purchases_of(federation)
-    loot = setting.work / "loot-ours"
+    loot = setting.new_folder()
     with engines(federation) as lines:
-        coordinate(federation, lines, _Curious(loot), last_round=federation.plan.total_rounds)
+        found = coordinate(
+            federation, lines, _Curious(loot), last_round=federation.plan.total_rounds
+        )
+    if "ended" in found:
+        raise FederationError(f"The run that was to be read did not hold: {found['ended']}")
     guesses = guess_baskets(federation.plan, purchases, Recordings(loot))
     chance, best = guesses.popular, guesses.best
     low, high = paired_interval(best - chance, seed=setting.seed)

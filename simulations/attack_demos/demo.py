@@ -11,11 +11,17 @@ from typing import Any
 from common.aggregation_rules import NoiseMode, RuleName
 from common.errors import UsageError
 from simulations.faults.federation import Federation, provision_slice
+from simulations.federate import federate
+from simulations.provision import open_regions
 from simulations.run_folder import RunFolder
 from simulations.scenarios import Scenario
 
 #: Fewer regions cannot show every attack: of three, each region's shares are needed to open a sum.
 LEAST_REGIONS = 4
+# Nobody is to be lost on a slow machine: what is shown is not about time.
+_ROUND_TIMEOUT_S = 600
+# One of each mechanism.
+_WARM_ROUNDS = 2
 
 #: Provisions a federation in a folder that is not there yet.
 Provision = Callable[[Path, RuleName, NoiseMode], Federation]
@@ -73,18 +79,35 @@ class Setting:
     seed: int
     provision: Provision
     market_customers: int = 4000
-    market_seeds: int = 2
+    market_seeds: int = 4
     _made: dict[tuple[RuleName, NoiseMode], Federation] = field(default_factory=dict)
     _copies: int = 0
 
     def federation(self, rule: RuleName = "sum", mode: NoiseMode = "local") -> Federation:
         """A provisioned federation of this rule, a copy for this caller alone."""
         if (rule, mode) not in self._made:
-            self._made[rule, mode] = self.provision(self.work / f"{rule}-{mode}", rule, mode)
-        made, self._copies = self._made[rule, mode], self._copies + 1
-        folder = RunFolder(self.work / f"copy-{self._copies}")
+            made = self.provision(self.work / f"{rule}-{mode}", rule, mode)
+            self._made[rule, mode] = made
+            _warm_up(self._copy(made))
+        return self._copy(self._made[rule, mode])
+
+    def new_folder(self) -> Path:
+        """A folder for this caller alone, not there yet."""
+        self._copies += 1
+        return self.work / f"own-{self._copies}"
+
+    def _copy(self, made: Federation) -> Federation:
+        folder = RunFolder(self.new_folder())
         shutil.copytree(made.folder.root, folder.root, symlinks=True)
         return replace(made, folder=folder)
+
+
+def _warm_up(federation: Federation) -> None:
+    """Some rounds in this process: what it imports and works out, every forked one then has."""
+    with open_regions(federation.folder, federation.set_ups) as regions:
+        channels = {name: region.channel for name, region in regions.items()}
+        federate("inprocess", federation.folder, federation.plan, channels, last_round=_WARM_ROUNDS)
+    shutil.rmtree(federation.folder.root)
 
 
 def slice_of(scenario: Scenario, seed: int) -> Provision:
@@ -104,4 +127,6 @@ def slice_of(scenario: Scenario, seed: int) -> Provision:
             remedy="Take retail-5.",
         )
     willing = replace(scenario, refusal_share=0.0, withdrawal_share=0.0)
-    return lambda root, rule, mode: provision_slice(willing, root, seed=seed, rule=rule, mode=mode)
+    return lambda root, rule, mode: provision_slice(
+        willing, root, seed=seed, rule=rule, mode=mode, round_timeout_s=_ROUND_TIMEOUT_S
+    )

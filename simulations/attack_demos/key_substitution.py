@@ -123,7 +123,7 @@ def on_ours(setting: Setting) -> Spoils:
     """Against pairwise masks, and against double masking."""
     federation = setting.federation("secure-sum")
     with engines(federation) as lines:
-        hand = _RosterSwap(federation.plan, setting.work / "attacker")
+        hand = _RosterSwap(federation.plan, setting.new_folder())
         found = coordinate(federation, lines, hand, last_round=1)
     doubled = setting.federation("secure-sum", "distributed")
     with engines(doubled) as lines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import tempfile
@@ -18,7 +17,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.errors import UsageError
 from simulations.attack_demos import (
     basket_recovery,
     key_substitution,
@@ -31,7 +29,7 @@ from simulations.attack_demos.demo import Demo, Setting, Spoils, slice_of
 from simulations.attack_demos.stock_flower import FLOWER
 from simulations.scenarios import Scenario
 
-#: In the table's order.
+#: In the order of `simulations.attack_demos.names.NAMES`.
 DEMOS: tuple[Demo, ...] = (
     basket_recovery.DEMO,
     shilling.DEMO,
@@ -40,7 +38,6 @@ DEMOS: tuple[Demo, ...] = (
     norm_scaling.DEMO,
     replay.DEMO,
 )
-ALL = "all"
 
 
 @dataclass(frozen=True)
@@ -76,24 +73,6 @@ class Shown:
         }
 
 
-def find_demos(name: str) -> tuple[Demo, ...]:
-    """The attack of that name, or all of them.
-
-    Raises:
-        UsageError: There is none; names the nearest and all there are.
-    """
-    if name == ALL:
-        return DEMOS
-    names = [demo.name for demo in DEMOS]
-    if name in names:
-        return (DEMOS[names.index(name)],)
-    near = difflib.get_close_matches(name, [*names, ALL], n=1)
-    guess = f" Did you mean {near[0]}?" if near else ""
-    raise UsageError(
-        f"There is no attack {name!r}.{guess}", remedy=f"Attacks: {', '.join([*names, ALL])}."
-    )
-
-
 def carry_out(demos: Sequence[Demo], setting: Setting) -> Iterator[Shown]:
     """Carries out attacks, each on Flower first.
 
@@ -112,12 +91,12 @@ def carry_out(demos: Sequence[Demo], setting: Setting) -> Iterator[Shown]:
 
 
 def show_demos(
-    name: str, scenario: Scenario, *, seed: int, as_json: bool, console: Console
+    names: Sequence[str], scenario: Scenario, *, seed: int, as_json: bool, console: Console
 ) -> bool:
     """Carries out attacks and shows them in one table; its last line is the count.
 
     Args:
-        name: An attack's name, or ``all``.
+        names: The attacks' names.
         scenario: On a slice of whose data.
         seed: What is drawn from it.
         as_json: Whether to print JSON instead.
@@ -127,9 +106,9 @@ def show_demos(
         Whether every attack succeeds against Flower and fails here.
 
     Raises:
-        UsageError: There is no such attack, or the scenario has too few regions.
+        UsageError: The scenario has too few regions.
     """
-    demos, provision = find_demos(name), slice_of(scenario, seed)
+    demos, provision = [each for each in DEMOS if each.name in names], slice_of(scenario, seed)
     shown: list[Shown] = []
     with tempfile.TemporaryDirectory(prefix="fedpref-a") as work:
         setting = Setting(Path(work), seed, provision)

@@ -12,9 +12,9 @@ from simulations.faults.places import LEFT, Trap
 from simulations.faults.trial import Trial
 
 #: Passed only in a round that is given up, because a customer in it withdrew.
-_OF_A_DISCARD = (Point.GIVEN_UP, Point.SEAL_REMOVED)
+OF_A_DISCARD = (Point.GIVEN_UP, Point.SEAL_REMOVED)
 #: Passed only where updates leave under masks.
-_OF_SECURE_SUMS = (Point.MASKING_KEY_KEPT, Point.MASK_LOGGED, Point.MASKING_KEYS_REMOVED)
+OF_SECURE_SUMS = (Point.MASKING_KEY_KEPT, Point.MASK_LOGGED, Point.MASKING_KEYS_REMOVED)
 #: The coordinator's durable writes, by its own code and by SQLite.
 _COORDINATOR_WRITES = (
     Point.LOG_WRITTEN,
@@ -36,7 +36,7 @@ def cases(rule: RuleName) -> list[Case]:
     Args:
         rule: By which rule updates become one: a secure sum has places of its own.
     """
-    passed = [each for each in Point if rule == "secure-sum" or each not in _OF_SECURE_SUMS]
+    passed = [each for each in Point if rule == "secure-sum" or each not in OF_SECURE_SUMS]
     rows = [
         Case(
             "kill region",
@@ -86,7 +86,7 @@ def _region_killed(place: str) -> Callable[[Trial, Given], None]:
         trial.finish()
 
     def _life(traps: Sequence[Trap], number: int) -> dict[str, Any]:
-        return {"traps": traps, "leaves_in_round": number if place in _OF_A_DISCARD else None}
+        return {"traps": traps, "leaves_in_round": number if place in OF_A_DISCARD else None}
 
     return act
 

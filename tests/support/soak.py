@@ -19,7 +19,7 @@ import torch
 from common.failpoints import CoordinatorPoint, Point
 from common.plan import RunPlan
 from simulations.faults.federation import Federation
-from simulations.faults.kills import _OF_A_DISCARD, _OF_SECURE_SUMS
+from simulations.faults.kills import OF_A_DISCARD, OF_SECURE_SUMS
 from simulations.faults.matrix import _warm_up
 from simulations.faults.places import Trap
 from simulations.faults.trial import Trial
@@ -56,7 +56,7 @@ def soak(work: Path, rounds: int, seed: int) -> dict[str, object]:
     draw = random.Random(seed)
     federation = make(work / "base", rounds)
     _warm_up(federation, work / "warm")
-    region_points = [p for p in Point if p not in (*_OF_A_DISCARD, *_OF_SECURE_SUMS)]
+    region_points = [p for p in Point if p not in (*OF_A_DISCARD, *OF_SECURE_SUMS)]
     region_points.remove(Point.FOLDER_MADE)
     of_coordinator = [p for p in CoordinatorPoint if p not in _ONCE]
     lives: dict[str, list[Trap]] = {name: [] for name in federation.plan.regions}

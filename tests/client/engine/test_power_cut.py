@@ -20,6 +20,7 @@ from common.failpoints import Point
 from common.parameters import save_arrays
 from common.plan import RunPlan
 from simulations.faults.judge import Left, RegionJudge, read_files
+from simulations.faults.kills import OF_A_DISCARD, OF_SECURE_SUMS
 from simulations.run_folder import RunFolder
 from tests.support.cosigning import Header, ask
 from tests.support.power_cut import follow
@@ -121,7 +122,7 @@ def test_a_power_cut_loses_nothing_that_was_relied_on(
         passed.add(point)
         if point in at:
             assert faults_after(cut, plan, passed, payload) == [], point
-    assert passed == {*Point, LEFT} - {Point.GIVEN_UP, Point.SEAL_REMOVED}
+    assert passed == {*Point, LEFT} - {*OF_A_DISCARD, *OF_SECURE_SUMS}
 
 
 @contextmanager

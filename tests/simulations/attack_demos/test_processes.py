@@ -1,0 +1,57 @@
+"""Victims and attackers are processes of their own; what breaks in one is told, not lost."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+
+from common.errors import FederationError, InputError
+from simulations.attack_demos.processes import Arrays, Header, Host, Reply, as_attacker, victims
+
+
+def host(answer: object) -> Host:
+    return lambda serve: serve(answer)  # type: ignore[arg-type]
+
+
+def who(method: str, header: Header, arrays: Arrays) -> Reply:
+    return {"pid": os.getpid(), "method": method, **header}, dict(arrays)
+
+
+def refuse(method: str, header: Header, arrays: Arrays) -> Reply:
+    raise InputError(f"no {method}")
+
+
+def test_everybody_is_a_process_and_what_is_sent_arrives() -> None:
+    values = np.arange(3, dtype=np.float32)
+    with victims({"a": host(who), "b": host(who)}) as lines:
+
+        def attack() -> dict[str, object]:
+            answers = [line.call("ask", {"x": 1}, {"v": values}) for line in lines.values()]
+            assert all(np.array_equal(arrays["v"], values) for _, arrays in answers)
+            return {"pids": [os.getpid(), *(header["pid"] for header, _ in answers)]}
+
+        pids = as_attacker(attack)["pids"]
+    assert len({os.getpid(), *pids}) == 4
+
+
+def test_a_victim_that_fails_is_named_to_the_attacker() -> None:
+    with victims({"a": host(refuse)}) as lines, pytest.raises(FederationError, match="no ask"):
+        lines["a"].call("ask", {}, {})
+
+
+def test_a_victim_that_does_not_start_is_reported() -> None:
+    def broken(_: object) -> None:
+        raise InputError("nothing to open")
+
+    with pytest.raises(FederationError, match="nothing to open"), victims({"a": broken}):
+        pass
+
+
+def test_an_attacker_that_breaks_is_reported() -> None:
+    def attack() -> dict[str, object]:
+        raise ZeroDivisionError
+
+    with pytest.raises(FederationError, match="ZeroDivisionError"):
+        as_attacker(attack)
