@@ -120,6 +120,15 @@ def _honest_records() -> dict[str, JsonRecord]:
         "v": "fedpref-incident/1", "run": "r", "round": 1, "region": "a", "party": "a",
         "reason": "late", "detail": "It came late.", "time": "2026-01-01T00:00:00.000Z",
     }  # fmt: skip
+    round_of = {"run": "r", "round": 1, "attempt": 1, "region": "a"}
+    at = {"time": "2026-01-01T00:00:00.000Z"}
+    member = {"region": "a", "round_entry": DIGEST, "public_key": DIGEST}
+    found["mask"] = {
+        "v": "fedpref-mask/1", **round_of, "roster": DIGEST, "members": [member],
+        "masked": DIGEST, "bytes": 4, "norm_bound": "1.5", **at,
+    }  # fmt: skip
+    found["unmask"] = {"v": "fedpref-unmask/1", **round_of, "survivors": ["a", "b"], **at}
+    found["keys-digest"] = {"v": "fedpref-keys-digest/1", "registry_version": 1, "sha256": DIGEST}
     # A consent of an adult has no guardian; so the fields of one are tried in a minor's.
     guardian = {"state": "dpv:ConsentGiven", "evidence": DIGEST}
     found["consent of a minor"] = found["consent"] | {"minor": True, "guardian": guardian}
