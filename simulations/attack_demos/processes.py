@@ -1,7 +1,8 @@
 """Victims and attackers as processes that share nothing but the pipes between them.
 
 Every victim is a process: a region's engine with its home, or a Flower node with its state. The
-attacker is another, which holds the pipes' other ends and sees what travels on them. Processes are
+attacker is another, which holds the pipes' other ends and sees what travels on them. Each has a
+user of its own where the system lets one choose (`simulations.attack_demos.users`). Processes are
 forked, so the forking one must have no threads of its own; see `simulations.faults.children`.
 """
 
@@ -22,6 +23,7 @@ from client.training.noise import NoiseSource, SeededNoise
 from common.canonical_json import JsonValue
 from common.errors import FederationError, FedprefError
 from common.parameters import load_arrays, save_arrays
+from simulations.attack_demos.users import User, attacker, victims_users
 from simulations.faults.children import Child, Teller, hear_all
 from simulations.faults.federation import Federation
 from simulations.provision import open_region
@@ -40,6 +42,7 @@ Host = Callable[[Callable[[Answer], None]], None]
 #: For how long nothing at all may happen, in seconds.
 SILENCE_S = 300.0
 _LENGTH_BYTES = 8
+_PUBLIC_MODE = 0o644
 _MAX_BODY_BYTES = 1 << 28
 
 
@@ -82,9 +85,10 @@ def victims(
     """
     with ExitStack() as stack:
         lines: dict[str, Line] = {}
+        users = victims_users(hosts)
         for name, host in hosts.items():
             ours, theirs = Pipe()
-            child = Child(name, _life(host, theirs))
+            child = Child(name, _life(host, theirs, users[name]))
             stack.callback(ours.close)
             stack.callback(child.kill)
             theirs.close()
@@ -118,18 +122,28 @@ def engines(
 
         return live
 
+    folder = federation.folder
+    for region, user in victims_users(federation.plan.regions).items():
+        user.own(folder.region_home(region), folder.data / region)
+    folder.catalogue.chmod(_PUBLIC_MODE)
     with victims({region: host(region) for region in federation.plan.regions}) as lines:
         yield lines
 
 
 def as_attacker(attack: Callable[[], Found]) -> Found:
-    """Carries out an attack in a process of its own, and gives what it found.
+    """Carries out an attack in a process of the attacker's, and gives what it found.
 
     Raises:
         FederationError: The attacker's process broke.
     """
     found: Found = {}
-    child = Child("attacker", lambda teller: teller.tell(found=attack()))
+    user = attacker()
+
+    def live(teller: Teller) -> None:
+        user.become()
+        teller.tell(found=attack())
+
+    child = Child("attacker", live)
     try:
         while child.status is None:
             for _, told in hear_all([child], within_s=SILENCE_S):
@@ -141,8 +155,10 @@ def as_attacker(attack: Callable[[], Found]) -> Found:
     return found
 
 
-def _life(host: Host, connection: Connection) -> Callable[[Teller], None]:
+def _life(host: Host, connection: Connection, user: User) -> Callable[[Teller], None]:
     def live(teller: Teller) -> None:
+        user.become()
+
         def serve(answer: Answer) -> None:
             teller.tell(ready=True)
             _serve(connection, answer)

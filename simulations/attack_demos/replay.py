@@ -41,7 +41,7 @@ def on_flower(setting: Setting) -> Spoils:
     old, new, other = generator.normal(size=(3, 8))
     mean = fedavg([reply_content({"w": each}) for each in (old, other)], server_round=ROUND)["w"]
     accepted = bool(np.allclose(mean, (old + other) / 2)) and not np.allclose(old, new)
-    with victims({_NODE: node(_noised_client(basket), 1)}) as lines:
+    with victims({_NODE: node(_noised_client(basket), 1, seed=setting.seed)}) as lines:
         found = as_attacker(lambda: _ask_often(lines[_NODE]))
     once, often = (float(np.isin(found[name], basket).mean()) for name in ("once", "often"))
     return Spoils(

@@ -61,14 +61,19 @@ def updates(seed: int) -> dict[int, FloatArray]:
 
 
 @contextmanager
-def nodes(trained: Mapping[int, FloatArray]) -> Iterator[dict[int, Line]]:
-    """Starts every node in a process of its own."""
-    hosts = {str(number): _host(number, update) for number, update in trained.items()}
+def nodes(trained: Mapping[int, FloatArray], *, seed: int) -> Iterator[dict[int, Line]]:
+    """Starts every node in a process of its own.
+
+    Args:
+        trained: What each node's client has trained.
+        seed: What Flower rounds by.
+    """
+    hosts = {str(number): _host(number, update, seed) for number, update in trained.items()}
     with victims(hosts) as lines:
         yield {int(name): line for name, line in lines.items()}
 
 
-def _host(number: int, update: FloatArray) -> Host:
+def _host(number: int, update: FloatArray, seed: int) -> Host:
     class Trained(NumPyClient):
         def fit(self, parameters: Any, config: Any) -> tuple[list[Any], int, dict[str, Any]]:
             del parameters, config
@@ -78,7 +83,7 @@ def _host(number: int, update: FloatArray) -> Host:
         del context
         return Trained().to_client()
 
-    return node(ClientApp(client_fn=client, mods=[secaggplus_mod]), number)
+    return node(ClientApp(client_fn=client, mods=[secaggplus_mod]), number, seed=seed)
 
 
 @dataclass(frozen=True)

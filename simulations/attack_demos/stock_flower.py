@@ -66,12 +66,13 @@ def fedavg(contents: Sequence[RecordDict], *, server_round: int) -> dict[str, np
     return {name: array.numpy() for name, array in averaged.items()}
 
 
-def node(app: ClientApp, node_id: int) -> Host:
+def node(app: ClientApp, node_id: int, *, seed: int) -> Host:
     """What the process of a Flower node does: it answers messages by an app, and keeps its state.
 
     Args:
         app: The app, with Flower's modifiers in it.
         node_id: The node.
+        seed: What Flower's noise and rounding are drawn from: NumPy's global generator.
     """
 
     def live(serve: Callable[[Answer], None]) -> None:
@@ -84,6 +85,7 @@ def node(app: ClientApp, node_id: int) -> Host:
             message = Message(_unpacked(header), node_id, method)
             return _packed(app(message, context).content), {}
 
+        np.random.seed((seed, node_id))
         with task_identity():
             serve(answer)
 

@@ -27,6 +27,7 @@ from simulations.attack_demos import (
 )
 from simulations.attack_demos.demo import Demo, Setting, Spoils, slice_of
 from simulations.attack_demos.stock_flower import FLOWER
+from simulations.attack_demos.users import are_distinct
 from simulations.scenarios import Scenario
 
 #: In the order of `simulations.attack_demos.names.NAMES`.
@@ -129,6 +130,7 @@ def _summary(shown: Sequence[Shown], scenario: Scenario, seed: int) -> dict[str,
         "flower": FLOWER,
         "scenario": scenario.name,
         "seed": seed,
+        "distinct_users": are_distinct(),
         "attacks": [each.to_record() for each in shown],
         "holds": all(each.holds for each in shown),
     }
@@ -148,15 +150,21 @@ def _show(shown: Sequence[Shown], scenario: Scenario, seed: int, console: Consol
     console.print(table)
     took = sum(each.seconds for each in shown)
     console.print(
-        f"Every region's engine, every Flower node and the attacker in a process each, on a slice "
-        f"of {scenario.name}; shilling and norm scaling against Flower on made-up customers. "
-        f"{took:.0f} s; seed {seed}.",
+        f"Every region's engine, every Flower node and the attacker in a process each, {_users()}, "
+        f"on a slice of {scenario.name}; shilling and norm scaling against Flower on made-up "
+        f"customers. {took:.0f} s; seed {seed}.",
         style="dim",
     )
     held = sum(each.holds for each in shown)
     console.print(
         f"{held} of {len(shown)} attacks succeed against Flower and fail here.",
         style="bold green" if held == len(shown) else "bold red",
+    )
+
+
+def _users() -> str:
+    return (
+        "under a user each" if are_distinct() else "under one user (root could give each its own)"
     )
 
 

@@ -63,7 +63,7 @@ _QUESTIONS = ("both at once", "other survivors", "unmask again")
 def on_flower(setting: Setting) -> Spoils:
     """Against SecAgg+."""
     trained = updates(setting.seed)
-    with nodes(trained) as lines:
+    with nodes(trained, seed=setting.seed) as lines:
         found = as_attacker(lambda: _ask_for_both(Workflow(lines)))
     share = recovered_share(found["recovered"], trained[VICTIM])
     return Spoils(

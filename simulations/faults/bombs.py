@@ -20,6 +20,8 @@ _CHUNK_BYTES = 5_000_000
 #: 5 MB name themselves so often that they would inflate to more than a gigabyte.
 _REPEATS = 215
 _OVERSIZE_BYTES = 64_000_000
+#: The name of an array in a reply that is to have none.
+_NO_ARRAY = "sum"
 #: What a process's memory moves by while nothing of note happens.
 _JITTER_BYTES = 3_000_000
 
@@ -50,8 +52,9 @@ def _oversize(trial: Trial, given: Given) -> None:
     def forge(request: Message, reply: Message) -> Sequence[Message]:
         header, arrays = decode_message(reply.content)
         large = np.zeros(_OVERSIZE_BYTES // 4, dtype="<f4")
-        name, contents = _on_the_wire(rebuilt(request, header, dict.fromkeys(arrays, large)))
-        del large, arrays
+        large_ones = dict.fromkeys(arrays or [_NO_ARRAY], large)
+        name, contents = _on_the_wire(rebuilt(request, header, large_ones))
+        del large, large_ones, arrays
         memory.begin()
         return [_arrived(name, contents, request)]
 
@@ -80,7 +83,7 @@ def _bomb(memory: PeakMemory) -> Forge:
         header, arrays = decode_message(reply.content)
         bomb = rebuilt(request, header, arrays)
         record = ArrayRecord()
-        for name in arrays:
+        for name in arrays or [_NO_ARRAY]:
             record[name] = Array("float32", (1,), "numpy.ndarray", b"\0" * _CHUNK_BYTES)
             chunks = list(record[name].slice_array())
             record[name].__dict__["_chunks"] = chunks * (_REPEATS // len(chunks))

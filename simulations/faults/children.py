@@ -155,10 +155,14 @@ def hear_all(children: Sequence[Child], *, within_s: float) -> Iterator[tuple[Ch
             yield heard, {}
 
 
+def end_with_parent() -> None:
+    """Has this process killed when the one that forked it is gone: nobody's child outlives it."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
 def _live(body: Callable[[Teller], None], connection: socket.socket) -> None:
     """The child's whole life; never returns."""
-    # Nobody's child outlives the trial.
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    end_with_parent()
     # What goes wrong here does so on purpose, and is told; a defect's own words are not.
     logging.disable(logging.WARNING)
     teller = Teller(connection)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common import canonical_json
+from common.aggregation_rules import RuleName
 from common.failpoints import Point
 from simulations.faults.case import Case, Given
 from simulations.faults.kills import check_resumed
@@ -21,8 +22,12 @@ _LEDGER, _LOG = "write ledger.sqlite-wal", "write log.sqlite-wal"
 _ROUND = 2
 
 
-def cases() -> list[Case]:
-    """Full disks, wrong clocks, damaged checkpoints."""
+def cases(rule: RuleName) -> list[Case]:
+    """Full disks, wrong clocks, damaged checkpoints.
+
+    Args:
+        rule: By which rule updates become one: what was under masks cannot be had again.
+    """
     region = "refused as storage-failure, charged once at most; back in the next round"
     server = "ends with code 10; going on gives the same model"
     rows = [
@@ -72,14 +77,12 @@ def cases() -> list[Case]:
             ("log rolled back behind it", _log_rolled_back, _NOT_VERIFIED),
         )
     ]
-    rows.append(
-        Case(
-            "checkpoint",
-            "removed",
-            "the regions send what they sealed; the same model",
-            _removed,
-        )
-    )
+    if rule == "secure-sum":
+        gone = "named as round-over by every region, nothing published; restored, the same model"
+        rows.append(Case("checkpoint", "removed", gone, _removed_under_masks))
+    else:
+        sealed = "the regions send what they sealed; the same model"
+        rows.append(Case("checkpoint", "removed", sealed, _removed))
     return rows
 
 
@@ -175,6 +178,22 @@ def _removed(trial: Trial, given: Given) -> None:
     trial.start()
     trial.coordinate(run_config={"last-round": _ROUND})
     shutil.rmtree(trial.home.checkpoint)
+    ending = trial.coordinate()
+    check_resumed(trial, given, ending.failed, ending.message)
+
+
+def _removed_under_masks(trial: Trial, given: Given) -> None:
+    """The keys of a round's masks are gone with the round: its model is in the checkpoint alone."""
+    trial.start()
+    trial.coordinate(run_config={"last-round": _ROUND})
+    kept = trial.home.checkpoint.with_name("kept")
+    trial.home.checkpoint.rename(kept)
+    refused = trial.coordinate()
+    trial.hold(refused.code == _NOT_COMPLETED, f"it ended with {refused.code}: {refused.message}")
+    for region in trial.regions:
+        trial.hold(f"{region}: round-over" in refused.message, f"{region}: {refused.message}")
+    trial.hold(not trial.home.model.exists(), "a model was published")
+    kept.rename(trial.home.checkpoint)
     ending = trial.coordinate()
     check_resumed(trial, given, ending.failed, ending.message)
 

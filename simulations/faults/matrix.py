@@ -68,7 +68,7 @@ class MatrixRequest:
             *waits.cases(),
             *replies.cases(self.rule),
             *bombs.cases(),
-            *disks.cases(),
+            *disks.cases(self.rule),
             *inputs.cases(),
         ]
         chosen = [

@@ -5,8 +5,8 @@ and ends with 1 if anything was not as it must be. This process has everything i
 child for each life, so that a kill costs about 0.2 s.
 
 A trial is a copy of one region's home. Its first lives are each killed at a place drawn from the
-seed, the last one is not. `simulations.faults.judge` looks whenever something leaves and whenever a
-life ends. Some trials end with a real coordinator that finishes the run and has its bundle
+seed, the last one is not. `simulations.faults.judge` looks whenever something leaves and whenever
+a life ends. Some trials end with a real coordinator that finishes the run and has its bundle
 verified.
 """
 

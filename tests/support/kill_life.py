@@ -156,23 +156,27 @@ def _read_before(checked: CheckedTransactions | None) -> Iterator[None]:
 
 @contextmanager
 def undefended(variant: str) -> Iterator[None]:
-    """Takes the seal away, and the log's word that a charge has paid for its release."""
+    """Takes the seal away, and the log's word of what was released and which rounds are over."""
     if variant != NO_SEAL:
         yield
         return
     with (
         patch.object(SealStore, "read", lambda *_: None),
         patch.object(SealStore, "write", lambda *_: None),
-        patch("client.engine.log_state.LogState.released", Forgetful(), create=True),
+        patch("client.engine.log_state.LogState.released", Forgetful(set), create=True),
+        patch("client.engine.log_state.LogState.newest_round", Forgetful(dict), create=True),
     ):
         yield
 
 
 class Forgetful:
-    """In the place of a set attribute: one that never holds anything."""
+    """In the place of a set or dict attribute: one that never holds anything."""
 
-    def __get__(self, *_: object) -> set[str]:
-        return set()
+    def __init__(self, kind: type[set[str]] | type[dict[str, int]]) -> None:
+        self._kind = kind
+
+    def __get__(self, *_: object) -> set[str] | dict[str, int]:
+        return self._kind()
 
     def __set__(self, *_: object) -> None:
         pass

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,10 @@ def provision(root: Path, rule: RuleName, mode: NoiseMode) -> Federation:
 
 
 @pytest.fixture(scope="session")
-def setting(tmp_path_factory: pytest.TempPathFactory) -> Setting:
-    return Setting(tmp_path_factory.mktemp("attacks"), SEED, provision, market_seeds=2)
+def setting() -> Iterator[Setting]:
+    # Not below pytest's folder: other users must be able to pass through.
+    with tempfile.TemporaryDirectory(prefix="fedpref-a") as work:
+        yield Setting(Path(work), SEED, provision, market_seeds=2)
 
 
 @pytest.fixture(scope="session")

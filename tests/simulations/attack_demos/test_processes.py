@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common.errors import FederationError, InputError
 from simulations.attack_demos.processes import Arrays, Header, Host, Reply, as_attacker, victims
+from simulations.attack_demos.users import are_distinct, let_pass, victims_users
 
 
 def host(answer: object) -> Host:
@@ -34,6 +37,32 @@ def test_everybody_is_a_process_and_what_is_sent_arrives() -> None:
 
         pids = as_attacker(attack)["pids"]
     assert len({os.getpid(), *pids}) == 4
+
+
+def test_an_attacker_with_a_user_of_its_own_cannot_read_a_victims_home() -> None:
+    with tempfile.TemporaryDirectory() as work:
+        let_pass(Path(work))
+        home = Path(work) / "home"
+        home.mkdir()
+        (home / "key").write_text("secret")
+        victims_users(["victim"])["victim"].own(home)
+
+        def steal() -> dict[str, object]:
+            try:
+                return {"got": (home / "key").read_text()}
+            except PermissionError:
+                return {"got": None}
+
+        def answer(method: str, header: Header, arrays: Arrays) -> Reply:
+            return {**steal(), "user": os.geteuid()}, {}  # type: ignore[dict-item]
+
+        with victims({"victim": host(answer)}) as lines:
+            own, _ = lines["victim"].call("read", {}, {})
+        found = as_attacker(lambda: {**steal(), "user": os.geteuid()})
+    assert own["got"] == "secret"
+    # Under one user it is there for the taking: that is what the users are for.
+    assert found["got"] == (None if are_distinct() else "secret")
+    assert (found["user"] != own["user"]) == are_distinct()
 
 
 def test_a_victim_that_fails_is_named_to_the_attacker() -> None:

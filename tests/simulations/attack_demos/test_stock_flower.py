@@ -37,7 +37,7 @@ def test_fedavg_weighs_by_what_clients_say() -> None:
 
 def test_masks_do_not_come_off_by_other_secrets() -> None:
     trained = updates(1)
-    with nodes(trained) as lines:
+    with nodes(trained, seed=1) as lines:
         workflow = Workflow(lines)
         everyone = list(trained)
         keys = {number: workflow.set_up(number) for number in everyone}

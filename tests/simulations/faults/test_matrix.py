@@ -52,8 +52,10 @@ def test_a_few_of_each_kind_on_made_up_data() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stderr == ""
     assert "seed 20261129" in done.stdout
-    assert done.stdout.splitlines()[-1] == f"{len(A_FEW)} of {len(A_FEW)} faults withstood."
-    assert done.stdout.count("\npass  ") == len(A_FEW)
+    count = done.stdout.count("\npass  ")
+    assert count >= len(A_FEW)
+    assert done.stdout.startswith(f"{count} faults on synthetic-3")
+    assert done.stdout.splitlines()[-1] == f"{count} of {count} faults withstood."
 
 
 @pytest.mark.slow
@@ -95,9 +97,10 @@ def test_without_a_defence_the_command_says_so_and_ends_with_the_documented_code
         env={**os.environ, **ONE_THREAD, "COLUMNS": "200"},
         check=False,
     )
-    # A run without any fault asks for everything once more too, and that shows it already.
-    assert done.returncode in (8, 9), done.stdout + done.stderr
-    assert "two payloads for one charge" in done.stdout + done.stderr
+    assert done.returncode == 8, done.stdout + done.stderr
+    # Noise is drawn again alike in a trial: the second payload shows by its second entries.
+    assert "a round entry is there twice" in done.stdout
+    assert done.stdout.splitlines()[-1] == "0 of 1 faults withstood."
 
 
 def soak(rounds: int, timeout_s: float) -> dict[str, Any]:

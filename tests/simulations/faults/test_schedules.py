@@ -48,6 +48,7 @@ def carry_out(fuzzer: Fuzzer, first: int, count: int) -> list[Result]:
     return results
 
 
+@pytest.mark.timeout(900)
 def test_fifty_schedules(fuzzer: Fuzzer) -> None:
     results = carry_out(fuzzer, FAST_SEED, 50)
     # They do go wrong: processes are killed, and the run goes on in further lives.
@@ -57,6 +58,7 @@ def test_fifty_schedules(fuzzer: Fuzzer) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_a_thousand_schedules(fuzzer: Fuzzer) -> None:
     results = carry_out(fuzzer, SLOW_SEED, 1000)
     assert sum(result.kills for result in results) >= 1000
