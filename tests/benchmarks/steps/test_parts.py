@@ -104,7 +104,8 @@ def test_memory_and_time_of_a_process_of_its_own(capsys: pytest.CaptureFixture[s
     torch.set_num_threads(threads)
     seconds, most_mb, before_mb = map(float, capsys.readouterr().out.split())
     assert seconds > 0
-    assert most_mb >= before_mb > 50
+    # The kernel counts resident pages by processor, and adds up to within a few megabytes.
+    assert most_mb > before_mb - 10 > 50
 
 
 def test_the_exponent_is_that_of_a_power_law() -> None:
