@@ -108,7 +108,6 @@ def test_an_honest_reply_counts(engine: FakeEngine, validator: ReplyValidator) -
     update = validator.validate(ask(engine), question(engine.plan), now_ms=now_ms())
     assert isinstance(update, ValidatedUpdate)
     assert update.used.region == REGION
-    assert update.used.origin == f"test.example/{REGION}"
     assert update.used.update == arrays_digest(engine.release(1))
     np.testing.assert_array_equal(update.arrays["popularity"], engine.release(1)["popularity"])
 

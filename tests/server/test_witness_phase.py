@@ -668,9 +668,11 @@ def test_the_phase_waits_no_longer_than_a_round(tmp_path: Path) -> None:
         seen: list[float] = []
         plain = server_app.open_witness_phase
 
-        def opened(*arguments: object, timeout_s: float) -> object:
+        def opened(*arguments: object, timeout_s: float, outside_timeout_s: float) -> object:
             seen.append(timeout_s)
-            return plain(*arguments, timeout_s=timeout_s)  # type: ignore[arg-type]
+            return plain(  # type: ignore[arg-type]
+                *arguments, timeout_s=timeout_s, outside_timeout_s=outside_timeout_s
+            )
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(server_app, "open_witness_phase", opened)
