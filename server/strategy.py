@@ -206,6 +206,7 @@ class RegionSumStrategy(Strategy):
         } - self._witnesses.barred
         open_ends = {*counted, SERVER_PARTY}
         reasons: dict[str, str] = {}
+        self._roster.pardon()
         with bounded_inflation(largest_body_bytes(self._plan)):
             for _ in range(WAVES):
                 self._roster.gather(grid, counted & open_ends, timeout_s=self._bounds.nodes_wait_s)

@@ -646,7 +646,10 @@ def test_outside_witnesses_are_those_of_the_home(tmp_path: Path) -> None:
     home.witnesses.write_text(json.dumps(["https://witness.example/a"]))
     assert set(outside_witnesses(home, timeout_s=10.0)) == {"https://witness.example/a"}
     with offer_witnesses(home, {"witness": Unreachable()}):
-        assert set(outside_witnesses(home, timeout_s=10.0)) == {"witness", "https://witness.example/a"}
+        assert set(outside_witnesses(home, timeout_s=10.0)) == {
+            "witness",
+            "https://witness.example/a",
+        }
         with pytest.raises(InputError), offer_witnesses(home, {}):
             pass
     assert set(outside_witnesses(home, timeout_s=10.0)) == {"https://witness.example/a"}
@@ -665,9 +668,9 @@ def test_the_phase_waits_no_longer_than_a_round(tmp_path: Path) -> None:
         seen: list[float] = []
         plain = server_app.open_witness_phase
 
-        def opened(*arguments: object, timeout_s: float) -> object:
+        def opened(*arguments: object, timeout_s: float, **bounds: float) -> object:
             seen.append(timeout_s)
-            return plain(*arguments, timeout_s=timeout_s)  # type: ignore[arg-type]
+            return plain(*arguments, timeout_s=timeout_s, **bounds)  # type: ignore[arg-type]
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(server_app, "open_witness_phase", opened)

@@ -26,8 +26,8 @@ from common.audit.witness import store as store_module
 from common.audit.witness.store import SPLIT_VIEW, UNPROVEN, CosignatureStore, WitnessStore
 from common.audit.witness.witness import ConflictError
 from common.errors import InputError, StorageError
-from tests.support.branching_log import BranchingLog
 from simulations.faults.disk import fault_vfs
+from tests.support.branching_log import BranchingLog
 from tests.support.memory_signer import MemorySigner
 from tests.support.witness_racer import LOG, make_witness, outcome
 
