@@ -220,3 +220,23 @@ def test_any_bytes_are_loaded_or_refused(data: bytes) -> None:
     except FormatError:
         return
     assert save_arrays(arrays) == data
+
+
+def test_what_is_read_takes_no_memory_beside_the_file() -> None:
+    data = bytearray(save_arrays(good()))
+    arrays = load_arrays(data, max_bytes=len(data))
+    held = np.frombuffer(data, dtype=np.uint8)
+    for array in arrays.values():
+        assert np.shares_memory(array, held)
+        with pytest.raises(ValueError, match="read-only"):
+            array.flat[0] = 1
+
+
+def test_arrays_that_lie_over_each_other_are_refused() -> None:
+    arrays = {"a": np.ones(4, "<f4"), "b": np.zeros(4, "<f4")}
+    data = save_arrays(arrays)
+    over = data.replace(b"[16,32]", b"[0,16] ")
+    assert len(over) == len(data)
+    for broken in (over, data.replace(b"[16,32]", b"[15,31]")):
+        with pytest.raises(FormatError, match="safetensors"):
+            load_arrays(broken, max_bytes=1 << 20)

@@ -328,6 +328,27 @@ def test_a_node_that_is_not_its_region_is_passed_over_from_then_on(tmp_path: Pat
         assert impostor.asked.count(("train", 2)) == 0
 
 
+def test_one_bad_signature_does_not_keep_a_run_from_its_end(tmp_path: Path) -> None:
+    with open_federation(tmp_path, fake_plan()) as federation:
+        engine = federation.engines["region-2"]
+        own, another = engine.trainer, federation.signers["region-1", "trainer"]
+
+        def before(number: int) -> None:
+            engine.trainer = another if number == 2 else own
+
+        def after(header: Header, arrays: Arrays) -> tuple[Header, Arrays]:
+            engine.trainer = own
+            return header, arrays
+
+        engine.before_train, engine.tamper_reply = before, after
+        federation.run()
+        assert refused_regions(federation, 2) == {"region-2": "wrong-signer"}
+        # It is passed over in rounds; the last entries of its log are cosigned all the same.
+        assert refused_regions(federation, 3) == {"region-2": "no-node"}
+        assert engine.kept
+        assert federation.home.ended.is_file()
+
+
 def test_the_order_of_arrival_changes_nothing(tmp_path: Path, uninterrupted: bytes) -> None:
     with open_federation(tmp_path, fake_plan()) as federation:
         for engine, delay in zip(federation.engines.values(), (1.2, 0.6, 0.0), strict=True):
