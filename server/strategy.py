@@ -223,6 +223,9 @@ class RegionSumStrategy(Strategy):
                     else outcome.refused.get(party, ("no-node", ""))[0]
                     for party in open_ends
                 }
+                for region in open_ends - {SERVER_PARTY}:
+                    # Its engine may be just starting: it is waited for till it says who it is.
+                    self._roster.drop(region)
         told = ", ".join(f"{party}: {why}" for party, why in sorted(reasons.items()))
         raise FederationError(
             f"The rounds are done, but the last entries of some logs are not cosigned ({told}).",

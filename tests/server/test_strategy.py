@@ -349,6 +349,30 @@ def test_one_bad_signature_does_not_keep_a_run_from_its_end(tmp_path: Path) -> N
         assert federation.home.ended.is_file()
 
 
+def test_an_engine_that_is_just_starting_is_waited_for_at_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.roster._ASK_AGAIN_S", 0.02)
+    with open_federation(tmp_path, fake_plan()) as federation:
+        engine = federation.engines["region-2"]
+        plain, down, asked = engine.call, False, []
+
+        def call(method: str, header: Header, arrays: Any) -> Any:
+            nonlocal down
+            # Killed as it is to keep its cosignatures, and up again when asked a third time.
+            down = (down or (method == "keep" and not asked)) and len(asked) < 2
+            if down or (method == "keep" and not asked):
+                asked.append(method)
+                raise InputError("nobody listens at the engine's socket")
+            return plain(method, header, arrays)
+
+        monkeypatch.setattr(engine, "call", call)
+        federation.run()
+        assert asked == ["keep", "describe"]
+        assert engine.kept
+        assert federation.home.ended.is_file()
+
+
 def test_the_order_of_arrival_changes_nothing(tmp_path: Path, uninterrupted: bytes) -> None:
     with open_federation(tmp_path, fake_plan()) as federation:
         for engine, delay in zip(federation.engines.values(), (1.2, 0.6, 0.0), strict=True):
