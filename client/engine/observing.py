@@ -38,8 +38,8 @@ class EngineObserver(Protocol):
         """What the year's budget stands at: when the engine was opened, and after each charge.
 
         Args:
-            epsilon_spent: ε spent in the running budget year, at the ledger's δ, by any one customer
-                whose records were used in all of it.
+            epsilon_spent: ε spent in the running budget year, at the ledger's δ, of any customer
+                who was in all of it.
             epsilon_cap: The region's hard total of that year.
         """
 
