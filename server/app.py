@@ -45,7 +45,7 @@ def run_server(grid: Grid, config: ServerConfig) -> None:
         StorageError: Another process works in the home, or the disk refuses.
         VerificationError: The home's log, checkpoint and plan do not agree.
     """
-    home = ServerHome(config.server_home)
+    home = ServerHome(config.server_home, config.run or None)
     plan = home.read_plan()
     with EventWriter(home.events, plan.run_id) as events:
         try:

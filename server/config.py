@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common import canonical_json
-from common.errors import InputError
+from common.errors import InputError, UsageError
 from common.key_store import KeyStore
 from common.keys import Registry, Signer
 from common.plan import RunPlan
 
 SERVER_PARTY = "server"
+RUN_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,47}")
 _MAX_PLAN_BYTES = 1 << 20
+_RUNS = "runs"
 
 
 class ServerConfig(BaseModel):
@@ -23,6 +26,7 @@ class ServerConfig(BaseModel):
 
     Attributes:
         server_home: The coordinator's home folder.
+        run: Which of the home's runs, by its name; empty for a home of one run.
         nodes_wait_s: For how long to wait for the plan's regions before the first round; with
             fewer than the quorum then, the run fails.
         describe_timeout_s: For how long a node may take to say which region it is.
@@ -38,6 +42,7 @@ class ServerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     server_home: Path = Field(alias="server-home")
+    run: str = Field(default="", max_length=48, pattern=rf"^({RUN_NAME.pattern})?$")
     nodes_wait_s: float = Field(alias="nodes-wait-s", default=120.0, gt=0, le=86_400)
     describe_timeout_s: float = Field(alias="describe-timeout-s", default=60.0, gt=0, le=3600)
     witness_timeout_s: float = Field(alias="witness-timeout-s", default=60.0, gt=0, le=3600)
@@ -62,7 +67,7 @@ class ServerConfig(BaseModel):
             raise InputError(
                 f"The run configuration's {'.'.join(map(str, first['loc']))} is not accepted: "
                 f"{first['msg']}.",
-                remedy="The keys are server-home, nodes-wait-s, describe-timeout-s, "
+                remedy="The keys are server-home, run, nodes-wait-s, describe-timeout-s, "
                 "witness-timeout-s, mask-timeout-s, superlink-timeout-s, "
                 "outside-witness-timeout-s and last-round.",
             ) from error
@@ -79,16 +84,49 @@ class ServerConfig(BaseModel):
 class ServerHome:
     """Paths inside the coordinator's home folder.
 
+    A home of one run has everything in one folder. In a home of many, each run has its plan,
+    checkpoint, events and model in ``runs/NAME``; keys, registry, log and what was witnessed are
+    shared, so that one log tells of all runs.
+
     Args:
         root: The folder itself.
+        run: The run's name in a home of many; None for a home of one.
+
+    Raises:
+        UsageError: The name is none.
     """
 
     root: Path
+    run: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.run is not None and RUN_NAME.fullmatch(self.run) is None:
+            raise UsageError(
+                f"{self.run[:64]!r} is no name of a run.",
+                remedy="A name has up to 48 lower-case letters, digits and hyphens.",
+            )
+
+    @classmethod
+    def at(cls, folder: Path) -> ServerHome:
+        """The home whose plan lies in a folder: of one run, or of many, of which it is one's."""
+        above = folder.parent.parent
+        if folder.parent.name == _RUNS and (above / "registry").is_dir():
+            return cls(above, folder.name)
+        return cls(folder)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's own files are."""
+        return self.root if self.run is None else self.root / _RUNS / self.run
+
+    def runs(self) -> tuple[str, ...]:
+        """The names of the runs in a home of many, in order; none in a home of one."""
+        return tuple(sorted(plan.parent.name for plan in (self.root / _RUNS).glob("*/plan.json")))
 
     @property
     def plan(self) -> Path:
         """The run plan as canonical JSON."""
-        return self.root / "plan.json"
+        return self.folder / "plan.json"
 
     @property
     def registry(self) -> Path:
@@ -118,22 +156,22 @@ class ServerHome:
     @property
     def checkpoint(self) -> Path:
         """The folder of the newest checkpoint."""
-        return self.root / "checkpoint"
+        return self.folder / "checkpoint"
 
     @property
     def ended(self) -> Path:
         """Of which run, at which size of the coordinator's log, all logs were cosigned at last."""
-        return self.root / "ended.json"
+        return self.folder / "ended.json"
 
     @property
     def events(self) -> Path:
         """What happens, one JSON object a line, for a display to follow."""
-        return self.root / "events.jsonl"
+        return self.folder / "events.jsonl"
 
     @property
     def model(self) -> Path:
         """The published model."""
-        return self.root / "model.safetensors"
+        return self.folder / "model.safetensors"
 
     def read_plan(self) -> RunPlan:
         """Reads the run plan.
