@@ -19,6 +19,7 @@ PARTY = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]{1,30})?(?:[eE]-?[0-9]{1,2})?")
 #: One line of text for people: no control characters, no line or paragraph separators.
 LINE = re.compile("[^\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]{1,256}")
+_INTERVAL = re.compile(r"([0-9]{1,15})-([0-9]{1,15})")
 
 
 def exact_fields(value: JsonValue, names: AbstractSet[str], where: str) -> dict[str, JsonValue]:
@@ -69,6 +70,16 @@ def timestamp(value: JsonValue, where: str) -> tuple[str, int]:
     if type(value) is not str:
         raise FormatError(f"{where} is not a time.")
     return value, parse_time(value)
+
+
+def is_power_of_two_interval(value: object) -> bool:
+    """Whether a value is such an interval as ``256-511``, which hides a number of customers."""
+    found = _INTERVAL.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        return False
+    low, high = int(found[1]), int(found[2])
+    plain = (str(low), str(high)) == found.groups()
+    return plain and low & (low - 1) == 0 < low and high == 2 * low - 1
 
 
 def array(value: JsonValue, where: str) -> list[JsonValue]:

@@ -77,3 +77,41 @@ class Unobserved:
 
     def witness_lag(self, seconds: float) -> None:
         """Does nothing."""
+
+
+class Observers:
+    """Tells several observers, in order.
+
+    Args:
+        observers: Each of them.
+    """
+
+    def __init__(self, *observers: EngineObserver) -> None:
+        self._observers = observers
+
+    def refused(self, reason: str) -> None:
+        """Tells of a refusal."""
+        for each in self._observers:
+            each.refused(reason)
+
+    def round_done(
+        self, run: str, server_round: int, seconds: float, num_bytes: int, bucket: str
+    ) -> None:
+        """Tells of a round."""
+        for each in self._observers:
+            each.round_done(run, server_round, seconds, num_bytes, bucket)
+
+    def charged(self, epsilon_spent: float, epsilon_cap: float) -> None:
+        """Tells of the budget."""
+        for each in self._observers:
+            each.charged(epsilon_spent, epsilon_cap)
+
+    def log_size(self, size: int) -> None:
+        """Tells of a published checkpoint."""
+        for each in self._observers:
+            each.log_size(size)
+
+    def witness_lag(self, seconds: float) -> None:
+        """Tells of a round's cosignatures."""
+        for each in self._observers:
+            each.witness_lag(seconds)
