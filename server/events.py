@@ -50,9 +50,10 @@ class EventWriter:
         """Appends one event.
 
         Args:
-            event: round-started, region-replied, region-refused, round-closed, model-published,
-                run-paused, run-finished or run-failed.
-            fields: What belongs to it: round, mechanism, region, reason.
+            event: round-started, log-witnessed, region-replied, region-refused, round-closed,
+                model-published, run-paused, run-finished or run-failed.
+            fields: What belongs to it: round, mechanism, region, reason, size, customers as a
+                power-of-two interval.
 
         Raises:
             StorageError: The disk is full or refuses.

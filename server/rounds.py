@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from flwr.app import ArrayRecord, Message
 
+from common.canonical_json import JsonValue
 from common.errors import FederationError, VerificationError
 from common.messages import decode_arrays
 from common.parameters import arrays_digest
@@ -99,6 +100,8 @@ class OpenRound:
         self.offers: dict[str, MaskOffer] = {}
         #: With distributed noise, how many executions of the round each of them has begun.
         self.attempted: dict[str, int] = {}
+        #: What each of them says of itself, for display: its customers' interval, its ε.
+        self.stated: dict[str, dict[str, JsonValue]] = {}
         self.refused: dict[str, str] = {}
         self._attempts: dict[str, int] = {}
         self._plan = plan
@@ -199,6 +202,10 @@ class OpenRound:
             self.attempted[region] = update.attempted
         self.refused.pop(region, None)
         self.accepted[region] = update.used
+        self.stated[region] = {
+            "customers": update.customers,
+            "epsilon_total": update.epsilon_total,
+        }
         return region
 
     def refuse(self, region: str, reason: str, detail: str) -> None:

@@ -212,6 +212,7 @@ class RegionSumStrategy(Strategy):
                 self._roster.gather(grid, counted & open_ends, timeout_s=self._bounds.nodes_wait_s)
                 nodes = self._roster.nodes
                 outcome = self._witnesses.run(grid, nodes, open_ends - {SERVER_PARTY}, None)
+                self._tell_witnessed(outcome)
                 open_ends -= self._witnesses.keep(grid, nodes, outcome)
                 if SERVER_PARTY in outcome.cosigned:
                     open_ends.discard(SERVER_PARTY)
@@ -279,7 +280,7 @@ class RegionSumStrategy(Strategy):
             region = current.take(reply)
             if region is not None:
                 reach(CoordinatorPoint.REPLY_TAKEN)
-                self._event("region-replied", current, region=region)
+                self._event("region-replied", current, region=region, **current.stated[region])
             # It may be as large as the model: it goes before the next one comes.
             del reply
         current.refuse_absent()
@@ -402,9 +403,16 @@ class RegionSumStrategy(Strategy):
         self._roster.refresh(grid)
         outcome = self._witnesses.run(grid, self._roster.nodes, regions, current.server_round)
         self._witnessed = outcome
+        self._tell_witnessed(outcome, round=current.server_round, mechanism=current.mechanism.name)
         for region, (reason, detail) in sorted(outcome.refused.items()):
             if region != SERVER_PARTY:
                 current.refuse(region, reason, detail)
+
+    def _tell_witnessed(self, outcome: PhaseOutcome, **fields: JsonValue) -> None:
+        """Says that enough others have just cosigned the coordinator's own log, if they have."""
+        if SERVER_PARTY in outcome.cosigned:
+            log, _ = outcome.cosigned[SERVER_PARTY]
+            self._events.write("log-witnessed", size=log.size, **fields)
 
     def _round(self, server_round: int, arrays: ArrayRecord | None) -> OpenRound:
         if self._open is None or self._open.server_round != server_round:

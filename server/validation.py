@@ -21,6 +21,7 @@ from common.parameters import arrays_digest, check_arrays, measure_floats
 from common.plan import Mechanism, RunPlan
 from common.release_bounds import release_norm_bound
 from common.secure_aggregation import RoundContext
+from common.validate import DECIMAL, is_power_of_two_interval
 from server.audit_trail import UsedRound
 from server.mask_replies import MAX_CLAIMED_ATTEMPT, MaskOffer, read_offer
 from server.reply_checks import (
@@ -114,12 +115,16 @@ class ValidatedUpdate:
         arrays: What the region released; nothing where only the sum is to be seen.
         offer: What a secure sum has in their place.
         attempted: With distributed noise, how many executions of the round the region has begun.
+        customers: How many customers it says it is of, as a power-of-two interval; for display.
+        epsilon_total: What it says its customers have spent this year, a decimal; for display.
     """
 
     used: UsedRound
     arrays: Mapping[str, np.ndarray]
     offer: MaskOffer | None = None
     attempted: int = 0
+    customers: str | None = None
+    epsilon_total: str | None = None
 
 
 class ReplyValidator:
@@ -178,10 +183,16 @@ class ReplyValidator:
             round_entry=leaf_hash(entry).hex(),
             update=update,
         )
-        if shared:
-            return ValidatedUpdate(used, arrays, attempted=_attempted(header["attempted"]))
-        offer = self._read_offer(header, question, used, now_ms) if confidential else None
-        return ValidatedUpdate(used=used, arrays=arrays, offer=offer)
+        return ValidatedUpdate(
+            used=used,
+            arrays=arrays,
+            offer=self._read_offer(header, question, used, now_ms)
+            if confidential and not shared
+            else None,
+            attempted=_attempted(header["attempted"]) if shared else 0,
+            customers=_customers(record["train"]),
+            epsilon_total=_epsilon_total(record["dp"]),
+        )
 
     def _expected_context(self, question: Question) -> dict[str, JsonValue]:
         return {
@@ -246,6 +257,17 @@ class ReplyValidator:
             stated["share_stddev"] = self._plan.shared_noise(mechanism).share.text
         if not isinstance(dp, dict) or any(dp.get(name) != stated[name] for name in stated):
             raise ReplyRefusedError("other-noise", "The round entry states another noise.")
+
+
+def _customers(train: JsonValue) -> str | None:
+    """The stated interval; whatever else a region says there is not repeated."""
+    stated = train.get("n_bucket") if isinstance(train, dict) else None
+    return stated if isinstance(stated, str) and is_power_of_two_interval(stated) else None
+
+
+def _epsilon_total(dp: JsonValue) -> str | None:
+    stated = dp.get("epsilon_total") if isinstance(dp, dict) else None
+    return stated if isinstance(stated, str) and DECIMAL.fullmatch(stated) else None
 
 
 def _attempted(value: JsonValue) -> int:
