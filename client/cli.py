@@ -89,19 +89,26 @@ def check_data(
 def permit(
     home: HomeArgument,
     plan: Annotated[Path, typer.Argument(help="The run plan (plan.json) that the server sent.")],
-    app_sha256: Annotated[str, typer.Option("--app", help="SHA-256 of the permitted app bundle.")],
+    app_sha256: Annotated[
+        str | None,
+        typer.Option(
+            "--app",
+            help="SHA-256 of the permitted app bundle; default: the only one that the policy has.",
+        ),
+    ] = None,
     valid_for_hours: Annotated[int, typer.Option(min=1, max=24 * 31)] = 72,
 ) -> None:
     """Sign and log a permit for one run, if the region's policy allows the plan."""
     from client.engine.home import RegionHome
-    from client.engine.permit_desk import sign_permit
+    from client.engine.permit_desk import only_bundle, sign_permit
     from client.engine.plan_file import read_plan
     from client.engine.service import open_engine
 
     region = RegionHome.read(home)
     with open_engine(region) as engine:
+        bundle = only_bundle(engine.policy) if app_sha256 is None else app_sha256
         permit_id = sign_permit(
-            engine, read_plan(plan), app=app_sha256, valid_for_s=valid_for_hours * 3600
+            engine, read_plan(plan), app=bundle, valid_for_s=valid_for_hours * 3600
         )
     Console().print(f"[bold]{region.region}[/bold] permits the run: permit {permit_id}, logged.")
 

@@ -6,9 +6,9 @@ import difflib
 import os
 import tomllib
 import zoneinfo
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -223,19 +223,35 @@ def load_source_config(path: Path) -> FileSourceConfig | SqlSourceConfig:
             f"The declaration of the store, {path}, is not valid TOML: {error}.",
             remedy="Correct the line it names.",
         ) from error
+    return source_from_table(values, path.parent, f"The declaration of the store, {path}")
+
+
+def source_from_table(
+    values: Mapping[str, Any], base: Path, where: str
+) -> FileSourceConfig | SqlSourceConfig:
+    """Reads a store's declaration from a TOML table.
+
+    Args:
+        values: The table.
+        base: The folder that relative paths start from.
+        where: What the declaration is called in messages.
+
+    Raises:
+        InputError: A field is wrong: names the field and what to do.
+    """
     if "base" in values:
-        raise _wrong_field(path, "base", "Extra inputs are not permitted")
+        raise _wrong_field(where, "base", "Extra inputs are not permitted")
     try:
-        return _ADAPTER.validate_python(values | {"base": path.parent})
+        return _ADAPTER.validate_python({**values, "base": base})
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         place = [str(part) for part in first["loc"] if part not in ("files", "sql")]
-        raise _wrong_field(path, ".".join(place) or "(whole file)", first["msg"]) from error
+        raise _wrong_field(where, ".".join(place) or "(whole file)", first["msg"]) from error
 
 
-def _wrong_field(path: Path, name: str, problem: str) -> InputError:
+def _wrong_field(where: str, name: str, problem: str) -> InputError:
     return InputError(
-        f"The declaration of the store, {path}: {name}: {problem}.",
+        f"{where}: {name}: {problem}.",
         remedy="Correct the field; unknown fields are refused.",
     )
 

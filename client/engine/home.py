@@ -18,6 +18,8 @@ from common.keys import Registry, Signer
 from common.registry_install import registry_envelopes
 
 _IDENTITY_VERSION = "fedpref-home/1"
+#: The home's name in the folder of a region that was installed, beside its ``region.toml``.
+HOME_NAME = "home"
 KEY_ROLES = ("log", "consent", "trainer", "permit", "controller", "witness")
 
 
@@ -123,9 +125,14 @@ class RegionHome:
     def read(cls, root: Path) -> RegionHome:
         """Opens an existing home folder.
 
+        Args:
+            root: The home, or the folder of a region that has it in ``home``.
+
         Raises:
             InputError: ``root`` is not a region's home.
         """
+        if not (root / "home.json").exists() and (root / HOME_NAME / "home.json").exists():
+            root = root / HOME_NAME
         path = root / "home.json"
         try:
             record = canonical_json.decode(path.read_bytes())

@@ -6,7 +6,7 @@ own policy, signed with its ``permit`` key, and logged; the coordinator has no p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from client.engine.policy import RegionPolicy
 from common.canonical_json import JsonValue
@@ -51,9 +51,10 @@ def make_permit(
         valid_for_s: For how long the permit holds, in seconds.
 
     Raises:
-        PolicyError: The policy does not allow the plan; names the field.
+        PolicyError: The policy does not allow the plan or the app bundle; names the field.
     """
     policy.check_plan(plan)
+    policy.check_app(code.app)
     return {
         "v": "fedpref-permit/1",
         "permit_id": new_ulid(),
@@ -135,7 +136,8 @@ def open_permit(
         data: The signed permit.
         plan: The run plan it should be for.
         policy: The region's policy in force now: a permit never outlives it.
-        code: The code that is running; its app hash is the permit's own claim.
+        code: The code that is running; its app hash is replaced by the permit's own, for only the
+            relay sees which bundle it runs. The policy must allow that one.
         registry: The verified key registry.
         now_ms: Now, in milliseconds since the epoch.
 
@@ -154,12 +156,13 @@ def open_permit(
         raise PolicyError(f"{policy.region}: the file is a {envelope.kind}, not a permit.")
     issued = parse_time(str(record["issued_at"]))
     expires = parse_time(str(record["expires"]))
+    code = replace(code, app=str(record.get("app")))
     expected = make_permit(
         plan, policy, code, issued_at_ms=issued, valid_for_s=(expires - issued) // 1000
     )
     for field, value in expected.items():
-        # Each permit has its own id, and what relay is running only the permit can say.
-        if field not in ("permit_id", "app") and record.get(field) != value:
+        # Each permit has its own id.
+        if field != "permit_id" and record.get(field) != value:
             raise PolicyError(
                 f"{policy.region}: the permit's {field} is not that of the run, the policy and the "
                 "engine in force.",
@@ -176,6 +179,6 @@ def open_permit(
     return Permit(
         permit_id=str(record["permit_id"]),
         plan=plan,
-        code=CodeIdentity(app=str(record["app"]), engine=code.engine, deps=code.deps),
+        code=code,
         expires_ms=expires,
     )

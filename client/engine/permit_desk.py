@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from client.engine.permit import CodeIdentity, make_permit
+from client.engine.policy import RegionPolicy
 from client.engine.provenance import dependencies_digest, engine_digest
 from client.engine.service import PrivacyEngine
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.durable_file import write_durably
-from common.errors import InputError, PolicyError
+from common.errors import InputError, PolicyError, UsageError
 from common.plan import RunPlan
 from common.timestamps import now_ms
 
@@ -26,7 +27,8 @@ def sign_permit(engine: PrivacyEngine, plan: RunPlan, *, app: str, valid_for_s: 
         The permit's id.
 
     Raises:
-        PolicyError: The policy does not allow the plan, or the run was charged already.
+        PolicyError: The policy does not allow the plan or the bundle, or the run was charged
+            already.
         InputError: The app bundle's digest is malformed.
     """
     if len(app) != 64 or set(app) - set("0123456789abcdef"):
@@ -48,3 +50,22 @@ def sign_permit(engine: PrivacyEngine, plan: RunPlan, *, app: str, valid_for_s: 
     engine.log.append([envelope])
     write_durably(home.permits / f"{plan.run_id}.json", envelope)
     return str(record["permit_id"])
+
+
+def only_bundle(policy: RegionPolicy) -> str:
+    """The app bundle to permit where none is named: the only one that the policy allows.
+
+    Returns:
+        Its SHA-256, in hex.
+
+    Raises:
+        UsageError: The policy allows several, or names none.
+    """
+    bundles = policy.app_bundles or []
+    if len(bundles) != 1:
+        raise UsageError(
+            f"{policy.region}: its policy allows {len(bundles) or 'any'} app bundles: which one is "
+            "to be permitted must be said.",
+            remedy="Name its SHA-256: --app.",
+        )
+    return bundles[0]

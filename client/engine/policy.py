@@ -8,41 +8,28 @@ from __future__ import annotations
 import hashlib
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from client.engine.policy_fields import (
+    ArrayBound,
+    CapTable,
+    PositiveDecimal,
+    Probability,
+    Retention,
+    Sha256,
+    any_allows,
+)
 from client.engine.spending import EpsilonCaps
 from common import canonical_json
 from common.aggregation_rules import AGGREGATIONS, AggregationName, NoiseMode
 from common.canonical_json import JsonValue
 from common.errors import FormatError, InputError, PolicyError
-from common.plan import RunPlan
+from common.parameters import ArraySpec
+from common.plan import Mechanism, RunPlan
 from common.strategies import FACTORS
-from common.validate import DECIMAL
 
-
-def _positive_decimal(text: str) -> str:
-    if DECIMAL.fullmatch(text) is None:
-        raise ValueError("must be a decimal number in quotes")
-    if not Decimal(text) > 0:
-        raise ValueError("must be a number above 0")
-    return text
-
-
-def _probability(text: str) -> str:
-    if not Decimal(text) <= 1:
-        raise ValueError("must be at most 1")
-    return text
-
-
-PositiveDecimal = Annotated[str, AfterValidator(_positive_decimal)]
-Probability = Annotated[PositiveDecimal, AfterValidator(_probability)]
-# A table with nothing in it would close every budget without saying so.
-CapTable = Annotated[
-    dict[Annotated[str, Field(min_length=1, max_length=128)], PositiveDecimal],
-    Field(min_length=1, max_length=256),
-]
 # They take every customer, once in a round: bounds on sampling say nothing about them.
 _FULL_BATCH = ("popularity", FACTORS)
 
@@ -59,8 +46,13 @@ class RegionPolicy(BaseModel):
             model's name; a model that is not in the table may spend nothing. Without it, every
             model may spend the total.
         epsilon_caps_per_purpose: The same by purpose.
+        epsilon_max_per_run: The largest ε that one run may state; without it, the caps alone bound
+            it.
         delta_max: The largest δ a run may state.
         noise_multiplier_min: The least σ/C of any one mechanism.
+        clipping_norm_min: The least clipping norm. With `noise_multiplier_min` it keeps the noise
+            itself, σ = multiplier × norm, above what the grid and float32 can tell apart: below
+            it, budget would be spent on nothing. Without it, any.
         clipping_norm_max: The largest clipping norm, in units of one customer's row.
         sampling_probability_min: The least probability with which a mechanism may sample each
             customer. Below it, ε would rest on the secrecy of the samples more than on noise.
@@ -78,6 +70,11 @@ class RegionPolicy(BaseModel):
             its share of the noise of all.
         aggregations: What may be made of the region's updates: ``open`` and ``robust`` let the
             coordinator see them, noised; ``confidential`` does not. Without it, all three.
+        app_bundles: The app bundles (relays) that may run in the region, by SHA-256. Without it,
+            whichever a permit names.
+        arrays: The arrays that may leave the region, by name and type, and the largest shape of
+            each. Without it, whichever the plan of a permit has.
+        retention_days: For how long what is over is kept. Without it, for good.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -87,8 +84,10 @@ class RegionPolicy(BaseModel):
     epsilon_cap_per_year: PositiveDecimal
     epsilon_caps_per_model: CapTable = Field(default_factory=dict)
     epsilon_caps_per_purpose: CapTable = Field(default_factory=dict)
+    epsilon_max_per_run: PositiveDecimal | None = None
     delta_max: PositiveDecimal
     noise_multiplier_min: PositiveDecimal
+    clipping_norm_min: PositiveDecimal | None = None
     clipping_norm_max: PositiveDecimal
     sampling_probability_min: Probability = "1e-9"
     sampling_probability_max: Probability = "1"
@@ -104,6 +103,24 @@ class RegionPolicy(BaseModel):
     aggregations: list[AggregationName] = Field(
         default_factory=lambda: list(AGGREGATIONS), min_length=1
     )
+    app_bundles: list[Sha256] | None = Field(default=None, min_length=1, max_length=64)
+    arrays: list[ArrayBound] | None = Field(default=None, min_length=1, max_length=256)
+    retention_days: Retention | None = None
+
+    @field_validator(
+        "epsilon_max_per_run",
+        "clipping_norm_min",
+        "app_bundles",
+        "arrays",
+        "retention_days",
+        mode="before",
+    )
+    @classmethod
+    def _stated(cls, value: object) -> object:
+        """A bound that is stated as null would read as one and be none."""
+        if value is None:
+            raise ValueError("state it, or leave it out")
+        return value
 
     def to_record(self) -> dict[str, JsonValue]:
         """The policy as canonical JSON values: what was stated, and no default in its place."""
@@ -145,37 +162,67 @@ class RegionPolicy(BaseModel):
         rounds = sum(len(mechanism.rounds) for mechanism in plan.mechanisms)
         self._require(rounds <= self.rounds_max, "rounds", rounds, f"at most {self.rounds_max}")
         self._within("delta", plan.delta, most=self.delta_max)
+        self._within("epsilon", plan.epsilon, most=self.epsilon_max_per_run)
         for mechanism in plan.mechanisms:
-            self._within(
-                f"{mechanism.name}.noise_multiplier",
-                mechanism.noise_multiplier,
-                least=self.noise_multiplier_min,
-            )
-            self._within(
-                f"{mechanism.name}.clipping_norm",
-                mechanism.clipping_norm,
-                most=self.clipping_norm_max,
-            )
-            self._require(
-                mechanism.steps <= self.steps_max,
-                f"{mechanism.name}.steps",
-                mechanism.steps,
-                f"at most {self.steps_max}",
-            )
-            if mechanism.name not in _FULL_BATCH:
-                self._within(
-                    f"{mechanism.name}.sampling_probability",
-                    mechanism.sampling_probability,
-                    least=self.sampling_probability_min,
-                    most=self.sampling_probability_max,
-                )
+            self._check_mechanism(mechanism)
+            for spec in plan.released_arrays(mechanism.name):
+                self._check_array(mechanism.name, spec)
 
-    def _within(self, field: str, asked: str, *, least: str = "0", most: str = "Infinity") -> None:
+    def check_app(self, app: str) -> None:
+        """Checks that an app bundle is one that may run here.
+
+        Args:
+            app: Its SHA-256, in hex.
+
+        Raises:
+            PolicyError: It is not.
+        """
+        if self.app_bundles is not None:
+            allowed = ", ".join(f"{each[:12]}…" for each in self.app_bundles)
+            self._require(app in self.app_bundles, "app", f"{app[:12]}…", allowed)
+
+    def _check_mechanism(self, mechanism: Mechanism) -> None:
+        name = mechanism.name
+        self._within(
+            f"{name}.noise_multiplier", mechanism.noise_multiplier, least=self.noise_multiplier_min
+        )
+        self._within(
+            f"{name}.clipping_norm",
+            mechanism.clipping_norm,
+            least=self.clipping_norm_min,
+            most=self.clipping_norm_max,
+        )
+        self._require(
+            mechanism.steps <= self.steps_max,
+            f"{name}.steps",
+            mechanism.steps,
+            f"at most {self.steps_max}",
+        )
+        if name not in _FULL_BATCH:
+            self._within(
+                f"{name}.sampling_probability",
+                mechanism.sampling_probability,
+                least=self.sampling_probability_min,
+                most=self.sampling_probability_max,
+            )
+
+    def _check_array(self, mechanism: str, spec: ArraySpec) -> None:
+        if self.arrays is not None:
+            self._require(
+                any_allows(self.arrays, spec),
+                f"{mechanism}.arrays",
+                f"{spec.name} {spec.dtype}{list(spec.shape)}",
+                ", ".join(bound.words for bound in self.arrays),
+            )
+
+    def _within(
+        self, field: str, asked: str, *, least: str | None = None, most: str | None = None
+    ) -> None:
         value = Decimal(asked)
-        inside = value.is_finite() and Decimal(least) <= value <= Decimal(most)
-        bounds = [f"at least {least}"] * (least != "0") + [f"at most {most}"] * (most != "Infinity")
-        allowed = " and ".join(bounds)
-        self._require(inside, field, asked, allowed)
+        inside = value.is_finite() and Decimal(least or 0) <= value <= Decimal(most or "Infinity")
+        bounds = [f"at least {least}"] if least is not None else []
+        bounds += [f"at most {most}"] if most is not None else []
+        self._require(inside, field, asked, " and ".join(bounds))
 
     def _require(self, holds: bool, field: str, asked: object, allowed: str) -> None:
         if not holds:
