@@ -32,7 +32,7 @@ _SPAWN_TIMEOUT_S = 30.0
 _GRACE_S = 10.0
 _POLL_S = 0.1
 _MAX_LOG_TAIL_BYTES = 4 << 20
-# A Unix socket's address has 108 bytes with its end mark, and supervisord binds a name a few longer.
+# A Unix socket's address has 108 bytes; supervisord first binds a name some bytes longer.
 _MAX_SOCKET_BYTES = 90
 
 
@@ -76,7 +76,7 @@ class Supervised:
 
     @property
     def socket(self) -> Path:
-        """supervisord's socket."""
+        """The supervisor's socket."""
         return self._folder / "run" / "supervisor.sock"
 
     def running(self) -> bool:

@@ -70,7 +70,7 @@ def require_name(name: str) -> str:
 
 
 def render_config(programs: Sequence[Program], *, folder: Path, logs: Path, socket: Path) -> str:
-    """supervisord's whole configuration.
+    """The whole of supervisord's configuration.
 
     Args:
         programs: What it runs, in the order of starting.
