@@ -182,6 +182,8 @@ class EngineTable(_Table):
         consent_socket: The Unix socket that the consent service calls.
         user: Who runs it; without, whoever starts the region.
         relay_users: Whom it answers besides its own user; without, the relay's.
+        consent_users: Whom the consent socket answers besides the engine's own user.
+        socket_group: The group that may open the sockets, of which those users are members.
         metrics: Host and port of its Prometheus endpoint; without, there is none.
     """
 
@@ -189,6 +191,8 @@ class EngineTable(_Table):
     consent_socket: SocketPath = _default_path("run/consent.sock")
     user: User | None = None
     relay_users: list[User] = []
+    consent_users: list[User] = []
+    socket_group: User | None = None
     metrics: Address | None = None
 
 
@@ -198,13 +202,11 @@ class NodeTable(_Table):
     Attributes:
         key: Its private key (OpenSSH or PEM, NIST P-384); the public one lies beside it, ``.pub``.
         runtime_port: The loopback port at which the relay takes tasks.
-        superexec_secret: The secret that node and relay share.
         user: Who runs it; without, whoever starts the region.
     """
 
     key: PathBeside = _default_path("node/node_key")
     runtime_port: Port = 9094
-    superexec_secret: PathBeside = _default_path("node/superexec.secret")
     user: User | None = None
 
     @property
