@@ -25,8 +25,12 @@ from common.errors import (
     VerificationError,
 )
 from common.messages import decode_message, encode_message
+from common.reason_codes import EngineBusyError, EngineFailedError, OtherProtocolError
 
 _REASONS: tuple[tuple[type[FedprefError], str], ...] = (
+    (EngineBusyError, "engine-busy"),
+    (EngineFailedError, "engine-failure"),
+    (OtherProtocolError, "other-protocol"),
     (FormatError, "malformed-request"),
     (BudgetError, "budget-exhausted"),
     (ConsentError, "no-consent"),

@@ -2,7 +2,7 @@
 
 The relay knows only `EngineChannel`. Which one it gets depends on where it runs: a simulation in
 one process registers the engines themselves; everywhere else the engine listens on a socket that
-only its own user can open (`common.engine_socket`).
+only its own user can open, or the users that it names (`common.engine_socket`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ import numpy as np
 from common.canonical_json import JsonValue
 from common.engine_socket import SocketChannel, serve_channel
 from common.errors import InputError
+from common.peers import user_id
 
 __all__ = [
+    "ENGINE_USER_VARIABLE",
     "SOCKET_DIR_VARIABLE",
     "SOCKET_VARIABLE",
     "TIMEOUT_VARIABLE",
@@ -35,6 +37,8 @@ __all__ = [
 SOCKET_VARIABLE = "FEDPREF_ENGINE_SOCKET"
 #: Names a folder of sockets, one for each simulated region: ``<partition-id>.sock``.
 SOCKET_DIR_VARIABLE = "FEDPREF_ENGINE_SOCKET_DIR"
+#: Whose process the engine must be, by name or number; the relay's own user by default.
+ENGINE_USER_VARIABLE = "FEDPREF_ENGINE_USER"
 #: For how long the relay waits for its engine, in seconds.
 TIMEOUT_VARIABLE = "FEDPREF_ENGINE_TIMEOUT_S"
 
@@ -51,7 +55,8 @@ class EngineChannel(Protocol):
         """Asks one thing and waits for the answer.
 
         Args:
-            method: ``describe``, ``publish``, ``cosign``, ``keep`` or ``train``.
+            method: ``describe``, ``publish``, ``cosign``, ``keep``, ``mask``, ``execute`` or
+                ``train``.
             header: The request, as canonical JSON has it.
             arrays: The current model; empty before the first round.
 
@@ -102,7 +107,7 @@ def resolve_channel(node_config: Mapping[str, object]) -> EngineChannel:
             the index of a simulated region.
 
     Raises:
-        InputError: Nothing says where the engine is.
+        InputError: Nothing says where the engine is, or what is said is not well formed.
     """
     partition = node_config.get(_PARTITION_KEY)
     if type(partition) is int:
@@ -111,7 +116,9 @@ def resolve_channel(node_config: Mapping[str, object]) -> EngineChannel:
                 return _channels[partition]
     timeout_s = _timeout_s()
     if path := os.environ.get(SOCKET_VARIABLE):
-        return SocketChannel(Path(path), timeout_s=timeout_s)
+        user = os.environ.get(ENGINE_USER_VARIABLE)
+        engine_user = None if user is None else user_id(user)
+        return SocketChannel(Path(path), timeout_s=timeout_s, engine_user=engine_user)
     if (folder := os.environ.get(SOCKET_DIR_VARIABLE)) and type(partition) is int:
         return SocketChannel(Path(folder) / socket_name(partition), timeout_s=timeout_s)
     raise InputError(

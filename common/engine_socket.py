@@ -1,9 +1,10 @@
 """The relay's way to an engine in another process: one request and one answer a connection.
 
-A frame is ``fpc1`` (magic and version), the header's length in 4 bytes and the body's in 8, both
-big-endian, the header as canonical JSON, and the body: the arrays as safetensors. Nothing is ever
-unpickled. The socket's file mode is 0600 and each side asks the kernel who the other is: only
-processes of the same user talk.
+What travels is in `common.engine_frames`. Who may be at the other end is the region's choice, and
+the kernel says who is (`common.peers`): by default both ends are of one user and the socket's file
+mode is 0600; where the relay has a user of its own, the engine names it, the mode is 0660 with a
+group of the two, and the relay names the engine's user. The relay runs code that the coordinator
+ships, so the engine bounds what it may ask for: how much, how slowly, how often at once.
 """
 
 from __future__ import annotations
@@ -12,42 +13,49 @@ import logging
 import os
 import socket
 import stat
-import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common import canonical_json, errors
 from common.canonical_json import JsonValue
+from common.engine_frames import (
+    Arrays,
+    Header,
+    open_answer,
+    open_request,
+    receive_frame,
+    send_frame,
+)
 from common.errors import FedprefError, FormatError, InputError, StorageError
-from common.parameters import load_arrays, save_arrays
+from common.peers import Peers, peer_user
+from common.reason_codes import FAILED, EngineBusyError, OtherProtocolError, reason_code
 
 if TYPE_CHECKING:
     from common.engine_channel import EngineChannel
 
-MAGIC = b"fpc1"
-MAX_HEADER_BYTES = 1 << 20
-MAX_BODY_BYTES = 256 << 20
+#: How many connections one user may have at a time: no user can keep another out.
 MAX_CONNECTIONS = 8
-#: For how long a started request may take to arrive, in seconds.
+#: For how long a started request may take to arrive, in seconds; and an answer, to be taken.
 REQUEST_TIMEOUT_S = 30.0
+#: For how long an end waits for the calls that are under way, in seconds.
+CLOSING_WAIT_S = 10.0
+#: What is said of a peer that is not admitted, and of bytes that are no request.
+PEER_REFUSED, FRAME_REFUSED = "peer-refused", "frame-refused"
 
-_PREFIX = struct.Struct("!4sIQ")
-_CREDENTIALS = struct.Struct("3i")
-_PIECE_BYTES = 1 << 20
 _PAUSE_AFTER_FAULT_S = 0.1
 # A Unix socket's address has 108 bytes with its end mark.
 _MAX_PATH_BYTES = 107
 
 _log = logging.getLogger(__name__)
 
-Header = dict[str, JsonValue]
-Arrays = dict[str, np.ndarray]
+#: Told of a peer that got no answer: `PEER_REFUSED` or `FRAME_REFUSED`, and its user id.
+OnRefused = Callable[[str, int], None]
 
 
 class SocketChannel:
@@ -56,11 +64,13 @@ class SocketChannel:
     Args:
         path: The engine's socket.
         timeout_s: The longest a call may take, in seconds.
+        engine_user: The user id that must be the engine's; this process's own if None.
     """
 
-    def __init__(self, path: Path, *, timeout_s: float) -> None:
+    def __init__(self, path: Path, *, timeout_s: float, engine_user: int | None = None) -> None:
         self._path = path
         self._timeout_s = timeout_s
+        self._engine_user = engine_user
 
     def call(
         self, method: str, header: dict[str, JsonValue], arrays: Mapping[str, np.ndarray]
@@ -68,24 +78,37 @@ class SocketChannel:
         """Asks one thing and waits for the answer.
 
         Raises:
-            InputError: The engine cannot be reached, or did not answer in time.
-            FormatError: What came back is not an answer.
-            FedprefError: As the engine raised it.
+            InputError: The engine cannot be reached, did not answer in time, has too much to do,
+                or speaks another version of the protocol.
+            FormatError: What came back is not an answer, or another user serves there.
+            FedprefError: Of the kind that the engine raised, without its words.
         """
         deadline = time.monotonic() + self._timeout_s
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(self._timeout_s)
                 connection.connect(str(self._path))
-                _check_peer(connection)
-                _send(connection, {"method": method, "header": header}, arrays, deadline)
-                answer, received = _receive(connection, deadline)
+                self._check_engine(connection)
+                # An engine that does not read on may have said why.
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    request: Header = {"method": method, "header": header}
+                    send_frame(connection, request, arrays, deadline)
+                answer, received = receive_frame(connection, deadline)
         except OSError as error:
             raise InputError(
                 f"The privacy engine at {self._path} does not answer: {error}.",
                 remedy="Start the region's engine, and look at its log.",
             ) from error
-        return _open_answer(answer), received
+        return open_answer(answer), received
+
+    def _check_engine(self, connection: socket.socket) -> None:
+        wanted = os.geteuid() if self._engine_user is None else self._engine_user
+        if (user := peer_user(connection)) != wanted:
+            raise FormatError(
+                f"The other end of the engine's socket {self._path} belongs to user {user}, not to "
+                f"the engine's, {wanted}.",
+                remedy="Find out who serves there; or correct the engine's user.",
+            )
 
 
 class ChannelServer:
@@ -94,14 +117,29 @@ class ChannelServer:
     Args:
         channel: The engine; it serialises its calls itself.
         path: Where the socket is made; its folder must exist.
+        admitted: Whose processes may ask.
+        group: The group that may open the socket's file; None for its owner alone.
+        on_refused: Told of each peer that got no answer.
     """
 
-    def __init__(self, channel: EngineChannel, path: Path) -> None:
+    def __init__(
+        self,
+        channel: EngineChannel,
+        path: Path,
+        *,
+        admitted: Peers,
+        group: int | None,
+        on_refused: OnRefused,
+    ) -> None:
         self._channel = channel
         self._path = path
-        self._listener = _listen(path)
-        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._admitted = admitted
+        self._on_refused = on_refused
+        self._listener = _listen(path, group)
         self._closing = threading.Event()
+        self._idle = threading.Condition()
+        self._open: Counter[int] = Counter()
+        self._calls = 0
 
     def serve_forever(self) -> None:
         """Answers requests until `close`."""
@@ -115,57 +153,145 @@ class ChannelServer:
                     if not self._closing.wait(_PAUSE_AFTER_FAULT_S):
                         _log.warning("a relay could not connect: %s", error)
                     continue
-                if not self._slots.acquire(blocking=False):
-                    connection.close()
-                    continue
-                threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
+                self._receive(connection)
 
     def close(self) -> None:
-        """Stops listening and removes the socket; calls under way end by themselves."""
+        """Stops listening, removes the socket, and waits a while for calls that are under way."""
         self._closing.set()
         self._path.unlink(missing_ok=True)
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+        with self._idle:
+            self._idle.wait_for(lambda: not self._calls, CLOSING_WAIT_S)
 
-    def _answer(self, connection: socket.socket) -> None:
+    def _receive(self, connection: socket.socket) -> None:
+        """Has an admitted peer answered in a thread; a stranger costs neither thread nor turn."""
+        try:
+            user = peer_user(connection)
+        except OSError as error:
+            _log.warning("a relay was gone before it was looked at: %s", error)
+            connection.close()
+            return
+        if not self._admitted.admit(user):
+            connection.close()
+            self._refuse(PEER_REFUSED, user)
+            return
+        with self._idle:
+            busy = self._open[user] >= MAX_CONNECTIONS
+            self._open[user] += 1
+        if busy:
+            # Said without waiting for the request, which may never come.
+            self._say_busy(connection)
+            self._release(user)
+            return
+        try:
+            threading.Thread(target=self._answer, args=(connection, user), daemon=True).start()
+        except RuntimeError as error:
+            _log.warning("there is no thread for another relay: %s", error)
+            connection.close()
+            self._release(user)
+
+    def _release(self, user: int) -> None:
+        with self._idle:
+            self._open[user] -= 1
+
+    def _say_busy(self, connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            code = reason_code(EngineBusyError(""))
+            send_frame(connection, {"refused": code}, {}, time.monotonic() + _PAUSE_AFTER_FAULT_S)
+
+    def _answer(self, connection: socket.socket, user: int) -> None:
         try:
             with connection:
-                deadline = time.monotonic() + REQUEST_TIMEOUT_S
-                _check_peer(connection)
-                request, arrays = _receive(connection, deadline)
-                answer, answered = self._call(request, arrays)
-                _send(connection, answer, answered, time.monotonic() + REQUEST_TIMEOUT_S)
-        except (OSError, FedprefError) as error:
+                self._converse(connection)
+        except FedprefError as error:
+            _log.warning("a relay's request is none: %s", error)
+            self._refuse(FRAME_REFUSED, user)
+        except OSError as error:
             _log.warning("a relay's connection ended: %s", error)
         finally:
-            self._slots.release()
+            self._release(user)
+
+    def _converse(self, connection: socket.socket) -> None:
+        try:
+            request, arrays = receive_frame(connection, time.monotonic() + REQUEST_TIMEOUT_S)
+        except OtherProtocolError as error:
+            _log.warning("%s", error)
+            self._send(connection, {"refused": reason_code(error)}, {})
+            return
+        with self._under_way():
+            answer, answered = self._call(request, arrays)
+            try:
+                self._send(connection, answer, answered)
+            except FormatError as error:
+                _log.error("an answer cannot be sent: %s", error)
+                self._send(connection, {"refused": FAILED}, {})
+
+    def _send(self, connection: socket.socket, answer: Header, arrays: Arrays) -> None:
+        send_frame(connection, answer, arrays, time.monotonic() + REQUEST_TIMEOUT_S)
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        """A call that an end should wait for; not a peer that has not yet asked."""
+        with self._idle:
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._calls -= 1
+                self._idle.notify_all()
 
     def _call(self, request: Header, arrays: Arrays) -> tuple[Header, Arrays]:
-        method, header = request.get("method"), request.get("header")
         try:
-            if set(request) != {"method", "header"} or not isinstance(method, str):
-                raise FormatError("A request has exactly a method and a header.")
-            if not isinstance(header, dict):
-                raise FormatError("A request's header is an object.")
+            method, header = open_request(request)
             answer, answered = self._channel.call(method, header, arrays)
-        except FedprefError as error:
-            return {"error": type(error).__name__, "message": error.message}, {}
-        # Whatever breaks in the engine must answer, or the relay waits for its whole timeout.
+        # Whatever breaks in the engine must answer, or the relay waits for its whole timeout. Its
+        # words stay here: they may quote a record.
         except Exception as error:  # noqa: BLE001
-            _log.error("the engine failed", exc_info=error)
-            return {"error": "FedprefError", "message": "The engine failed; see its log."}, {}
+            expected = isinstance(error, FedprefError)
+            _log.error("a request failed: %s", error, exc_info=None if expected else error)
+            return {"refused": reason_code(error)}, {}
         return {"answer": answer}, answered
+
+    def _refuse(self, reason: str, user: int) -> None:
+        try:
+            self._on_refused(reason, user)
+        # A full disk, say: the door stays open for others.
+        except Exception as error:  # noqa: BLE001
+            _log.error("a refused peer could not be noted", exc_info=error)
 
 
 @contextmanager
-def serve_channel(channel: EngineChannel, socket_path: Path) -> Iterator[None]:
+def serve_channel(
+    channel: EngineChannel,
+    socket_path: Path,
+    *,
+    admitted: Peers | None = None,
+    group: int | None = None,
+    on_refused: OnRefused | None = None,
+) -> Iterator[None]:
     """Offers an engine on a Unix socket while the body runs.
 
+    Args:
+        channel: The engine.
+        socket_path: Where; the folder must exist.
+        admitted: Whose processes may ask; this process's own user's if None.
+        group: The group that may open the socket's file (mode 0660); None for 0600.
+        on_refused: Told of each peer that got no answer: `PEER_REFUSED` or `FRAME_REFUSED`, and
+            its user id.
+
     Raises:
-        InputError: The path is too long for a socket, or not ours to use.
+        InputError: The path is too long for a socket, or not ours to use; or the group is not.
         StorageError: Another process is serving there.
     """
-    server = ChannelServer(channel, socket_path)
+    server = ChannelServer(
+        channel,
+        socket_path,
+        admitted=Peers.own() if admitted is None else admitted,
+        group=group,
+        on_refused=_tell_nobody if on_refused is None else on_refused,
+    )
     thread = threading.Thread(target=server.serve_forever, name="engine-socket", daemon=True)
     thread.start()
     try:
@@ -175,7 +301,11 @@ def serve_channel(channel: EngineChannel, socket_path: Path) -> Iterator[None]:
         thread.join()
 
 
-def _listen(path: Path) -> socket.socket:
+def _tell_nobody(reason: str, user: int) -> None:
+    _log.warning("%s: a process of user %d", reason, user)
+
+
+def _listen(path: Path, group: int | None) -> socket.socket:
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
         raise InputError(
             f"The socket path {path} is longer than {_MAX_PATH_BYTES} bytes.",
@@ -187,11 +317,28 @@ def _listen(path: Path) -> socket.socket:
         listener.bind(str(path))
         # Nobody can connect before listen(): the mode is in force from the first moment on.
         path.chmod(0o600)
+        if group is not None:
+            _give_group(path, group)
         listener.listen(MAX_CONNECTIONS)
     except OSError as error:
         listener.close()
         raise InputError(f"There can be no socket at {path}: {error.strerror}.") from error
+    except InputError:
+        listener.close()
+        raise
     return listener
+
+
+def _give_group(path: Path, group: int) -> None:
+    try:
+        os.chown(path, -1, group)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise InputError(
+            f"The socket {path} cannot be given to group {group}: {error.strerror}.",
+            remedy="Make the engine's user a member of that group.",
+        ) from error
+    path.chmod(0o660)
 
 
 def _remove_stale(path: Path) -> None:
@@ -211,73 +358,3 @@ def _remove_stale(path: Path) -> None:
                 remedy="Stop it, or name another socket.",
             )
     path.unlink()
-
-
-def _check_peer(connection: socket.socket) -> None:
-    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, user, _ = _CREDENTIALS.unpack(packed)
-    if user != os.geteuid():
-        raise FormatError(f"The other end of the engine's socket belongs to user {user}.")
-
-
-def _send(
-    connection: socket.socket, header: Header, arrays: Mapping[str, np.ndarray], deadline: float
-) -> None:
-    head = canonical_json.encode(header, max_bytes=MAX_HEADER_BYTES)
-    body = save_arrays(arrays) if arrays else b""
-    if len(body) > MAX_BODY_BYTES:
-        raise FormatError(f"A body of {len(body)} bytes is over the limit of {MAX_BODY_BYTES}.")
-    connection.settimeout(_remaining_s(deadline))
-    connection.sendall(_PREFIX.pack(MAGIC, len(head), len(body)) + head)
-    if body:
-        # Whoever has the whole message may be gone: sending nothing would then be an error.
-        connection.sendall(body)
-
-
-def _receive(connection: socket.socket, deadline: float) -> tuple[Header, Arrays]:
-    magic, head_bytes, body_bytes = _PREFIX.unpack(_read(connection, _PREFIX.size, deadline))
-    if magic != MAGIC:
-        raise FormatError("The other end of the engine's socket speaks another protocol.")
-    if head_bytes > MAX_HEADER_BYTES or body_bytes > MAX_BODY_BYTES:
-        raise FormatError(
-            f"A message of {head_bytes} + {body_bytes} bytes is over the channel's limits of "
-            f"{MAX_HEADER_BYTES} + {MAX_BODY_BYTES}."
-        )
-    header = canonical_json.decode(
-        bytes(_read(connection, head_bytes, deadline)), max_bytes=MAX_HEADER_BYTES
-    )
-    if not isinstance(header, dict):
-        raise FormatError("A message's header is no object.")
-    body = _read(connection, body_bytes, deadline)
-    return header, load_arrays(body, max_bytes=MAX_BODY_BYTES) if body else {}
-
-
-def _read(connection: socket.socket, size: int, deadline: float) -> bytearray:
-    # Memory grows with what arrived, not with what the prefix claims.
-    data = bytearray()
-    while len(data) < size:
-        connection.settimeout(_remaining_s(deadline))
-        piece = connection.recv(min(size - len(data), _PIECE_BYTES))
-        if not piece:
-            raise ConnectionError("the connection ended in the middle of a message")
-        data += piece
-    return data
-
-
-def _remaining_s(deadline: float) -> float:
-    remaining_s = deadline - time.monotonic()
-    if remaining_s <= 0:
-        raise TimeoutError("timed out")
-    return remaining_s
-
-
-def _open_answer(answer: Header) -> Header:
-    if set(answer) == {"error", "message"}:
-        kind = getattr(errors, str(answer["error"]), FedprefError)
-        if not (isinstance(kind, type) and issubclass(kind, FedprefError)):
-            kind = FedprefError
-        raise kind(str(answer["message"]))
-    header = answer.get("answer")
-    if set(answer) != {"answer"} or not isinstance(header, dict):
-        raise FormatError("The engine's answer has neither an answer nor an error.")
-    return header

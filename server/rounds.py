@@ -29,6 +29,7 @@ from server.robust import RobustAggregator
 from server.round_total import Aggregator, ExactSum, RoundTotal
 from server.secure_sum import SecureTotal
 from server.validation import (
+    ENGINE_BUSY,
     ENGINE_UNREACHABLE,
     MISSING_REASONS,
     NOT_WITNESSED,
@@ -40,7 +41,8 @@ from server.validation import (
 #: The region's update of the round left once under double masks: it is not asked for again.
 SEAL_DEAD = "seal-dead"
 
-_MAY_BE_ASKED_AGAIN = {*MISSING_REASONS, NOT_WITNESSED, ENGINE_UNREACHABLE, SEAL_DEAD}
+_WITHOUT_ENGINE = {ENGINE_UNREACHABLE, ENGINE_BUSY}
+_MAY_BE_ASKED_AGAIN = {*MISSING_REASONS, NOT_WITNESSED, *_WITHOUT_ENGINE, SEAL_DEAD}
 
 #: Every request of a round names the same attempt: a repeated one gets the same sealed bytes. Only
 #: what is dead is asked for anew, as a higher one.
@@ -138,8 +140,8 @@ class OpenRound:
 
     @property
     def without_engine(self) -> set[str]:
-        """The regions whose relays could not reach their engines."""
-        return {region for region, why in self.refused.items() if why == ENGINE_UNREACHABLE}
+        """The regions whose relays could not reach their engines, or found them at other work."""
+        return {region for region, why in self.refused.items() if why in _WITHOUT_ENGINE}
 
     @property
     def complete(self) -> bool:

@@ -36,7 +36,7 @@ from server.mask_replies import MaskOffer, MaskQuestion
 from server.region_queries import RegionQueries
 from server.reply_checks import ReplyRefusedError
 from server.round_total import GridTotal, IntArray
-from server.validation import ENGINE_UNREACHABLE, MISSING_REASONS
+from server.validation import ENGINE_BUSY, ENGINE_UNREACHABLE, MISSING_REASONS
 
 #: How often one attempt asks a region that did not answer: it may be on its way back.
 ASKS = 2
@@ -44,7 +44,7 @@ ASKS = 2
 # What makes the next model reads sums in pieces of so many values.
 _BLOCK = 1 << 16
 
-_MAY_BE_ASKED_AGAIN = {*MISSING_REASONS, ENGINE_UNREACHABLE}
+_MAY_BE_ASKED_AGAIN = {*MISSING_REASONS, ENGINE_UNREACHABLE, ENGINE_BUSY}
 
 #: Gives the nodes that regions have; of those named, it first waits for who is coming back.
 Nodes = Callable[[AbstractSet[str]], Mapping[str, int]]

@@ -77,8 +77,9 @@ _ROUND_FIELDS = {
 }
 #: Nobody answered: asking once more may help.
 MISSING_REASONS = frozenset({"message-unavailable", "no-node", "no-reply", "node-unavailable"})
-#: The region's relay answers, and its engine is down: it may be just starting.
-ENGINE_UNREACHABLE = "engine-unreachable"
+#: The region's relay answers, and its engine is down: it may be just starting. Or it is at another
+#: run's work, and will have time.
+ENGINE_UNREACHABLE, ENGINE_BUSY = "engine-unreachable", "engine-busy"
 #: The region lacks a fresh, cosigned checkpoint, as it does when its engine was restarted.
 NOT_WITNESSED = "not-witnessed"
 #: The carrier is not the region, whatever it says.
