@@ -1,4 +1,8 @@
-"""Step 6, continued: permits and charges stay within the policy that the controller signed."""
+"""Step 6, continued: what a region permits, charges, runs and releases is within its policy.
+
+That is the policy that its controller signed and logged last before the entry. A bound that a
+policy leaves out bounds nothing.
+"""
 
 from __future__ import annotations
 
@@ -29,25 +33,31 @@ _FIELDS: dict[str, f.Check] = {
     "notice_grace_s": f.integer(0, 366 * 86_400),
     "modes": f.list_of(f.one_of(*MODES)),
 }
+_ARRAY = f.object_of(name=f.text, dtype=f.dtype, shape_max=f.list_of(f.positive))
 # Bounds that a policy may leave out: then it sets none.
 _OPTIONAL: dict[str, f.Check] = {
     "epsilon_caps_per_model": f.table_of(f.decimal),
     "epsilon_caps_per_purpose": f.table_of(f.decimal),
+    "epsilon_max_per_run": f.decimal,
+    "clipping_norm_min": f.decimal,
     "sampling_probability_min": f.decimal,
     "sampling_probability_max": f.decimal,
     "steps_max": f.positive,
     "aggregations": f.list_of(f.one_of(*_AGGREGATIONS)),
+    "app_bundles": f.list_of(f.digest),
+    "arrays": f.list_of(_ARRAY),
+    "retention_days": f.table_of(f.positive),
 }
 
 
 def verify_policies(evidence: Evidence) -> None:
-    """Checks every permit and charge against the policy logged before it, in every region."""
+    """Checks every permit, charge, round and release against the policy logged before it."""
     for replay in evidence.regions():
         _RegionPolicies(evidence, replay).verify()
 
 
 class _RegionPolicies:
-    """The policies, permits and charges of one region's log, in its order."""
+    """The policies of one region's log, and what they bound, in its order."""
 
     def __init__(self, evidence: Evidence, replay: LogReplay) -> None:
         self._evidence = evidence
@@ -63,6 +73,10 @@ class _RegionPolicies:
                 self._check_permit(entry)
             elif entry.kind == "charge":
                 self._check_charge(entry)
+            elif entry.kind == "round":
+                self._check_round(entry)
+            elif entry.kind == "release":
+                self._check_release(entry)
 
     def _take(self, entry: Entry) -> None:
         policy = entry.part("policy")
@@ -85,7 +99,10 @@ class _RegionPolicies:
         bounds = [
             ("purpose", entry.record["purpose"] == policy["purpose"]),
             ("delta", _decimal(entry.record["delta"]) <= _decimal(policy["delta_max"])),
+            ("epsilon_cap", _at_most(entry.record["epsilon_cap"], policy, "epsilon_max_per_run")),
             ("rounds", rounds <= _whole(policy["rounds_max"])),
+            ("app", _app_allowed(entry, policy)),
+            ("arrays", _arrays_allowed(entry, policy)),
         ]
         plan = self._evidence.plan
         if plan is not None and entry.record["plan"] == plan.sha256:
@@ -112,6 +129,17 @@ class _RegionPolicies:
         self._report("charge-beyond-policy", entry, bounds)
         for excess in self._accounts.book(entry, policy):
             self._fail(excess.code, entry, excess.message)
+
+    def _check_round(self, entry: Entry) -> None:
+        # Without a policy its charge or its permit was told of already.
+        if self._policy is not None:
+            bounds = [("app", _app_allowed(entry, self._policy))]
+            self._report("round-beyond-policy", entry, bounds)
+
+    def _check_release(self, entry: Entry) -> None:
+        if self._policy is not None:
+            bounds = [("arrays", _arrays_allowed(entry, self._policy))]
+            self._report("release-beyond-policy", entry, bounds)
 
     def _in_force(self, entry: Entry) -> Record | None:
         if self._policy is None:
@@ -140,6 +168,7 @@ def _mechanism_bounds(mechanism: Record, policy: Record, name: object) -> list[t
     return [
         ("noise_multiplier", _decimal(noise) >= _decimal(policy["noise_multiplier_min"])),
         ("clipping_norm", _decimal(norm) <= _decimal(policy["clipping_norm_max"])),
+        ("clipping_norm", _decimal(norm) >= _decimal(policy.get("clipping_norm_min", "0"))),
         (
             "sampling_probability",
             _sampling_allowed(probability, policy) if sampled else probability == 1,
@@ -153,6 +182,31 @@ def _sampling_allowed(probability: Decimal, policy: Record) -> bool:
     least = _decimal(policy.get("sampling_probability_min", "0"))
     most = _decimal(policy.get("sampling_probability_max", "1"))
     return 0 < probability <= 1 and least <= probability <= most
+
+
+def _at_most(value: object, policy: Record, name: str) -> bool:
+    return name not in policy or _decimal(value) <= _decimal(policy[name])
+
+
+def _app_allowed(entry: Entry, policy: Record) -> bool:
+    return "app_bundles" not in policy or entry.record["app"] in _listed(policy["app_bundles"])
+
+
+def _arrays_allowed(entry: Entry, policy: Record) -> bool:
+    """Each array has a bound of its name and type, and no axis is longer than the bound's."""
+    if "arrays" not in policy:
+        return True
+    bounds = [bound for bound in _listed(policy["arrays"]) if isinstance(bound, dict)]
+    return all(any(_is_within(array, bound) for bound in bounds) for array in entry.parts("arrays"))
+
+
+def _is_within(array: Record, bound: Record) -> bool:
+    shape, most = _listed(array["shape"]), _listed(bound["shape_max"])
+    return (
+        (array["name"], array["dtype"]) == (bound["name"], bound["dtype"])
+        and len(shape) == len(most)
+        and all(_whole(length) <= _whole(limit) for length, limit in zip(shape, most, strict=True))
+    )
 
 
 def _decimal(value: object) -> Decimal:
