@@ -7,76 +7,36 @@ TLS and a login to say. Whoever can reach the port can take at most a few thread
 
 from __future__ import annotations
 
-import ipaddress
 import json
+import logging
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from common.errors import FedprefError, InputError
+from common.loopback import LoopbackAddress
 
 #: More requests at a time than this are turned away.
 MAX_CONNECTIONS = 8
 #: For how long one connection may last, in seconds: asking, working it out, answering.
 CONNECTION_TIMEOUT_S = 10.0
 
-_MAX_PORT = 65_535
+_log = logging.getLogger("fedpref.metrics")
+
 _TEXT = "text/plain; charset=utf-8"
 _JSON = "application/json"
 
 #: Gives None if all is well, else what is not, as a kebab-case code.
 Check = Callable[[], str | None]
-
-
-@dataclass(frozen=True)
-class LoopbackAddress:
-    """Where to listen: an address of this machine that no other machine can reach.
-
-    Attributes:
-        host: An IP address of the loopback range.
-        port: The port; 0 takes a free one.
-    """
-
-    host: str
-    port: int
-
-    @classmethod
-    def parse(cls, text: str) -> LoopbackAddress:
-        """Reads ``127.0.0.1:9464`` or ``[::1]:9464``.
-
-        Raises:
-            InputError: It is no such address, or other machines could reach it.
-        """
-        host, colon, port = text.rpartition(":")
-        host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-        try:
-            address = ipaddress.ip_address(host)
-        except ValueError:
-            address = None
-        if not (colon and address and port.isascii() and port.isdigit()):
-            raise InputError(
-                f"The metrics address {text!r} is not an IP address and a port.",
-                remedy="Write it as 127.0.0.1:9464 or [::1]:9464.",
-            )
-        if not address.is_loopback:
-            raise InputError(
-                f"The metrics address {text!r} is not a loopback address: anyone on the network "
-                "could read it, without TLS or a login.",
-                remedy="Take 127.0.0.1, and have it read by an agent on this machine or through a "
-                "proxy with TLS.",
-            )
-        if int(port) > _MAX_PORT:
-            raise InputError(f"The metrics address {text!r} has a port above {_MAX_PORT}.")
-        return cls(str(address), int(port))
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True)
@@ -91,9 +51,28 @@ class Observed:
     registry: CollectorRegistry
     checks: Mapping[str, Check]
 
+    def __post_init__(self) -> None:
+        self.registry.register(_Checks(self))
+
     def readiness(self) -> dict[str, str]:
         """By check, ``ok`` or the code of what is wrong. No text of an error: it may quote."""
         return {name: _outcome(check) for name, check in sorted(self.checks.items())}
+
+
+class _Checks(Collector):
+    """The checks as a metric, so that an alert can be about one of them."""
+
+    def __init__(self, observed: Observed) -> None:
+        self._observed = observed
+
+    def collect(self) -> Iterable[Metric]:
+        """1 for each check that is well, 0 for each that is not."""
+        ready = GaugeMetricFamily(
+            "fedpref_ready", "Whether a check of readiness is well.", labels=["check"]
+        )
+        for name, found in self._observed.readiness().items():
+            ready.add_metric([name], float(found == "ok"))
+        return [ready]
 
 
 def _outcome(check: Check) -> str:
@@ -178,7 +157,9 @@ class _Server(ThreadingHTTPServer):
             self._slots.release()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Says nothing: a client that went away is no event, and an error's text may quote."""
+        """Says that a connection ended badly; a client that went away is no fault of ours."""
+        del request, client_address
+        _log.debug("a connection ended badly", exc_info=True)
 
 
 def _cut(connection: socket.socket) -> None:
@@ -210,7 +191,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             return 200, content_type, encode(self.server.observed.registry)
         # The scrape fails, which is what an alert is for; the text stays here, as it may quote.
-        except Exception:  # noqa: BLE001
+        except Exception:  # noqa: BLE001 - whatever a collector meets with
+            _log.exception("the metrics cannot be worked out")
             return 500, _TEXT, b"the metrics cannot be worked out\n"
 
     def _readiness(self) -> tuple[int, str, bytes]:
