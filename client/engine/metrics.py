@@ -14,7 +14,8 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Histogram
@@ -23,7 +24,11 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from client.engine.home import RegionHome
-from common.metrics_http import Check, Observed
+from client.engine.journal import EngineJournal
+from client.engine.observing import EngineObserver, Observers
+from client.engine.provenance import engine_digest
+from common.loopback import LoopbackAddress
+from common.metrics_http import Check, Observed, serve_metrics
 from common.validate import is_power_of_two_interval
 
 #: Below this a charge, a seal and their log entries may not fit, in bytes.
@@ -177,15 +182,29 @@ def _counter(name: str, documentation: str, value: float) -> Metric:
     return CounterMetricFamily(f"fedpref_engine_{name}", documentation, value=value)
 
 
-def observed_engine(metrics: EngineMetrics, home: RegionHome, socket: Path) -> Observed:
-    """What is to be seen of an engine that is open.
+@contextmanager
+def watched(
+    home: RegionHome, socket: Path, address: LoopbackAddress | None
+) -> Iterator[EngineObserver]:
+    """An observer for an engine that is about to be opened: its journal, and metrics if wanted.
+
+    Served from before the engine is open till after it is closed, so that its absence is seen.
 
     Args:
-        metrics: Its metrics.
-        home: Its home.
-        socket: Where it listens to its relay.
+        home: The region's home.
+        socket: Where the engine will listen to its relay.
+        address: Where to serve the metrics; None for nowhere.
+
+    Raises:
+        InputError: The address cannot be used.
     """
-    return Observed(metrics.registry, engine_checks(home, socket))
+    journal = EngineJournal(home.region)
+    if address is None:
+        yield journal
+        return
+    metrics = EngineMetrics(home.region, engine_digest())
+    with serve_metrics(Observed(metrics.registry, engine_checks(home, socket)), address):
+        yield Observers(journal, metrics)
 
 
 def engine_checks(home: RegionHome, socket: Path) -> Mapping[str, Check]:
