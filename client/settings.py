@@ -26,6 +26,7 @@ from client.settings_tables import (
     ConsentsTable,
     CoordinatorTable,
     EngineTable,
+    FormTable,
     NodeTable,
     NoticeTable,
     RegionTable,
@@ -90,6 +91,7 @@ class RegionSettings:
         relay: The relay's user.
         policy: What the region allows; it holds once the controller has signed it.
         consents: Consents to import when the region is installed; None for none.
+        form: What all consents have in common, for the consent service and imports.
         notice: The notice to log when the region is installed; None for none.
         witnesses: Outside witnesses that `fedpref-region check` tries to reach.
         source_table: ``[source]`` as it stands in the file.
@@ -103,6 +105,7 @@ class RegionSettings:
     relay: RelayTable
     policy: RegionPolicy
     consents: ConsentsTable | None
+    form: FormTable | None
     notice: NoticeTable | None
     witnesses: WitnessesTable
     source_table: Mapping[str, Any]
@@ -138,6 +141,7 @@ class RegionSettings:
             relay=tables.relay,
             policy=policy,
             consents=tables.consents,
+            form=tables.form,
             notice=tables.notice,
             witnesses=tables.witnesses,
             source_table=tables.source,

@@ -243,6 +243,22 @@ class ConsentsTable(_Table):
     time_zone: str = ""
 
 
+class FormTable(_Table):
+    """``[form]``: what all consents of the region have in common.
+
+    Attributes:
+        legal_basis: `eu-gdpr:A6-1-a` or `cn-pipl:13-1`.
+        withdrawal: Where customers withdraw: an https: or mailto: address.
+        data: The categories of personal data, as terms of the Data Privacy Vocabulary.
+        lasts_days: After how many days a consent expires; without, it does not.
+    """
+
+    legal_basis: Annotated[str, Field(pattern=r"^(eu-gdpr:A6-1-a|cn-pipl:13-1)$")]
+    withdrawal: Annotated[str, Field(pattern=r"^(https://|mailto:)", max_length=512)]
+    data: Annotated[list[str], Field(min_length=1, max_length=64)] = ["pd:PurchasesAndSpendingHabit"]
+    lasts_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
+
+
 class NoticeTable(_Table):
     """``[notice]``: what customers are told, logged at installation.
 
@@ -275,6 +291,7 @@ class Tables(_Table):
     source: dict[str, Any]
     policy: dict[str, Any]
     consents: ConsentsTable | None = None
+    form: FormTable | None = None
     notice: NoticeTable | None = None
     witnesses: WitnessesTable = WitnessesTable()
 
@@ -307,6 +324,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "relay": RelayTable,
     "policy": RegionPolicy,
     "consents": ConsentsTable,
+    "form": FormTable,
     "notice": NoticeTable,
     "witnesses": WitnessesTable,
 }

@@ -5,7 +5,7 @@ folders that only the process which needs it can open:
 
 | folder | what | whose |
 |---|---|---|
-| ``ca/``, ``root/`` | the CA's and the officers' private keys: best kept offline | the administrator |
+| ``ca/``, ``root/`` | private keys of CA and officers: keep them offline | the administrator |
 | ``tls/`` | the SuperLink's certificate and key | ``superlink_user`` |
 | ``superlink/`` | Flower's database, its secret, the admin port's token | ``superlink_user`` |
 | ``server/`` | the coordinator's home: keys, registry, log, runs | ``coordinator_user`` |

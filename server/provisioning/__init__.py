@@ -1,0 +1,1 @@
+"""How a federation's coordinator is set up: certificates, kits, enrolments, members, run plans."""
