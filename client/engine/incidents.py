@@ -6,7 +6,13 @@ import logging
 from collections.abc import Callable, Mapping
 
 from client.engine.log_state import DISCARDED, OUTDATED
-from client.engine.refusals import ClockError, DiscardedError, NotWitnessedError, OutdatedError
+from client.engine.refusals import (
+    BundleNotPermittedError,
+    ClockError,
+    DiscardedError,
+    NotWitnessedError,
+    OutdatedError,
+)
 from client.engine.request import MAX_ROUND, RUN_ID
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -28,11 +34,14 @@ from common.timestamps import format_time
 
 # A coordinator that asks for nonsense for ever must not be able to fill the region's disk.
 MAX_INCIDENTS = 256
+#: A bundle that no permit names; each such bundle is an incident of its own (`relay_desk`).
+BUNDLE_NOT_PERMITTED = "bundle-not-permitted"
 _MAX_DETAIL = 1000
 _logger = logging.getLogger("fedpref.engine")
 
 _REASONS: tuple[tuple[type[FedprefError], str], ...] = (
     (NotWitnessedError, "not-witnessed"),
+    (BundleNotPermittedError, BUNDLE_NOT_PERMITTED),
     (ClockError, "clock-behind"),
     (DiscardedError, DISCARDED),
     (OutdatedError, OUTDATED),
@@ -76,8 +85,9 @@ class Incidents:
         reason = _reason(error)
         run, server_round = _run_of(header), _round_of(header)
         incident = (run, server_round, reason)
-        # A store that fails cannot be told about in itself; a discard has its incident already.
-        tellable = not isinstance(error, StorageError | DiscardedError | OutdatedError)
+        # A store that fails cannot be told about in itself; the others have their incident already.
+        has_one = DiscardedError | OutdatedError | BundleNotPermittedError
+        tellable = not isinstance(error, StorageError | has_one)
         if tellable and incident not in self._logged and len(self._logged) < MAX_INCIDENTS:
             try:
                 self._append(run, server_round, reason, error.message)
@@ -86,11 +96,11 @@ class Incidents:
                 _logger.warning("the refusal %s could not be logged: %s", reason, failure)
         return {"status": "refused", "region": self._region, "reason": reason}
 
-    def note(self, run: str, reason: str, detail: str) -> None:
+    def note(self, run: str | None, reason: str, detail: str) -> None:
         """Logs something seen in a run that is no refusal of a request: a split view, say.
 
         Args:
-            run: The run.
+            run: The run, if it was in one.
             reason: A kebab-case code.
             detail: One sentence of our own.
         """

@@ -19,3 +19,7 @@ class DiscardedError(PolicyError):
 
 class OutdatedError(PolicyError):
     """A round's update stays in the region: it was sealed too long ago to be logged as of then."""
+
+
+class BundleNotPermittedError(PolicyError):
+    """An app bundle is not run: no permit in force names it."""
