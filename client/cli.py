@@ -23,6 +23,7 @@ from client.commands import (
     export_subject,
     keys,
     notice,
+    policy,
 )
 from common.terminal import EXIT_CODES, run_command
 
@@ -38,6 +39,7 @@ app.add_typer(consent.app, name="consent")
 app.add_typer(consents.app, name="consents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(notice.app, name="notice")
+app.add_typer(policy.app, name="policy")
 choose.register(app)
 app.command()(budget.budget)
 app.command()(erase.erase)

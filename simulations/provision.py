@@ -21,6 +21,7 @@ from client.engine.home import KEY_ROLES, RegionHome
 from client.engine.ledger_store import make_ledger
 from client.engine.permit_desk import sign_permit
 from client.engine.policy import RegionPolicy
+from client.engine.policy_desk import policy_record
 from client.engine.preparation import RegionData
 from client.engine.service import PrivacyEngine, open_engine
 from client.engine.subjects import make_storage_key, open_subject_keys
@@ -263,7 +264,7 @@ def _make_region_home(
     controller = home.signer("controller")
     notice = make_entry(_notice(home, set_up.jurisdiction), controller)
     notice_zh = make_entry(_notice_zh(home, set_up.jurisdiction), controller)
-    in_force = make_entry(_policy_record(policy), controller)
+    in_force = make_entry(policy_record(policy, now_ms()), controller)
     write_durably(home.root / "notice.json", notice)
     with AuditLog.open(home.log, origin=home.origin, signer=home.signer("log"), create=True) as log:
         keys = registry_entry(registry, home.signer("trainer"))
@@ -295,16 +296,6 @@ def _policy(set_up: RegionSetUp, plan: RunPlan) -> RegionPolicy:
         notice_grace_s=30 * 86_400,
         modes=[plan.mode],
     )
-
-
-def _policy_record(policy: RegionPolicy) -> dict[str, JsonValue]:
-    return {
-        "v": "fedpref-policy/1",
-        "region": policy.region,
-        "policy_sha256": policy.digest,
-        "policy": policy.to_record(),
-        "in_force_from": format_time(now_ms()),
-    }
 
 
 def _notice(home: RegionHome, jurisdiction: str) -> dict[str, JsonValue]:

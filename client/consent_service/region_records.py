@@ -49,7 +49,7 @@ def open_records(home: RegionHome) -> Iterator[RegionRecords]:
         VerificationError: The region's own log does not verify.
     """
     with (
-        _opened_log(home) as log,
+        open_region_log(home) as log,
         open_subject_keys(home.subjects, home.stored_key) as subjects,
     ):
         state = LogState(log, home.read_registry(), home.region)
@@ -74,7 +74,12 @@ def read_records(home: RegionHome) -> Iterator[RegionRecords]:
         yield RegionRecords(home, log, state, subjects)
 
 
-def _opened_log(home: RegionHome) -> AuditLog:
+def open_region_log(home: RegionHome) -> AuditLog:
+    """Opens a region's log for writing.
+
+    Raises:
+        StorageError: Another process owns the log, or it is damaged.
+    """
     try:
         return AuditLog.open(home.log, origin=home.origin, signer=home.signer("log"))
     except WriterBusyError as error:

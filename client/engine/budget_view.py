@@ -14,18 +14,16 @@ from client.engine.forecast import Budget
 from client.engine.home import RegionHome
 from client.engine.ledger_store import read_charges
 from client.engine.logged_charges import LoggedCharge, require_all_charged
-from client.engine.plan_file import read_plan
+from client.engine.permit_files import permit_files
 from client.engine.policy import RegionPolicy, read_policy, require_logged
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
 from common.envelope import Envelope
-from common.errors import FormatError, InputError
 from common.plan import RunPlan
-from common.timestamps import format_time, parse_time
+from common.timestamps import format_time
 
 #: The reason of a refusal for want of budget; see `client.engine.incidents`.
 EXHAUSTED = "budget-exhausted"
-_PLAN_ENDING = ".plan.json"
 # What an envelope is of can be told without reading it; nearly all are consents.
 _MARKS = tuple(
     f'"application/vnd.fedpref.{kind}+json"'.encode() for kind in ("policy", "charge", "incident")
@@ -129,25 +127,7 @@ def _refusal(record: Mapping[str, JsonValue]) -> BudgetRefusal:
 
 def _permitted_plans(folder: Path, at_ms: int) -> Iterator[RunPlan]:
     """The plans of all permits that hold now, or of the newest one."""
-    permits = []
-    for plan in folder.glob(f"*{_PLAN_ENDING}"):
-        permit = plan.with_name(plan.name.removesuffix(_PLAN_ENDING) + ".json")
-        # A plan is written before its permit: alone it permits nothing.
-        if permit.is_file():
-            permits.append((*_validity(permit), plan))
-    permits.sort(reverse=True)
-    holding = [each for each in permits if each[0] <= at_ms <= each[1]]
-    for _, _, plan in holding or permits[:1]:
-        yield read_plan(plan)
-
-
-def _validity(path: Path) -> tuple[int, int]:
-    """From when and until when a permit holds, in milliseconds since the epoch."""
-    try:
-        record = Envelope.decode(path.read_bytes()).record()
-        return parse_time(str(record["issued_at"])), parse_time(str(record["expires"]))
-    except (OSError, FormatError, KeyError) as error:
-        raise InputError(
-            f"The permit {path} cannot be read: {error}.",
-            remedy="Restore it from a backup, or sign a permit for a new run.",
-        ) from error
+    permits = permit_files(folder)
+    holding = [each for each in permits if each.holds(at_ms)]
+    for each in holding or permits[:1]:
+        yield each.plan()
