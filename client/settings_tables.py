@@ -255,7 +255,7 @@ class FormTable(_Table):
 
     legal_basis: Annotated[str, Field(pattern=r"^(eu-gdpr:A6-1-a|cn-pipl:13-1)$")]
     withdrawal: Annotated[str, Field(pattern=r"^(https://|mailto:)", max_length=512)]
-    data: Annotated[list[str], Field(min_length=1, max_length=64)] = ["pd:PurchasesAndSpendingHabit"]
+    data: list[str] = Field(default=["pd:PurchasesAndSpendingHabit"], min_length=1, max_length=64)
     lasts_days: Annotated[int, Field(ge=1, le=36_500)] | None = None
 
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from common.engine_channel import EngineChannel
 from common.errors import FederationError
+from server.app_bundle import stage_app
 from server.config import ServerHome
-from simulations.app_bundle import stage_app
 from simulations.external_runtime import RunOutcome, engine_sockets
 from simulations.supervisor import supervised
 

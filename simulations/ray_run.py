@@ -18,8 +18,8 @@ from typing import Any
 
 from common.engine_channel import EngineChannel
 from common.errors import FedprefError
+from server.app_bundle import source_root
 from server.config import ServerHome
-from simulations.app_bundle import source_root
 from simulations.external_runtime import RunOutcome, engine_sockets
 from simulations.supervisor import supervised
 

@@ -27,10 +27,10 @@ from common.plan_defaults import default_plan
 from common.privacy import UNIT_AND_RELATION
 from common.strategies import FACTORS, StrategyName
 from common.timestamps import format_time
+from server.app_bundle import app_bundle_sha256
 from server.config import ServerHome
 from server.robust_noise import unguarded
 from server.status import read_status
-from simulations.app_bundle import app_bundle_sha256
 from simulations.customers import CustomerChoices, draw_choices
 from simulations.federate import federate
 from simulations.outcome import (

@@ -24,8 +24,8 @@ from common.errors import UsageError
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
 from common.timestamps import format_time
+from server.app_bundle import app_bundle_sha256
 from server.config import ServerHome
-from simulations.app_bundle import app_bundle_sha256
 from simulations.customers import CustomerChoices, draw_choices
 from simulations.provision import RegionSetUp, open_region, provision
 from simulations.regions import PreparedRegion, PreparedScenario

@@ -12,9 +12,9 @@ import grimp
 import pytest
 
 from common.errors import InputError
+from server import app_bundle
+from server.app_bundle import app_bundle_sha256, build_app_bundle, source_root, stage_app
 from server.config import ServerConfig
-from simulations import app_bundle
-from simulations.app_bundle import app_bundle_sha256, build_app_bundle, source_root, stage_app
 
 ROOT = Path(__file__).resolve().parents[2]
 APPS = ("client.app", "server.app")
@@ -99,6 +99,6 @@ def test_an_installed_wheel_says_that_it_has_no_sources(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert source_root() == ROOT
-    monkeypatch.setattr(app_bundle, "__file__", str(tmp_path / "simulations" / "app_bundle.py"))
+    monkeypatch.setattr(app_bundle, "__file__", str(tmp_path / "server" / "app_bundle.py"))
     with pytest.raises(InputError, match="source checkout"):
         source_root()
