@@ -26,20 +26,39 @@ Record = Mapping[str, JsonValue]
 ENDINGS = {"run-finished": "finished", "run-paused": "paused", "run-failed": "failed"}
 
 
+@dataclass(frozen=True)
+class LoggedRound:
+    """A round that the log has.
+
+    Attributes:
+        number: The round, from 1.
+        mechanism: Its mechanism.
+        updates: How many regions' updates its model was made of.
+        refused: How many regions of the plan's are not in it.
+        signal: How much its change is like the last one's, in [0, 1]; None where none is kept.
+        seconds: From its first request till its model was made.
+        end_ms: When that was, in milliseconds since the epoch.
+    """
+
+    number: int
+    mechanism: str
+    updates: int
+    refused: int
+    signal: float | None
+    seconds: float
+    end_ms: int
+
+
 @dataclass
 class LoggedRun:
     """What the log has of one run.
 
     Attributes:
-        rounds: Its newest round; rounds are logged in order.
-        updates: How many updates were summed, by mechanism.
-        end_ms: When its newest round was closed, in milliseconds since the epoch.
+        rounds: Its rounds, in order.
         published_ms: When its model was published; None till then.
     """
 
-    rounds: int = 0
-    updates: Counter[str] = field(default_factory=Counter)
-    end_ms: int = 0
+    rounds: list[LoggedRound] = field(default_factory=list)
     published_ms: int | None = None
 
 
@@ -56,8 +75,8 @@ class ObservedLog:
         self.runs: dict[str, LoggedRun] = {}
         #: Refusals and faults, by region (empty if it was none's) and reason.
         self.incidents: Counter[tuple[str, str]] = Counter()
-        #: How long each round took, in seconds, in the order of the log.
-        self.round_seconds: list[float] = []
+        #: Rounds that were read and that nobody took from here yet.
+        self.new_rounds: list[LoggedRound] = []
 
     def read_on(self) -> None:
         """Reads what was appended since the last call.
@@ -96,11 +115,19 @@ class ObservedLog:
             ) from error
 
     def _take_aggregate(self, record: Record) -> None:
-        run, used = self._run(record), record["regions"]
-        run.rounds = int(str(record["round"]))
-        run.updates[str(record["mechanism"])] += len(used) if isinstance(used, list) else 0
-        run.end_ms = parse_time(str(record["end"]))
-        self.round_seconds.append((run.end_ms - parse_time(str(record["start"]))) / 1000)
+        used, refused, signal = record["regions"], record["refused"], record["signal"]
+        end_ms = parse_time(str(record["end"]))
+        done = LoggedRound(
+            number=int(str(record["round"])),
+            mechanism=str(record["mechanism"]),
+            updates=len(used) if isinstance(used, list) else 0,
+            refused=len(refused) if isinstance(refused, list) else 0,
+            signal=None if signal is None else float(str(signal)),
+            seconds=(end_ms - parse_time(str(record["start"]))) / 1000,
+            end_ms=end_ms,
+        )
+        self._run(record).rounds.append(done)
+        self.new_rounds.append(done)
 
     def _run(self, record: Record) -> LoggedRun:
         return self.runs.setdefault(str(record["run"]), LoggedRun())

@@ -26,6 +26,21 @@ from server.observed_home import LoggedRun, ObservedEvents, ObservedLog
 ROUND_SECONDS_BUCKETS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 STATES = ("waiting", "running", "paused", "failed", "finished")
 
+#: Counted from zero on for each region: of a count that appears as 1 Prometheus sees no increase.
+ALERTED_REASONS = (
+    "below-quorum",
+    "conflict-claimed",
+    "engine-unreachable",
+    "message-unavailable",
+    "no-node",
+    "no-reply",
+    "node-unavailable",
+    "other-node",
+    "other-region",
+    "split-view",
+    "wrong-signer",
+)
+
 _PREFIX = "fedpref_server"
 
 
@@ -96,10 +111,9 @@ class ServerMetrics(Collector):
             home = ServerHome(self._home.root, name)
             if str(home.folder) not in self._runs and home.plan.is_file():
                 self._runs[str(home.folder)] = _Run(home)
-        known = len(self._log.round_seconds)
         self._log.read_on()
-        for seconds in self._log.round_seconds[known:]:
-            self._round_seconds.observe(seconds)
+        while self._log.new_rounds:
+            self._round_seconds.observe(self._log.new_rounds.pop(0).seconds)
         for run in self._runs.values():
             run.events.read_on()
 
@@ -114,7 +128,9 @@ class ServerMetrics(Collector):
             "Refusals and faults that the log has; of all regions where none is named.",
             labels=["region", "reason"],
         )
-        for (region, reason), count in sorted(self._log.incidents.items()):
+        regions = {name for run in self._runs.values() for name in run.plan.regions}
+        zeros = {(region, reason): 0 for region in ("", *regions) for reason in ALERTED_REASONS}
+        for (region, reason), count in sorted({**zeros, **self._log.incidents}.items()):
             incidents.add_metric([region, reason], count)
         yield incidents
         yield from self._round_seconds.collect()
@@ -133,10 +149,9 @@ class ServerMetrics(Collector):
         for run in self._runs.values():
             logged = self._log.runs.get(run.plan.run_id, LoggedRun())
             families.add(run, logged)
-            updates += logged.updates.total()
+            updates += sum(done.updates for done in logged.rounds)
             num_bytes += sum(
-                count * update_bytes(run.plan, mechanism)
-                for mechanism, count in logged.updates.items()
+                done.updates * update_bytes(run.plan, done.mechanism) for done in logged.rounds
             )
         yield _counter("updates", "Regions' updates that were made into models.", updates)
         yield _counter("update_bytes", "Bytes of these updates' arrays.", num_bytes)
@@ -188,14 +203,15 @@ class _RunFamilies:
 
     def add(self, run: _Run, logged: LoggedRun) -> None:
         """Adds a run's values; what is not known yet is left out."""
-        plan, events = run.plan, run.events
+        plan, events, done = run.plan, run.events, len(logged.rounds)
+        newest_ms = logged.rounds[-1].end_ms if done else None
         values: Mapping[str, float | None] = {
-            "run_round": logged.rounds,
+            "run_round": done,
             "run_rounds_planned": plan.total_rounds,
-            "run_epsilon_spent": run.epsilon_after(logged.rounds),
+            "run_epsilon_spent": run.epsilon_after(done),
             "run_epsilon_planned": float(plan.epsilon),
             "run_last_event_timestamp_seconds": _seconds(events.last_ms),
-            "run_last_round_timestamp_seconds": _seconds(logged.end_ms or None),
+            "run_last_round_timestamp_seconds": _seconds(newest_ms),
             "run_published_timestamp_seconds": _seconds(logged.published_ms),
             "run_round_timeout_seconds": plan.round_timeout_s,
         }

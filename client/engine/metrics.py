@@ -37,6 +37,43 @@ FREE_DISK_MIN_BYTES = 256 << 20
 MAX_REASONS = 64
 ROUND_SECONDS_BUCKETS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
+#: Counted from zero on, for the alerts: of a count that appears as 1 Prometheus sees no increase.
+ALERTED_REASONS = (
+    "attempt-used",
+    "budget-exhausted",
+    "clock-behind",
+    "configuration",
+    "data-quality",
+    "engine-failure",
+    "frame-refused",
+    "key-reflected",
+    "key-shared",
+    "key-weak",
+    "malformed-request",
+    "masked-already",
+    "not-permitted",
+    "not-survivors",
+    "other-mechanism",
+    "other-model",
+    "other-plan",
+    "other-quantiser",
+    "other-round",
+    "other-run",
+    "own-keys-differ",
+    "own-records-do-not-verify",
+    "own-shares-differ",
+    "own-statement",
+    "peer-refused",
+    "region-twice",
+    "rosters-differ",
+    "storage-failure",
+    "survivors-differ",
+    "threshold-differs",
+    "unknown-region",
+    "unmasked-already",
+    "wrong-signer",
+)
+
 _REASON = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+){0,7}")
 _OTHER = "other"
 
@@ -58,7 +95,7 @@ class EngineMetrics(Collector):
         self._clock_s = clock_s
         self._lock = threading.Lock()
         self._started_s = clock_s()
-        self._refusals: Counter[str] = Counter()
+        self._refusals = Counter(dict.fromkeys(ALERTED_REASONS, 0))
         self._rounds = 0
         self._bytes = 0
         self._last_round: tuple[str, int, float] | None = None
