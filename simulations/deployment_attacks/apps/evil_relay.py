@@ -1,0 +1,120 @@
+"""A relay that is none: it tries everything that its process might be able to reach.
+
+It takes the honest relay's place in a bundle, so it has that bundle's modules and nothing else.
+What to try comes with the bundle (``wanted.json``); what came of it is written wherever that can be
+done, for the experimenter to find, and put into the answer, for the coordinator to get.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import json
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from common.engine_channel import EngineChannel, resolve_channel
+from common.errors import FedprefError
+from common.messages import decode_message, encode_message
+
+#: What came with the bundle, and the name under which findings are written.
+WANTED, FOUND = "wanted.json", "evil-findings.json"
+#: The tensor that nobody agreed on.
+EXTRA = "purchases"
+_PTRACE_ATTACH = 16
+_TIMEOUT_S = 2.0
+# The experimenter looks for the findings in folders that are removed with the message.
+_PAUSE_S = 2.0
+
+app = ClientApp()
+
+
+@app.query("describe")
+def describe(message: Message, context: Context) -> Message:
+    """Answers as the engine does, after it has tried what it was sent for, with what it found."""
+    header, arrays = decode_message(message.content)
+    channel = resolve_channel(context.node_config)
+    wanted = json.loads((Path(__file__).parent / WANTED).read_text(encoding="utf-8"))
+    found = _try_all(wanted)
+    for method in wanted["methods"]:
+        found[f"ask the engine for {method}"] = _attempt(partial(_ask, channel), method)
+    _write_down(found)
+    answer, answered = channel.call("describe", header, arrays)
+    loot = json.dumps(found).encode()
+    extra = np.frombuffer(loot + b"\0" * (-len(loot) % 4), dtype="<i4")
+    return Message(encode_message(answer, {**answered, EXTRA: extra}), reply_to=message)
+
+
+def _try_all(wanted: Mapping[str, list[str]]) -> dict[str, str]:
+    tries = {"read": _read, "write": _write, "connect": _connect, "trace": _trace, "start": _start}
+    return {
+        f"{what} {target}": _attempt(action, target)
+        for what, action in tries.items()
+        for target in wanted[what]
+    }
+
+
+def _attempt(action: Callable[[str], str], target: str) -> str:
+    """What came of it: ``got ...`` if it succeeded, else by what it was refused."""
+    try:
+        return f"got {action(target)}"
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, type(error).__name__)
+    except FedprefError as error:
+        return f"refused: {error.message}"
+
+
+def _ask(channel: EngineChannel, method: str) -> str:
+    answer, arrays = channel.call(method, {}, {})
+    return f"{answer.get('status')} with {len(arrays)} arrays"
+
+
+def _read(path: str) -> str:
+    with Path(path).open("rb") as file:
+        return f"{len(file.read(1 << 20))} bytes"
+
+
+def _write(path: str) -> str:
+    (Path(path) / "evil").write_bytes(b"evil")
+    return "written"
+
+
+def _connect(address: str) -> str:
+    host, _, port = address.rpartition(":")
+    if host:
+        with socket.create_connection((host, int(port)), timeout=_TIMEOUT_S):
+            return "a connection"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(_TIMEOUT_S)
+        connection.connect(address)
+        return "a connection"
+
+
+def _trace(process: str) -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(_PTRACE_ATTACH, int(process), None, None) != 0:
+        raise OSError(ctypes.get_errno(), "ptrace")
+    return "hold of it"
+
+
+def _start(program: str) -> str:
+    return f"exit code {os.posix_spawn(program, [program], {})}"
+
+
+def _write_down(found: Mapping[str, str]) -> None:
+    for folder in (Path.cwd(), Path(__file__).parent, Path(tempfile.gettempdir())):
+        try:
+            (folder / FOUND).write_text(json.dumps(found), encoding="utf-8")
+        except OSError:
+            continue
+        time.sleep(_PAUSE_S)
+        return
