@@ -1,29 +1,22 @@
 """Messages out, replies in, over Flower's Grid: each wait bounded, no reply able to harm another.
 
 Flower's own ``send_and_receive`` pulls all replies at once: one whose body cannot be inflated
-aborts the run, and an array that names one chunk a thousand times inflates to a thousand times
-what was sent. Here replies are pulled one by one, and inflation stops at a limit. This module is
-the server's only touch of Flower's internals (pinned to flwr 1.41, see its test).
+aborts the run. Here replies are pulled one by one, and `common.bounded_inflation` says how large
+each may become. Beside it this module is the server's only touch of Flower's internals (pinned to
+flwr 1.41, see its test).
 """
 
 from __future__ import annotations
 
-import json
-import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
-from flwr.app import Array, Error, Message
+from flwr.app import Error, Message
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import (
-    InflatableObject,
-    UnexpectedObjectContentError,
-    get_object_body,
-    get_object_children_ids_from_object_content,
-)
+from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
 from flwr.superlink.grid import http_grid
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # no stubs
 
@@ -31,8 +24,6 @@ from common.errors import FederationError
 
 #: The code of the error reply that stands for one whose body is not what Flower sends.
 UNDECODABLE_REPLY = 1000
-#: The ``stype`` of an array that was not inflated.
-OVERSIZE_STYPE = "fedpref.oversize"
 
 _FIRST_PAUSE_S = 0.002
 _PAUSE_PER_PENDING_S = 0.02
@@ -154,47 +145,3 @@ def bounded_superlink(grid: Grid, *, timeout_s: float) -> Iterator[None]:
         ) from error
     finally:
         pulling.pull_objects = plain
-
-
-_inflation_lock = threading.Lock()
-
-
-@contextmanager
-def bounded_inflation(max_bytes: int) -> Iterator[None]:
-    """Keeps Flower from inflating any array to more than a number of bytes.
-
-    Flower stores an array as chunks, each once, and a list of which chunk comes where; the list is
-    the sender's. An array over the limit comes out empty, with `OVERSIZE_STYPE` for its ``stype``.
-
-    Args:
-        max_bytes: The most bytes one array's body may have.
-    """
-    plain: Any = vars(Array)["inflate"].__func__
-
-    def inflate(
-        cls: type[Array],
-        object_content: bytes,
-        children: dict[str, InflatableObject] | None = None,
-    ) -> Array:
-        if _inflated_bytes(cls, object_content, children or {}) > max_bytes:
-            return cls(dtype="", shape=(), stype=OVERSIZE_STYPE, data=b"")
-        inflated = plain(cls, object_content, children)
-        if not isinstance(inflated, Array):
-            raise TypeError("an array inflates to an array")
-        return inflated
-
-    with _inflation_lock:
-        Array.inflate = classmethod(inflate)  # type: ignore[assignment, method-assign]  # a patch
-        try:
-            yield
-        finally:
-            Array.inflate = classmethod(plain)  # type: ignore[assignment, method-assign]
-
-
-def _inflated_bytes(
-    cls: type[Array], object_content: bytes, children: dict[str, InflatableObject]
-) -> int:
-    body = json.loads(get_object_body(object_content, cls).decode("utf-8"))
-    ids = get_object_children_ids_from_object_content(object_content)
-    sizes = [len(getattr(children.get(name), "data", b"")) for name in ids]
-    return sum(sizes[place] for place in body["arraychunk_ids"])

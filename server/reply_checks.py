@@ -19,6 +19,7 @@ from flwr.app import Array, ArrayRecord, Message
 from common import timestamps
 from common.audit.checkpoint import NoteKey, open_checkpoint
 from common.audit.merkle import leaf_hash, verify_inclusion
+from common.bounded_inflation import OVERSIZE_STYPE
 from common.canonical_json import JsonValue
 from common.envelope import Envelope, verify_envelope
 from common.errors import FedprefError, FormatError, VerificationError
@@ -26,7 +27,7 @@ from common.keys import Registry
 from common.messages import ReceivedArray, parse_message
 from common.parameters import ArraySpec
 from common.plan import RunPlan
-from server.grid_exchange import OVERSIZE_STYPE, UNDECODABLE_REPLY
+from server.grid_exchange import UNDECODABLE_REPLY
 
 #: A body's bytes beyond its content, and what a message may have of them.
 _BODY_HEAD_BYTES = 512

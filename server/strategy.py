@@ -26,6 +26,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricReco
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
+from common.bounded_inflation import bounded_inflation
 from common.canonical_json import JsonValue
 from common.errors import FederationError
 from common.failpoints import CoordinatorPoint, reach
@@ -39,7 +40,7 @@ from server.config import SERVER_PARTY
 from server.double_masked_sum import DoubleMaskedSum
 from server.early_stop import ends
 from server.events import EventWriter
-from server.grid_exchange import bounded_inflation, exchange
+from server.grid_exchange import exchange
 from server.reply_checks import largest_body_bytes
 from server.roster import Roster
 from server.rounds import ClosedRound, OpenRound

@@ -15,6 +15,7 @@ from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord
 
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
+from common.bounded_inflation import OVERSIZE_STYPE
 from common.canonical_json import JsonValue
 from common.envelope import Envelope, sign_record
 from common.messages import compose_message, decode_message, encode_arrays, encode_message
@@ -22,7 +23,7 @@ from common.parameters import arrays_digest, snap_to_grid
 from common.plan import RunPlan
 from common.release_bounds import release_norm_bound
 from common.timestamps import now_ms
-from server.grid_exchange import OVERSIZE_STYPE, UNDECODABLE_REPLY
+from server.grid_exchange import UNDECODABLE_REPLY
 from server.validation import (
     Question,
     ReplyRefusedError,
