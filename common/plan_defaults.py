@@ -84,6 +84,7 @@ def default_plan(
     honest_survivors_min: int = 0,
     server_learning_rate_decay: str = "1",
     patience_rounds: int | None = None,
+    rounds: int | None = None,
 ) -> RunPlan:
     """A plan whose sizes follow from ε, δ, the number of regions and the public planning size.
 
@@ -124,6 +125,7 @@ def default_plan(
             to round; for strategies that train in the regions.
         patience_rounds: After how many rounds in a row without a signal such a run ends; None for
             never.
+        rounds: How many rounds, the popularity round included; None for as many as the rule says.
 
     Raises:
         InputError: A value is out of range; names it.
@@ -136,7 +138,7 @@ def default_plan(
         _require_no_schedule(server_learning_rate_decay, patience_rounds)
         # What the noise of all regions comes to, in units of what one mechanism's σ says.
         gain = math.sqrt(max(1, len(regions)) / max(1, honest_survivors_min))
-        sized = _factors(planned_customers / (sigma * gain), sigma, n_items)
+        sized = _factors(planned_customers / (sigma * gain), sigma, n_items, rounds)
     else:
         training = training_rule(
             strategy,
@@ -144,6 +146,8 @@ def default_plan(
             n_regions=len(regions),
             n_items=n_items,
         )
+        if rounds is not None:
+            training = training._replace(rounds=rounds - 1)
         in_region = planned_customers / max(1, len(regions))
         sized = _local_steps(strategy, training, sigma, float(epsilon), float(delta), in_region)
         sized |= _schedule(
@@ -256,12 +260,14 @@ def _require_no_schedule(server_learning_rate_decay: str, patience_rounds: int |
     )
 
 
-def _factors(signal: float, sigma: float, n_items: int) -> dict[str, JsonValue]:
+def _factors(
+    signal: float, sigma: float, n_items: int, all_rounds: int | None
+) -> dict[str, JsonValue]:
     """What a plan of the strategy ``factors`` has for a signal; see `default_plan`."""
     sizes = next(row for row in reversed(_SIZES) if signal >= row.signal_from)
     vocabulary_size = min(sizes.vocabulary_size, n_items)
     share = float(sizes.popularity_share)
-    rounds = sizes.training_rounds
+    rounds = sizes.training_rounds if all_rounds is None else all_rounds - 1
     return {
         "vocabulary_size": vocabulary_size,
         "rank": min(sizes.rank, vocabulary_size),

@@ -6,6 +6,7 @@ folders that only the process which needs it can open:
 | folder | what | whose |
 |---|---|---|
 | ``ca/``, ``root/`` | private keys of CA and officers: keep them offline | the administrator |
+| ``tokens/`` | the secrets by which regions answer their kits | the administrator |
 | ``tls/`` | the SuperLink's certificate and key | ``superlink_user`` |
 | ``superlink/`` | Flower's database, its secret, the admin port's token | ``superlink_user`` |
 | ``server/`` | the coordinator's home: keys, registry, log, runs | ``coordinator_user`` |
@@ -76,9 +77,14 @@ class Deployment:
         return self.root / "root"
 
     @property
+    def roots(self) -> Path:
+        """The officers' public root keys, by key id: the trust anchor that every kit states."""
+        return self.root / "roots.json"
+
+    @property
     def tokens(self) -> Path:
         """The folder of what each kit proves itself by at enrolment."""
-        return self.officers / "enrolment-tokens"
+        return self.root / "tokens"
 
     @property
     def catalogue(self) -> Path:

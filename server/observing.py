@@ -10,18 +10,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
-from math import prod
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from common.plan import RunPlan, epsilon_bound
 from server.config import ServerHome
 from server.observed_home import LoggedRun, ObservedEvents, ObservedLog
+from server.run_figures import epsilon_after, update_bytes
 
 ROUND_SECONDS_BUCKETS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
 STATES = ("waiting", "running", "paused", "failed", "finished")
@@ -220,29 +217,6 @@ class _RunFamilies:
                 self._gauges[name].add_metric([plan.run_id], value)
         for state in STATES:
             self._state.add_metric([plan.run_id, state], float(state == events.state))
-
-
-def epsilon_after(plan: RunPlan, rounds: int) -> float:
-    """ε of a run's first rounds, at the plan's δ; each round counted once.
-
-    Args:
-        plan: The run plan.
-        rounds: How many rounds are done.
-    """
-    if not rounds:
-        return 0.0
-    events = [
-        replace(mechanism.event, count=mechanism.steps)
-        for mechanism in (plan.mechanism_of(number) for number in range(1, rounds + 1))
-    ]
-    return epsilon_bound(tuple(events), float(plan.delta))
-
-
-def update_bytes(plan: RunPlan, mechanism: str) -> int:
-    """How many bytes the arrays of one region's update have: a public constant of the plan."""
-    return sum(
-        prod(spec.shape) * np.dtype(spec.dtype).itemsize for spec in plan.released_arrays(mechanism)
-    )
 
 
 def _seconds(milliseconds: int | None) -> float | None:

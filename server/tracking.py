@@ -19,7 +19,7 @@ from common.errors import FedprefError, InputError, StorageError
 from common.plan import RunPlan
 from server.config import ServerHome
 from server.observed_home import LoggedRound, LoggedRun, ObservedLog
-from server.observing import epsilon_after, update_bytes
+from server.run_figures import epsilon_after, update_bytes
 
 if TYPE_CHECKING:
     from tensorboardX import SummaryWriter

@@ -98,6 +98,11 @@ def kit_token(deployment: Deployment, region: str) -> bytes:
     return bytes.fromhex(read_private(path, "enrolment token").decode("ascii").strip())
 
 
+def use_up_token(deployment: Deployment, region: str) -> None:
+    """Makes a kit unanswerable: it has been answered, or must not be any more."""
+    (deployment.tokens / f"{region}{_TOKEN_SUFFIX}").unlink(missing_ok=True)
+
+
 def _readme(facts: KitFacts) -> bytes:
     return _render("kit-readme.md.j2", facts)
 
