@@ -46,7 +46,7 @@ from tests.common.audit.test_log_attacks import ATTACKS as LOG_ATTACKS
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-ALL_PAGES = [*PAGES, *sorted(DOCS.glob("decisions/*.md")), *sorted(ROOT.glob("C*.md"))]
+ALL_PAGES = [*PAGES, *sorted(DOCS.glob("decisions/*.md")), *sorted(ROOT.glob("[CS]*.md"))]
 Shell = Callable[[str, Path], "subprocess.CompletedProcess[str]"]
 
 _FENCE = re.compile(
