@@ -106,7 +106,7 @@ class ControlApi:
         return run_id
 
     def status(self, run_id: int) -> str:
-        """How a run is: ``pending``, ``running``, ``finished:…`` and the like; empty if it is gone."""
+        """How a run is: ``pending``, ``running``, ``finished:…`` and so on; empty if it is gone."""
         try:
             with _own_words("ask for the run"):
                 answer = self._client.ListRuns(ListRunsRequest(run_id=run_id))

@@ -1,0 +1,94 @@
+"""``fedpref-server metrics``: serves what Prometheus asks of the coordinator's side."""
+
+from __future__ import annotations
+
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from common.errors import InputError
+
+if TYPE_CHECKING:
+    from common.metrics_http import Observed
+
+DEFAULT_ADDRESS = "127.0.0.1:9465"
+
+
+def metrics(
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DEPLOYMENT", help="The deployment's folder, or a coordinator's home folder."
+        ),
+    ],
+    listen: Annotated[
+        str, typer.Option(help="A loopback address and a port; port 0 takes a free one.")
+    ] = DEFAULT_ADDRESS,
+) -> None:
+    """Serve metrics, health and readiness for Prometheus until interrupted.
+
+    It reads what lies in the home, and needs no key. A run goes on without it.
+    """
+    from common.loopback import LoopbackAddress
+    from common.metrics_http import serve_metrics
+    from common.structured_log import log_as_json
+
+    address = LoopbackAddress.parse(listen)
+    observed = observed_at(target)
+    log_as_json("metrics")
+    with serve_metrics(observed, address) as taken:
+        Console(highlight=False).print(f"Metrics on http://{taken}/metrics. Ctrl-C stops it.")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with suppress(KeyboardInterrupt):
+            signal.pause()
+
+
+def observed_at(target: Path) -> Observed:
+    """What is to be seen of a deployment, or of a coordinator's home alone.
+
+    Args:
+        target: Its folder.
+
+    Raises:
+        InputError: It is neither, or its declaration is malformed.
+    """
+    from common.disk import disk_check
+    from common.metrics_http import Observed
+    from server.config import ServerHome
+    from server.deployment import Deployment
+    from server.observed_deployment import ObservedDeployment
+    from server.observing import ServerMetrics
+    from server.provisioning.federation_config import FederationConfig
+
+    if not Deployment(target).config.is_file():
+        home = ServerHome(target)
+        if not (home.runs() or home.plan.is_file()):
+            raise InputError(
+                f"{target} is neither a deployment nor a coordinator's home.",
+                remedy="Name the folder that holds federation.toml or plan.json.",
+            )
+        alone = ServerMetrics(home)
+        return Observed(
+            alone.registry, {"home": alone.check, "disk": lambda: disk_check(home.root)}
+        )
+    deployment = Deployment.read(target)
+    server = FederationConfig.read(deployment.config).server
+    around = ObservedDeployment(
+        bind=server.bind,
+        port=server.port,
+        admin_port=server.admin_port,
+        queued=lambda: 0,
+    )
+    found = ServerMetrics(deployment.home(), more=around.metrics)
+    return Observed(
+        found.registry,
+        {
+            "home": found.check,
+            "disk": lambda: disk_check(deployment.server),
+            **around.checks(),
+        },
+    )
