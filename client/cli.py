@@ -16,6 +16,7 @@ from rich.table import Table
 from client.commands import (
     backup,
     budget,
+    check,
     choose,
     consent,
     consents,
@@ -24,6 +25,7 @@ from client.commands import (
     keys,
     notice,
     policy,
+    tidy,
 )
 from common.terminal import EXIT_CODES, run_command
 
@@ -42,10 +44,12 @@ app.add_typer(notice.app, name="notice")
 app.add_typer(policy.app, name="policy")
 choose.register(app)
 app.command()(budget.budget)
+app.command()(check.check)
 app.command()(erase.erase)
 app.command()(export_subject.export_subject)
 app.command()(backup.backup)
 app.command()(backup.restore)
+app.command()(tidy.tidy)
 
 HomeArgument = Annotated[Path, typer.Argument(help="The region's home folder.")]
 

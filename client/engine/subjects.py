@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import apsw
 
 from client.engine.storage_key import StorageKey, StorageKeyFile, make_storage_key
+from client.engine.subject_rows import Enrolment, EvidenceRow
 from common.consent import SUBJECT_KEY_BYTES, subject_id
 from common.errors import StorageError
 
 __all__ = [
     "SUBJECT_KEY_BYTES",
+    "Enrolment",
     "EvidenceRow",
     "SubjectKeys",
     "make_storage_key",
@@ -54,41 +55,6 @@ CREATE TABLE IF NOT EXISTS meta (
   value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
-
-
-@dataclass(frozen=True)
-class EvidenceRow:
-    """One piece of evidence.
-
-    Attributes:
-        record_id: The consent record that it is of.
-        giver: Whose it is: ``subject`` or ``guardian``.
-        customer_ref: The customer's reference.
-        value: Salt and token.
-    """
-
-    record_id: str
-    giver: str
-    customer_ref: str
-    value: bytes = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Enrolment:
-    """The pseudonyms of some customers, with the keys drawn for those who had none.
-
-    Attributes:
-        sids: The pseudonym of each.
-        rows: The new rows of the table, encrypted.
-    """
-
-    sids: Mapping[str, str]
-    rows: tuple[tuple[str, bytes], ...] = field(repr=False)
-
-    @property
-    def newcomers(self) -> frozenset[str]:
-        """Those who had no key before."""
-        return frozenset(ref for ref, _ in self.rows)
 
 
 class SubjectKeys:
@@ -216,6 +182,24 @@ class SubjectKeys:
                 )
                 for record_id, giver, sealed in rows
             ]
+
+    def evidence_records(self) -> frozenset[str]:
+        """The ids of all records of which there is evidence."""
+        with self._use():
+            rows = self._rows("SELECT DISTINCT record_id FROM evidence", ())
+            return frozenset(record_id for (record_id,) in rows)
+
+    def drop_evidence(self, record_ids: Iterable[str]) -> None:
+        """Removes the evidence of some records, its freed pages overwritten; durable on return.
+
+        Copies of the table from before have it still: `erase` is what makes those unreadable.
+        """
+        with self._use():
+            with self._connection:
+                self._connection.executemany(
+                    "DELETE FROM evidence WHERE record_id = ?", [(each,) for each in record_ids]
+                )
+            self._truncate()
 
     def imported(self, file_sha256: str) -> int | None:
         """How many records the finished import of a file has made; None if there was none."""

@@ -54,3 +54,22 @@ class WriterLock:
     def release(self) -> None:
         """Lets the next writer in."""
         os.close(self._file)
+
+
+def writer_of(path: Path) -> str:
+    """The process that writes to a log, by its number; empty if none does. Changes nothing.
+
+    Args:
+        path: The log's path.
+    """
+    try:
+        file = os.open(path.with_name(f"{path.name}.lock"), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ""  # Nobody ever wrote, or we may not look.
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(file, 32, 0).decode("ascii", "replace").strip() or "unknown"
+    finally:
+        os.close(file)
+    return ""

@@ -1,0 +1,41 @@
+"""The region's store and catalogue: readable, and of the shape that the mapping expects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from client.data.source_config import check_columns
+from client.data.sources import open_source
+from client.engine.home import RegionHome
+from client.engine.permit_files import PermitFile
+from client.inspection.findings import Findings, Kind
+from client.inspection.subject import Inspected
+from client.settings import declared_source
+from common.catalogue import Catalogue
+from common.errors import PolicyError
+
+
+def check_store(subject: Inspected, home: RegionHome, findings: Findings) -> None:
+    """Checks that the store answers and has every mapped column; no row is read."""
+    settings = subject.settings
+    place = home.source if settings is None else subject.setting("[source]")
+    with findings.catching(Kind.STORE, place):
+        config = declared_source(home) if settings is None else settings.source()
+        mapped = list(config.columns.by_canonical_name.values())
+        check_columns(mapped, open_source(config).columns(), "The store")
+
+
+def check_catalogue(home: RegionHome, permits: Sequence[PermitFile], findings: Findings) -> None:
+    """Checks the public catalogue, and that permitted runs are over it."""
+    with findings.catching(Kind.STORE, home.catalogue):
+        catalogue = Catalogue.load(home.catalogue)
+        for permit in permits:
+            if permit.plan().catalogue != catalogue.digest:
+                findings.add(
+                    Kind.STORE,
+                    home.catalogue,
+                    f"Run {permit.run} is over another catalogue than this one "
+                    f"({catalogue.digest[:16]}…).",
+                    "Copy the catalogue.parquet of the federation there.",
+                    exit_code=PolicyError.exit_code,
+                )
