@@ -11,10 +11,7 @@ from rich.console import Console
 from common.errors import UsageError
 
 if TYPE_CHECKING:
-    from client.consent_service.forms import FormSettings
-    from client.consent_service.import_rows import RowReader
-    from client.consent_service.importing import ImportSummary, RowFile
-    from client.consent_service.region_records import RegionRecords
+    from client.consent_service.importing import ImportSummary
 
 app = typer.Typer(help="Consents in bulk: import those given before.", no_args_is_help=True)
 
@@ -64,33 +61,15 @@ def import_consents(
     Every row is checked first; if one is bad, nothing is imported. A row never takes the place of a
     choice that its customer has made since. Repeating an import changes nothing.
     """
-    from client.consent_service.forms import FormSettings
-    from client.consent_service.importing import Importer, RowFile
-    from client.consent_service.region_records import open_records
-    from client.consent_service.registrar import ConsentRegistrar
+    from client.consent_service.bulk_import import ImportRequest
+    from client.consent_service.bulk_import import import_consents as import_file
     from client.engine.home import RegionHome
     from common import canonical_json
 
-    region = RegionHome.read(home)
-    rows = RowFile(file, _pairs(mapping or []))
-    settings = FormSettings.read(region.root)
-    with open_records(region) as records:
-        registrar = ConsentRegistrar(
-            log=records.log,
-            state=records.state,
-            subjects=records.subjects,
-            signer=region.signer("consent"),
-            lasts_s=settings.lasts_s,
-        )
-        reader = _reader(records, settings, rows, grant or [], notice, lang, time_zone)
-        importer = Importer(
-            records,
-            registrar,
-            rows,
-            reader,
-            {"grant": list(grant or []), "lang": lang, "time_zone": time_zone, "notice": notice},
-        )
-        summary = importer.run(skip_bad=skip_bad, dry_run=dry_run)
+    request = ImportRequest(
+        file, _pairs(mapping or []), tuple(grant or ()), notice, lang, time_zone
+    )
+    summary = import_file(RegionHome.read(home), request, skip_bad=skip_bad, dry_run=dry_run)
     if json:
         typer.echo(canonical_json.encode(summary.to_record()))
     else:
@@ -105,55 +84,6 @@ def _pairs(mapping: list[str]) -> dict[str, str]:
             raise UsageError(f"--map {each}: it is not field=column, or names a field twice.")
         pairs[name] = column
     return pairs
-
-
-def _reader(
-    records: RegionRecords,
-    settings: FormSettings,
-    rows: RowFile,
-    grant: list[str],
-    notice: str,
-    lang: str,
-    time_zone: str,
-) -> RowReader:
-    from zoneinfo import ZoneInfo
-
-    from client.consent_service.import_rows import PURPOSES, RowReader
-    from client.consent_service.notices import offered
-    from common.consent import IMPORTED
-    from common.timestamps import now_ms
-
-    if bool(rows.purposes) == bool(grant):
-        raise UsageError(
-            "Either purposes have columns, or --grant names what every row grants.",
-            remedy="Map a purpose's column (--map training=…), or name one with --grant training.",
-        )
-    notices, now = records.state.notices, now_ms()
-    if notice:
-        named = [each for each in notices if each.sha256 == notice]
-        if not named:
-            raise UsageError(
-                f"There is no notice {notice[:12]}… in the log.",
-                remedy="fedpref-region notice list shows them; publish it first if it is missing.",
-            )
-        forms = {"": settings.form(named[0], IMPORTED)}
-    else:
-        forms = {
-            language: settings.form(each, IMPORTED)
-            for language, each in offered(notices, now).items()
-        }
-    try:
-        zone = ZoneInfo(time_zone) if time_zone else None
-    except (ValueError, OSError, LookupError) as error:
-        raise UsageError(f"There is no time zone {time_zone}.") from error
-    return RowReader(
-        purposes=rows.purposes,
-        granted=tuple(PURPOSES.get(each, each) for each in grant),
-        forms=forms,
-        lang=lang,
-        zone=zone,
-        now_ms=now,
-    )
 
 
 def _print(summary: ImportSummary, *, dry_run: bool) -> None:
