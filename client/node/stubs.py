@@ -23,7 +23,7 @@ PROGRAMS = (
 )
 _EXIT_CODE = 7  # Not permitted by policy, as everywhere in this project.
 _STUB = """#!/bin/sh
-echo "fedpref: this region runs no $(basename "$0"): only \\`fedpref-region relay\\` takes tasks." >&2
+echo "fedpref: no $(basename "$0") here; only \\`fedpref-region relay\\` takes tasks." >&2
 exit {code}
 """
 

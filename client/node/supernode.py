@@ -23,8 +23,8 @@ from typing import Any
 import httpx
 from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supernode import fleet_http_connection, start_client_internal
-from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.cli.flower_supernode import flower_supernode
+from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from client.node.pacing import Pacing
 from common.errors import FormatError
