@@ -20,6 +20,7 @@ from client.commands import (
     choose,
     consent,
     consents,
+    engine_process,
     erase,
     export_subject,
     keys,
@@ -43,6 +44,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(notice.app, name="notice")
 app.add_typer(policy.app, name="policy")
 choose.register(app)
+app.command()(engine_process.engine)
 app.command()(budget.budget)
 app.command()(check.check)
 app.command()(erase.erase)
@@ -117,38 +119,6 @@ def permit(
             engine, read_plan(plan), app=bundle, valid_for_s=valid_for_hours * 3600
         )
     Console().print(f"[bold]{region.region}[/bold] permits the run: permit {permit_id}, logged.")
-
-
-@app.command()
-def engine(
-    home: HomeArgument,
-    socket: Annotated[Path, typer.Option(help="The Unix socket that the relay calls.")],
-    consent_socket: Annotated[
-        Path | None,
-        typer.Option(help="The Unix socket that `consent serve` calls; none by default."),
-    ] = None,
-) -> None:
-    """Run the region's privacy engine until interrupted."""
-    import signal
-    from contextlib import ExitStack
-
-    from client.consent_service.desk_opening import desk_on
-    from client.consent_service.desk_socket import serve_desk
-    from client.engine.home import RegionHome
-    from client.engine.service import open_engine
-    from common.engine_channel import serve_channel
-
-    region = RegionHome.read(home)
-    with ExitStack() as stack:
-        opened = stack.enter_context(open_engine(region))
-        ready = f"{region.region}: engine ready on {socket}"
-        if consent_socket is not None:
-            desk = desk_on(region, opened.log, opened.state, opened.subjects)
-            stack.enter_context(serve_desk(stack.enter_context(desk), consent_socket))
-            ready += f", consent desk on {consent_socket}"
-        stack.enter_context(serve_channel(opened, socket))
-        Console().print(f"{ready}. Ctrl-C stops it.")
-        signal.pause()
 
 
 def main() -> None:

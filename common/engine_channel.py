@@ -27,6 +27,7 @@ __all__ = [
     "SOCKET_VARIABLE",
     "TIMEOUT_VARIABLE",
     "EngineChannel",
+    "engine_user",
     "register_channel",
     "resolve_channel",
     "serve_channel",
@@ -116,15 +117,23 @@ def resolve_channel(node_config: Mapping[str, object]) -> EngineChannel:
                 return _channels[partition]
     timeout_s = _timeout_s()
     if path := os.environ.get(SOCKET_VARIABLE):
-        user = os.environ.get(ENGINE_USER_VARIABLE)
-        engine_user = None if user is None else user_id(user)
-        return SocketChannel(Path(path), timeout_s=timeout_s, engine_user=engine_user)
+        return SocketChannel(Path(path), timeout_s=timeout_s, engine_user=engine_user())
     if (folder := os.environ.get(SOCKET_DIR_VARIABLE)) and type(partition) is int:
         return SocketChannel(Path(folder) / socket_name(partition), timeout_s=timeout_s)
     raise InputError(
         "Nothing says where this node's privacy engine is.",
         remedy=f"Set {SOCKET_VARIABLE} to the engine's socket.",
     )
+
+
+def engine_user() -> int | None:
+    """Whose process the engine must be, by the environment; None for this process's own user's.
+
+    Raises:
+        InputError: The machine has no such user.
+    """
+    user = os.environ.get(ENGINE_USER_VARIABLE)
+    return None if user is None else user_id(user)
 
 
 def _timeout_s() -> float:

@@ -26,6 +26,10 @@ from common.canonical_json import JsonValue
 from common.errors import FormatError
 from common.parameters import element_bytes
 
+#: The version of what regions and their coordinator say to each other, in these messages; a region
+#: states it when it is asked who it is.
+PROTOCOL_VERSION = 1
+
 HEADER = "header"
 ARRAYS = "arrays"
 MAX_HEADER_BYTES = 1 << 20

@@ -36,16 +36,13 @@ class Peers:
         return cls(frozenset({os.geteuid()}))
 
     @classmethod
-    def of(cls, users: Iterable[str]) -> Peers:
-        """Users by name or number.
+    def with_own(cls, users: Iterable[str]) -> Peers:
+        """This process's own user, and others by name or number.
 
         Raises:
-            InputError: There is none, or the machine has no such user.
+            InputError: The machine has no such user.
         """
-        named = frozenset(user_id(user) for user in users)
-        if not named:
-            raise InputError("No user may use the engine's socket.", remedy="Name the relay's.")
-        return cls(named)
+        return cls(cls.own().users | {user_id(user) for user in users})
 
     def admit(self, user: int) -> bool:
         """Whether a process of this user may be there."""

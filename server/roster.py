@@ -17,11 +17,11 @@ from flwr.serverapp import Grid
 
 from common.errors import FederationError, FedprefError, FormatError
 from common.keys import Registry
+from common.messages import PROTOCOL_VERSION as PROTOCOL_VERSION
 from common.messages import decode_message, encode_message
 from common.plan import RunPlan
 from server.grid_exchange import pull, push
 
-PROTOCOL_VERSION = 1
 _DESCRIBE = f"{MessageType.QUERY}.describe"
 _MAX_DESCRIPTION_BYTES = 0
 _PAUSE_S = 0.02
@@ -194,7 +194,11 @@ class Roster:
         if not isinstance(region, str) or region not in self._plan.regions:
             raise FormatError("The node says it is a region that the plan does not have.")
         if header["protocol"] != PROTOCOL_VERSION:
-            raise FormatError("The node speaks another protocol version.")
+            raise FormatError(
+                f"The node speaks another version of the protocol than this coordinator, which "
+                f"speaks {PROTOCOL_VERSION}.",
+                remedy="Install the same version of fedpref in the region and here.",
+            )
         trainers = {key.key_id for key in self._registry.keys_of(region, "trainer")}
         if header["trainer_key"] not in trainers:
             raise FormatError("The node's trainer key is not its region's in the registry.")

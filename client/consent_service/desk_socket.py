@@ -25,8 +25,10 @@ from client.consent_service.desk import (
     ShownNotice,
 )
 from common.canonical_json import JsonValue
+from common.engine_channel import engine_user
 from common.engine_socket import MAX_CONNECTIONS, SocketChannel, serve_channel
 from common.errors import FormatError
+from common.peers import Peers
 
 #: For how long the page waits for the desk, in seconds.
 TIMEOUT_S = 20.0
@@ -107,13 +109,15 @@ class DeskChannel:
 class SocketDesk:
     """A `ConsentDesk` in another process. Its methods are that protocol's.
 
+    Whose process that must be, the environment says (`common.engine_channel`).
+
     Args:
         path: The desk's socket.
         timeout_s: The longest a question may take, in seconds.
     """
 
     def __init__(self, path: Path, *, timeout_s: float = TIMEOUT_S) -> None:
-        self._channel = SocketChannel(path, timeout_s=timeout_s)
+        self._channel = SocketChannel(path, timeout_s=timeout_s, engine_user=engine_user())
         # The server closes connections above its limit; waiting here is better.
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS // 2)
 
@@ -152,14 +156,22 @@ class SocketDesk:
 
 
 @contextmanager
-def serve_desk(desk: ConsentDesk, path: Path) -> Iterator[None]:
-    """Offers a desk on a Unix socket (mode 0600) while the body runs.
+def serve_desk(
+    desk: ConsentDesk, path: Path, *, admitted: Peers | None = None, group: int | None = None
+) -> Iterator[None]:
+    """Offers a desk on a Unix socket while the body runs.
+
+    Args:
+        desk: The desk.
+        path: Where its socket is made.
+        admitted: Whose processes may ask; this process's own user's if None.
+        group: The group that may open the socket's file (mode 0660); None for 0600.
 
     Raises:
         InputError: The path is too long for a socket, or not ours to use.
         StorageError: Another process is serving there.
     """
-    with serve_channel(DeskChannel(desk), path):
+    with serve_channel(DeskChannel(desk), path, admitted=admitted, group=group):
         yield
 
 

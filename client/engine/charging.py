@@ -16,9 +16,11 @@ from client.engine.ledger import Ledger
 from client.engine.log_state import LogState
 from client.engine.logged_charges import require_all_charged
 from client.engine.permit import Permit
+from client.engine.permit_shelf import PermitShelf
 from client.engine.policy import RegionPolicy
 from client.engine.refusals import ClockError
 from client.engine.request import TrainRequest
+from client.engine.under_way import RunsUnderWay, events_of_run
 from common import canonical_json
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -26,7 +28,7 @@ from common.consent import new_ulid
 from common.errors import BudgetError, PolicyError, StorageError
 from common.keys import Signer
 from common.plan import Mechanism, RunPlan, epsilon_bound
-from common.timestamps import format_time
+from common.timestamps import format_time, parse_time
 
 
 class Charging:
@@ -37,6 +39,7 @@ class Charging:
         log: Its open log.
         state: What the log says.
         ledger: Its open ledger.
+        permits: The region's permits.
         policy: The policy in force.
         signer: The region's ``trainer`` key.
         clock_ms: Now, in milliseconds since the epoch.
@@ -49,6 +52,7 @@ class Charging:
         log: AuditLog,
         state: LogState,
         ledger: Ledger,
+        permits: PermitShelf,
         policy: RegionPolicy,
         signer: Signer,
         clock_ms: Callable[[], int],
@@ -57,6 +61,7 @@ class Charging:
         self._log = log
         self._state = state
         self._ledger = ledger
+        self._under_way = RunsUnderWay(ledger, permits)
         self._policy = policy
         self._signer = signer
         self._clock_ms = clock_ms
@@ -79,13 +84,19 @@ class Charging:
         )
 
     def _require_paid(self, plan: RunPlan) -> None:
+        now = self._now()
         self._ledger.admit(
             plan.run_id,
-            int(self._now()[:4]),
+            int(now[:4]),
             plan.privacy_events(),
             model=plan.model,
             purpose=plan.purpose,
+            reserved=self._under_way.reserved(but=plan.run_id, now_ms=parse_time(now)),
         )
+
+    def end(self, run: str) -> None:
+        """The coordinator says that a run is over: what it did not spend is no longer reserved."""
+        self._under_way.end(run)
 
     def charge(
         self, request: TrainRequest, permit: Permit, mechanism: Mechanism, *, anew: bool = False
@@ -143,13 +154,8 @@ class Charging:
 
     def _require_spare(self, plan: RunPlan, mechanism: Mechanism) -> None:
         """The permit is for the plan's ε: all its rounds, and every attempt beyond one at each."""
-        events = [*plan.privacy_events(), replace(mechanism.event, count=mechanism.steps)]
-        rounds: set[int] = set()
-        for charge in self._ledger.charges:
-            if charge.request.run == plan.run_id:
-                if charge.request.server_round in rounds:
-                    events.append(charge.request.event)
-                rounds.add(charge.request.server_round)
+        events = events_of_run(plan, self._ledger.charges)
+        events.append(replace(mechanism.event, count=mechanism.steps))
         total = epsilon_bound(tuple(events), float(plan.delta))
         # Written so that a NaN is refused too.
         if not total <= float(plan.epsilon):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Mapping
 
 from client.engine.log_state import DISCARDED, OUTDATED
@@ -12,11 +13,13 @@ from client.engine.refusals import (
     DiscardedError,
     NotWitnessedError,
     OutdatedError,
+    TooManyRunsError,
 )
 from client.engine.request import MAX_ROUND, RUN_ID
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
+from common.egress_form import EgressRefusedError
 from common.errors import (
     BudgetError,
     ConsentError,
@@ -40,6 +43,8 @@ _MAX_DETAIL = 1000
 _logger = logging.getLogger("fedpref.engine")
 
 _REASONS: tuple[tuple[type[FedprefError], str], ...] = (
+    (EgressRefusedError, "egress-refused"),
+    (TooManyRunsError, "too-many-runs"),
     (NotWitnessedError, "not-witnessed"),
     (BundleNotPermittedError, BUNDLE_NOT_PERMITTED),
     (ClockError, "clock-behind"),
@@ -59,6 +64,8 @@ _REASONS: tuple[tuple[type[FedprefError], str], ...] = (
 class Incidents:
     """Logs refusals, each once, and a bounded number while the engine is open.
 
+    Safe to use from several threads.
+
     Args:
         log: The region's open log.
         signer: The region's ``trainer`` key.
@@ -74,6 +81,7 @@ class Incidents:
         self._region = region
         self._clock_ms = clock_ms
         self._logged: set[tuple[str | None, int | None, str]] = set()
+        self._lock = threading.RLock()
 
     def refuse(self, error: FedprefError, header: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         """Logs a refusal and gives the answer: the region, a reason code, and nothing else.
@@ -88,12 +96,13 @@ class Incidents:
         # A store that fails cannot be told about in itself; the others have their incident already.
         has_one = DiscardedError | OutdatedError | BundleNotPermittedError
         tellable = not isinstance(error, StorageError | has_one)
-        if tellable and incident not in self._logged and len(self._logged) < MAX_INCIDENTS:
-            try:
-                self._append(run, server_round, reason, error.message)
-            except StorageError as failure:
-                # The refusal stands; it is logged when it comes again and the disk takes it.
-                _logger.warning("the refusal %s could not be logged: %s", reason, failure)
+        with self._lock:
+            if tellable and incident not in self._logged and len(self._logged) < MAX_INCIDENTS:
+                try:
+                    self._append(run, server_round, reason, error.message)
+                except StorageError as failure:
+                    # The refusal stands; it is logged when it comes again and the disk takes it.
+                    _logger.warning("the refusal %s could not be logged: %s", reason, failure)
         return {"status": "refused", "region": self._region, "reason": reason}
 
     def note(self, run: str | None, reason: str, detail: str) -> None:
@@ -104,9 +113,10 @@ class Incidents:
             reason: A kebab-case code.
             detail: One sentence of our own.
         """
-        if (run, None, detail) not in self._logged and len(self._logged) < MAX_INCIDENTS:
-            self._append(run, None, reason, detail)
-            self._logged.add((run, None, detail))
+        with self._lock:
+            if (run, None, detail) not in self._logged and len(self._logged) < MAX_INCIDENTS:
+                self._append(run, None, reason, detail)
+                self._logged.add((run, None, detail))
 
     def _append(self, run: str | None, server_round: int | None, reason: str, detail: str) -> None:
         record = incident_record(

@@ -20,6 +20,7 @@ from client.engine.refusals import ClockError
 from client.engine.spending import (
     Account,
     EpsilonCaps,
+    Reservation,
     Spending,
     composed_epsilon,
     events_by_run,
@@ -70,7 +71,14 @@ class Ledger:
         return spending_of(seen, run, year, self._caps.year, self._delta)
 
     def admit(
-        self, run: str, year: int, planned: Sequence[GaussianEvent], *, model: str, purpose: str
+        self,
+        run: str,
+        year: int,
+        planned: Sequence[GaussianEvent],
+        *,
+        model: str,
+        purpose: str,
+        reserved: Sequence[Reservation] = (),
     ) -> float:
         """Asks whether a whole run fits under every cap, before its first charge.
 
@@ -80,17 +88,24 @@ class Ledger:
             planned: All events of the run's plan.
             model: The plan's model.
             purpose: The plan's purpose.
+            reserved: What other runs that are under way will come to: they were admitted first, and
+                one that would not leave them enough is refused rather than both broken off.
 
         Returns:
-            ε of the year if the plan is carried out.
+            ε of the year if the plan is carried out, and those of the runs under way.
 
         Raises:
             BudgetError: A cap could not pay for it.
         """
         totals = []
         for account in self._caps.accounts(year, model, purpose):
-            others = [request for request in self._booked(account) if request.run != run]
-            runs = [*events_by_run(others).values(), list(planned)]
+            others = events_by_run(each for each in self._booked(account) if each.run != run)
+            under_way = {
+                each.run: list(each.events)
+                for each in reserved
+                if each.run != run and account.covers(each.model, each.purpose)
+            }
+            runs = [*(others | under_way).values(), list(planned)]
             totals.append(composed_epsilon(runs, self._delta))
             self._require_within(account, totals[-1], f"run {run} as planned")
         return totals[0]

@@ -122,6 +122,36 @@ def read_charges(path: Path) -> list[Charge]:
         connection.close()
 
 
+def read_charge(path: Path, charge_id: str) -> Charge | None:
+    """One charge as the file has it now, checked against the row before it; beside its writer, too.
+
+    Args:
+        path: The ledger.
+        charge_id: The charge's id.
+
+    Raises:
+        StorageError: The ledger is missing, unreadable, altered or of another version.
+    """
+    rows = "SELECT * FROM charges WHERE seq BETWEEN (SELECT seq FROM charges WHERE charge_id = ?1)"
+    rows += " - 1 AND (SELECT seq FROM charges WHERE charge_id = ?1) ORDER BY seq"
+    with _storage_errors(path):
+        connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
+    try:
+        with _storage_errors(path):
+            _require_version(connection, path)
+            found = list(connection.execute(rows, (charge_id,)))
+    finally:
+        connection.close()
+    if not found:
+        return None
+    head = found[-2][-1] if len(found) > 1 else GENESIS_HEAD
+    seq, _, *rest, stored_head = found[-1]
+    charge = Charge.after(head, ChargeRequest(charge_id, *rest), seq)
+    if charge.head != stored_head or (seq == 1) != (len(found) == 1):
+        raise _altered(path, seq)
+    return charge
+
+
 def read_chain(connection: apsw.Connection, path: Path) -> list[Charge]:
     """All charges, oldest first.
 
@@ -136,11 +166,7 @@ def read_chain(connection: apsw.Connection, path: Path) -> list[Charge]:
         seq, charge_id, *rest, stored_head = row
         charge = Charge.after(head, ChargeRequest(charge_id, *rest), seq)
         if (seq, stored_head) != (expected, charge.head):
-            raise StorageError(
-                f"The budget ledger {path} was altered: row {expected} does not "
-                "continue the chain of heads.",
-                remedy="Restore its newest backup; nothing is trained till then.",
-            )
+            raise _altered(path, expected)
         head = charge.head
         charges.append(charge)
     return charges
@@ -190,6 +216,13 @@ def _require_version(connection: apsw.Connection, path: Path) -> None:
         f"one reads format {SCHEMA_VERSION}). It is left as it is.",
         remedy="Go on with the version that made it, or enrol the region anew with an empty ledger "
         "and a cap from which you take off what this one has spent.",
+    )
+
+
+def _altered(path: Path, row: int) -> StorageError:
+    return StorageError(
+        f"The budget ledger {path} was altered: row {row} does not continue the chain of heads.",
+        remedy="Restore its newest backup; nothing is trained till then.",
     )
 
 

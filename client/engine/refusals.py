@@ -23,3 +23,7 @@ class OutdatedError(PolicyError):
 
 class BundleNotPermittedError(PolicyError):
     """An app bundle is not run: no permit in force names it."""
+
+
+class TooManyRunsError(PolicyError):
+    """As many other runs as may be are between a checkpoint of the region's log and a round."""

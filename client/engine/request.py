@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from common.audit.cosigners import MAX_LINE_CHARACTERS, MAX_LINES
 from common.canonical_json import JsonValue
+from common.egress_fields import ORIGIN
 from common.errors import FormatError
 from common.secure_aggregation import Roster, decode_roster
 
@@ -252,8 +253,11 @@ def _checkpoint(item: JsonValue) -> ForeignCheckpoint:
         raise FormatError("A checkpoint to cosign is no object.")
     _require_fields(item, {"origin", "note", "old", "proof"}, "cosign")
     origin, note, proof = item["origin"], item["note"], item["proof"]
-    if not isinstance(origin, str) or not isinstance(note, str) or len(note) > MAX_NOTE_CHARACTERS:
-        raise FormatError("A checkpoint to cosign has no origin or no note of a checkpoint's size.")
+    # The origin is said back with the answer.
+    if not isinstance(origin, str) or ORIGIN.fullmatch(origin) is None:
+        raise FormatError("A checkpoint to cosign is of no log's origin.")
+    if not isinstance(note, str) or len(note) > MAX_NOTE_CHARACTERS:
+        raise FormatError("A checkpoint to cosign has no note of a checkpoint's size.")
     if not isinstance(proof, list) or len(proof) > MAX_PROOF_NODES:
         raise FormatError(f"A consistency proof is a list of at most {MAX_PROOF_NODES} hashes.")
     return ForeignCheckpoint(

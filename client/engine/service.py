@@ -1,14 +1,13 @@
 """The privacy engine: takes a round's requests, gives back a sealed, charged, logged update.
 
-One round, in this order: publish the log's checkpoint and take the consent snapshot of that size →
-others cosign it → check the permit → check the cosignatures → charge the ledger (durable) → train →
-noise → seal (durable) → log the round and the release → answer. A repeated request gets the same
-sealed bytes. Whatever fails, fails before anything leaves.
+One round: publish the log's checkpoint and take the consent snapshot of that size → others cosign
+it → train (`client.engine.round_training` has the order) → the egress guard looks at the answer.
+Several runs may be under way: requests to train take turns, the phases around training do not wait
+for them, and each run has its own snapshot. Whatever fails, fails before anything leaves.
 """
 
 from __future__ import annotations
 
-import base64
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -18,16 +17,19 @@ import numpy as np
 
 from client.data.quality import QualityReport
 from client.engine.charging import Charging
-from client.engine.entries import RoundContext, release_record, round_record
+from client.engine.egress import EgressGuard
 from client.engine.home import RegionHome
 from client.engine.incidents import Incidents
 from client.engine.ledger import Ledger, open_ledger
 from client.engine.log_state import LogState
-from client.engine.permit import Permit
+from client.engine.observing import EngineObserver, Unobserved
 from client.engine.permit_shelf import PermitShelf
 from client.engine.policy import RegionPolicy, read_policy, require_logged
 from client.engine.preparation import ConsentSnapshot, RegionData
 from client.engine.provenance import engine_digest
+from client.engine.relay_desk import METHODS as RELAY_METHODS
+from client.engine.relay_desk import RelayDesk
+from client.engine.release_evidence import ReleaseEvidence
 from client.engine.request import (
     CosignRequest,
     ExecuteRequest,
@@ -36,33 +38,39 @@ from client.engine.request import (
     PublishRequest,
     TrainRequest,
 )
-from client.engine.seal import Seal, SealStore
+from client.engine.round_training import Answer, RoundParts, RoundTraining
+from client.engine.seal import SealStore
 from client.engine.sealed_rounds import SealedRounds
 from client.engine.secure_sums import SecureSums
 from client.engine.snapshots import Published, PublishedSnapshots
 from client.engine.subjects import SubjectKeys, open_subject_keys
+from client.engine.turns import Turns
 from client.engine.witnessing import RegionWitness, open_region_witness
 from client.training.noise import NoiseSource, SystemNoise
-from client.training.releases import release
-from client.training.shared_sums import shared_round
-from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.audit.registry_entry import registry_entry
 from common.canonical_json import JsonValue
+from common.egress_form import EgressRefusedError
 from common.errors import FedprefError, FormatError, PolicyError
 from common.failpoints import Point, reach
 from common.keys import Registry, Signer
-from common.parameters import arrays_digest, check_arrays
-from common.plan import Mechanism, RunPlan
+from common.messages import PROTOCOL_VERSION
+from common.plan import RunPlan
+from common.reason_codes import FAILED, EngineBusyError, reason_code
 from common.registry_install import unlogged_versions
-from common.timestamps import now_ms
+from common.timestamps import format_time, now_ms
 
-PROTOCOL_VERSION = 1
+# What trains or releases; one at a time. Nothing else waits for training.
+_IN_TURN = frozenset({"train", "mask", "execute"})
 _logger = logging.getLogger("fedpref.engine")
 
 
 class PrivacyEngine:
-    """One region's engine. Use `open_engine`; calls are serialised."""
+    """One region's engine. Use `open_engine`; safe to call from several threads.
+
+    Attributes:
+        last_refusal: Why the last request was refused, in words that stay in the region.
+    """
 
     def __init__(
         self,
@@ -75,6 +83,7 @@ class PrivacyEngine:
         noise: NoiseSource,
         clock_ms: Callable[[], int],
         data: RegionData | None = None,
+        observer: EngineObserver | None = None,
     ) -> None:
         self.home = home
         self.log = log
@@ -86,7 +95,7 @@ class PrivacyEngine:
         self._permits = PermitShelf(home, self.policy, self.registry, clock_ms)
         self.last_refusal: FedprefError | None = None
         self._trainer: Signer = home.signer("trainer")
-        self._noise = noise
+        self._observer = Unobserved() if observer is None else observer
         self._clock_ms = clock_ms
         self._witness = witness
         self._snapshots = PublishedSnapshots(home.region, self.policy, witness.cosigners)
@@ -95,6 +104,7 @@ class PrivacyEngine:
             log=log,
             state=self.state,
             ledger=ledger,
+            permits=self._permits,
             policy=self.policy,
             signer=self._trainer,
             clock_ms=clock_ms,
@@ -126,37 +136,124 @@ class PrivacyEngine:
         self._incidents = Incidents(
             log, self._trainer, home.region, lambda: max(clock_ms(), self.state.newest_ms)
         )
-        self._lock = threading.RLock()
+        self._relay_desk = RelayDesk(home, self._permits, self._incidents)
+        self._rounds = RoundTraining(self._round_parts(noise))
+        self._guard = EgressGuard(
+            home,
+            self.policy,
+            self.registry,
+            log,
+            ReleaseEvidence(home, self.registry, self._permits, log, self.state),
+        )
+        self._turns = Turns()
+        self._phases = threading.Lock()
         self.state.refresh()
         require_logged(self.policy, self.state.policy_sha256, home.policy)
         self._charging.match_ledger_and_log()
+        if observer is not None:
+            year = int(format_time(clock_ms())[:4])
+            spending = ledger.spending("", year)
+            observer.charged(spending.year, spending.cap)
+
+    def _round_parts(self, noise: NoiseSource) -> RoundParts:
+        return RoundParts(
+            home=self.home,
+            policy=self.policy,
+            log=self.log,
+            state=self.state,
+            ledger=self.ledger,
+            permits=self._permits,
+            snapshots=self._snapshots,
+            witness=self._witness,
+            charging=self._charging,
+            seals=self._seals,
+            sealed=self._sealed,
+            secure=self._secure,
+            data=self._data,
+            trainer=self._trainer,
+            noise=noise,
+            clock_ms=self._clock_ms,
+            observer=self._observer,
+        )
 
     def call(
         self, method: str, header: Mapping[str, JsonValue], arrays: Mapping[str, np.ndarray]
-    ) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
+    ) -> Answer:
         """Answers one request of the relay (`common.engine_channel.EngineChannel`).
 
         A refusal is an answer, not an exception: it names the region and a reason code and nothing
         else. The whole story stays in `last_refusal` and, as an incident, in the region's log.
-        """
-        with self._lock:
-            try:
-                if method == "train":
-                    return self.train(TrainRequest.parse(header), arrays)
-                if method == "mask":
-                    return self._secure.mask(MaskRequest.parse(header))
-                if method == "execute":
-                    return self._secure.execute(ExecuteRequest.parse(header))
-                return self._answer(method, header), {}
-            except FedprefError as error:
-                self.last_refusal = error
-                return self._incidents.refuse(error, header), {}
-            except Exception:
-                # A defect of ours: its words stay in the region, in the engine's own log.
-                _logger.exception("%s failed in region %s", method, self.home.region)
-                raise
 
-    def _answer(self, method: str, header: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        Raises:
+            EngineBusyError: Too many requests wait, or this one waited too long.
+        """
+        try:
+            with self._admitted(method):
+                answer, released = self._answer(method, header, arrays)
+                self._guard.check(method, answer, released)
+                return answer, released
+        except EngineBusyError as error:
+            self._observer.refused(reason_code(error))
+            raise
+        except FedprefError as error:
+            self.last_refusal = error
+            return self._refusal(method, self._incidents.refuse(error, header)), {}
+        except Exception:
+            # A defect of ours: its words stay in the region, in the engine's own log.
+            _logger.exception("%s failed in region %s", method, self.home.region)
+            self._observer.refused(FAILED)
+            raise
+
+    @contextmanager
+    def _admitted(self, method: str) -> Iterator[None]:
+        """A turn, for what trains or releases; the phases around it go on meanwhile, one by one."""
+        if method in _IN_TURN:
+            with self._turns.take():
+                yield
+        elif method == "describe":
+            yield
+        else:
+            with self._phases:
+                yield
+
+    def _refusal(self, method: str, refusal: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        """A refusal as it leaves: the guard looks at its code as at everything."""
+        try:
+            self._guard.check(method, refusal, {})
+        except EgressRefusedError as error:
+            _logger.error("a refusal was kept back: %s", error)
+            refusal = refusal | {"reason": "refused"}
+        self._observer.refused(str(refusal["reason"]))
+        return refusal
+
+    def note_peer(self, reason: str, detail: str) -> None:
+        """Notes what was seen at the engine's door, where no request came of it.
+
+        Args:
+            reason: A kebab-case code.
+            detail: One sentence of our own.
+
+        Raises:
+            StorageError: The log refuses.
+        """
+        self._incidents.note(None, reason, detail)
+
+    def tell_refused(self, reason: str) -> None:
+        """Counts a peer that got no answer."""
+        self._observer.refused(reason)
+
+    def _answer(
+        self, method: str, header: Mapping[str, JsonValue], arrays: Mapping[str, np.ndarray]
+    ) -> Answer:
+        if method == "train":
+            return self._rounds.train(TrainRequest.parse(header), arrays)
+        if method == "mask":
+            return self._secure.mask(MaskRequest.parse(header))
+        if method == "execute":
+            return self._secure.execute(ExecuteRequest.parse(header))
+        return self._short_answer(method, header), {}
+
+    def _short_answer(self, method: str, header: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         """Answers a request that takes no arrays and gives none."""
         if method == "describe":
             return self.describe()
@@ -170,7 +267,9 @@ class PrivacyEngine:
             keep = KeepRequest.parse(header)
             self._permits.require_known(keep.run)
             return self._ok(kept=self._witness.keep(keep.size, keep.cosignatures))
-        raise FormatError(f"The engine has no method {method!r}.")
+        if method in RELAY_METHODS:
+            return self._relay_desk.call(method, header)
+        raise FormatError(f"The engine has no method {method[:32]!r}.")
 
     def describe(self) -> dict[str, JsonValue]:
         """Who answers here: the region, the protocol, the engine's digest and its key."""
@@ -188,7 +287,7 @@ class PrivacyEngine:
             QualityGateError: The store is below the policy's threshold.
             InputError: The store or the catalogue cannot be read.
         """
-        with self._lock:
+        with self._turns.take():
             return self._data.quality_report()
 
     def preflight(self, plan: RunPlan) -> None:
@@ -197,7 +296,7 @@ class PrivacyEngine:
         Raises:
             PolicyError, QualityGateError, ConsentError, BudgetError, InputError: As the case is.
         """
-        with self._lock:
+        with self._turns.take():
             permit = self._permits.open(plan.run_id)
             if permit.plan.digest != plan.digest:
                 raise PolicyError(f"{self.home.region}: its permit is for another plan.")
@@ -212,19 +311,25 @@ class PrivacyEngine:
         Raises:
             PolicyError: There is no permit for the run.
             ConsentError: No customer's consent is in force.
+            TooManyRunsError: As many other runs as may be are about to train.
         """
         self._permits.require_known(request.run)
         if request.server_round is None:
             self._secure.masking.forget(request.run)
+            self._charging.end(request.run)
+        begins = self._begins(request)
+        if begins:
+            self._snapshots.make_room(request.run, self._clock_ms())
         with self.state.lock:
             self.state.refresh()
             size, snapshot = self.state.size, None
-            if self._begins(request):
+            if begins:
                 snapshot = self._snapshot(self._permits.open(request.run).plan)
         note = self.log.checkpoint_at(size)
         self._snapshots.publish(Published(request.run, request.server_round, size, note, snapshot))
         proofs = self._witness.proofs(request.since, size)
         reach(Point.PUBLISHED)
+        self._observer.log_size(size)
         return self._ok(checkpoint=note.decode(), proofs=proofs)
 
     def _begins(self, request: PublishRequest) -> bool:
@@ -239,115 +344,6 @@ class PrivacyEngine:
 
     def _ok(self, **fields: JsonValue) -> dict[str, JsonValue]:
         return {"status": "ok", "region": self.home.region, **fields}
-
-    def train(
-        self, request: TrainRequest, arrays: Mapping[str, np.ndarray]
-    ) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
-        """One region's part of one round; see the module's docstring for the order.
-
-        Raises:
-            FedprefError: Nothing was released.
-        """
-        permit = self._permits.open(request.run)
-        if request.plan != permit.plan.digest:
-            raise PolicyError("The request is for another plan than the permit's.")
-        mechanism = permit.mechanism_of(request.server_round, request.mechanism)
-        check_arrays(arrays, permit.plan.model_arrays(request.server_round), grid_exponent=None)
-        model_in = arrays_digest(arrays)
-        seal, included = self._sealed.read(request.run, request.server_round), None
-        dead = False
-        if seal is not None and self._secure.is_dead(request.run, request.server_round, seal):
-            self._secure.require_new_attempt(request, seal)
-            dead = True
-        if seal is None or dead:
-            reach(Point.BEGUN)
-            seal, included = self._train_and_seal(
-                request, permit, mechanism, dict(arrays), model_in, anew=dead
-            )
-        elif seal.model_in != model_in:
-            raise PolicyError(
-                f"Round {request.server_round} was sealed for another model; it is not trained "
-                "a second time."
-            )
-        index = self._sealed.log(request.run, request.server_round, seal, included=included)
-        reach(Point.LOGGED)
-        reply = self._reply(request, seal, index)
-        offered = self._secure.offer(permit.plan, request, seal)
-        reach(Point.ANSWERED)
-        if offered is not None:
-            return reply | offered, {}
-        return reply, dict(seal.arrays)
-
-    def _train_and_seal(
-        self,
-        request: TrainRequest,
-        permit: Permit,
-        mechanism: Mechanism,
-        model: dict[str, np.ndarray],
-        model_in: str,
-        *,
-        anew: bool,
-    ) -> tuple[Seal, frozenset[str]]:
-        """Trains and seals; gives the seal, and the pseudonyms it was trained on."""
-        plan = permit.plan
-        start_ms = self._clock_ms()
-        snapshot = self._snapshots.use(
-            request.run, request.server_round, request.cosignatures, start_ms=start_ms
-        )
-        self._witness.keep(snapshot.consent_size, request.cosignatures, renew=True)
-        reach(Point.WITNESSED)
-        charge = self._charging.charge(request, permit, mechanism, anew=anew)
-        reach(Point.CHARGED)
-        update = (shared_round if plan.mode == "distributed" else release)(
-            self._data.dataset(plan, snapshot.eligible),
-            model,
-            plan=plan,
-            server_round=request.server_round,
-            noise=self._noise,
-        )
-        reach(Point.NOISED)
-        released = plan.released_arrays(mechanism.name)
-        check_arrays(update, released, grid_exponent=mechanism.grid_exponent)
-        context = RoundContext(
-            request=request,
-            permit=permit,
-            mechanism=mechanism,
-            charge=charge,
-            spending=self.ledger.spending(request.run, charge.request.year, upto_seq=charge.seq),
-            delta=self.policy.delta_max,
-            snapshot=snapshot,
-            origin=self.home.origin,
-            region=self.home.region,
-            prev_round=self.state.last_round(request.run),
-            model_in=model_in,
-            update=update,
-            start_ms=start_ms,
-            end_ms=self._clock_ms(),
-        )
-        seal = Seal(
-            model_in=model_in,
-            round_entry=make_entry(round_record(context), self._trainer),
-            release_entry=make_entry(release_record(context), self._trainer),
-            log_size=self.log.size,
-            arrays=update,
-        )
-        self._seals.write(request.run, request.server_round, seal)
-        reach(Point.SEALED)
-        self._snapshots.spend()
-        return seal, snapshot.eligible.sids
-
-    def _reply(self, request: TrainRequest, seal: Seal, index: int) -> dict[str, JsonValue]:
-        return {
-            "status": "ok",
-            "run": request.run,
-            "round": request.server_round,
-            "attempt": request.attempt,
-            "region": self.home.region,
-            "mechanism": request.mechanism,
-            "update": arrays_digest(seal.arrays),
-            "round_entry": base64.b64encode(seal.round_entry).decode(),
-            **self._sealed.proof(index),
-        }
 
     def _snapshot(self, plan: RunPlan) -> ConsentSnapshot:
         with self.state.lock:
@@ -369,6 +365,7 @@ def open_engine(
     noise: NoiseSource | None = None,
     clock_ms: Callable[[], int] = now_ms,
     data: RegionData | None = None,
+    observer: EngineObserver | None = None,
 ) -> Iterator[PrivacyEngine]:
     """Opens a region's engine and everything it holds; closes all of it on exit.
 
@@ -377,6 +374,7 @@ def open_engine(
         noise: A test's own noise; by default the system's cryptographic generator.
         clock_ms: A test's own clock, in milliseconds since the epoch.
         data: The region's store, if it was read already; by default it is read when first needed.
+        observer: Is told what the engine does, from several threads; nobody by default.
 
     Raises:
         StorageError: Another engine of this region is running, or a store is damaged.
@@ -409,4 +407,5 @@ def open_engine(
             noise=noise if noise is not None else SystemNoise(),
             clock_ms=clock_ms,
             data=data,
+            observer=observer,
         )

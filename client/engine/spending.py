@@ -33,14 +33,33 @@ class Account:
 
     def counts(self, request: ChargeRequest) -> bool:
         """Whether a charge counts towards it."""
-        if request.year != self.year:
-            return False
-        return self.kind == "year" or getattr(request, self.kind) == self.name
+        return request.year == self.year and self.covers(request.model, request.purpose)
+
+    def covers(self, model: str, purpose: str) -> bool:
+        """Whether what is spent in its year for a model and a purpose counts towards it."""
+        return self.kind == "year" or self.name == (model if self.kind == "model" else purpose)
 
     @property
     def words(self) -> str:
         """Whose budget it is, to name it in a sentence."""
         return f"{self.year}" if self.kind == "year" else f"{self.year} for {self.kind} {self.name}"
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What a run under way will have spent at its end.
+
+    Attributes:
+        run: The run.
+        model: Its plan's model.
+        purpose: Its plan's purpose.
+        events: All events of its plan, and of attempts beyond it.
+    """
+
+    run: str
+    model: str
+    purpose: str
+    events: Sequence[GaussianEvent]
 
 
 @dataclass(frozen=True)
