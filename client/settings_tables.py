@@ -20,6 +20,8 @@ from pydantic import (
 )
 
 from client.engine.policy import RegionPolicy
+from common.errors import InputError
+from common.loopback import LoopbackAddress
 from common.validate import PARTY
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -64,6 +66,15 @@ def is_host(text: str) -> bool:
 
 def _address(text: str) -> str:
     split_address(text)
+    return text
+
+
+def _loopback(text: str) -> str:
+    split_address(text)
+    try:
+        LoopbackAddress.parse(text)
+    except InputError as error:
+        raise ValueError(error.message) from error
     return text
 
 
@@ -112,6 +123,7 @@ def _socket_path(path: Path) -> Path:
 
 
 Address = Annotated[str, AfterValidator(_address)]
+OwnAddress = Annotated[str, AfterValidator(_loopback)]
 Host = Annotated[str, AfterValidator(_host)]
 Party = Annotated[str, AfterValidator(_party)]
 User = Annotated[str | int, AfterValidator(_user)]
@@ -184,7 +196,7 @@ class EngineTable(_Table):
         relay_users: Whom it answers besides its own user; without, the relay's.
         consent_users: Whom the consent socket answers besides the engine's own user.
         socket_group: The group that may open the sockets, of which those users are members.
-        metrics: Host and port of its Prometheus endpoint; without, there is none.
+        metrics: Loopback address and port of its Prometheus endpoint; without, there is none.
     """
 
     socket: SocketPath = _default_path("run/engine.sock")
@@ -193,7 +205,7 @@ class EngineTable(_Table):
     relay_users: list[User] = []
     consent_users: list[User] = []
     socket_group: User | None = None
-    metrics: Address | None = None
+    metrics: OwnAddress | None = None
 
 
 class NodeTable(_Table):

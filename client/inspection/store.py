@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from client.data.source_config import check_columns
 from client.data.sources import open_source
 from client.engine.home import RegionHome
 from client.engine.permit_files import PermitFile
@@ -16,13 +15,11 @@ from common.errors import PolicyError
 
 
 def check_store(subject: Inspected, home: RegionHome, findings: Findings) -> None:
-    """Checks that the store answers and has every mapped column; no row is read."""
+    """Checks that the store answers and has every mapped column, of a fitting type; reads no row."""
     settings = subject.settings
     place = home.source if settings is None else subject.setting("[source]")
     with findings.catching(Kind.STORE, place):
-        config = declared_source(home) if settings is None else settings.source()
-        mapped = list(config.columns.by_canonical_name.values())
-        check_columns(mapped, open_source(config).columns(), "The store")
+        open_source(declared_source(home) if settings is None else settings.source()).check()
 
 
 def check_catalogue(home: RegionHome, permits: Sequence[PermitFile], findings: Findings) -> None:
