@@ -23,6 +23,7 @@ from client.commands import (
     engine_process,
     erase,
     export_subject,
+    install,
     keys,
     notice,
     policy,
@@ -48,6 +49,8 @@ app.command()(engine_process.engine)
 app.command()(budget.budget)
 app.command()(check.check)
 app.command()(erase.erase)
+app.command()(install.install)
+app.command()(install.commission)
 app.command()(export_subject.export_subject)
 app.command()(backup.backup)
 app.command()(backup.restore)

@@ -252,6 +252,11 @@ def _check_token(data: bytes) -> None:
         raise FormatError("The kit's enrolment token is not one line.")
 
 
+def manifest_facts(envelope: Envelope) -> KitFacts:
+    """What a manifest says that was verified when its kit was opened."""
+    return _parse(envelope.record())[0]
+
+
 def _parse(record: JsonValue) -> tuple[KitFacts, dict[str, tuple[str, int]]]:
     fields = exact_fields(record, _FIELDS, "A kit's manifest")
     if fields["v"] != _VERSION:

@@ -43,10 +43,10 @@ def is_root() -> bool:
     return os.geteuid() == 0
 
 
-def find_user(name: str) -> SystemUser | None:
-    """The user of that name, or None if there is none."""
+def find_user(name: str | int) -> SystemUser | None:
+    """The user of that name or id, or None if there is none."""
     try:
-        entry = pwd.getpwnam(name)
+        entry = pwd.getpwnam(name) if isinstance(name, str) else pwd.getpwuid(name)
     except KeyError:
         return None
     return SystemUser(entry.pw_name, entry.pw_uid, entry.pw_gid)

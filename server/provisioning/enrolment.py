@@ -17,6 +17,7 @@ from common.enrolment import MAX_ENROLMENT_BYTES, Enrolment, open_enrolment
 from common.errors import FormatError, InputError, StorageError, VerificationError
 from common.key_registry import MAX_REGISTRY_BYTES, Registry
 from common.key_request import make_request, open_request
+from common.messages import PROTOCOL_VERSION
 from common.registry_changes import RootKeys, check_draft, draft_version
 from common.registry_draft import Draft
 from common.registry_install import install_version, registry_envelopes
@@ -27,7 +28,6 @@ from server.provisioning.federation_config import FederationConfig
 from server.provisioning.kits import kit_token, use_up_token
 from server.provisioning.officers import officers_at_hand, read_roots, sign_version
 from server.provisioning.provision import SERVER_ROLES
-from server.roster import PROTOCOL_VERSION
 
 NODE_SUFFIX = ".pub"
 _DAY_S = 24 * 3600

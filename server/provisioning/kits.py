@@ -23,11 +23,11 @@ from common.kit import (
     KitFacts,
     make_kit,
 )
+from common.messages import PROTOCOL_VERSION
 from common.signatures import Signer
 from common.timestamps import now
 from server.deployment import Deployment
 from server.provisioning.federation_config import FederationConfig
-from server.roster import PROTOCOL_VERSION
 
 _TOKEN_SUFFIX = ".token"  # noqa: S105 - the end of a file's name
 
