@@ -18,18 +18,14 @@ from client.consent_service.forms import FormSettings
 from client.consent_service.notices import offered
 from client.consent_service.registrar import ConsentRegistrar
 from client.engine.home import KEY_ROLES, RegionHome
-from client.engine.ledger_store import make_ledger
 from client.engine.permit_desk import sign_permit
 from client.engine.policy import RegionPolicy
-from client.engine.policy_desk import policy_record
 from client.engine.preparation import RegionData
 from client.engine.service import PrivacyEngine, open_engine
-from client.engine.subjects import make_storage_key, open_subject_keys
+from client.engine.subjects import open_subject_keys
+from client.installation.region_home import begin_records, make_home
 from client.training.noise import NoiseSource
 from common import canonical_json
-from common.audit.entry import make_entry
-from common.audit.log import AuditLog
-from common.audit.registry_entry import registry_entry
 from common.audit.witness.home import WitnessHome
 from common.audit.witness.store import WitnessStore
 from common.canonical_json import JsonValue
@@ -41,6 +37,7 @@ from common.consent import (
 from common.durable_file import write_durably
 from common.envelope import sign_record
 from common.keys import MAX_REGISTRY_BYTES, Signer, build_registry, generate_key
+from common.notice import parse_notice
 from common.plan import RunPlan
 from common.timestamps import format_time, now_ms
 from server.config import ServerHome
@@ -251,26 +248,15 @@ def _store_registry(home: Path, registry: bytes) -> None:
 def _make_region_home(
     home: RegionHome, folder: RunFolder, plan: RunPlan, set_up: RegionSetUp, registry: bytes
 ) -> None:
-    home.root.chmod(0o700)
-    home.write_identity()
+    make_home(home)
     _store_registry(home.root, registry)
-    make_storage_key(home.stored_key)
     # The store and the public catalogue lie where the scenario was prepared.
     (home.root / "data").symlink_to(os.path.relpath(folder.data / home.region / "data", home.root))
     home.catalogue.symlink_to(os.path.relpath(folder.catalogue, home.root))
     policy = _policy(set_up, plan)
-    write_durably(home.policy, canonical_json.encode(policy.to_record()))
     _form_settings(home, set_up.jurisdiction).write(home.root)
-    controller = home.signer("controller")
-    notice = make_entry(_notice(home, set_up.jurisdiction), controller)
-    notice_zh = make_entry(_notice_zh(home, set_up.jurisdiction), controller)
-    in_force = make_entry(policy_record(policy, now_ms()), controller)
-    write_durably(home.root / "notice.json", notice)
-    with AuditLog.open(home.log, origin=home.origin, signer=home.signer("log"), create=True) as log:
-        keys = registry_entry(registry, home.signer("trainer"))
-        log.append([keys, notice, in_force, notice_zh])
-    make_ledger(home.ledger)
-    WitnessStore.open(home.witness, create=True).close()
+    notices = [_notice(home, set_up.jurisdiction), _notice_zh(home, set_up.jurisdiction)]
+    begin_records(home, policy=policy, notices=[parse_notice(each) for each in notices])
     with open_subject_keys(home.subjects, home.stored_key) as subjects:
         subjects.enrol(_customers(home, policy))
 

@@ -19,6 +19,7 @@ from client.engine.subjects import open_subject_keys
 from common.audit.log import AuditLog
 from common.audit.registry_entry import registry_entry
 from common.audit.witness.store import WitnessStore
+from common.durable_file import write_durably
 from common.errors import StorageError
 from common.key_rotation import make_key
 from common.notice import Notice
@@ -101,6 +102,15 @@ def begin_records(
                     in_force_from_ms=clock_ms(),
                 )
         sign_policy(home, log, policy, clock_ms=clock_ms)
+        _keep_first_notice(home, log, state)
+
+
+def _keep_first_notice(home: RegionHome, log: AuditLog, state: LogState) -> None:
+    """Keeps the first notice as a file of its own, for whoever has no log at hand."""
+    path = home.root / "notice.json"
+    if state.notices and not path.exists():
+        index = state.notices[0].index
+        write_durably(path, next(data for _, data in log.entries(index, index + 1)))
 
 
 def _make_stores(home: RegionHome) -> None:
