@@ -48,7 +48,10 @@ class RunTracker:
         self.plan = home.read_plan()
         self.folder = folder / self.plan.run_id
         self._log = ObservedLog(home.log)
-        self._written = 0
+        #: How many rounds are written.
+        self.rounds = 0
+        #: Whether the run's model is published: no round is left.
+        self.finished = False
         self._writer = _open_writer(self.folder)
 
     def __enter__(self) -> Self:
@@ -65,12 +68,12 @@ class RunTracker:
             InputError, StorageError: The log cannot be read.
         """
         self._log.read_on()
-        rounds = self._log.runs.get(self.plan.run_id, LoggedRun()).rounds
-        new = rounds[self._written :]
+        run = self._log.runs.get(self.plan.run_id, LoggedRun())
+        new = run.rounds[self.rounds :]
         for done in new:
             for name, value in round_figures(self.plan, done).items():
                 self._writer.add_scalar(name, value, done.number, walltime=done.end_ms / 1000)
-        self._written = len(rounds)
+        self.rounds, self.finished = len(run.rounds), run.published_ms is not None
         self._writer.flush()
         return len(new)
 
@@ -80,17 +83,17 @@ class RunTracker:
         Args:
             quality: Figures of the finished model by name, such as those of a simulation.
         """
-        results = {"rounds_done": float(self._written), **quality}
-        results["epsilon_spent"] = epsilon_after(self.plan, self._written)
+        results = {"rounds_done": float(self.rounds), **quality}
+        results["epsilon_spent"] = epsilon_after(self.plan, self.rounds)
         for name, value in quality.items():
-            self._writer.add_scalar(f"quality/{name}", value, self._written)
+            self._writer.add_scalar(f"quality/{name}", value, self.rounds)
         # Its own folder, of one name: written again, it takes the place of what was there.
         _remove_earlier(self.folder / _SETTINGS)
         self._writer.add_hparams(
             run_settings(self.plan),
             {f"result/{name}": value for name, value in results.items()},
             name=_SETTINGS,
-            global_step=self._written,
+            global_step=self.rounds,
         )
 
     @contextmanager

@@ -160,6 +160,13 @@ def run(
             "with a later round, goes on.",
         ),
     ] = None,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(
+            help="TensorBoard's --logdir: rounds are written there as they go on, quality when it "
+            "is measured; a finished run's too. Needs the extra `tracking`."
+        ),
+    ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="Remove a finished run, or one with other settings.")
     ] = False,
@@ -190,6 +197,7 @@ def run(
             quality_seeds=quality_seeds,
             replace=replace,
             pause_after_round=pause_after_round,
+            tensorboard=tensorboard,
         ),
         console,
     )

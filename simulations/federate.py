@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from client.engine.service import PrivacyEngine
 from common.engine_channel import EngineChannel, register_channel
+from common.errors import FederationError, FedprefError
 from common.plan import RunPlan
 from simulations.outside_witness import witness_in_process, witness_over_http
 from simulations.run_folder import RunFolder
@@ -83,3 +85,9 @@ def _run_in_process(
             n_nodes=len(channels),
             run_config={"server-home": str(server_home), **config},
         )
+
+
+def own_words(error: FederationError, engines: Iterable[PrivacyEngine]) -> FedprefError:
+    """If a region refused, its own reason, which only this machine may know."""
+    refusals = (engine.last_refusal for engine in engines)
+    return next((refusal for refusal in refusals if refusal is not None), error)

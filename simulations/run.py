@@ -21,7 +21,7 @@ from typing import Literal
 from rich.console import Console
 
 from common.aggregation_rules import NoiseMode, RuleName, least_regions
-from common.errors import FederationError, FedprefError, InputError, UsageError, VerificationError
+from common.errors import FederationError, InputError, UsageError, VerificationError
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
 from common.privacy import UNIT_AND_RELATION
@@ -32,7 +32,7 @@ from server.config import ServerHome
 from server.robust_noise import unguarded
 from server.status import read_status
 from simulations.customers import CustomerChoices, draw_choices
-from simulations.federate import federate
+from simulations.federate import federate, own_words
 from simulations.outcome import (
     bundle_run,
     conclude,
@@ -43,10 +43,11 @@ from simulations.outcome import (
 )
 from simulations.privacy_audit import MODELS
 from simulations.progress import live_rounds
-from simulations.provision import OpenRegion, RegionSetUp, open_regions, provision
+from simulations.provision import RegionSetUp, open_regions, provision
 from simulations.regions import PreparedScenario
 from simulations.run_folder import RunFolder, RunSettings, RunState, open_run_folder
 from simulations.scenarios import Scenario, find_scenario
+from simulations.tracking import track_run, tracked_rounds
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,8 @@ class RunRequest:
     patience_rounds: int = 0
     # Not of the settings: the same command without it, or with a later round, goes on.
     pause_after_round: int | None = None
+    # Likewise: where else the run is written, not what it is.
+    tensorboard: Path | None = None
 
     def settings(self, scenario: Scenario) -> RunSettings:
         """The request with the scenario's values filled in.
@@ -148,8 +151,12 @@ def run_scenario(request: RunRequest, console: Console) -> RunFolder:
                 f"{folder.root} holds this very run, finished. Report: {folder.report}. "
                 "--replace runs it anew."
             )
+            if request.tensorboard is not None:
+                track_run(folder, request.tensorboard)
             return folder
-        _Run(folder, scenario, state, console).carry_on(request.pause_after_round)
+        _Run(folder, scenario, state, console, request.tensorboard).carry_on(
+            request.pause_after_round
+        )
     return folder
 
 
@@ -183,12 +190,16 @@ class _Run:
     """The stages of one run, each recorded when complete."""
 
     def __init__(
-        self, folder: RunFolder, scenario: Scenario, state: RunState, console: Console
+        self,
+        folder: RunFolder,
+        scenario: Scenario,
+        state: RunState,
+        console: Console,
+        tensorboard: Path | None = None,
     ) -> None:
         self._folder = folder
         self._scenario = scenario
-        self._state = state
-        self._console = console
+        self._state, self._console, self._tensorboard = state, console, tensorboard
 
     def carry_on(self, pause_after_round: int | None = None) -> None:
         """Carries out the stages that are not complete, or stops after a round of training.
@@ -249,7 +260,10 @@ class _Run:
                 region.engine.preflight(plan)
             channels = {name: region.channel for name, region in regions.items()}
             try:
-                with live_rounds(self._console, self._folder.server / "events.jsonl", plan.regions):
+                with (
+                    live_rounds(self._console, self._folder.server / "events.jsonl", plan.regions),
+                    tracked_rounds(ServerHome(self._folder.server), self._tensorboard),
+                ):
                     federate(
                         self._state.settings.engine,
                         self._folder,
@@ -258,7 +272,7 @@ class _Run:
                         last_round=last_round,
                     )
             except FederationError as error:
-                raise _own_words(error, regions) from error
+                raise own_words(error, [each.engine for each in regions.values()]) from error
 
     def _measure(self) -> None:
         with self._stage("Measuring quality beside the baselines", "evaluated"):
@@ -285,6 +299,8 @@ class _Run:
                 )
             verdict = bundle_run(self._folder, self._scenario, plan)
             report_run(self._folder, self._scenario, plan, self._state, verdict)
+            if self._tensorboard is not None:
+                track_run(self._folder, self._tensorboard)
         if not verdict.verified:
             raise VerificationError(
                 f"The run's own logs do not verify: {verdict.first_failure}",
@@ -368,15 +384,6 @@ def choose(
 
 # Withdrawals are spread over the first rounds, so that every plan of two rounds or more sees some.
 LAST_WITHDRAWAL_ROUND = 4
-
-
-def _own_words(error: FederationError, regions: dict[str, OpenRegion]) -> FedprefError:
-    """If a region refused, its own reason, which only this machine may know."""
-    for region in regions.values():
-        refusal = region.engine.last_refusal
-        if refusal is not None:
-            return refusal
-    return error
 
 
 def _require_within(option: str, value: float, low: float, high: float) -> None:

@@ -48,7 +48,7 @@ class EngineJournal:
             "budget",
             region=self._region,
             epsilon=format_epsilon(epsilon_spent),
-            epsilon_cap=format_epsilon(epsilon_cap),
+            epsilon_cap=f"{epsilon_cap:.6f}",
         )
 
     def log_size(self, size: int) -> None:

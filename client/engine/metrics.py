@@ -10,12 +10,12 @@ customers there are.
 from __future__ import annotations
 
 import re
-import shutil
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Histogram
@@ -27,12 +27,11 @@ from client.engine.home import RegionHome
 from client.engine.journal import EngineJournal
 from client.engine.observing import EngineObserver, Observers
 from client.engine.provenance import engine_digest
+from common.disk import disk_check
 from common.loopback import LoopbackAddress
 from common.metrics_http import Check, Observed, serve_metrics
 from common.validate import is_power_of_two_interval
 
-#: Below this a charge, a seal and their log entries may not fit, in bytes.
-FREE_DISK_MIN_BYTES = 256 << 20
 #: Kinds of refusals that are told apart; any further one counts as ``other``.
 MAX_REASONS = 64
 ROUND_SECONDS_BUCKETS = (0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
@@ -219,10 +218,21 @@ def _counter(name: str, documentation: str, value: float) -> Metric:
     return CounterMetricFamily(f"fedpref_engine_{name}", documentation, value=value)
 
 
+@dataclass(frozen=True)
+class Watching:
+    """Who is told what an engine does, and where it can be looked at.
+
+    Attributes:
+        observer: For `client.engine.service.open_engine`.
+        address: Where metrics are served; None for nowhere.
+    """
+
+    observer: EngineObserver
+    address: LoopbackAddress | None
+
+
 @contextmanager
-def watched(
-    home: RegionHome, socket: Path, address: LoopbackAddress | None
-) -> Iterator[EngineObserver]:
+def watched(home: RegionHome, socket: Path, address: LoopbackAddress | None) -> Iterator[Watching]:
     """An observer for an engine that is about to be opened: its journal, and metrics if wanted.
 
     Served from before the engine is open till after it is closed, so that its absence is seen.
@@ -237,11 +247,12 @@ def watched(
     """
     journal = EngineJournal(home.region)
     if address is None:
-        yield journal
+        yield Watching(journal, None)
         return
     metrics = EngineMetrics(home.region, engine_digest())
-    with serve_metrics(Observed(metrics.registry, engine_checks(home, socket)), address):
-        yield Observers(journal, metrics)
+    observed = Observed(metrics.registry, engine_checks(home, socket))
+    with serve_metrics(observed, address) as taken:
+        yield Watching(Observers(journal, metrics), taken)
 
 
 def engine_checks(home: RegionHome, socket: Path) -> Mapping[str, Check]:
@@ -250,8 +261,3 @@ def engine_checks(home: RegionHome, socket: Path) -> Mapping[str, Check]:
         "disk": lambda: disk_check(home.root),
         "relay-socket": lambda: None if socket.is_socket() else "gone",
     }
-
-
-def disk_check(folder: Path) -> str | None:
-    """Whether a disk has room for what must be written durably."""
-    return None if shutil.disk_usage(folder).free >= FREE_DISK_MIN_BYTES else "full"

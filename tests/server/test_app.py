@@ -18,7 +18,9 @@ from tests.support.fake_federation import fake_plan, open_federation
 def test_a_run_ends_with_a_published_model(tmp_path: Path) -> None:
     with open_federation(tmp_path, fake_plan()) as federation:
         federation.run()
-        published, finished = federation.events()[-2:]
+        # Between the two the closing checkpoints are cosigned.
+        published, witnessed, finished = federation.events()[-3:]
+        assert witnessed["event"] == "log-witnessed"
         assert published["event"] == "model-published"
         assert published["model"] == arrays_digest(federation.model())
         assert finished["event"] == "run-finished"

@@ -97,17 +97,41 @@ def test_what_the_display_is_told(tmp_path: Path) -> None:
         federation.engines["region-2"].tamper_arrays = lambda a: {**a, "more": np.ones(1, "<f4")}
         federation.run()
         events = [(e["event"], e.get("round"), e.get("region")) for e in federation.events()]
-        assert events[0] == ("round-started", 1, None)
-        assert set(events[1:4]) == {
+        assert events[:2] == [("round-started", 1, None), ("log-witnessed", 1, None)]
+        assert set(events[2:5]) == {
             ("region-replied", 1, "region-1"),
             ("region-refused", 1, "region-2"),
             ("region-replied", 1, "region-3"),
         }
-        assert events[4] == ("round-closed", 1, None)
-        assert [name for name, _, _ in events[-2:]] == ["model-published", "run-finished"]
+        assert events[5] == ("round-closed", 1, None)
+        last = [name for name, _, _ in events[-3:]]
+        assert last == ["model-published", "log-witnessed", "run-finished"]
+        replied = next(e for e in federation.events() if e["event"] == "region-replied")
+        assert (replied["customers"], replied["epsilon_total"]) == ("8-15", "1")
         refusal = next(e for e in federation.events() if e["event"] == "region-refused")
         assert refusal["reason"] == "wrong-arrays"
         assert refusal["mechanism"] == "popularity"
+
+
+@pytest.mark.parametrize("stated", ["4711", "4711-9421", {"exact": 4711}, None])
+def test_a_number_of_customers_that_is_no_interval_is_not_repeated(
+    tmp_path: Path, stated: object
+) -> None:
+    with open_federation(tmp_path, fake_plan()) as federation:
+
+        def tamper(record: Header) -> None:
+            record["train"] = {**record["train"], "n_bucket": stated}  # type: ignore[dict-item]
+            record["dp"] = {**record["dp"], "epsilon_total": "customer 4711"}  # type: ignore[dict-item]
+
+        federation.engines["region-2"].tamper_record = tamper
+        federation.run()
+        replied = [
+            (event["customers"], event["epsilon_total"])
+            for event in federation.events()
+            if (event["event"], event.get("region")) == ("region-replied", "region-2")
+        ]
+        assert replied == [(None, None)] * 3
+        assert b"4711" not in federation.home.events.read_bytes()
 
 
 def nan_arrays(arrays: Arrays) -> Arrays:
