@@ -27,6 +27,7 @@ from client.commands import (
     keys,
     notice,
     policy,
+    prepare,
     tidy,
 )
 from common.terminal import EXIT_CODES, run_command
@@ -49,6 +50,7 @@ app.command()(engine_process.engine)
 app.command()(budget.budget)
 app.command()(check.check)
 app.command()(erase.erase)
+app.command()(prepare.prepare)
 app.command()(install.install)
 app.command()(install.commission)
 app.command()(export_subject.export_subject)
@@ -71,11 +73,11 @@ def check_data(
 ) -> None:
     """Read a store through its mapping and run the quality gate on it."""
     from client.data.quality import quality_gate
-    from client.data.sources import load_source_config, open_source
+    from client.data.sources import all_batches, load_source_config
     from common.catalogue import Catalogue
 
     checked = quality_gate(
-        open_source(load_source_config(source)).read(),
+        all_batches(load_source_config(source)),
         Catalogue.load(catalogue),
         region=source.parent.parent.name or str(source),
         threshold=threshold,

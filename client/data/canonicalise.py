@@ -63,10 +63,13 @@ def _flat(table: pa.Table, name: str) -> pa.Array:
     return _plain(table.column(name))
 
 
-def _plain(column: pa.ChunkedArray) -> pa.Array:
+def _whole(column: pa.ChunkedArray) -> pa.Array:
     array = column.combine_chunks()
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks)
+    return pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
+
+
+def _plain(column: pa.ChunkedArray) -> pa.Array:
+    array = _whole(column)
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
     return array
@@ -89,14 +92,16 @@ def _references(column: pa.ChunkedArray | None, n_rows: int, where: str) -> pd.C
     if column is None:
         nulls = np.full(n_rows, -1, dtype=np.int8)
         return pd.Categorical.from_codes(nulls, categories=pd.Index([], dtype="str"))
-    array = _plain(column)
-    if not (_is_text(array.type) or _is_number(array.type) or pa.types.is_null(array.type)):
+    array = _whole(column)
+    coded = pa.types.is_dictionary(array.type)
+    kind = array.type.value_type if coded else array.type
+    if not (_is_text(kind) or _is_number(kind) or pa.types.is_null(kind)):
         raise InputError(
-            f"{where} holds {array.type}, which is no reference.",
+            f"{where} holds {kind}, which is no reference.",
             remedy="Map a column of text or whole numbers.",
         )
-    encoded = pc.dictionary_encode(array)
-    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    encoded = array if coded else pc.dictionary_encode(array)
+    codes = encoded.indices.cast(pa.int32()).fill_null(-1).to_numpy(zero_copy_only=False)
     # Distinct raw values may be one reference (" 12" and "12"), so the texts are encoded again.
     text_codes, texts = pd.factorize(
         np.array([*_texts(encoded.dictionary, where), None], dtype=object)
@@ -111,7 +116,12 @@ def _texts(values: pa.Array, where: str) -> Iterable[str | None]:
     if pa.types.is_integer(values.type):
         texts: list[str | None] = values.cast(pa.string()).to_pylist()
         return texts
-    return [_text(value, where) for value in values.to_pylist()]
+    try:
+        return [_text(value, where) for value in values.to_pylist()]
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{where} holds text that is not UTF-8.", remedy="Have it written as UTF-8."
+        ) from error
 
 
 def _text(value: str | float | Decimal | None, where: str) -> str | None:

@@ -7,16 +7,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 
 import numpy as np
-import pandas as pd
 
 from client.data.transactions import (
     _CONSENT_SEAL,
     CheckedTransactions,
     ConsentedTransactions,
+    Purchases,
 )
 from common.consent import ConsentReplay
 from common.errors import ConsentError
@@ -138,16 +138,26 @@ def filter_consented(
             f"No customer's consent for {eligible.purpose} is in force.",
             remedy="Training starts once customers have consented.",
         )
-    frame = transactions.frame
-    customers = frame["customer_ref"]
-    names = [eligible.pseudonyms.get(reference) for reference in customers.cat.categories]
-    admitted = np.array([*(name is not None for name in names), False])
-    keep = admitted[customers.cat.codes.to_numpy()]
-    new_code = np.cumsum(admitted) - 1
-    sids = pd.Categorical.from_codes(
-        new_code[customers.cat.codes.to_numpy()[keep]],
-        categories=pd.Index([name for name in names if name is not None], dtype="str"),
+    pseudonyms = eligible.pseudonyms
+
+    def consented() -> Iterator[Purchases]:
+        for part in transactions.parts():
+            yield _consented(part, pseudonyms)
+
+    return ConsentedTransactions(
+        consented, transactions.catalogue, eligible.consent_size, seal=_CONSENT_SEAL
     )
-    kept = frame.loc[keep, ["item_ref", "time", "quantity"]].reset_index(drop=True)
-    kept.insert(0, "sid", pd.Series(sids))
-    return ConsentedTransactions(kept, eligible.consent_size, seal=_CONSENT_SEAL)
+
+
+def _consented(part: Purchases, pseudonyms: Mapping[str, str]) -> Purchases:
+    """The purchases of those who have a pseudonym among the eligible, under it."""
+    names = [pseudonyms.get(reference) for reference in part.owners]
+    admitted = np.array([name is not None for name in names], dtype=bool)
+    kept = admitted[part.owner]
+    position = (np.cumsum(admitted) - 1).astype(np.int32)
+    return Purchases(
+        tuple(name for name in names if name is not None),
+        position[part.owner[kept]],
+        part.item[kept],
+        part.time_ms[kept],
+    )

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
+from client.data.assembly import MS_PER_WEEK, assemble, count_purchases
 from client.data.transactions import ConsentedTransactions
 from common.catalogue import Catalogue
 from common.errors import InputError
 
-MS_PER_WEEK = 7 * 24 * 3600 * 1000
+__all__ = [
+    "HALF_LIFE_WEEKS",
+    "MAX_ROWS_PER_CUSTOMER",
+    "MS_PER_WEEK",
+    "CustomerItemMatrix",
+    "PreferenceDataset",
+]
+
 HALF_LIFE_WEEKS = 12.0
 # No household comes near; it bounds the time and memory one account can cost.
 MAX_ROWS_PER_CUSTOMER = 100_000
@@ -189,73 +196,27 @@ class PreferenceDataset:
                 f"{max_rows_per_customer} rows is not in 1 to {_HIGHEST_CAP}.",
                 remedy="Let the window begin before it ends, and keep at least one row.",
             )
-        sids, rows, items, times = _purchases(consented, catalogue, start_ms, end_ms)
-        capped = _beyond_cap(rows, times, len(sids), max_rows_per_customer)
-        n_capped_rows = int(capped.sum())
-        n_capped_customers = len(np.unique(rows[capped]))
-        if n_capped_rows:
-            rows, items, times = rows[~capped], items[~capped], times[~capped]
-        order = np.argsort(rows * catalogue.n_items + items, kind="stable")
-        rows, items, times = rows[order], items[order], times[order]
-        first = np.flatnonzero(_changes(rows) | _changes(items))
-        per_entry = np.diff(np.append(first, len(rows)))
-        per_row = np.bincount(rows[first], minlength=len(sids))
-        counts = CustomerItemMatrix(
-            np.concatenate([[0], np.cumsum(per_row)]).astype(np.int64),
-            items[first].astype(np.int32),
-            per_entry.astype(np.float32),
-            catalogue.n_items,
-        )
+        if consented.catalogue != catalogue.digest:
+            raise InputError(
+                "The consented rows are of items that are not in the catalogue: they were checked "
+                "with another one.",
+                remedy="Use the catalogue that the quality gate used.",
+            )
+        parts = [
+            count_purchases(part, start_ms=start_ms, end_ms=end_ms, most_rows=max_rows_per_customer)
+            for part in consented.parts()
+        ]
+        rows = assemble(parts)
+        entries = rows.arrays
         return cls(
-            sids=sids,
-            counts=counts,
-            last_ms=np.maximum.reduceat(times, first) if len(first) else times,
-            ages_weeks=((end_ms - times) / MS_PER_WEEK).astype(np.float32),
+            sids=rows.sids,
+            counts=CustomerItemMatrix(
+                rows.indptr, entries["items"], entries["counts"], catalogue.n_items
+            ),
+            last_ms=entries["last_ms"],
+            ages_weeks=entries["ages_weeks"],
             start_ms=start_ms,
             end_ms=end_ms,
-            capped_customers=n_capped_customers,
-            capped_rows=n_capped_rows,
+            capped_customers=sum(part.capped_customers for part in parts),
+            capped_rows=sum(part.capped_rows for part in parts),
         )
-
-
-def _purchases(
-    consented: ConsentedTransactions, catalogue: Catalogue, start_ms: int, end_ms: int
-) -> tuple[tuple[str, ...], LongArray, LongArray, LongArray]:
-    """Pseudonyms in order, and per purchase its row, item number and time."""
-    frame: Any = consented.frame
-    # Milliseconds, rounded down, as the window's bounds are.
-    times = frame["time"].to_numpy(dtype="datetime64[ms]").astype(np.int64)
-    inside = (times >= start_ms) & (times < end_ms)
-    items = catalogue.positions(frame["item_ref"].cat.categories)[
-        frame["item_ref"].cat.codes.to_numpy()[inside]
-    ].astype(np.int64)
-    if len(items) and items.min() < 0:
-        raise InputError(
-            "The consented rows hold items that are not in the catalogue.",
-            remedy="Use the catalogue that the quality gate used.",
-        )
-    codes = frame["sid"].cat.codes.to_numpy()[inside].astype(np.int64)
-    names = frame["sid"].cat.categories
-    present = np.unique(codes)
-    by_name = present[np.argsort(names[present].to_numpy(dtype=object), kind="stable")]
-    row_of = np.full(len(names), -1, dtype=np.int64)
-    row_of[by_name] = np.arange(len(by_name))
-    return tuple(str(names[code]) for code in by_name), row_of[codes], items, times[inside]
-
-
-def _beyond_cap(rows: LongArray, times: LongArray, n_rows: int, cap: int) -> npt.NDArray[np.bool_]:
-    """Marks all but the latest `cap` purchases of each customer."""
-    per_row = np.bincount(rows, minlength=n_rows)
-    beyond = np.zeros(len(rows), dtype=bool)
-    if not (per_row > cap).any():
-        return beyond
-    latest_first = np.lexsort((-times, rows))
-    begins = np.cumsum(per_row) - per_row
-    rank = np.arange(len(rows)) - begins[rows[latest_first]]
-    beyond[latest_first[rank >= cap]] = True
-    return beyond
-
-
-def _changes(values: LongArray) -> npt.NDArray[np.bool_]:
-    """True where a value differs from the one before; the first does."""
-    return np.concatenate([[True], values[1:] != values[:-1]]) if len(values) else values != 0

@@ -1,91 +1,180 @@
-"""Transactions in Parquet or CSV files, read through duckdb."""
+"""Transactions in Parquet or CSV files: each file is a unit, read batch by batch.
+
+Parquet is read through pyarrow, CSV through duckdb. A file is known by its size and its times of
+change; one that changed is read again, one that is gone is given up.
+"""
 
 from __future__ import annotations
 
 import csv
 import glob
 import gzip
+import os
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
 
 import duckdb
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from client.data.canonicalise import canonicalise
 from client.data.source_config import FileSourceConfig, check_columns
-from client.data.transactions import Transactions
+from client.data.store_units import (
+    BATCH_ROWS,
+    TEXT,
+    Changes,
+    StoreUnit,
+    kind_of,
+    require_meaning,
+)
+from client.data.transactions import REF_COLUMNS, Transactions
 from common.errors import InputError
 
 _SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv"}
+# A file that changed this lately may change again without showing it: the times of some file
+# systems are that coarse. It is read once more when it has been left alone for as long.
+_COARSE_NS = 2_000_000_000
+_PARQUET_BUFFER_BYTES = 1 << 20
+# Extensions are never fetched, what duckdb carries must do; nothing is ever spilt to a disk.
+_DUCKDB = {
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "memory_limit": "512MB",
+    "temp_directory": "",
+}
 
 
 class FileSource:
-    """Transactions in Parquet or CSV files."""
+    """Transactions in Parquet or CSV files.
+
+    Args:
+        config: Their declaration.
+    """
 
     def __init__(self, config: FileSourceConfig) -> None:
         self._config = config
-        self._location = config.base / config.path
+        self._location = config.base.absolute() / config.path
+
+    @property
+    def origin(self) -> str:
+        """What messages call the store."""
+        return str(self._location)
 
     def columns(self) -> list[str]:
-        """The columns of the first file; all files must have them."""
-        files = self._files()
-        if self._format(files) == "csv":
-            return self._csv_header(files[0])
-        with self._unreadable_is_input_error():
-            relation = _run("SELECT * FROM read_parquet(?)", [_literal(files[:1])])
-            return [str(name) for name in relation.columns]
+        """The columns of the first file."""
+        return list(self._schema(self._files()[0]))
 
-    def read(self) -> Transactions:
-        """Reads the mapped columns.
+    def check(self) -> None:
+        """Checks that there are files, and that the first one has what is mapped.
 
         Raises:
-            InputError: No such file, unknown column, unreadable file, or no rows.
+            InputError: No such file, or the first one cannot be read or lacks a column.
         """
-        files = self._files()
-        mapped = list(self._config.columns.by_canonical_name.values())
-        check_columns(mapped, self.columns(), str(self._location))
-        selected = ", ".join(_quote(name) for name in mapped)
-        with self._unreadable_is_input_error():
-            if self._format(files) == "csv":
-                scan, values = self._csv_scan(files)
-            else:
-                scan, values = "read_parquet(?)", [_literal(files)]
-            table = _run(f"SELECT {selected} FROM {scan}", values).to_arrow_table()  # noqa: S608 # names are quoted, values are bound
-        return canonicalise(table, self._config, str(self._location))
+        first = self._files()[0]
+        names = self._config.columns.by_canonical_name
+        require_meaning(self._kinds(first), names, self._config.time_format, first)
+
+    def changes(self, taken: Mapping[str, StoreUnit], now_ms: int) -> Changes:
+        """New, changed and vanished files.
+
+        Raises:
+            InputError: There are no files at all.
+        """
+        fresh, there = [], set()
+        for name in self._files():
+            mark = _mark(name)
+            there.add(name)
+            if name not in taken or taken[name].mark != mark:
+                fresh.append(StoreUnit(name, mark, now_ms))
+        again = {unit.name for unit in fresh}
+        return Changes(frozenset(taken.keys() & again | taken.keys() - there), tuple(fresh))
+
+    def kinds(self, unit: StoreUnit) -> Mapping[str, str]:
+        """What each mapped column of a file holds, by its canonical name.
+
+        Raises:
+            InputError: The file cannot be read, or lacks a mapped column.
+        """
+        return self._kinds(unit.name)
+
+    def batches(self, unit: StoreUnit) -> Iterator[Transactions]:
+        """Reads the mapped columns of a file.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
+        read = self._parquet if self._format(unit.name) == "parquet" else self._csv
+        with self._unreadable_is_input_error(unit.name):
+            for batch in read(unit.name):
+                if batch.num_rows:
+                    yield canonicalise(batch, self._config, f"The file {unit.name}")
 
     def _files(self) -> list[str]:
         location = self._location
         if location.is_dir():
+            # What is still being written is often hidden.
             files = [
                 str(entry)
                 for entry in sorted(location.iterdir())
-                if entry.is_file() and _format_of(entry.name) is not None
+                if entry.is_file()
+                and not entry.name.startswith((".", "_"))
+                and _format_of(entry.name) is not None
             ]
         elif location.exists():
             files = [str(location)]
         else:
-            files = sorted(glob.glob(str(location)))  # noqa: PTH207 # Path.glob takes no absolute pattern
+            files = sorted(glob.glob(str(location), recursive=True))  # noqa: PTH207 # Path.glob takes no absolute pattern
+            files = [name for name in files if not os.path.isdir(name)]  # noqa: PTH112 # glob's own strings
         if not files:
             raise InputError(
                 f"There are no transaction files at {location}.",
                 remedy="Correct path in the store's declaration: a file, a glob or a folder.",
             )
+        if self._config.format is None:
+            formats = {_format_of(name) for name in files}
+            if len(formats) != 1 or None in formats:
+                raise InputError(
+                    f"The files at {location} are not all of one known format "
+                    f"({', '.join(_SUFFIXES)}).",
+                    remedy="Narrow path, or set format to parquet or csv.",
+                )
         return files
 
-    def _format(self, files: list[str]) -> str:
-        if self._config.format is not None:
-            return self._config.format
-        formats = {_format_of(name) for name in files}
-        if len(formats) != 1 or None in formats:
-            raise InputError(
-                f"The files at {self._location} are not all of one known format "
-                f"({', '.join(_SUFFIXES)}).",
-                remedy="Narrow path, or set format to parquet or csv.",
-            )
-        return cast("str", formats.pop())
+    def _format(self, name: str) -> str:
+        return self._config.format or cast("str", _format_of(name))
+
+    def _kinds(self, name: str) -> dict[str, str]:
+        schema = self._schema(name)
+        names = self._config.columns.by_canonical_name
+        check_columns(list(names.values()), list(schema), f"The file {name}")
+        return {canonical: schema[column] for canonical, column in names.items()}
+
+    def _schema(self, name: str) -> dict[str, str]:
+        """A file's columns in order, and what each holds."""
+        if self._format(name) == "csv":
+            return dict.fromkeys(self._csv_header(name), TEXT)
+        with self._unreadable_is_input_error(name), pq.ParquetFile(name) as file:
+            return {field.name: kind_of(field.type) for field in file.schema_arrow}
+
+    def _parquet(self, name: str) -> Iterator[pa.Table]:
+        names = self._config.columns.by_canonical_name
+        with pq.ParquetFile(name) as file:
+            schema = file.schema_arrow
+        # Text comes as a dictionary: each distinct reference is looked at once.
+        texts = [
+            column
+            for canonical, column in names.items()
+            if canonical in REF_COLUMNS and kind_of(schema.field(column).type) == TEXT
+        ]
+        with pq.ParquetFile(
+            name, read_dictionary=texts, buffer_size=_PARQUET_BUFFER_BYTES, pre_buffer=False
+        ) as file:
+            for batch in file.iter_batches(BATCH_ROWS, columns=list(names.values())):
+                yield pa.Table.from_batches([batch])
 
     def _csv_header(self, name: str) -> list[str]:
         path = Path(name)
@@ -110,36 +199,50 @@ class FileSource:
             )
         return header
 
-    def _csv_scan(self, files: list[str]) -> tuple[str, list[object]]:
-        """A scan without guessing: every value is text, so that 00123 stays what it is."""
-        header = self._csv_header(files[0])
-        for name in files[1:]:
-            if self._csv_header(name) != header:
-                raise InputError(
-                    f"The header of {name} is not that of {files[0]}.",
-                    remedy="Give all files of the source the same columns in the same order.",
-                )
+    def _csv(self, name: str) -> Iterator[pa.Table]:
+        """Reads without guessing: every value is text, so that 00123 stays what it is."""
+        selected = ", ".join(
+            _quote(column) for column in self._config.columns.by_canonical_name.values()
+        )
         options = (
             "auto_detect=false, header=true, quote='\"', escape='\"', strict_mode=true, "
             "delim=?, encoding=?, columns=?"
         )
         values = [
-            _literal(files),
+            [glob.escape(name)],  # duckdb would take it for a pattern
             self._config.delimiter,
             self._config.encoding,
-            dict.fromkeys(header, "VARCHAR"),
+            dict.fromkeys(self._csv_header(name), "VARCHAR"),
         ]
-        return f"read_csv(?, {options})", cast("list[object]", values)
+        statement = f"SELECT {selected} FROM read_csv(?, {options})"  # noqa: S608 # names are quoted, values are bound
+        with duckdb.connect(config=cast("dict[str, Any]", _DUCKDB)) as connection:
+            reader = connection.execute(statement, values).to_arrow_reader(BATCH_ROWS)
+            for batch in reader:
+                yield pa.Table.from_batches([batch])
 
     @contextmanager
-    def _unreadable_is_input_error(self) -> Iterator[None]:
+    def _unreadable_is_input_error(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (duckdb.Error, pa.ArrowException) as error:
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise InputError(
-                f"The file at {self._location} cannot be read: {_reason(str(error))}.",
+                f"The file {name} cannot be read: {_reason(str(error))}.",
                 remedy="Check that the file is whole and of the declared format and encoding.",
             ) from None  # the original repeats whole rows, columns that are not mapped too
+
+
+def _mark(name: str) -> str:
+    """What a file was like: size and times, and whether it changed too lately to be sure."""
+    try:
+        status = os.stat(name)  # noqa: PTH116 # glob's own strings
+    except OSError as error:
+        raise InputError(
+            f"The file {name} cannot be read: {error.strerror}.",
+            remedy="Check that it is there, and that the engine's user may read it.",
+        ) from error
+    lately = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < _COARSE_NS
+    mark = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+    return f"{mark} unsettled" if lately else mark
 
 
 def _reason(message: str) -> str:
@@ -161,17 +264,5 @@ def _format_of(name: str) -> str | None:
     return next((kind for end, kind in _SUFFIXES.items() if name.lower().endswith(end)), None)
 
 
-def _literal(files: list[str]) -> list[str]:
-    """Names of files that exist, for a reader that would take them for patterns."""
-    return [glob.escape(name) for name in files]
-
-
 def _quote(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
-
-
-def _run(statement: str, values: list[Any]) -> duckdb.DuckDBPyRelation:
-    # Extensions are never fetched: what duckdb carries must do.
-    offline = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
-    connection = duckdb.connect(config=cast("dict[str, Any]", offline))
-    return connection.sql(statement, params=values)

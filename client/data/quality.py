@@ -1,9 +1,13 @@
 """The quality gate: what a region's data must be like before anything learns from them.
 
-A pandera contract checks each row. What fails is counted by reason and left out; a row that fails
-for two reasons counts under both and is left out once. Rows that are right but not meant
-(customers at home in another region, products that the catalogue excludes) are counted apart and
-do not lower the score.
+Single rows are judged by `client.data.row_checks`. Here is judged what takes all rows of a
+customer, part by part, so that a store may be larger than memory: repeats, and customers at home in
+two regions. A row that fails for two reasons counts under both and is left out once. Rows that are
+right but not meant (customers at home in another region, products that the catalogue excludes) are
+counted apart and do not lower the score.
+
+What is judged does not depend on the order of a store's rows or files: of repeated rows one stays,
+if there is one that passed the other checks.
 
 The report holds exact counts of the region's data: it stays in the region.
 """
@@ -11,36 +15,47 @@ The report holds exact counts of the region's data: it stays in the region.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import pandera.pandas as pandera
-from pandera.errors import SchemaErrors
 
+from client.data.row_blocks import AT_HOME, AWAY, PARTS, PASSED, RowBlock, concatenate, split
+from client.data.row_checks import MAX_AMOUNT, MAX_QUANTITY, RowChecks, RowCounts
 from client.data.transactions import (
     _GATE_SEAL,
-    COLUMN_DTYPES,
     CheckedTransactions,
-    DeclaredScope,
+    Purchases,
     Transactions,
 )
 from common.canonical_json import JsonValue
 from common.catalogue import Catalogue
 from common.errors import InputError, QualityGateError
 
+__all__ = [
+    "DEFAULT_THRESHOLD",
+    "MAX_AMOUNT",
+    "MAX_QUANTITY",
+    "ExaminedRows",
+    "QualityReport",
+    "assess_quality",
+    "pass_gate",
+    "quality_gate",
+]
+
 DEFAULT_THRESHOLD = 0.98
-# Goods sold by volume are counted in thousandths (a full tank is about 17,000 to 36,000).
-MAX_QUANTITY = 100_000
-# Above any household's row, in any currency's main unit; catches totals in cents or swapped fields.
-MAX_AMOUNT = 1_000_000.0
+# Of so many rows at most, what passed is kept in memory (16 bytes a row); of more, it is read again
+# from where the rows are kept.
+HELD_ROWS = 2_000_000
 _REASONS_SHOWN = 3
 
 BoolArray = npt.NDArray[np.bool_]
+ByteArray = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -95,8 +110,31 @@ class QualityReport:
         }
 
 
+class ExaminedRows(Protocol):
+    """A store's rows after the checks of single rows, by parts."""
+
+    @property
+    def origin(self) -> str:
+        """The store, for messages."""
+        ...
+
+    @property
+    def catalogue(self) -> str:
+        """The digest of the catalogue that items are numbers of."""
+        ...
+
+    @property
+    def counts(self) -> RowCounts:
+        """What was read."""
+        ...
+
+    def part(self, number: int) -> RowBlock:
+        """The rows of one of the `PARTS`; the same ones whenever it is asked."""
+        ...
+
+
 def quality_gate(
-    transactions: Transactions,
+    transactions: Transactions | Iterable[Transactions],
     catalogue: Catalogue,
     *,
     region: str,
@@ -105,7 +143,7 @@ def quality_gate(
     """Keeps the rows that are right, if enough of them are.
 
     Args:
-        transactions: The store's rows.
+        transactions: The store's rows, in one batch or several; examined rows stay in memory.
         catalogue: The public catalogue.
         region: The region's name, for the report and messages.
         threshold: The least share of rows in scope that must pass, in (0, 1].
@@ -113,19 +151,23 @@ def quality_gate(
     Raises:
         QualityGateError: The share is below the threshold: names region, score, threshold and the
             most frequent reasons with their counts.
-        InputError: The threshold is out of range.
+        InputError: The threshold is out of range, or there are no rows.
     """
-    report, accepted = _assess(transactions, catalogue, region, threshold)
+    return pass_gate(_examine(transactions, catalogue), region=region, threshold=threshold)
+
+
+def pass_gate(rows: ExaminedRows, *, region: str, threshold: float) -> CheckedTransactions:
+    """Keeps what is right of rows that were examined one by one; see `quality_gate`."""
+    report, accepted = _judge(rows, region, threshold)
     if not report.passed:
         raise QualityGateError(
             _refusal(report), remedy="Correct the store's data or its declaration; then try again."
         )
-    kept = transactions.frame.loc[accepted].reset_index(drop=True)
-    return CheckedTransactions(kept, report, seal=_GATE_SEAL)
+    return CheckedTransactions(accepted, rows.catalogue, report, seal=_GATE_SEAL)
 
 
 def assess_quality(
-    transactions: Transactions,
+    transactions: Transactions | Iterable[Transactions],
     catalogue: Catalogue,
     *,
     region: str,
@@ -134,143 +176,141 @@ def assess_quality(
     """The gate's report, passed or not; for a region's operator.
 
     Raises:
-        InputError: The threshold is out of range.
+        InputError: The threshold is out of range, or there are no rows.
     """
-    return _assess(transactions, catalogue, region, threshold)[0]
+    return _judge(_examine(transactions, catalogue), region, threshold)[0]
 
 
-def _assess(
-    transactions: Transactions, catalogue: Catalogue, region: str, threshold: float
-) -> tuple[QualityReport, BoolArray]:
+@dataclass
+class _RowsInMemory:
+    """Examined rows that are kept in memory."""
+
+    origin: str
+    catalogue: str
+    counts: RowCounts = field(default_factory=RowCounts)
+    parts: list[list[RowBlock]] = field(default_factory=lambda: [[] for _ in range(PARTS)])
+
+    def part(self, number: int) -> RowBlock:
+        return concatenate(self.parts[number])
+
+
+def _examine(
+    transactions: Transactions | Iterable[Transactions], catalogue: Catalogue
+) -> _RowsInMemory:
+    checks = RowChecks(catalogue)
+    rows = _RowsInMemory("The store", catalogue.digest)
+    for batch in [transactions] if isinstance(transactions, Transactions) else transactions:
+        block, counts = checks.examine(batch)
+        rows.origin, rows.counts = batch.origin, rows.counts + counts
+        for number, part in split(block):
+            rows.parts[number].append(part)
+    return rows
+
+
+@dataclass(frozen=True)
+class _AcceptedRows:
+    """Reads the rows that passed, part by part.
+
+    Args:
+        rows: Where they are.
+        accepted: For each part, which of its rows passed, eight to a byte.
+        held: The parts themselves, if they are few enough to be kept.
+    """
+
+    rows: ExaminedRows
+    accepted: list[ByteArray]
+    held: list[Purchases] | None
+
+    def __call__(self) -> Iterator[Purchases]:
+        if self.held is not None:
+            yield from self.held
+            return
+        for number, packed in enumerate(self.accepted):
+            block = self.rows.part(number)
+            kept = np.unpackbits(packed, count=len(block)).astype(bool)
+            yield _purchases(block.take(kept))
+
+
+def _purchases(block: RowBlock) -> Purchases:
+    owners = tuple(block.customers.to_pylist())
+    return Purchases(owners, block.customer, block.item, block.time_us // 1000)
+
+
+def _judge(
+    rows: ExaminedRows, region: str, threshold: float
+) -> tuple[QualityReport, _AcceptedRows]:
     if not 0.0 < threshold <= 1.0:
         raise InputError(
             f"{region}: the quality threshold {threshold} is not in (0, 1].",
             remedy="Set it to a share, 0.98 by default.",
         )
-    frame = transactions.frame
-    elsewhere, ambiguous = _away_from_home(transactions)
-    excluded = _by_category(frame["item_ref"], lambda ref: ref in catalogue.excluded)
-    examined = ~(elsewhere | excluded)
-    rows = frame.loc[examined]
-    facts = {
-        "duplicate": _duplicates(transactions, examined),
-        "home_ambiguous": ambiguous[examined],
-        "item_known": rows["item_ref"].isna().to_numpy()
-        | _by_category(rows["item_ref"], lambda ref: ref in catalogue.index_of),
-    }
-    passed, reasons = _check(rows.assign(**facts), transactions)
-    accepted = examined.copy()
-    accepted[examined] = passed
+    if not rows.counts.read:
+        raise InputError(
+            f"{rows.origin} has no rows.",
+            remedy="Check the path or table in the store's declaration.",
+        )
+    reasons = Counter(rows.counts.reasons)
+    accepted: list[ByteArray] = []
+    held: list[Purchases] | None = [] if rows.counts.in_scope <= HELD_ROWS else None
+    n_accepted = 0
+    for number in range(PARTS):
+        block = rows.part(number)
+        kept, found = _judge_part(block)
+        reasons.update(found)
+        n_accepted += int(kept.sum())
+        accepted.append(np.packbits(kept))
+        if held is not None:
+            held.append(_purchases(block.take(kept)))
     report = QualityReport(
         region=region,
-        origin=transactions.origin,
-        rows_read=len(frame),
-        rows_out_of_home=int(elsewhere.sum()),
-        rows_out_of_scope=int((excluded & ~elsewhere).sum()),
-        rows_in_scope=int(examined.sum()),
-        rows_accepted=int(passed.sum()),
-        reasons=MappingProxyType(reasons),
+        origin=rows.origin,
+        rows_read=rows.counts.read,
+        rows_out_of_home=rows.counts.out_of_home,
+        rows_out_of_scope=rows.counts.out_of_scope,
+        rows_in_scope=rows.counts.in_scope,
+        rows_accepted=n_accepted,
+        reasons=_by_frequency(reasons),
         threshold=threshold,
     )
-    return report, accepted
+    return report, _AcceptedRows(rows, accepted, held)
 
 
-def _by_category(references: pd.Series[Any], holds: Callable[[str], bool]) -> BoolArray:
-    """A predicate of references, asked once for each distinct one; null gives False."""
-    by_code = np.array([*(holds(ref) for ref in references.cat.categories), False])
-    return by_code[references.cat.codes.to_numpy()]
+def _by_frequency(reasons: Counter[str]) -> Mapping[str, int]:
+    present = [(reason, count) for reason, count in reasons.items() if count]
+    return MappingProxyType(dict(sorted(present, key=lambda item: (-item[1], item[0]))))
 
 
-def _away_from_home(transactions: Transactions) -> tuple[BoolArray, BoolArray]:
-    """Rows of customers at home elsewhere, and home rows of customers who are that as well."""
-    frame, home_stores = transactions.frame, transactions.scope.home_stores
-    if not home_stores:
-        nobody = np.zeros(len(frame), dtype=bool)
-        return nobody, nobody
-    at_home = _by_category(frame["home_store_ref"], lambda ref: ref in home_stores)
-    elsewhere = ~at_home & frame["home_store_ref"].notna().to_numpy()
-    customers = frame["customer_ref"].cat.codes.to_numpy()
-    also_elsewhere = np.isin(customers, np.unique(customers[elsewhere & (customers >= 0)]))
-    return elsewhere, at_home & also_elsewhere
-
-
-def _duplicates(transactions: Transactions, examined: BoolArray) -> BoolArray:
-    """Repeats of an earlier row.
-
-    With baskets, a repeat has the same basket, item, customer and time; a till that scans an item
-    twice adds to the quantity. Without, two rows alike in every mapped column are taken as one.
-    """
-    keys = ["customer_ref", "item_ref", "time", "basket_ref"]
-    if "basket_ref" not in transactions.mapped:
-        keys = sorted(transactions.mapped)
-    return transactions.frame.loc[examined, keys].duplicated().to_numpy()
-
-
-def _contract(transactions: Transactions) -> pandera.DataFrameSchema:
-    """One check for each reason; its name is the reason's code."""
-    mapped = transactions.mapped
-    needed = {
-        "customer_ref": "customer-missing",
-        "item_ref": "item-missing",
-        "basket_ref": "basket-missing" if "basket_ref" in mapped else None,
-        "store_ref": "store-missing" if "store_ref" in mapped else None,
-        "home_store_ref": "home-store-missing" if transactions.scope.home_stores else None,
-        "time": "time-missing",
-        "quantity": "quantity-missing",
-        "amount": "amount-missing" if "amount" in mapped else None,
-        "duplicate": None,
-        "home_ambiguous": None,
-        "item_known": None,
+def _judge_part(block: RowBlock) -> tuple[BoolArray, dict[str, int]]:
+    """Which rows of whole customers are kept, and how many fail for what others tell."""
+    examined = block.flags & AWAY == 0
+    seen_away = np.zeros(len(block.customers) + 1, dtype=bool)
+    seen_away[block.customer[~examined]] = True
+    seen_away[-1] = False  # rows without a customer tell nothing of one another
+    ambiguous = examined & (block.flags & AT_HOME != 0) & seen_away[block.customer]
+    repeated = _repeats(block, examined)
+    kept = examined & (block.flags & PASSED != 0) & ~ambiguous & ~repeated
+    return kept, {
+        "duplicate-row": int(repeated.sum()),
+        "home-ambiguous": int(ambiguous.sum()),
     }
-    ranges: dict[str, tuple[str, Callable[[pd.Series[Any]], pd.Series[bool]]]] = {
-        "time": ("time-outside-period", lambda times: _in_period(times, transactions.scope)),
-        "quantity": ("quantity-out-of-range", lambda values: values.between(0, MAX_QUANTITY)),
-        "amount": ("amount-out-of-range", lambda values: values.between(0.0, MAX_AMOUNT)),
-        "duplicate": ("duplicate-row", lambda flags: ~flags),
-        "home_ambiguous": ("home-ambiguous", lambda flags: ~flags),
-        "item_known": ("item-unknown", lambda flags: flags),
-    }
-    columns = {}
-    for name, missing in needed.items():
-        checks = []
-        if missing is not None:
-            checks.append(pandera.Check(pd.Series.notna, name=missing, ignore_na=False))
-        if name in ranges:
-            reason, holds = ranges[name]
-            # A null passes here: it is counted as missing, not as out of range too.
-            checks.append(pandera.Check(holds, name=reason, ignore_na=True))
-        columns[name] = pandera.Column(COLUMN_DTYPES.get(name, "bool"), checks, nullable=True)
-    return pandera.DataFrameSchema(columns, strict=True)
 
 
-def _in_period(times: pd.Series[Any], scope: DeclaredScope) -> pd.Series[bool]:
-    inside = pd.Series(True, index=times.index)
-    if scope.from_ms is not None:
-        inside &= times >= pd.Timestamp(scope.from_ms, unit="ms", tz="UTC")
-    if scope.until_ms is not None:
-        inside &= times < pd.Timestamp(scope.until_ms, unit="ms", tz="UTC")
-    return inside
-
-
-def _check(rows: pd.DataFrame, transactions: Transactions) -> tuple[BoolArray, dict[str, int]]:
-    """Which rows pass, and how many fail for each reason, most frequent first."""
-    rows = rows.reset_index(drop=True)
-    passed = np.ones(len(rows), dtype=bool)
-    try:
-        _contract(transactions).validate(rows, lazy=True)
-    except SchemaErrors as error:
-        cases = error.failure_cases
-        if cases["index"].isna().any():
-            broken = cases[cases["index"].isna()].iloc[0]
-            raise QualityGateError(
-                f"{transactions.origin}: the contract cannot be applied to {broken['column']}: "
-                f"{broken['check']}.",
-                remedy="Report this: the columns are not what the source promised.",
-            ) from error
-        passed[cases["index"].to_numpy(dtype=np.int64)] = False
-        counts = cases["check"].value_counts()
-        return passed, {str(reason): int(count) for reason, count in counts.items()}
-    return passed, {}
+def _repeats(block: RowBlock, examined: BoolArray) -> BoolArray:
+    """All but one of rows that are alike; the one is a row that passed, if there is any."""
+    # In front, the rows that passed: the first of those alike is the one that stays.
+    order = np.argsort((block.flags & PASSED == 0).astype(np.uint8), kind="stable")
+    order = order[examined[order]]
+    alike = pd.DataFrame(
+        {
+            "customer": block.customer[order],
+            "time": block.time_us[order],
+            "rest": block.rest[order],
+        },
+        copy=False,
+    )
+    repeated = np.zeros(len(block), dtype=bool)
+    repeated[order] = alike.duplicated().to_numpy()
+    return repeated
 
 
 def _refusal(report: QualityReport) -> str:

@@ -24,10 +24,20 @@ from pydantic import (
 )
 
 from client.data.transactions import DeclaredScope
+from common.canonical_json import JsonValue
 from common.errors import InputError
 
 MAX_DECLARATION_BYTES = 1 << 20
 ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
+# How often and how patiently a store is asked changes nothing of what its rows are.
+_ASKING = (
+    "url",
+    "url_env",
+    "refresh_after_s",
+    "refresh_overlap",
+    "reread_after_hours",
+    "timeout_s",
+)
 
 
 def _zone(name: str) -> str:
@@ -98,6 +108,8 @@ class _Declaration(BaseModel):
         period_from: Begin of the period the data are about, with its UTC offset, inclusive.
         period_until: End of the period, exclusive.
         home_stores: The region's stores (see `DeclaredScope`).
+        refresh_after_s: For how long what was taken up is used before the store is looked at again,
+            in seconds; at most ten minutes.
         base: The folder that relative paths start from; that of the declaration's file.
     """
 
@@ -109,6 +121,7 @@ class _Declaration(BaseModel):
     period_from: AwareDatetime | None = None
     period_until: AwareDatetime | None = None
     home_stores: tuple[str, ...] = ()
+    refresh_after_s: int = Field(default=60, ge=0, le=600)
     base: Path = Field(default=Path(), exclude=True)
 
     @model_validator(mode="after")
@@ -118,6 +131,11 @@ class _Declaration(BaseModel):
         if self.home_stores and self.columns.home_store is None:
             raise ValueError("home_stores needs columns.home_store")
         return self
+
+    def content_record(self) -> dict[str, JsonValue]:
+        """What decides which rows the store gives and what they mean; nothing secret."""
+        record: dict[str, JsonValue] = self.model_dump(mode="json", exclude=set(_ASKING))
+        return record | {"base": str(self.base.absolute())}
 
     @property
     def scope(self) -> DeclaredScope:
@@ -154,6 +172,14 @@ class SqlSourceConfig(_Declaration):
         url_env: The environment variable that holds the URL, so that no password is in the file.
         table: The table or view.
         db_schema: The database schema it is in.
+        refresh_by: A column that is greater in later rows: an ascending number, or the time at
+            which a row was written. With it only new rows are read.
+        refresh_overlap: By how much less than the greatest `refresh_by` a row may still appear, as
+            transactions end in another order than they began: in steps of a number, or in seconds.
+            So much is read again each time.
+        reread_after_hours: After how long the whole table is read anew. Without `refresh_by`, new
+            rows are noticed only then; with it, rows that were deleted or altered.
+        timeout_s: How long the database may take for each answer, in seconds.
     """
 
     kind: Literal["sql"]
@@ -161,6 +187,10 @@ class SqlSourceConfig(_Declaration):
     url_env: str | None = Field(default=None, min_length=1)
     table: ColumnName
     db_schema: ColumnName | None = None
+    refresh_by: ColumnName | None = None
+    refresh_overlap: int = Field(default=10_000, ge=0, le=1 << 40)
+    reread_after_hours: int = Field(default=24, ge=1, le=31 * 24)
+    timeout_s: int = Field(default=60, ge=1, le=3600)
 
     @model_validator(mode="after")
     def _one_url(self) -> SqlSourceConfig:
@@ -184,6 +214,10 @@ class SqlSourceConfig(_Declaration):
                 remedy=f"Set {self.url_env}, or give url in the declaration.",
             )
         return value
+
+    def content_record(self) -> dict[str, JsonValue]:
+        """What decides which rows the store gives and what they mean; nothing secret."""
+        return super().content_record() | {"server": self.server}
 
     @property
     def server(self) -> str:

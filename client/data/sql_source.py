@@ -1,135 +1,220 @@
-"""Transactions in a PostgreSQL or SQLite table, read through SQLAlchemy."""
+"""Transactions in a PostgreSQL or SQLite table, read through SQLAlchemy, batch by batch.
+
+The units of a table are ranges of a column that grows from row to row (`refresh_by`): what is
+settled, and a tail that is read again, since transactions end in another order than they began.
+Without such a column the table is one unit. Whatever the units, the whole table is read anew after
+a while: rows that were deleted or altered are not seen otherwise.
+"""
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.sql.elements import quoted_name
 
 from client.data.canonicalise import canonicalise
 from client.data.source_config import SqlSourceConfig, check_columns
+from client.data.sql_connection import Patience, connected
+from client.data.sql_ranges import Range, Seen, ranges_to_read, settled_before, value_of
+from client.data.store_units import (
+    BATCH_ROWS,
+    DATE,
+    NUMBER,
+    TEXT,
+    UNKNOWN,
+    ZONED,
+    ZONELESS,
+    Changes,
+    StoreUnit,
+    require_meaning,
+)
 from client.data.transactions import Transactions
 from common.errors import InputError
 
-_CHUNK_ROWS = 50_000
-_CONNECT_TIMEOUT_S = 10
+# Rows come as Python objects, several hundred bytes each: fewer at a time than from files.
+_CHUNK_ROWS = BATCH_ROWS // 4
 
 
 class SqlSource:
-    """Transactions in a table or view of PostgreSQL or SQLite, read in one read-only query."""
+    """Transactions in a table or view of PostgreSQL or SQLite.
+
+    Args:
+        config: Its declaration.
+    """
 
     def __init__(self, config: SqlSourceConfig) -> None:
         self._config = config
 
     @property
-    def _origin(self) -> str:
+    def origin(self) -> str:
+        """What messages call the store."""
         schema = f"{self._config.db_schema}." if self._config.db_schema else ""
         return f"The table {schema}{self._config.table} of {self._config.server}"
 
     def columns(self) -> list[str]:
         """The table's columns, from the database's catalogue."""
-        with self._connection() as connection:
-            return self._columns(connection)
+        with connected(self._config, self.origin) as (connection, patience):
+            return list(self._types(connection, patience))
 
-    def read(self) -> Transactions:
-        """Reads the mapped columns.
+    def check(self) -> None:
+        """Checks that the table can be reached and has what is mapped.
+
+        Raises:
+            InputError: It cannot, or has not.
+        """
+        names = self._config.columns.by_canonical_name
+        with connected(self._config, self.origin) as (connection, patience):
+            kinds = self._kinds(connection, patience)
+            # That the columns may be read shows only when they are.
+            query = self._select().limit(0)
+            with patience.waiting():
+                connection.execute(query).close()
+        require_meaning(kinds, names, self._config.time_format, self.origin)
+
+    def changes(self, taken: Mapping[str, StoreUnit], now_ms: int) -> Changes:
+        """New ranges of rows.
+
+        Raises:
+            InputError: The database cannot be read, or `refresh_by` is no column to go by.
+        """
+        with connected(self._config, self.origin) as (connection, patience):
+            self._kinds(connection, patience)
+            seen = self._look(connection, patience, taken, now_ms)
+        return ranges_to_read(
+            taken,
+            seen,
+            reread_after_ms=self._config.reread_after_hours * 3_600_000,
+            now_ms=now_ms,
+        )
+
+    def kinds(self, unit: StoreUnit) -> Mapping[str, str]:  # noqa: ARG002 # all units have one table's
+        """What each mapped column holds, by its canonical name, from the database's catalogue.
+
+        Raises:
+            InputError: The database cannot be read, or the table lacks a mapped column.
+        """
+        with connected(self._config, self.origin) as (connection, patience):
+            return self._kinds(connection, patience)
+
+    def batches(self, unit: StoreUnit) -> Iterator[Transactions]:
+        """Reads the mapped columns of a range of rows.
 
         Raises:
             InputError: The database cannot be reached, the table or a column does not exist or may
-                not be read, or there are no rows.
+                not be read.
         """
         mapped = list(self._config.columns.by_canonical_name.values())
-        with self._connection() as connection:
-            check_columns(mapped, self._columns(connection), self._origin)
-            # Names are always quoted: they come from a file and may be anything.
-            table = sa.table(
-                quoted_name(self._config.table, quote=True), schema=_quoted(self._config.db_schema)
-            )
-            query: sa.Executable = sa.select(
-                *(sa.column(quoted_name(name, quote=True)) for name in mapped)
-            ).select_from(table)
+        query = self._within(self._select(), Range.of_mark(unit.mark))
+        with connected(self._config, self.origin) as (connection, patience):
             streamed = connection.execution_options(yield_per=_CHUNK_ROWS)
-            chunks = [
-                pa.table([_arrow(values) for values in zip(*rows, strict=True)], names=mapped)
-                for rows in streamed.execute(query).partitions()
-            ]
-        if not chunks:
-            chunks = [pa.table({name: pa.array([], pa.null()) for name in mapped})]
-        return canonicalise(_concatenate(chunks), self._config, self._origin)
+            with patience.waiting():
+                partitions = streamed.execute(query).partitions()
+            while True:
+                with patience.waiting():
+                    rows = next(partitions, None)
+                if rows is None:
+                    return
+                columns = [_arrow(values) for values in zip(*rows, strict=True)]
+                del rows
+                yield canonicalise(pa.table(columns, names=mapped), self._config, self.origin)
 
-    def _columns(self, connection: sa.Connection) -> list[str]:
-        try:
-            found = sa.inspect(connection).get_columns(
-                self._config.table, schema=self._config.db_schema
+    def _look(
+        self,
+        connection: sa.Connection,
+        patience: Patience,
+        taken: Mapping[str, StoreUnit],
+        now_ms: int,
+    ) -> Seen | None:
+        """The greatest `refresh_by`, and how many rows are above what is settled."""
+        if self._config.refresh_by is None:
+            return None
+        column = sa.column(quoted_name(self._config.refresh_by, quote=True))
+        table = self._table()
+        with patience.waiting():
+            found = connection.scalar(sa.select(sa.func.max(column)).select_from(table))
+        highest = value_of(found, self.origin, column.name)
+        without = sa.select(sa.literal(1)).select_from(table).where(column.is_(None)).limit(1)
+        with patience.waiting():
+            if connection.scalar(without) is not None:
+                raise InputError(
+                    f"{self.origin}: refresh_by names the column {column.name!r}, which has no "
+                    "value in some rows.",
+                    remedy="Name a column that every row has a value in.",
+                )
+        if highest is None:
+            return Seen(None, None, 0, 0)
+        cut = highest.cut(self._config.refresh_overlap, now_ms)
+        settled = settled_before(taken)
+        if settled is None or not settled.comparable(cut):
+            settled = cut
+        above = []
+        for bound in (settled, cut):
+            count = sa.select(sa.func.count()).select_from(table).where(column > bound.literal())
+            with patience.waiting():
+                above.append(int(connection.scalar(count) or 0))
+        return Seen(highest, cut, *above)
+
+    def _table(self) -> sa.TableClause:
+        # Names are always quoted: they come from a file and may be anything.
+        schema = self._config.db_schema
+        return sa.table(
+            quoted_name(self._config.table, quote=True),
+            schema=None if schema is None else quoted_name(schema, quote=True),
+        )
+
+    def _select(self) -> sa.Select[Any]:
+        return sa.select(
+            *(
+                sa.column(quoted_name(name, quote=True))
+                for name in self._config.columns.by_canonical_name.values()
             )
+        ).select_from(self._table())
+
+    def _within(self, query: sa.Select[Any], rows: Range) -> sa.Select[Any]:
+        column = sa.column(quoted_name(self._config.refresh_by or "", quote=True))
+        if rows.above is not None:
+            query = query.where(column > rows.above.literal())
+        if rows.upto is not None:
+            query = query.where(column <= rows.upto.literal())
+        return query
+
+    def _kinds(self, connection: sa.Connection, patience: Patience) -> dict[str, str]:
+        types = self._types(connection, patience)
+        names = self._config.columns.by_canonical_name
+        asked = [*names.values(), *filter(None, [self._config.refresh_by])]
+        check_columns(asked, list(types), self.origin)
+        return {canonical: _kind(types[column]) for canonical, column in names.items()}
+
+    def _types(
+        self, connection: sa.Connection, patience: Patience
+    ) -> dict[str, sa.types.TypeEngine[Any]]:
+        try:
+            with patience.waiting():
+                found = sa.inspect(connection).get_columns(
+                    self._config.table, schema=self._config.db_schema
+                )
         except sa.exc.NoSuchTableError as error:
             raise InputError(
-                f"{self._origin} does not exist.",
+                f"{self.origin} does not exist.",
                 remedy="Correct table and db_schema in the store's declaration.",
             ) from error
-        return [column["name"] for column in found]
-
-    @contextmanager
-    def _connection(self) -> Iterator[sa.Connection]:
-        engine = self._engine()
-        try:
-            with engine.connect() as connection:
-                yield connection
-        except DBAPIError as error:
-            cause = str(error.orig).strip().split("\n")[0]
-            raise InputError(
-                f"{self._origin} cannot be read: {cause}.",
-                remedy="Check that the database runs and the reader may select these columns.",
-            ) from error
-        finally:
-            engine.dispose()
-
-    def _engine(self) -> sa.Engine:
-        try:
-            url = sa.make_url(self._config.resolve_url())
-        except SQLAlchemyError:
-            # The original repeats the URL, and with it the password.
-            raise InputError(
-                "The url of the store's declaration is not a database URL.",
-                remedy="Write it as postgresql://user@host/database or sqlite:///file.",
-            ) from None
-        backend = url.get_backend_name()
-        if backend == "postgresql":
-            return sa.create_engine(
-                url.set(drivername="postgresql+psycopg"),
-                connect_args={"connect_timeout": _CONNECT_TIMEOUT_S},
-                execution_options={"postgresql_readonly": True},
-            )
-        if backend == "sqlite":
-            return _sqlite_engine(self._config.base / (url.database or ""))
-        raise InputError(
-            f"The store's declaration names a {backend} database, which is not supported.",
-            remedy="Use PostgreSQL or SQLite, or export the table to Parquet or CSV.",
-        )
+        return {column["name"]: column["type"] for column in found}
 
 
-def _quoted(name: str | None) -> quoted_name | None:
-    return None if name is None else quoted_name(name, quote=True)
-
-
-def _sqlite_engine(path: Path) -> sa.Engine:
-    if not path.is_file():
-        raise InputError(
-            f"The SQLite database {path} does not exist.",
-            remedy="Correct url in the store's declaration.",
-        )
-    # Opened read-only by URI: SQLite would otherwise create what it does not find.
-    uri = f"{path.resolve().as_uri()}?mode=ro"
-    return sa.create_engine("sqlite://", creator=lambda: sqlite3.connect(uri, uri=True))
+def _kind(column: sa.types.TypeEngine[Any]) -> str:
+    if isinstance(column, sa.DateTime):
+        return ZONED if column.timezone else ZONELESS
+    if isinstance(column, sa.Date):
+        return DATE
+    if isinstance(column, sa.String):
+        return TEXT
+    # What a database of dynamic types declares as a number may hold anything.
+    return NUMBER if isinstance(column, sa.Numeric | sa.Integer) else UNKNOWN
 
 
 def _arrow(values: tuple[Any, ...]) -> pa.Array:
@@ -153,15 +238,3 @@ def _plain(value: Any) -> Any:
         # of any zone for UTC. In UTC the two are one.
         return value.astimezone(UTC)
     return value
-
-
-def _concatenate(chunks: list[pa.Table]) -> pa.Table:
-    try:
-        return pa.concat_tables(chunks, promote_options="permissive")
-    except pa.ArrowTypeError:
-        # A dynamically typed column (SQLite) changed its type from one chunk to another.
-        return pa.concat_tables([_as_text(chunk) for chunk in chunks])
-
-
-def _as_text(chunk: pa.Table) -> pa.Table:
-    return pa.table({name: chunk.column(name).cast(pa.string()) for name in chunk.column_names})

@@ -1,17 +1,23 @@
 """The types of the stages a region's data pass, in the only order the types allow.
 
-``Transactions`` (as read) → ``CheckedTransactions`` (past the quality gate) →
+``Transactions`` (as read, in batches) → ``CheckedTransactions`` (past the quality gate) →
 ``ConsentedTransactions`` (consenting customers only, by pseudonym) → ``PreferenceDataset``.
 Each stage takes the type before it. The middle two cannot be made by hand: their constructors ask
 for a seal that only the stage's own function holds, so that skipping a stage is an error for the
 type checker and at run time.
+
+A store may be larger than memory. So a batch of it is a table, and what is behind the gate is a
+sequence of parts, read when they are asked for; all rows of a customer are in one part.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import InitVar, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from common.errors import ConsentError, InputError, QualityGateError
@@ -27,12 +33,14 @@ COLUMN_DTYPES = {
     "amount": "float64",
 }
 REQUIRED = frozenset({"customer_ref", "item_ref", "time"})
-CONSENTED_COLUMNS = ("sid", "item_ref", "time", "quantity")
 
 # Only client/data/quality.py and client/data/consent_filter.py may name these two; a test scans
 # the sources for it.
 _GATE_SEAL = object()
 _CONSENT_SEAL = object()
+
+IntArray = npt.NDArray[np.int32]
+LongArray = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class DeclaredScope:
 
 @dataclass(frozen=True, eq=False)
 class Transactions:
-    """Purchases as a store wrote them, one row an item of a trip, nothing checked yet.
+    """A batch of purchases as a store wrote them, one row an item of a trip, nothing checked yet.
 
     Attributes:
         frame: The columns of `COLUMN_DTYPES`, whatever the store calls them. References are text
@@ -88,15 +96,44 @@ class Transactions:
 
 
 @dataclass(frozen=True, eq=False)
-class CheckedTransactions:
-    """The rows that passed the quality gate; made by `client.data.quality.quality_gate` only.
+class Purchases:
+    """Purchases of some customers: one element of each array a row of the store.
 
     Attributes:
-        frame: The same columns as `Transactions`, without a null where a value is mapped.
+        owners: The customers' distinct names, each with a purchase at least: the store's
+            references, or pseudonyms once the consent filter is passed.
+        owner: int32[n], each purchase's customer as a position in `owners`.
+        item: int32[n], each purchase's item as its number in the public catalogue.
+        time_ms: int64[n], milliseconds since the epoch, rounded down.
+    """
+
+    owners: tuple[str, ...] = field(repr=False)
+    owner: IntArray = field(repr=False)
+    item: IntArray = field(repr=False)
+    time_ms: LongArray = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.owner)
+
+
+#: Reads the parts of a stage anew; no customer is in two of them.
+PartsReader: TypeAlias = Callable[[], Iterator[Purchases]]
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedTransactions:
+    """The rows that passed the quality gate; made by `client.data.quality` only.
+
+    Basket, store, quantity and amount served the checks and are gone: training needs none of them.
+
+    Attributes:
+        parts: Reads the purchases, under the store's references of customers.
+        catalogue: The digest of the public catalogue that items are numbers of.
         report: What was read, left out and why.
     """
 
-    frame: pd.DataFrame = field(repr=False)
+    parts: PartsReader = field(repr=False)
+    catalogue: str
     report: QualityReport
     seal: InitVar[object]
 
@@ -108,7 +145,7 @@ class CheckedTransactions:
             )
 
     def __len__(self) -> int:
-        return len(self.frame)
+        return self.report.rows_accepted
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,12 +153,13 @@ class ConsentedTransactions:
     """Consenting customers' rows; made by `client.data.consent_filter.filter_consented` only.
 
     Attributes:
-        frame: The columns of `CONSENTED_COLUMNS`. The customer's own reference, the basket, the
-            store and the amount are gone: training needs none of them.
+        parts: Reads the purchases, under the customers' pseudonyms.
+        catalogue: The digest of the public catalogue that items are numbers of.
         consent_size: The size of the consent log that the choice was made at.
     """
 
-    frame: pd.DataFrame = field(repr=False)
+    parts: PartsReader = field(repr=False)
+    catalogue: str
     consent_size: int
     seal: InitVar[object]
 
@@ -131,6 +169,3 @@ class ConsentedTransactions:
                 "ConsentedTransactions were made past the consent filter.",
                 remedy="Call client.data.consent_filter.filter_consented.",
             )
-
-    def __len__(self) -> int:
-        return len(self.frame)

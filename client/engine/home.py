@@ -88,6 +88,11 @@ class RegionHome:
         return self.root / "permits"
 
     @property
+    def prepared(self) -> Path:
+        """The folder of what is kept of the store, encrypted; it can be made again at any time."""
+        return self.root / "prepared"
+
+    @property
     def policy(self) -> Path:
         """The region's policy."""
         return self.root / "policy.json"

@@ -10,14 +10,15 @@ from functools import cached_property
 
 from client.data.consent_filter import EligibleCustomers, filter_consented
 from client.data.dataset import MAX_ROWS_PER_CUSTOMER, PreferenceDataset
-from client.data.quality import QualityReport, quality_gate
-from client.data.sources import load_source_config, open_source
+from client.data.prepared_files import DamagedRowsError
+from client.data.quality import QualityReport
+from client.data.refresh import Refreshed
 from client.data.transactions import CheckedTransactions
 from client.engine.home import RegionHome
+from client.engine.kept_store import KeptStore
 from client.engine.log_state import LogState
 from client.engine.policy import RegionPolicy
 from common.audit.sparse_merkle import position, sparse_root
-from common.catalogue import Catalogue
 from common.errors import ConsentError, PolicyError
 from common.plan import RunPlan
 from common.timestamps import parse_time
@@ -102,14 +103,17 @@ def _power_of_two_interval(count: int) -> str:
 
 
 class RegionData:
-    """The region's store behind its quality gate, read once and kept."""
+    """The region's store behind its quality gate, and the data set that a round learns from.
+
+    Args:
+        home: The region's home.
+        policy: Its policy.
+    """
 
     def __init__(self, home: RegionHome, policy: RegionPolicy) -> None:
-        self._home = home
         self._policy = policy
-        self._checked: CheckedTransactions | None = None
-        self._catalogue: Catalogue | None = None
-        self._dataset: tuple[tuple[str, frozenset[str]], PreferenceDataset] | None = None
+        self._store = KeptStore(home, float(policy.quality_threshold))
+        self._dataset: _PreparedDataset | None = None
 
     def quality_report(self) -> QualityReport:
         """The quality gate's report on the store.
@@ -121,56 +125,65 @@ class RegionData:
         return self.checked_transactions().report
 
     def dataset(self, plan: RunPlan, eligible: EligibleCustomers) -> PreferenceDataset:
-        """The eligible customers' data in the plan's training window."""
-        key = (plan.digest, eligible.sids)
-        if self._dataset is None or self._dataset[0] != key:
-            self.require_catalogue_of(plan)
-            consented = filter_consented(self.checked_transactions(), eligible)
-            dataset = PreferenceDataset.from_consented(
-                consented,
-                self._read_catalogue(),
-                start_ms=parse_time(plan.train_from),
-                end_ms=parse_time(plan.train_until),
-                max_rows_per_customer=MAX_ROWS_PER_CUSTOMER,
-            )
-            if dataset.capped_customers:
-                # The region's own log; the counts do not leave.
-                _logger.warning(
-                    "%d customers have more purchases in the window than %d: the oldest, %d in "
-                    "all, are left out",
-                    dataset.capped_customers,
-                    MAX_ROWS_PER_CUSTOMER,
-                    dataset.capped_rows,
-                )
-            self._dataset = (key, dataset)
-        return self._dataset[1]
-
-    def customer_refs(self) -> list[str]:
-        """The region's own customers, as its store refers to them, sorted."""
-        refs = self.checked_transactions().frame["customer_ref"].unique()
-        return sorted(str(ref) for ref in refs)
-
-    def checked_transactions(self) -> CheckedTransactions:
-        """The store's rows that passed the quality gate.
+        """The eligible customers' data in the plan's training window, as the store is now.
 
         Raises:
             QualityGateError: The store is below the policy's threshold.
             InputError: The store or the catalogue cannot be read.
+            PolicyError: The run is over another catalogue.
         """
-        if self._checked is None:
-            source = open_source(load_source_config(self._home.source))
-            self._checked = quality_gate(
-                source.read(),
-                self._read_catalogue(),
-                region=self._home.region,
-                threshold=float(self._policy.quality_threshold),
-            )
-        return self._checked
+        checked = self.checked_transactions()
+        known = self._dataset
+        if known is None or not known.is_of(checked, plan, eligible):
+            self.require_catalogue_of(plan)
+            # First, as two of them may not fit into memory.
+            self._dataset = known = None
+            dataset = self._prepare(checked, plan, eligible)
+            self._dataset = known = _PreparedDataset(checked, plan.digest, eligible.sids, dataset)
+        return known.dataset
 
-    def _read_catalogue(self) -> Catalogue:
-        if self._catalogue is None:
-            self._catalogue = Catalogue.load(self._home.catalogue)
-        return self._catalogue
+    def _prepare(
+        self, checked: CheckedTransactions, plan: RunPlan, eligible: EligibleCustomers
+    ) -> PreferenceDataset:
+        try:
+            dataset = PreferenceDataset.from_consented(
+                filter_consented(checked, eligible),
+                self._store.catalogue(),
+                start_ms=parse_time(plan.train_from),
+                end_ms=parse_time(plan.train_until),
+                max_rows_per_customer=MAX_ROWS_PER_CUSTOMER,
+            )
+        except DamagedRowsError:
+            self._store.forget()
+            raise
+        if dataset.capped_customers:
+            # The region's own log; the counts do not leave.
+            _logger.warning(
+                "%d customers have more purchases in the window than %d: the oldest, %d in "
+                "all, are left out",
+                dataset.capped_customers,
+                MAX_ROWS_PER_CUSTOMER,
+                dataset.capped_rows,
+            )
+        return dataset
+
+    def customer_refs(self) -> list[str]:
+        """The region's own customers, as its store refers to them, sorted."""
+        return sorted(ref for part in self.checked_transactions().parts() for ref in part.owners)
+
+    def checked_transactions(self) -> CheckedTransactions:
+        """The store's rows that passed the quality gate; what is new in the store among them.
+
+        Raises:
+            QualityGateError: The store is below the policy's threshold.
+            InputError: The store or the catalogue cannot be read.
+            StorageError: What is read of the store cannot be kept.
+        """
+        return self._store.checked()
+
+    def refresh(self, *, anew: bool = False) -> Refreshed:
+        """Looks for what is new in the store now, ahead of a round; see `KeptStore.refresh`."""
+        return self._store.refresh(anew=anew)
 
     def require_catalogue_of(self, plan: RunPlan) -> None:
         """Checks that a run is over the region's own public catalogue.
@@ -178,10 +191,25 @@ class RegionData:
         Raises:
             PolicyError: It is over another one.
         """
-        catalogue = self._read_catalogue()
+        catalogue = self._store.catalogue()
         if (catalogue.digest, catalogue.n_items) != (plan.catalogue, plan.n_items):
             raise PolicyError(
                 f"{self._policy.region}: the run's catalogue ({plan.catalogue[:12]}…) is not the "
                 f"region's ({catalogue.digest[:12]}…).",
                 remedy="Give both sides the same public catalogue.",
             )
+
+
+@dataclass(frozen=True)
+class _PreparedDataset:
+    """A data set, and what it was made of."""
+
+    checked: CheckedTransactions
+    plan: str
+    sids: frozenset[str]
+    dataset: PreferenceDataset
+
+    def is_of(
+        self, checked: CheckedTransactions, plan: RunPlan, eligible: EligibleCustomers
+    ) -> bool:
+        return self.checked is checked and self.plan == plan.digest and self.sids == eligible.sids

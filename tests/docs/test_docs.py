@@ -27,7 +27,7 @@ from client.data.source_config import (
     SqlSourceConfig,
     load_source_config,
 )
-from client.data.sources import open_source
+from client.data.sources import all_batches
 from client.engine.home import KEY_ROLES
 from client.engine.incidents import _REASONS as ENGINE_REASONS
 from client.engine.policy import RegionPolicy
@@ -450,7 +450,7 @@ def test_quality_reasons_are_those_the_gate_counts(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text(_FAULTY_ROWS, encoding="utf-8")
     (tmp_path / "source.toml").write_text(_FAULTY_SOURCE, encoding="utf-8")
     report = assess_quality(
-        open_source(load_source_config(tmp_path / "source.toml")).read(),
+        all_batches(load_source_config(tmp_path / "source.toml")),
         Catalogue.of(["beans"], excluded=["voucher"]),
         region="region-1",
     )

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from client.data.quality import QualityReport, quality_gate
-from client.data.sources import load_source_config, open_source
+from client.data.sources import all_batches, load_source_config
 from common.catalogue import UNLABELLED, Catalogue
 from common.errors import InputError, StorageError
 from simulations import regions
@@ -50,7 +50,7 @@ def reports(scenario: PreparedScenario) -> list[QualityReport]:
     catalogue = Catalogue.load(scenario.catalogue)
     return [
         quality_gate(
-            open_source(load_source_config(region.source)).read(), catalogue, region=region.name
+            all_batches(load_source_config(region.source)), catalogue, region=region.name
         ).report
         for region in scenario.regions
     ]
