@@ -121,11 +121,13 @@ def _serving(region: RegionHome, doors: EngineDoors) -> Iterator[None]:
     from client.engine.service import open_engine
     from common.loopback import LoopbackAddress
     from common.peers import Peers, group_id
+    from common.structured_log import log_as_json
 
+    log_as_json("engine")
     address = None if doors.metrics is None else LoopbackAddress.parse(doors.metrics)
     with ExitStack() as stack:
-        observer = stack.enter_context(watched(region, doors.socket, address))
-        opened = stack.enter_context(open_engine(region, observer=observer))
+        watching = stack.enter_context(watched(region, doors.socket, address))
+        opened = stack.enter_context(open_engine(region, observer=watching.observer))
         ready = f"{region.region}: engine ready on {doors.socket}"
         if doors.consent_socket is not None:
             desk = desk_on(region, opened.log, opened.state, opened.subjects)
@@ -138,6 +140,8 @@ def _serving(region: RegionHome, doors: EngineDoors) -> Iterator[None]:
                 )
             )
             ready += f", consent desk on {doors.consent_socket}"
+        if watching.address is not None:
+            ready += f", metrics on http://{watching.address}/metrics"
         stack.enter_context(
             open_door(opened, doors.socket, relay_users=doors.relay_users, group=doors.group)
         )

@@ -63,6 +63,7 @@ def observed_at(target: Path) -> Observed:
     from server.observed_deployment import ObservedDeployment
     from server.observing import ServerMetrics
     from server.provisioning.federation_config import FederationConfig
+    from server.queue import read_queue
 
     if not Deployment(target).config.is_file():
         home = ServerHome(target)
@@ -81,7 +82,7 @@ def observed_at(target: Path) -> Observed:
         bind=server.bind,
         port=server.port,
         admin_port=server.admin_port,
-        queued=lambda: 0,
+        queued=lambda: sum(each.state == "waiting" for each in read_queue(deployment)),
     )
     found = ServerMetrics(deployment.home(), more=around.metrics)
     return Observed(
