@@ -12,6 +12,7 @@ from rich.text import Text
 
 from common.errors import EXIT_OK, UsageError, VerificationError
 from common.terminal import EXIT_CODES, run_command
+from server.commands import metrics, track
 
 if TYPE_CHECKING:
     from common.plan import RunPlan
@@ -25,6 +26,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.command(epilog=EXIT_CODES)(metrics.metrics)
+app.command(epilog=EXIT_CODES)(track.track)
 
 HomeArgument = Annotated[
     Path, typer.Argument(help="The coordinator's home folder, which holds its plan.json.")

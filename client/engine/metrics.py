@@ -43,6 +43,8 @@ ALERTED_REASONS = (
     "clock-behind",
     "configuration",
     "data-quality",
+    "egress-refused",
+    "engine-busy",
     "engine-failure",
     "frame-refused",
     "key-reflected",

@@ -26,8 +26,12 @@ def metrics(
         ),
     ],
     listen: Annotated[
-        str, typer.Option(help="A loopback address and a port; port 0 takes a free one.")
-    ] = DEFAULT_ADDRESS,
+        str | None,
+        typer.Option(
+            help="A loopback address and a port, 0 for a free one; by default federation.toml's, "
+            f"else {DEFAULT_ADDRESS}."
+        ),
+    ] = None,
 ) -> None:
     """Serve metrics, health and readiness for Prometheus until interrupted.
 
@@ -37,8 +41,8 @@ def metrics(
     from common.metrics_http import serve_metrics
     from common.structured_log import log_as_json
 
-    address = LoopbackAddress.parse(listen)
-    observed = observed_at(target)
+    observed, declared = observed_at(target)
+    address = LoopbackAddress.parse(listen or declared or DEFAULT_ADDRESS)
     log_as_json("metrics")
     with serve_metrics(observed, address) as taken:
         Console(highlight=False).print(f"Metrics on http://{taken}/metrics. Ctrl-C stops it.")
@@ -47,8 +51,8 @@ def metrics(
             signal.pause()
 
 
-def observed_at(target: Path) -> Observed:
-    """What is to be seen of a deployment, or of a coordinator's home alone.
+def observed_at(target: Path) -> tuple[Observed, str | None]:
+    """What is to be seen of a deployment, or of a coordinator's home alone, and where if declared.
 
     Args:
         target: Its folder.
@@ -62,7 +66,7 @@ def observed_at(target: Path) -> Observed:
     from server.deployment import Deployment
     from server.observed_deployment import ObservedDeployment
     from server.observing import ServerMetrics
-    from server.provisioning.federation_config import FederationConfig
+    from server.provisioning.federation_config import read_federation
     from server.queue import read_queue
 
     if not Deployment(target).config.is_file():
@@ -73,11 +77,10 @@ def observed_at(target: Path) -> Observed:
                 remedy="Name the folder that holds federation.toml or plan.json.",
             )
         alone = ServerMetrics(home)
-        return Observed(
-            alone.registry, {"home": alone.check, "disk": lambda: disk_check(home.root)}
-        )
+        checks = {"home": alone.check, "disk": lambda: disk_check(home.root)}
+        return Observed(alone.registry, checks), None
     deployment = Deployment.read(target)
-    server = FederationConfig.read(deployment.config).server
+    server = read_federation(deployment.config).server
     around = ObservedDeployment(
         bind=server.bind,
         port=server.port,
@@ -85,11 +88,5 @@ def observed_at(target: Path) -> Observed:
         queued=lambda: sum(each.state == "waiting" for each in read_queue(deployment)),
     )
     found = ServerMetrics(deployment.home(), more=around.metrics)
-    return Observed(
-        found.registry,
-        {
-            "home": found.check,
-            "disk": lambda: disk_check(deployment.server),
-            **around.checks(),
-        },
-    )
+    own = {"home": found.check, "disk": lambda: disk_check(deployment.server)}
+    return Observed(found.registry, {**own, **around.checks()}), server.metrics
