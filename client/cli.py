@@ -25,9 +25,11 @@ from client.commands import (
     export_subject,
     install,
     keys,
+    node,
     notice,
     policy,
     prepare,
+    processes,
     tidy,
 )
 from common.terminal import EXIT_CODES, run_command
@@ -57,6 +59,13 @@ app.command()(export_subject.export_subject)
 app.command()(backup.backup)
 app.command()(backup.restore)
 app.command()(tidy.tidy)
+app.command()(processes.start)
+app.command()(processes.status)
+app.command()(processes.stop)
+app.command()(processes.logs)
+app.command()(processes.units)
+app.command()(node.node)
+app.command()(node.relay)
 
 HomeArgument = Annotated[Path, typer.Argument(help="The region's home folder.")]
 

@@ -51,7 +51,7 @@ class BundleRunner:
         self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def start(self) -> None:
         """Starts the warm parent, if there is none, and waits until it is ready.
@@ -154,5 +154,5 @@ class BundleRunner:
         try:
             return control.recv(MAX_JOB_BYTES) if ready else b""
         except OSError as error:
-            _log.warning("the process that runs bundles is gone: %s", error)
+            _log.warning("the process that runs bundles is gone", exc_info=error)
             return b""

@@ -64,13 +64,6 @@ def confine(bundle: Path, limits: Limits) -> None:
     install_filter()
 
 
-def describe_confinement() -> str:
-    """One line for the log: which walls there are on this machine."""
-    version = landlock_version()
-    files = f"Landlock {version}" if version else "no Landlock: file modes alone guard files"
-    return f"bundles run under resource limits, a system call filter, and {files}"
-
-
 def readable_paths(bundle: Path) -> list[Path]:
     """What a Python process reads while it runs: its own libraries, the system's, the bundle."""
     ours = {sys.prefix, sys.base_prefix, *(entry for entry in sys.path if entry)}

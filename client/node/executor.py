@@ -12,6 +12,7 @@ import logging
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,12 +36,16 @@ from common.engine_frames import MAX_BODY_BYTES
 from common.errors import FedprefError, FormatError, InputError
 from common.messages import decode_message, encode_message
 from common.reason_codes import reason_code
+from common.structured_log import say
 
 _log = logging.getLogger("fedpref.relay")
 
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.05, 1.0
 _ENGINE_SOCKET = "engine.sock"
 _QUERY = "query."
+#: For how long an engine that cannot be reached is asked again, in seconds.
+_PATIENCE_S = 15.0
+_UNREACHABLE = "engine-unreachable"
 
 Header = dict[str, JsonValue]
 Arrays = dict[str, np.ndarray]
@@ -98,7 +103,7 @@ class Executor:
             try:
                 task = self._tasks.acquire()
             except RuntimeUnavailableError as error:
-                _log.warning("the SuperNode gives no tasks: %s", error)
+                say(_log, logging.WARNING, "node-unavailable", reason=error.reason)
                 self._ending.wait(_MOST_PAUSE_S)
                 continue
             if task is None:
@@ -125,11 +130,11 @@ class Executor:
                 pulled = task.pull()
                 answer, arrays = self._answer(task, pulled.message, pulled.bundle)
                 if lost.is_set():
-                    _log.warning("a task was taken back while it was worked on")
+                    say(_log, logging.WARNING, "task-lost")
                     return
                 task.answer(encode_message(answer, arrays))
             except RuntimeUnavailableError as error:
-                _log.warning("a task could not be answered: %s", error)
+                say(_log, logging.WARNING, "task-unanswered", reason=error.reason)
 
     def _answer(
         self, task: Task, message: Message | None, bundle: bytes
@@ -147,23 +152,35 @@ class Executor:
         except _RefusedError as error:
             refusal = error.refusal
         except FedprefError as error:
-            _log.error("a message was not relayed: %s", error.message)
             refusal = _Refusal(_relay_reason(error))
         # A full disk, a defect of ours: the region answers all the same, and goes on.
         except Exception as error:  # noqa: BLE001
             _log.error("a message was not relayed", exc_info=error)
             refusal = _Refusal("relay-failure")
+        say(_log, logging.WARNING, "message-refused", reason=refusal.incident or refusal.reason)
         if refusal.incident is not None:
             self._report(refusal.incident, digest, run)
         return {"status": "refused", "reason": refusal.reason}, {}
 
     def _admit(self, digest: str, run: str | None) -> Header | None:
         """Asks the engine whether a bundle may run; gives the engine's refusal, if it is one."""
-        answer, _ = self._engine.call("admit", {"bundle": digest, "run": run}, {})
+        answer = self._ask_patiently("admit", {"bundle": digest, "run": run})
         if answer.get("status") == "ok":
             return None
-        _log.warning("the bundle %s is not permitted", digest)
+        say(_log, logging.WARNING, "bundle-refused", reason=answer.get("reason"))
         return answer
+
+    def _ask_patiently(self, method: str, header: Header) -> Header:
+        """Asks the engine, and again for a while if it cannot be reached: it may be starting."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return self._engine.call(method, header, {})[0]
+            except InputError as error:
+                if type(error) is not InputError or time.monotonic() > deadline:
+                    raise
+            if self._ending.wait(_MOST_PAUSE_S):
+                raise _RefusedError(_UNREACHABLE)
 
     def _run(self, request: _Request, digest: str, content: bytes) -> tuple[Header, Arrays]:
         book = AnswerBook(self._engine)
@@ -182,15 +199,13 @@ class Executor:
                 try:
                     header, arrays = self._runner.run(job, request.header, request.arrays)
                 except BundleFailedError as error:
-                    _log.error("%s", error.message)
-                    stopped = error.ending == "stopped"
-                    raise _RefusedError(
-                        "relay-failure", None if stopped else "bundle-failed"
-                    ) from error
+                    if error.ending == "stopped":
+                        # Told to end, or the task was taken back: the coordinator asks again.
+                        raise _RefusedError(_UNREACHABLE) from error
+                    raise _RefusedError("relay-failure", "bundle-failed") from error
         try:
             book.require_answered(request.method, header, arrays)
         except EgressRefusedError as error:
-            _log.error("%s", error.message)
             raise _RefusedError("relay-failure", "reply-not-released") from error
         return header, arrays
 
@@ -198,7 +213,7 @@ class Executor:
         try:
             self._engine.call("report", {"incident": incident, "bundle": digest, "run": run}, {})
         except FedprefError as error:
-            _log.error("%s could not be reported to the engine: %s", incident, error.message)
+            say(_log, logging.ERROR, "incident-not-reported", reason=_relay_reason(error))
 
     @contextmanager
     def _unpacked(self, content: bytes, digest: str) -> Iterator[UnpackedBundle]:
@@ -272,4 +287,4 @@ def _oversized(message: Message) -> bool:
 
 def _relay_reason(error: FedprefError) -> str:
     # The relay has no configuration but its way to the engine.
-    return "engine-unreachable" if type(error) is InputError else reason_code(error)
+    return _UNREACHABLE if type(error) is InputError else reason_code(error)

@@ -42,6 +42,7 @@ from flwr.supernode.runtime.run_clientapp import push_message, push_task_output
 
 from common.bounded_inflation import bounded_inflation
 from common.engine_frames import MAX_BODY_BYTES
+from common.structured_log import say
 
 _log = logging.getLogger("fedpref.relay")
 
@@ -55,7 +56,15 @@ _ALL_TYPES = tuple(str(kind) for kind in TaskType)
 
 
 class RuntimeUnavailableError(Exception):
-    """The SuperNode does not answer, or not as one does."""
+    """The SuperNode does not answer, or not as one does.
+
+    Args:
+        reason: A kebab-case code.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -215,10 +224,10 @@ class FlowerTask:
                     return_type=Message,
                 )
         except httpx.HTTPError as error:
-            raise RuntimeUnavailableError(type(error).__name__) from error
+            raise RuntimeUnavailableError(_code_of(error)) from error
         # Flower has no one kind of error for objects that are not what they claim.
         except Exception as error:  # noqa: BLE001
-            _log.warning("a message cannot be put together: %s", type(error).__name__)
+            _log.warning("a message cannot be put together", exc_info=error)
             return None
         message.metadata.__dict__["_message_id"] = tree.object_id
         return message
@@ -226,7 +235,7 @@ class FlowerTask:
     def answer(self, content: RecordDict) -> None:
         """See `Task`."""
         if self._message is None or self._context is None:
-            raise RuntimeUnavailableError("a task is answered that was not pulled")
+            raise RuntimeUnavailableError("not-pulled")
         with _unavailable():
             push_message(self._client, Message(content, reply_to=self._message), self._context)
             # Without the context: a bundle's state is not kept from message to message.
@@ -238,7 +247,7 @@ class FlowerTask:
                 with _unavailable():
                     ours = self._client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success
             except RuntimeUnavailableError as error:
-                _log.warning("the SuperNode does not hear that a task is worked on: %s", error)
+                say(_log, logging.WARNING, "heartbeat-unheard", reason=error.reason)
                 ours = not isinstance(error.__cause__, httpx.HTTPStatusError)
             if not ours:
                 if not ended.is_set():
@@ -253,7 +262,13 @@ def _unavailable() -> Iterator[None]:
     try:
         yield
     except httpx.HTTPError as error:
-        raise RuntimeUnavailableError(type(error).__name__) from error
+        raise RuntimeUnavailableError(_code_of(error)) from error
     # What Flower raises at content that is not what it sends: kinds of its own and of Python's.
     except Exception as error:
-        raise RuntimeUnavailableError(f"unreadable content ({type(error).__name__})") from error
+        raise RuntimeUnavailableError("unreadable-answer") from error
+
+
+def _code_of(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.HTTPStatusError):
+        return f"http-{error.response.status_code}"
+    return "unreachable"

@@ -29,6 +29,7 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 from client.node.pacing import Pacing
 from common.errors import FormatError
 from common.node_environment import QUIET
+from common.structured_log import say
 
 _log = logging.getLogger("fedpref.node")
 
@@ -142,7 +143,7 @@ class _VitalHeartbeat(HeartbeatSender):
         try:
             super()._run()
         except Exception as error:  # noqa: BLE001 - whatever ended it, the node must start anew
-            _log.error("the coordinator does not take this node's heartbeat: %s", error)
+            _log.error("the coordinator does not take this node's heartbeat", exc_info=error)
             os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -197,7 +198,7 @@ def _bounded(
             with lock:
                 left -= len(content)
                 if left < 0:
-                    _log.error("oversized-message: over %d bytes; it is dropped", MAX_MESSAGE_BYTES)
+                    say(_log, logging.ERROR, "oversized-message", bytes=MAX_MESSAGE_BYTES)
                     raise FormatError(f"A message is over {MAX_MESSAGE_BYTES} bytes.")
             return content
 
