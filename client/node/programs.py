@@ -71,17 +71,22 @@ class RegionUsers:
         return users
 
 
-def region_programs(settings: RegionSettings) -> list[Program]:
+def region_programs(
+    settings: RegionSettings, *, with_engine_environment: bool = True
+) -> list[Program]:
     """The programs of a region, in the order of starting.
 
     Args:
         settings: The region's settings.
+        with_engine_environment: Whether the engine's variables of `ENGINE_ENVIRONMENT` are among
+            its environment; whoever starts it may read them by itself.
 
     Raises:
         InputError: The users are not as they must be, or the engine's environment is malformed.
     """
     users = RegionUsers.of(settings)
-    return [_engine(settings, users), _node(settings, users), _relay(settings, users)]
+    own = read_environment(settings.folder / ENGINE_ENVIRONMENT) if with_engine_environment else {}
+    return [_engine(settings, users, own), _node(settings, users), _relay(settings, users)]
 
 
 def prepare_folders(settings: RegionSettings, *, new_secret: bool) -> None:
@@ -126,14 +131,13 @@ def secret_file(folder: Path, program: str) -> Path:
     return folder / _SECRETS / f"{program}.secret"
 
 
-def _engine(settings: RegionSettings, users: RegionUsers) -> Program:
+def _engine(settings: RegionSettings, users: RegionUsers, own: dict[str, str]) -> Program:
     command = ["engine", str(settings.folder)]
     if users.relay is not None:
         # The folder of sockets has this group, so that the engine need not be in it.
         command += ["--relay-user", str(users.relay.uid), "--socket-group", str(users.relay.gid)]
-    own = read_environment(settings.folder / ENGINE_ENVIRONMENT)
     environment = {**_environment(settings, "home", None), **own}
-    # A round's arithmetic is the engine's: it may use the machine.
+    # A round's arithmetic is the engine's: it may use the whole machine.
     if "OMP_NUM_THREADS" not in own:
         del environment["OMP_NUM_THREADS"]
     return _program(settings, "engine", command, environment, users.engine, stop_seconds=30)
