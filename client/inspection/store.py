@@ -15,7 +15,7 @@ from common.errors import PolicyError
 
 
 def check_store(subject: Inspected, home: RegionHome, findings: Findings) -> None:
-    """Checks that the store answers and has every mapped column, of a fitting type; reads no row."""
+    """Checks that the store answers and has the mapped columns, of fitting types; reads no row."""
     settings = subject.settings
     place = home.source if settings is None else subject.setting("[source]")
     with findings.catching(Kind.STORE, place):

@@ -31,6 +31,8 @@ from client.data.sources import all_batches
 from client.engine.home import KEY_ROLES
 from client.engine.incidents import _REASONS as ENGINE_REASONS
 from client.engine.policy import RegionPolicy
+from client.inspection.findings import Kind
+from client.settings_tables import Tables
 from common import errors, terminal
 from common.audit.entry import LOGGED_KINDS, SIGNING_ROLES
 from common.audit.verify.logs import REGION_ROLES, SERVER_ROLES
@@ -380,6 +382,20 @@ def test_policy_fields_are_the_policys() -> None:
         for row in rows
     ]
     assert [codes(row[0])[0] for row in rows] == list(RegionPolicy.model_fields)
+
+
+def test_tables_of_the_settings_are_those_there_are() -> None:
+    documented = [
+        name
+        for row in table(DOCS / "operator.md", "table", "what it says")
+        for name in codes(row[0])
+    ]
+    assert sorted(documented) == sorted(f"[{name}]" for name in Tables.model_fields)
+
+
+def test_problems_of_a_check_are_those_it_finds() -> None:
+    rows = table(DOCS / "operator.md", "problem", "what is looked at")
+    assert sorted(codes(row[0])[0] for row in rows) == sorted(Kind)
 
 
 def test_source_fields_are_the_declarations() -> None:

@@ -197,3 +197,103 @@ def test_a_policy_of_no_or_unknown_words_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=field):
         read_policy(write(tmp_path, **{field: value}))
+
+
+ARRAYS = [
+    {"name": "popularity", "dtype": "<f4", "shape_max": [60]},
+    {"name": "change_of_hidden_bias", "dtype": "<f4", "shape_max": [4]},
+    {"name": "change_of_item_bias", "dtype": "<f4", "shape_max": [20]},
+    {"name": "change_of_item_factors", "dtype": "<f4", "shape_max": [20, 4]},
+]
+
+
+def arrays_but(number: int, **changes: object) -> list[dict[str, object]]:
+    """The arrays of `local_plan`, one of them changed."""
+    return [{**each, **(changes if n == number else {})} for n, each in enumerate(ARRAYS)]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epsilon_max_per_run", 3),
+        ("epsilon_max_per_run", None),
+        ("clipping_norm_min", "0"),
+        ("clipping_norm_min", None),
+        ("app_bundles", []),
+        ("app_bundles", None),
+        ("app_bundles", ["A" * 64]),
+        ("app_bundles", ["a" * 63]),
+        ("arrays", []),
+        ("arrays", None),
+        ("arrays", arrays_but(0, dtype="float32")),
+        ("arrays", arrays_but(0, shape_max=[])),
+        ("arrays", arrays_but(0, shape_max=[0])),
+        ("arrays", arrays_but(0, shape_max=["60"])),
+        ("arrays", arrays_but(0, name="")),
+        ("arrays", arrays_but(0, shape=[60])),
+        ("retention_days", {}),
+        ("retention_days", None),
+        ("retention_days", {"seals": 0}),
+        ("retention_days", {"seals": "90"}),
+        ("retention_days", {"logs": 90}),
+        ("retention_days", {"seals": 90, "permits": 30}),
+        ("retention_days", {"permits": 30}),
+    ],
+)
+def test_bounds_on_what_runs_and_leaves_have_their_forms(
+    tmp_path: Path, field: str, value: object
+) -> None:
+    with pytest.raises(InputError, match=field):
+        read_policy(write(tmp_path, **{field: value}))
+
+
+def test_bounds_on_what_runs_and_leaves_are_signed_as_they_were_stated(tmp_path: Path) -> None:
+    stated = {
+        "epsilon_max_per_run": "3",
+        "clipping_norm_min": "0.01",
+        "app_bundles": ["a" * 64],
+        "arrays": ARRAYS,
+        "retention_days": {"seals": 90, "permits": 3660},
+    }
+    assert read_policy(write(tmp_path, **stated)).to_record() == {**POLICY, **stated}
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"epsilon_max_per_run": "49.9"}, r"epsilon = 50; it allows at most 49\.9"),
+        ({"clipping_norm_min": "0.6"}, r"clipping_norm = 0\.5; .* at least 0\.6 and at most 1"),
+        (
+            {"arrays": arrays_but(0, name="another")},
+            r"popularity\.arrays = popularity <f4\[60\]; it allows another <f4\[60\]",
+        ),
+        ({"arrays": arrays_but(0, shape_max=[59])}, r"popularity <f4\[60\]; it allows"),
+        ({"arrays": arrays_but(3, dtype="<i4")}, r"change_of_item_factors <f4\[20, 4\]; it"),
+        (
+            {"arrays": arrays_but(3, shape_max=[20, 3])},
+            r"tied-autoencoder\.arrays = change_of_item",
+        ),
+        ({"arrays": arrays_but(3, shape_max=[80])}, r"change_of_item_factors <f4\[20, 4\]; it"),
+        ({"arrays": ARRAYS[1:]}, r"popularity\.arrays"),
+    ],
+)
+def test_a_plan_of_other_or_larger_arrays_or_of_more_epsilon_is_refused(
+    changes: dict[str, object], named: str
+) -> None:
+    plan = local_plan()
+    policy_of(arrays=ARRAYS, epsilon_max_per_run="50", clipping_norm_min="0.5").check_plan(plan)
+    with pytest.raises(PolicyError, match=named):
+        policy_of(**changes).check_plan(plan)
+
+
+def test_one_array_may_have_a_bound_for_each_type() -> None:
+    both = [*ARRAYS, {**ARRAYS[0], "dtype": "<i4"}]
+    policy_of(arrays=both).check_plan(local_plan())
+
+
+def test_a_bundle_that_the_policy_does_not_name_may_not_run() -> None:
+    policy_of().check_app("b" * 64)
+    policy = policy_of(app_bundles=["a" * 64])
+    policy.check_app("a" * 64)
+    with pytest.raises(PolicyError, match=r"app = bbbbbbbbbbbb…; it allows aaaaaaaaaaaa…"):
+        policy.check_app("b" * 64)

@@ -78,6 +78,16 @@ def test_a_permit_beyond_the_policy(change: Change, named: str, tmp_path: Path) 
         ("sampling_probability_max", None),
         ("steps_max", 0),
         ("steps_max", "5"),
+        ("epsilon_max_per_run", "-1"),
+        ("epsilon_max_per_run", None),
+        ("clipping_norm_min", 1),
+        ("app_bundles", ["a"]),
+        ("app_bundles", "a" * 64),
+        ("arrays", [{"name": "a", "dtype": "<f4"}]),
+        ("arrays", [{"name": "a", "dtype": "<c8", "shape_max": [1]}]),
+        ("arrays", {"popularity": [1]}),
+        ("retention_days", {}),
+        ("retention_days", {"seals": 0}),
     ],
 )
 def test_a_policy_whose_bound_is_none(name: str, value: object, tmp_path: Path) -> None:
@@ -162,3 +172,132 @@ def test_a_sample_that_is_none_is_beyond_any_policy(probability: str, tmp_path: 
     mechanism = {**SAMPLED, "sampling_probability": probability}
     (message,) = permit_of_samples(tmp_path, {}, mechanism)
     assert "sampling_probability" in message
+
+
+def under(
+    tmp_path: Path,
+    bounds: dict[str, Any],
+    changes: dict[str, Change] | None = None,
+) -> dict[str, str]:
+    """What is beyond a policy with these bounds, by code, of a run with altered records."""
+
+    def alter(party: str, record: dict[str, Any]) -> None:
+        if party != R1:
+            return
+        if record["v"] == "fedpref-policy/1":
+            record["policy"].update(bounds)
+            encoded = canonical_json.encode(record["policy"])
+            record["policy_sha256"] = hashlib.sha256(encoded).hexdigest()
+        for kind, change in (changes or {}).items():
+            if record["v"] == f"fedpref-{kind}/1":
+                change(record)
+
+    verdict = verify_bundle(Federation(alter=alter).run().write(tmp_path))
+    return {
+        failure.code: failure.message
+        for failure in verdict.failures
+        if failure.party == R1 and failure.code.endswith("-beyond-policy")
+    }
+
+
+def of_the_run(kind: str, field: str) -> Any:
+    """What the honest run's record of one kind has in a field."""
+    found: list[Any] = []
+
+    def look(party: str, record: dict[str, Any]) -> None:
+        if party == R1 and record["v"] == f"fedpref-{kind}/1":
+            found.append(record[field])
+
+    Federation(alter=look).run()
+    return found[0]
+
+
+def bounds_of(arrays: list[dict[str, Any]], **changes: Any) -> list[dict[str, Any]]:
+    """Bounds that arrays are just within, with some fields changed."""
+    return [
+        {"name": each["name"], "dtype": each["dtype"], "shape_max": each["shape"], **changes}
+        for each in arrays
+    ]
+
+
+def test_a_run_at_all_its_bounds_is_within_them(tmp_path: Path) -> None:
+    bounds = {
+        "epsilon_max_per_run": of_the_run("permit", "epsilon_cap"),
+        "clipping_norm_min": "0.000001",
+        "app_bundles": ["0" * 64, of_the_run("permit", "app")],
+        "arrays": bounds_of(of_the_run("permit", "arrays")),
+        "retention_days": {"seals": 90},
+    }
+    assert under(tmp_path, bounds) == {}
+
+
+def test_a_permit_for_more_epsilon_than_a_run_may_spend(tmp_path: Path) -> None:
+    found = under(tmp_path, {"epsilon_max_per_run": "0.5"})
+    assert "Its epsilon_cap is not" in found["permit-beyond-policy"]
+
+
+def test_a_norm_below_the_least_one_in_permit_and_charge(tmp_path: Path) -> None:
+    found = under(tmp_path, {"clipping_norm_min": "1.5", "clipping_norm_max": "2"})
+    assert "clipping_norm" in found["permit-beyond-policy"]
+    assert "clipping_norm" in found["charge-beyond-policy"]
+
+
+def test_a_bundle_that_the_policy_does_not_name_in_permit_and_round(tmp_path: Path) -> None:
+    found = under(tmp_path, {"app_bundles": ["0" * 64]})
+    assert "Its app is not" in found["permit-beyond-policy"]
+    assert "Its app is not" in found["round-beyond-policy"]
+
+
+def test_a_round_by_another_bundle_than_the_permit_s_is_found_by_the_policy_too(
+    tmp_path: Path,
+) -> None:
+    allowed = {"app_bundles": [of_the_run("permit", "app")]}
+    found = under(tmp_path, allowed, {"round": lambda r: r.update(app="0" * 64)})
+    assert set(found) == {"round-beyond-policy"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "another"},
+        {"dtype": "<i8"},
+        {"shape_max": [1]},
+        {"shape_max": [1, 1]},
+        {"shape_max": []},
+    ],
+)
+def test_arrays_that_no_bound_allows_in_permit_and_release(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    found = under(tmp_path, {"arrays": bounds_of(of_the_run("permit", "arrays"), **change)})
+    assert "Its arrays is not" in found["permit-beyond-policy"]
+    assert "Its arrays is not" in found["release-beyond-policy"]
+
+
+def test_an_array_that_was_smuggled_into_a_release(tmp_path: Path) -> None:
+    allowed = {"arrays": bounds_of(of_the_run("permit", "arrays"))}
+
+    def smuggle(record: dict[str, Any]) -> None:
+        record["arrays"].append({"name": "raw", "dtype": "<f4", "shape": [4]})
+        record["bytes"] += 16
+
+    assert set(under(tmp_path, allowed, {"release": smuggle})) == {"release-beyond-policy"}
+
+
+def test_a_policy_that_grew_stricter_holds_for_what_comes_after_it(tmp_path: Path) -> None:
+    """A permit from before does not outlive it: the rounds after it are beyond the policy."""
+    policy = {**of_the_run("policy", "policy"), "app_bundles": ["0" * 64]}
+    stricter = {
+        "v": "fedpref-policy/1",
+        "region": R1,
+        "policy": policy,
+        "policy_sha256": hashlib.sha256(canonical_json.encode(policy)).hexdigest(),
+    }
+
+    def replace(federation: Federation, number: int) -> None:
+        if number == 2:
+            federation.log(R1, {**stricter, "in_force_from": federation.tick(1)})
+
+    verdict = verify_bundle(Federation(before_round=replace).run().write(tmp_path))
+    beyond = [failure for failure in verdict.failures if failure.code.endswith("-beyond-policy")]
+    assert [(failure.party, failure.code) for failure in beyond] == [(R1, "round-beyond-policy")]

@@ -277,6 +277,62 @@ def test_caps_by_model_and_purpose_are_told_one_by_one(
     assert by_purpose.endswith(": 8.5")
 
 
+@pytest.mark.parametrize(
+    ("lang", "seals"), [("en", "sealed updates: 90 d"), ("zh", "已封存的更新: 90 天")]
+)
+def test_bounds_on_what_runs_and_leaves_are_told(lang: str, seals: str, tmp_path: Path) -> None:
+    bound = {"name": "popularity", "dtype": "<f4", "shape_max": [200, 3]}
+
+    def alter(party: str, record: JsonRecord) -> None:
+        if record["v"] == "fedpref-policy/1" and party == R1:
+            record["policy"] |= {
+                "app_bundles": ["a1" * 32, "b2" * 32],
+                "arrays": [bound, {**bound, "name": "factor_gradient"}],
+                "retention_days": {"seals": 90},
+                "epsilon_max_per_run": "3",
+            }
+            encoded = canonical_json.encode(record["policy"])
+            record["policy_sha256"] = hashlib.sha256(encoded).hexdigest()
+
+    facts = read_facts(Federation(alter=alter).run().write(tmp_path))
+    rows = section(parse_anew(render_report(facts, lang=lang)), "policies").all("tr")
+    said = messages(lang)
+    told = {
+        row.first("th").text: row.all("td")[0].text
+        for row in rows
+        if row.all("th")
+        if row.all("td")
+    }
+    assert told[said["policy.app_bundles"]] == f"{'a1' * 8} {'b2' * 8}"
+    assert told[said["policy.arrays"]] == "popularity <f4 200 × 3 factor_gradient <f4 200 × 3"
+    assert told[said["policy.retention_days"]] == seals
+    assert told[said["policy.epsilon_max_per_run"]] == "3"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("arrays", ["popularity"]),
+        ("arrays", [{"name": "popularity"}]),
+        ("app_bundles", [5]),
+        ("retention_days", {"seals": "x" * 9}),
+    ],
+)
+def test_a_malformed_bound_is_shown_as_it_is_and_breaks_no_page(
+    name: str, value: object, tmp_path: Path
+) -> None:
+    def alter(party: str, record: JsonRecord) -> None:
+        if record["v"] == "fedpref-policy/1" and party == R1:
+            record["policy"][name] = value
+            encoded = canonical_json.encode(record["policy"])
+            record["policy_sha256"] = hashlib.sha256(encoded).hexdigest()
+
+    facts = read_facts(Federation(alter=alter).run().write(tmp_path))
+    assert not facts.verdict.verified
+    page = parse_anew(render_report(facts, lang="en"))
+    assert messages("en")[f"policy.{name}"] in section(page, "policies").text
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> ReportFacts:
     """A bundle that verifies, with hostile text wherever a record may have text."""
