@@ -13,6 +13,7 @@ from pathlib import Path
 
 from client.engine.budget_view import BudgetView
 from client.engine.home import RegionHome
+from client.engine.log_state import LogState
 from client.engine.permit_files import PermitFile
 from client.engine.policy import RegionPolicy
 from client.inspection.findings import Findings, Problem
@@ -28,7 +29,6 @@ from client.inspection.records import (
     check_declared_files,
     check_keys,
     check_log,
-    check_paid,
     check_permits,
     check_policy,
     check_registry,
@@ -124,25 +124,26 @@ class _Records:
 
 
 def _check_records(subject: Inspected, home: RegionHome, findings: Findings) -> _Records:
-    busy = writer_of(home.log)
+    """Checks what the home holds; what rests on something that is broken is left out."""
     in_force: int | None = None
     permits: list[PermitFile] = []
+    view: BudgetView | None = None
+    state: LogState | None = None
     registry = check_registry(subject, home, findings)
-    state = None
     if registry is not None:
         check_keys(subject, home, registry, findings)
-        state = check_log(subject, home, registry, findings)
+        if home.log.exists():
+            state = check_log(subject, home, registry, findings)
     policy = check_policy(subject, home, state, findings)
     if policy is not None and registry is not None:
         permits = check_permits(subject, home, policy, registry, findings)
-    view = check_budget(subject, home, findings) if policy is not None else None
-    if view is not None:
-        check_paid(home, view, permits, findings)
     if policy is not None and state is not None:
         in_force = check_consents(subject, home, policy, state, findings)
+        if home.ledger.exists() and state.policy_sha256 == policy.digest:
+            view = check_budget(subject, home, permits, findings)
     check_store(subject, home, findings)
     check_catalogue(home, permits, findings)
-    return _Records(policy, in_force, tuple(_runs(permits, view)), busy)
+    return _Records(policy, in_force, tuple(_runs(permits, view)), writer_of(home.log))
 
 
 def _runs(permits: Sequence[PermitFile], view: BudgetView | None) -> list[PermittedRun]:

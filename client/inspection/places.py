@@ -117,15 +117,14 @@ def _has_password(source: object) -> bool:
 
 
 def _check_needed(home: RegionHome, findings: Findings) -> None:
+    """What no other check opens: registry, policy and catalogue are told of by their own."""
+    again = "Commission the region, or restore the file: fedpref-region restore."
     remedies = {
         home.keys: "Make the region's keys: fedpref-region keys new.",
-        home.registry / "1.json": "Install the federation's registry: fedpref-region keys install.",
-        home.policy: "Sign a policy: fedpref-region policy sign.",
-        home.catalogue: "Copy the federation's public catalogue there.",
-        home.log: "Commission the region, or restore the log: fedpref-region restore.",
-        home.ledger: "Commission the region, or restore the ledger: fedpref-region restore.",
-        home.subjects: "Commission the region, or restore the table: fedpref-region restore.",
-        home.witness: "Commission the region, or restore the memory: fedpref-region restore.",
+        home.log: again,
+        home.ledger: again,
+        home.subjects: again,
+        home.witness: again,
     }
     for path, remedy in remedies.items():
         if not path.exists():

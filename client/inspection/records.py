@@ -160,30 +160,26 @@ def check_permits(
     return working
 
 
-def check_budget(subject: Inspected, home: RegionHome, findings: Findings) -> BudgetView | None:
+def check_budget(
+    subject: Inspected, home: RegionHome, permits: Sequence[PermitFile], findings: Findings
+) -> BudgetView | None:
     """Checks ledger and log against each other, and that permitted runs are paid for."""
     with findings.catching(Kind.BUDGET, home.ledger):
-        return read_budget(home, at_ms=subject.at_ms)
+        view = read_budget(home, at_ms=subject.at_ms)
+        for permit in permits:
+            excess = view.budget.outlook(permit.plan()).excess
+            if excess is not None:
+                findings.add(
+                    Kind.BUDGET,
+                    home.ledger,
+                    f"The rest of run {permit.run} is not paid for: it would bring ε of "
+                    f"{excess.account.words} to {excess.epsilon:.4f}, above the cap of "
+                    f"{excess.account.cap:g}.",
+                    "Permit a run with a smaller ε, or wait for the next budget year.",
+                    exit_code=BudgetError.exit_code,
+                )
+        return view
     return None
-
-
-def check_paid(
-    home: RegionHome, view: BudgetView, permits: list[PermitFile], findings: Findings
-) -> None:
-    """Checks that the budget pays for the rest of every permitted run."""
-    for permit in permits:
-        outlook = view.budget.outlook(permit.plan())
-        if outlook.excess is None:
-            continue
-        account = outlook.excess.account
-        findings.add(
-            Kind.BUDGET,
-            home.ledger,
-            f"The rest of run {permit.run} is not paid for: it would bring ε of {account.words} to "
-            f"{outlook.excess.epsilon:.4f}, above the cap of {account.cap:g}.",
-            "Permit a run with a smaller ε, or wait for the next budget year.",
-            exit_code=BudgetError.exit_code,
-        )
 
 
 def check_consents(

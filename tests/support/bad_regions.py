@@ -149,11 +149,11 @@ Spoil = Callable[[Case], object]
 def withdraw_all(case: Case) -> None:
     with open_records(case.region.home) as records:
         registrar = records.registrar()
-        form = registrar.latest(sorted(records.subjects.pseudonyms())[0])
-        assert form is not None
-        registrar.record(
-            [Choice.withdraw(ref, form=form.form) for ref in records.subjects.pseudonyms()]
-        )
+        given = [ref for ref in records.subjects.pseudonyms() if registrar.consents(ref)]
+        latest = registrar.latest(given[0])
+        if latest is None:
+            raise LookupError("the customer who consents has no record")
+        registrar.record([Choice.withdraw(ref, form=latest.form) for ref in given])
 
 
 def occupy(case: Case) -> None:
