@@ -208,33 +208,8 @@ def test_both_endpoints_are_scraped_and_an_alert_fires(tmp_path: Path) -> None:
             for rule in group["rules"]
         }
         assert loaded == {rule["alert"] for rule in rules()}
-        assert_shown_names_exist(set(prometheus.ask("label/__name__/values")))
 
 
 def firing(found: Any) -> set[str]:
     """The alerts that fire."""
     return {each["labels"]["alertname"] for each in found["alerts"] if each["state"] == "firing"}
-
-
-#: Only a round, a whole deployment or Prometheus itself gives these.
-ELSEWHERE = {
-    "fedpref_engine_customers_at_least",
-    "fedpref_engine_last_round",
-    "fedpref_engine_published_log_size",
-    "fedpref_engine_witness_lag_seconds",
-    "fedpref_server_certificate_expiry_timestamp_seconds",
-    "fedpref_server_queued_runs",
-    "fedpref_server_region_customers_at_least",
-    "fedpref_server_region_epsilon_spent",
-    "fedpref_server_witness_lag_seconds",
-}
-
-
-def assert_shown_names_exist(scraped: set[str]) -> None:
-    """Every metric that an alert or a panel names is one that the endpoints have."""
-    dashboard = json.loads((OPS / "dashboard.json").read_text())
-    texts = [rule["expr"] for rule in rules()]
-    texts += [each["expr"] for panel in dashboard["panels"] for each in panel.get("targets", [])]
-    named = {name for text in texts for name in re.findall(r"\bfedpref_[a-z_]+\b", text)}
-    assert len(named) > 20
-    assert named - ELSEWHERE <= scraped
