@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from client.consent_service.notices import offered
 from client.engine.budget_view import BudgetView, read_budget
 from client.engine.home import KEY_ROLES, RegionHome
