@@ -392,6 +392,36 @@ def attack(
     return EXIT_OK if holds else VerificationError.exit_code
 
 
+@app.command("attack-deployment")
+def attack_deployment(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="stolen-ca, evil-bundle, unpermitted-bundle, lowered-noise, extra-tensor, "
+            "replayed-message, wrong-node-key, revoked-region, oversized-message, local-user, or "
+            "all.",
+        ),
+    ],
+    seed: Annotated[int, typer.Option(min=0, help="Of made-up data and of all choices.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was got as JSON.")] = False,
+) -> int:
+    """Attack two running deployments, stock Flower's and this system's, and show what came of it.
+
+    Both are set up on this machine, with TLS, node keys and a user of its own for every program:
+    only root can do that. Exit code 0 if every attack succeeds against stock Flower, and is refused
+    and on record here; 8 if one is not.
+    """
+    from common.errors import EXIT_OK, VerificationError
+    from simulations.deployment_attacks.names import find_names
+
+    names = find_names(name)
+    from simulations.deployment_attacks.table import show_attacks
+
+    holds = show_attacks(names, seed=seed, as_json=as_json, console=Console(highlight=False))
+    return EXIT_OK if holds else VerificationError.exit_code
+
+
 def main() -> None:
     """Runs the command line."""
     run_command(app, on_interrupt="Nothing is lost: the same command goes on from here.")

@@ -14,16 +14,17 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 from common.errors import InputError, UsageError
-from simulations.attack_demos.users import User, let_pass, victims_users
+from simulations.attack_demos.users import let_pass, victims_users
 from simulations.external_runtime import OFFLINE
 from simulations.supervisor import supervised
 
 _SETPRIV = "setpriv"
+_FOLDER_MODE = 0o700
 # What others need of a folder on the way, and of a file at its end.
 _PASS, _READ = 0o001, 0o004
 
@@ -36,11 +37,25 @@ class Account:
         name: Whose it is, for messages and log files.
         user: The system's number.
         folder: Their folder, mode 0700; programs start in it.
+        groups: What further groups their programs are in.
     """
 
     name: str
     user: int
     folder: Path
+    groups: tuple[int, ...] = ()
+
+    @classmethod
+    def at(cls, name: str, user: int, folder: Path) -> Account:
+        """An account of a user who is there already, with a folder that is made for it."""
+        folder.mkdir(exist_ok=True)
+        os.chown(folder, user, user)
+        folder.chmod(_FOLDER_MODE)
+        return cls(name, user, folder)
+
+    def in_group(self, group: int) -> Account:
+        """The same, in a further group of the system's."""
+        return replace(self, groups=(*self.groups, group))
 
     def command(self, command: Sequence[str]) -> list[str]:
         """The command line that runs a command as this user, with nothing of root's left."""
@@ -48,7 +63,7 @@ class Account:
             _setpriv(),
             f"--reuid={self.user}",
             f"--regid={self.user}",
-            "--clear-groups",
+            f"--groups={','.join(map(str, self.groups))}" if self.groups else "--clear-groups",
             "--no-new-privs",
             "--",
             *command,
@@ -95,14 +110,9 @@ def make_accounts(root: Path, names: Sequence[str]) -> dict[str, Account]:
     require_users()
     let_pass(root)
     return {
-        name: _make_account(name, user, root / name) for name, user in victims_users(names).items()
+        name: Account.at(name, user.number or 0, root / name)
+        for name, user in victims_users(names).items()
     }
-
-
-def _make_account(name: str, user: User, folder: Path) -> Account:
-    folder.mkdir()
-    user.own(folder)
-    return Account(name, user.number or 0, folder)
 
 
 def require_users() -> None:

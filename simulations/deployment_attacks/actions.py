@@ -22,7 +22,7 @@ from common.messages import decode_message, encode_message
 from simulations.attack_demos.stock_flower import fedavg
 from simulations.deployment_attacks.doors import coordinator, read_door, refusal
 from simulations.deployment_attacks.fleet import NodeKey, activate, live_as_node
-from simulations.deployment_attacks.local import seize_client_task
+from simulations.deployment_attacks.local import seize_client_task, take_server_task
 from simulations.deployment_attacks.outcome import Found
 from simulations.deployment_attacks.wire import answer_of, content_of, packed
 
@@ -38,11 +38,11 @@ def coordinate(given: Given) -> Found:
     """Acts as the coordinator of a run: asks all nodes what the script says, one after another.
 
     Args:
-        given: ``address``, ``ca``, ``secret``; ``bundle``, a file; ``config``; ``nodes``, how many
-            to wait for; ``asks``, each with ``type``, ``timeout_s`` and its content; ``averages``,
-            whether FedAvg is to make a model of the answers.
+        given: what `read_door` takes; ``bundle``, a file; ``config``; ``nodes``, how many to wait
+            for; ``asks``, each with ``type``, ``timeout_s`` and its content, ``of`` for some nodes
+            only, and ``averages``, whether FedAvg is to make a model of the answers.
     """
-    door = read_door(given["address"], given.get("ca"), given.get("secret"))
+    door = read_door(given)
     bundle = Path(given["bundle"]).read_bytes()
     try:
         with coordinator(door, bundle, given.get("config", {})) as grid:
@@ -92,7 +92,7 @@ def register_key(given: Given) -> Found:
     Args:
         given: ``address``, ``ca``; ``key``, the file of a key; a new key without it.
     """
-    door = read_door(given["address"], given["ca"], None)
+    door = read_door(given)
     key = NodeKey.read(Path(given["key"])) if given.get("key") else NodeKey.new()
     found: Found = {"hello": _hello(given, key)}
     try:
@@ -218,4 +218,5 @@ ACTIONS: dict[str, Callable[[Given], Found]] = {
     "register-key": register_key,
     "replay": replay,
     "seize-client-task": seize_client_task,
+    "take-server-task": take_server_task,
 }

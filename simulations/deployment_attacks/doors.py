@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from flwr.common.serde import fab_to_proto, run_from_proto, user_config_to_proto
@@ -30,12 +31,17 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.protobuf.client import ProtobufClientInterceptor
+from flwr.supercore.protobuf.client import (
+    ProtobufCall,
+    ProtobufClientInterceptor,
+    ProtobufRequestContext,
+)
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 
 from common.errors import FederationError
+from server.control import TOKEN_HEADER
 
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 # Flower's own executor looks once a second; whoever looks more often comes first.
@@ -55,19 +61,26 @@ class Door:
         address: ``host:port``.
         ca: The certificate of the authority that signed the port's own; None for plain HTTP.
         secret: The SuperExec secret; None without.
+        token: What this system's admin port asks for; None without.
     """
 
     address: str
     ca: bytes | None
     secret: bytes | None = None
+    token: str | None = None
 
     def control(self) -> ControlHttpClient:
         """A client of the control API: runs are started there, and nodes registered."""
+        interceptors: list[ProtobufClientInterceptor] = [
+            RuntimeVersionHttpInterceptor(component_name="flwr CLI")
+        ]
+        if self.token is not None:
+            interceptors.append(_Token(self.token))
         return ControlHttpClient.from_server_address(
             server_address=self.address,
             insecure=self.ca is None,
             root_certificates=self.ca,
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+            interceptors=interceptors,
         )
 
     def executor(self) -> RuntimeHttpClient:
@@ -97,6 +110,17 @@ class Door:
             root_certificates=self.ca,
             interceptors=[RuntimeVersionHttpInterceptor(component_name=component), *more],
         )
+
+
+class _Token:
+    """Adds the admin port's token to each request (Flower's ``ProtobufClientInterceptor``)."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        context.request.headers[TOKEN_HEADER] = self._token
+        return call_next(context)
 
 
 def start_run(door: Door, bundle: bytes, config: Config) -> int:
@@ -183,19 +207,24 @@ def refusal(error: httpx.HTTPError) -> str:
     return type(error).__name__
 
 
-def read_door(address: str, ca: str | None, secret: str | None) -> Door:
+def read_door(given: Mapping[str, Any]) -> Door:
     """A door with what an attacker holds, from the files that it is in.
 
     Args:
-        address: ``host:port``.
-        ca: The authority's certificate, PEM.
-        secret: The SuperExec secret's file.
+        given: ``address``, as ``host:port``; ``ca``, the authority's certificate, PEM; ``secret``
+            and ``token``, each a file; what is missing is not held.
 
     Raises:
         OSError: A file cannot be read.
     """
+
+    def held(name: str) -> bytes | None:
+        return Path(given[name]).read_bytes() if given.get(name) else None
+
+    token = held("token")
     return Door(
-        address,
-        Path(ca).read_bytes() if ca else None,
-        Path(secret).read_bytes() if secret else None,
+        given["address"],
+        held("ca"),
+        held("secret"),
+        token.decode("ascii").strip() if token is not None else None,
     )

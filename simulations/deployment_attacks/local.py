@@ -1,7 +1,7 @@
-"""A user on a node's own machine who takes the node's tasks.
+"""A user on a SuperNode's or a SuperLink's own machine who takes its tasks.
 
-A SuperNode hands tasks to whoever asks at its runtime API. The port is on the loopback interface,
-which every user of the machine reaches.
+Both hand tasks to whoever asks at the runtime API. The port may be on the loopback interface, which
+every user of the machine reaches.
 
 Touches Flower's internals: how a ClientApp's process takes its message and sends the answer (pinned
 to flwr 1.41, see the tests).
@@ -30,7 +30,7 @@ def seize_client_task(given: Mapping[str, Any]) -> Found:
         given: ``address``, the node's runtime API; ``answer``, what to answer; ``seconds``, for how
             long to try.
     """
-    door = read_door(given["address"], given.get("ca"), None)
+    door = read_door(given)
     try:
         token = take_task(door, TaskType.CLIENT_APP, run=None, look_for_s=float(given["seconds"]))
     except httpx.HTTPError as error:
@@ -43,3 +43,16 @@ def seize_client_task(given: Mapping[str, Any]) -> Found:
         push_message(task, forged, context)
         push_task_output(task, context, SubStatus.COMPLETED, "")
         return {"took": message.metadata.message_type, "read": answer_of(message, "coordinator")}
+
+
+def take_server_task(given: Mapping[str, Any]) -> Found:
+    """Asks for a task that is the ServerApp's: whoever has it is the coordinator.
+
+    Args:
+        given: ``address``, the runtime API, and what `read_door` takes.
+    """
+    try:
+        take_task(read_door(given), TaskType.SERVER_APP, run=None, look_for_s=1.0)
+    except httpx.HTTPError as error:
+        return {"refused": refusal(error)}
+    return {}

@@ -1,8 +1,8 @@
 """A relay that is none: it tries everything that its process might be able to reach.
 
 It takes the honest relay's place in a bundle, so it has that bundle's modules and nothing else.
-What to try comes with the bundle (``wanted.json``); what came of it is written wherever that can be
-done, for the experimenter to find, and put into the answer, for the coordinator to get.
+What to try comes with the bundle (``wanted.json``); what came of it is put into the answer, for the
+coordinator to get, and told on standard error, for the experimenter to see in the region's own log.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import errno
 import json
 import os
 import socket
-import tempfile
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,14 +24,12 @@ from common.engine_channel import EngineChannel, resolve_channel
 from common.errors import FedprefError
 from common.messages import decode_message, encode_message
 
-#: What came with the bundle, and the name under which findings are written.
-WANTED, FOUND = "wanted.json", "evil-findings.json"
+#: What came with the bundle, and how lines begin that tell what came of it.
+WANTED, TOLD = "wanted.json", "evil-relay "
 #: The tensor that nobody agreed on.
 EXTRA = "purchases"
 _PTRACE_ATTACH = 16
 _TIMEOUT_S = 2.0
-# The experimenter looks for the findings in folders that are removed with the message.
-_PAUSE_S = 2.0
 
 app = ClientApp()
 
@@ -47,7 +43,7 @@ def describe(message: Message, context: Context) -> Message:
     found = _try_all(wanted)
     for method in wanted["methods"]:
         found[f"ask the engine for {method}"] = _attempt(partial(_ask, channel), method)
-    _write_down(found)
+    _tell(found)
     answer, answered = channel.call("describe", header, arrays)
     loot = json.dumps(found).encode()
     extra = np.frombuffer(loot + b"\0" * (-len(loot) % 4), dtype="<i4")
@@ -110,11 +106,6 @@ def _start(program: str) -> str:
     return f"exit code {os.posix_spawn(program, [program], {})}"
 
 
-def _write_down(found: Mapping[str, str]) -> None:
-    for folder in (Path.cwd(), Path(__file__).parent, Path(tempfile.gettempdir())):
-        try:
-            (folder / FOUND).write_text(json.dumps(found), encoding="utf-8")
-        except OSError:
-            continue
-        time.sleep(_PAUSE_S)
-        return
+def _tell(found: Mapping[str, str]) -> None:
+    for what, result in found.items():
+        os.write(2, f"{TOLD}{json.dumps([what, result])}\n".encode())

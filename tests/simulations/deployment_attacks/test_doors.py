@@ -30,7 +30,9 @@ def test_a_node_s_connection_has_the_callbacks_that_are_used() -> None:
     source = inspect.getsource(http_request_response)
     given = source[source.index("yield (") :]
     order = [
-        line.strip().rstrip(",") for line in given[: given.index(")")].splitlines()[1:] if line.strip()
+        line.strip().rstrip(",")
+        for line in given[: given.index(")")].splitlines()[1:]
+        if line.strip()
     ]
     assert order == [
         *("node.node_id", "receive", "send", "get_run", "get_fab"),
