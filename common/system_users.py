@@ -12,7 +12,8 @@ import re
 import shutil
 import stat
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -141,6 +142,40 @@ def require_reachable(path: Path, user: SystemUser | None) -> None:
                 f"{stat.S_IMODE(state.st_mode):04o}.",
                 remedy=f"Choose another folder, or let others pass: chmod o+x {folder}.",
             )
+
+
+@contextmanager
+def acting_as(user: SystemUser | None) -> Iterator[None]:
+    """Lets root open and make files as a user while the body runs; changes nothing for others.
+
+    Keys are opened by their owner only, so that nobody can have another's put under them.
+
+    Args:
+        user: As whom; None, or our own user, changes nothing.
+    """
+    if user is None or user.uid == os.geteuid():
+        yield
+        return
+    group, own = os.getegid(), os.geteuid()
+    os.setegid(user.gid)
+    os.seteuid(user.uid)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+        os.setegid(group)
+
+
+@contextmanager
+def as_owner(folder: Path) -> Iterator[None]:
+    """Lets root write in a folder as whoever owns it while the body runs.
+
+    In a folder of a less trusted user a link may lie where root is about to write.
+    """
+    state = folder.stat()
+    owner = SystemUser(str(state.st_uid), state.st_uid, state.st_gid)
+    with acting_as(owner if is_root() else None):
+        yield
 
 
 def run_as(

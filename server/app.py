@@ -14,6 +14,7 @@ from common.parameters import array_file_parts, arrays_digest
 from server.audit_trail import open_audit_trail
 from server.checkpoint import CheckpointStore
 from server.config import ServerConfig, ServerHome
+from server.coordinator_process import note_process
 from server.events import EventWriter
 from server.grid_exchange import bounded_superlink
 from server.rounds import require_exact_sums
@@ -49,6 +50,7 @@ def run_server(grid: Grid, config: ServerConfig) -> None:
     plan = home.read_plan()
     with EventWriter(home.events, plan.run_id) as events:
         try:
+            note_process(home.process)
             finished = _run_rounds(grid, config, home, events)
         except FedprefError as error:
             events.write(

@@ -12,27 +12,47 @@ from rich.text import Text
 
 from common.errors import EXIT_OK, UsageError, VerificationError
 from common.terminal import EXIT_CODES, run_command
-from server.commands import metrics, track
+from server.commands import membership, metrics, operation, track
 
 if TYPE_CHECKING:
     from common.plan import RunPlan
+    from server.config import ServerHome
     from server.resume import Resumption
     from server.status import ServerStatus
 
 app = typer.Typer(
-    help="The coordinator's own commands: how far a run got, what its plan says, going on with it.",
+    help="The coordinator's commands: set a federation up, run it, see how far its runs got.",
     epilog=EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
+for each in (
+    membership.provision,
+    membership.enrol,
+    operation.start,
+    operation.stop,
+    operation.logs,
+    operation.submit,
+    operation.schedule,
+    operation.rollback,
+    operation.bundle,
+    membership.join,
+    membership.remove,
+    membership.rotate,
+):
+    app.command(epilog=EXIT_CODES)(each)
 app.command(epilog=EXIT_CODES)(metrics.metrics)
 app.command(epilog=EXIT_CODES)(track.track)
 
 HomeArgument = Annotated[
-    Path, typer.Argument(help="The coordinator's home folder, which holds its plan.json.")
+    Path,
+    typer.Argument(
+        help="The coordinator's home folder, which holds its plan.json; or a deployment's folder."
+    ),
 ]
+RunOption = Annotated[str | None, typer.Option("--run", help="A deployment's run, by its name.")]
 
 
 @app.command(epilog=EXIT_CODES)
@@ -41,16 +61,20 @@ def status(
     events: Annotated[
         int, typer.Option(min=0, max=500, help="How many of the last events to show.")
     ] = 6,
+    run: RunOption = None,
 ) -> int:
-    """Show how far the run got: rounds, checkpoint, model, log, refusals, last events.
+    """Show how far a run got: rounds, checkpoint, model, log, refusals, last events.
 
-    It reads the home as it is, also while a run goes on. It verifies no signature: fedpref-audit
-    does.
+    Of a deployment, without --run: processes, regions, queue, schedule, all runs. It reads what is
+    there, also while a run goes on. It verifies no signature: fedpref-audit does.
     """
-    from server.config import ServerHome
+    from server.deployment import CONFIG_NAME
     from server.status import read_status
 
-    found = read_status(ServerHome(home), last_events=events)
+    if run is None and (home / CONFIG_NAME).is_file():
+        operation.show_deployment(home)
+        return EXIT_OK
+    found = read_status(_home_of(home, run), last_events=events)
     console = Console(highlight=False)
     console.print(_progress(found))
     console.print(_facts(found))
@@ -74,12 +98,11 @@ def status(
 
 
 @app.command(epilog=EXIT_CODES)
-def plan(home: HomeArgument) -> None:
+def plan(home: HomeArgument, run: RunOption = None) -> None:
     """Show the run plan: mechanisms, their noise and ε, and exactly what will leave a region."""
-    from server.config import ServerHome
     from server.status import read_plan
 
-    found = read_plan(ServerHome(home))
+    found = read_plan(_home_of(home, run))
     console = Console(highlight=False)
     console.print(
         Text.assemble(("Run ", "bold"), (found.run_id, "bold"), f" of {found.federation}")
@@ -134,6 +157,20 @@ def resume(
         console.print("It matches the log. To start it on a SuperLink, name it and the app:")
         console.print(f"  fedpref-server resume {run} --superlink NAME --app FOLDER", style="dim")
     return EXIT_OK
+
+
+def _home_of(folder: Path, run: str | None) -> ServerHome:
+    """The home that is meant: a folder's, a run's in a home of many, or a deployment's run's."""
+    from server.config import ServerHome
+    from server.deployment import CONFIG_NAME, Deployment
+
+    if run is None:
+        if (folder / CONFIG_NAME).is_file():
+            raise UsageError("A deployment has several runs.", remedy="Name one: --run.")
+        return ServerHome.at(folder)
+    if (folder / CONFIG_NAME).is_file():
+        return Deployment(folder).home(run)
+    return ServerHome(folder, run)
 
 
 def _going_on(found: Resumption) -> Text:

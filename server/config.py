@@ -169,6 +169,21 @@ class ServerHome:
         return self.folder / "events.jsonl"
 
     @property
+    def models(self) -> Path:
+        """The folder of published models, each by its digest; shared by all runs."""
+        return self.root / "models"
+
+    @property
+    def current(self) -> Path:
+        """Which published model is the current one."""
+        return self.root / "current.json"
+
+    @property
+    def process(self) -> Path:
+        """Which process coordinates the run, or did last."""
+        return self.folder / "process.json"
+
+    @property
     def model(self) -> Path:
         """The published model."""
         return self.folder / "model.safetensors"

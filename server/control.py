@@ -8,6 +8,7 @@ deployment's only touch of Flower's internals (pinned to flwr 1.41, see their te
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from common.enrolment import node_public_key
-from common.errors import FederationError
+from common.errors import FederationError, InputError
 from common.key_files import read_private
 
 LOOPBACK = "127.0.0.1"
@@ -150,7 +151,7 @@ def open_control(port: int, token: Path) -> Iterator[ControlApi]:
     Raises:
         InputError: The token is missing, or others can read it.
     """
-    secret = read_private(token, "admin port's token").decode("ascii").strip()
+    secret = _read_token(token)
     client = ControlHttpClient.from_server_address(
         server_address=f"{LOOPBACK}:{port}",
         insecure=True,
@@ -161,6 +162,18 @@ def open_control(port: int, token: Path) -> Iterator[ControlApi]:
         yield ControlApi(client)
     finally:
         client.close()
+
+
+def _read_token(path: Path) -> str:
+    """The token; root reads the file of whoever it was given to."""
+    try:
+        data = path.read_bytes() if os.geteuid() == 0 else read_private(path, "admin port's token")
+    except OSError as error:
+        raise InputError(
+            f"The admin port's token {path} cannot be read: {error.strerror}.",
+            remedy="Make new secrets: fedpref-server rotate DEPLOYMENT secrets.",
+        ) from error
+    return data.decode("ascii", "replace").strip()
 
 
 def encoded_key(text: str) -> bytes:

@@ -55,7 +55,7 @@ def home_in(run: Path) -> ServerHome:
         InputError: It is neither.
     """
     for root in (run, run / "server"):
-        home = ServerHome(root)
+        home = ServerHome.at(root)
         if home.plan.is_file():
             return home
     raise InputError(
@@ -130,6 +130,8 @@ def carry_on_over(superlink: str, app: Path, home: ServerHome) -> str:
         raise UsageError(f"There is no app bundle at {app}.")
     program = _program("flwr", extra="server")
     config = f"server-home={json.dumps(str(home.root.resolve()))}"
+    if home.run is not None:
+        config += f" run={json.dumps(home.run)}"
     try:
         ended = subprocess.run(  # noqa: S603 - Flower's own program, no shell
             [program, "run", str(app), superlink, "--run-config", config, "--format", "json"],

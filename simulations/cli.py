@@ -247,6 +247,32 @@ def audit(
     rebundle(run_folder, Console(highlight=False), attack_models=models)
 
 
+@app.command()
+def shops(
+    out: Annotated[Path, typer.Argument(help="The folder to make; not there yet.")],
+    seed: Annotated[int, typer.Option(min=0, help="Seed of all that is made up.")] = 1,
+    port: Annotated[
+        int, typer.Option(min=1, max=65_535, help="The port that regions are to connect to.")
+    ] = 9443,
+    admin_port: Annotated[
+        int,
+        typer.Option(min=1, max=65_535, help="The coordinator's port on the loopback interface."),
+    ] = 9444,
+) -> None:
+    """Make up three shops that could found a federation: stores, answers, consents, declaration.
+
+    What a deployment's commands need before the first of them: `fedpref-server provision`.
+    """
+    console = Console(highlight=False, soft_wrap=True)
+    with console.status("Making up three shops …"):
+        from simulations.shops import CONFIG_NAME, make_shops
+
+        regions = make_shops(out, seed=seed, port=port, admin_port=admin_port)
+    console.print(f"Declaration: {out / CONFIG_NAME}")
+    for folder in regions:
+        console.print(f"Answers of [bold]{folder.name}[/bold]: {out / folder.name}")
+
+
 @app.command("distributed-study")
 def distributed_study(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],

@@ -27,6 +27,7 @@ from common.errors import InputError, StorageError
 from common.key_request import make_request
 from common.kit import CA_CERTIFICATE, CATALOGUE, MANIFEST, README, Kit, open_kit
 from common.messages import PROTOCOL_VERSION
+from common.system_users import as_owner
 from common.timestamps import format_time, now_ms
 
 ENROLMENT_NAME = "enrolment.json"
@@ -81,8 +82,9 @@ def install_kit(
     _require_own(home)
     _make_folders(folder)
     _write_kit(folder, kit)
-    make_home(home)
-    _write(home.catalogue, kit.files[CATALOGUE], mode=0o644)
+    with as_owner(home.root):
+        make_home(home)
+        _write(home.catalogue, kit.files[CATALOGUE], mode=0o644)
     answered = write_settings(
         folder,
         kit,
@@ -110,7 +112,7 @@ def _require_own(home: RegionHome) -> None:
 def _make_folders(folder: Path) -> None:
     try:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        for name in (KIT_FOLDER, "bin", "run", "logs", "node"):
+        for name in (KIT_FOLDER, "bin", "run", "logs", "node", HOME_NAME):
             (folder / name).mkdir(mode=0o755, exist_ok=True)
     except OSError as error:
         raise StorageError(
@@ -122,14 +124,17 @@ def _write_kit(folder: Path, kit: Kit) -> None:
     """Keeps what the kit says; its token is not kept, since it is needed only here."""
     _write(folder / KIT_FOLDER / MANIFEST, kit.manifest, mode=0o644)
     _write(folder / KIT_FOLDER / README, kit.files[README], mode=0o644)
-    _write(folder / "node" / CA_CERTIFICATE, kit.files[CA_CERTIFICATE], mode=0o644)
+    with as_owner(folder / "node"):
+        _write(folder / "node" / CA_CERTIFICATE, kit.files[CA_CERTIFICATE], mode=0o644)
 
 
 def _enrol(folder: Path, home: RegionHome, kit: Kit) -> str:
     """Writes the enrolment that answers the kit, unless it is there; gives its fingerprint."""
     path = folder / ENROLMENT_NAME
-    key = node_key(folder / "node" / "node_key")
-    signers = make_keys(home)
+    with as_owner(folder / "node"):
+        key = node_key(folder / "node" / "node_key")
+    with as_owner(home.root):
+        signers = make_keys(home)
     if path.exists():
         found = open_enrolment(path.read_bytes())
         enrolled = {request.key_id for request in found.keys.values()}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -36,7 +35,7 @@ def node_key(path: Path) -> ec.EllipticCurvePrivateKey:
     if not path.exists():
         _make(path)
     try:
-        key = load_ssh_private_key(_readable(path), password=None)
+        key = load_ssh_private_key(read_private(path, "node key"), password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise InputError(
             f"The node key {path} is no private key as OpenSSH writes it, without a passphrase.",
@@ -64,13 +63,6 @@ def _make(path: Path) -> None:
         create_whole(path, data)
     except OSError as error:
         raise StorageError(f"The node key {path} cannot be written: {error.strerror}.") from error
-
-
-def _readable(path: Path) -> bytes:
-    """The key's bytes; root may read what it has given to the node's user."""
-    if os.geteuid() == 0 and path.stat().st_uid != 0:
-        return path.read_bytes()
-    return read_private(path, "node key")
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -18,7 +18,7 @@ from common.system_users import (
     require_reachable,
 )
 
-_SHARED_RUN_MODE = 0o2750
+_SHARED_RUN_MODE = 0o2751
 
 
 def own_region(folder: Path, settings: RegionSettings | None) -> None:

@@ -21,6 +21,7 @@ from common.messages import PROTOCOL_VERSION
 from common.registry_changes import RootKeys, check_draft, draft_version
 from common.registry_draft import Draft
 from common.registry_install import install_version, registry_envelopes
+from common.system_users import as_owner
 from common.timestamps import now_ms
 from server.config import SERVER_PARTY
 from server.deployment import Deployment
@@ -113,15 +114,15 @@ def take_version(deployment: Deployment, config: FederationConfig, path: Path) -
 
 def install(deployment: Deployment, config: FederationConfig, data: bytes) -> int:
     """Puts a version of the registry into the coordinator's home; gives its number."""
-    home = deployment.home()
-    installed = install_version(
-        home.registry,
-        home.root / "evidence",
-        data,
-        federation=config.federation.name,
-        root_key_ids=tuple(read_roots(deployment)),
-    )
-    home.registry.chmod(0o755)
+    home, roots = deployment.home(), tuple(read_roots(deployment))
+    with as_owner(home.root):
+        installed = install_version(
+            home.registry,
+            home.root / "evidence",
+            data,
+            federation=config.federation.name,
+            root_key_ids=roots,
+        )
     return installed.version
 
 

@@ -21,6 +21,7 @@ from pydantic import (
 from common.aggregation_rules import NoiseMode, RuleName
 from common.errors import InputError
 from common.kit import JURISDICTION
+from common.loopback import LoopbackAddress
 from common.strategies import FACTORS, StrategyName
 from common.system_users import USER_NAME
 from common.timestamps import parse_time
@@ -53,6 +54,13 @@ def _user(text: str) -> str:
     return text
 
 
+def _loopback(text: str) -> str:
+    try:
+        return str(LoopbackAddress.parse(text))
+    except InputError as error:
+        raise ValueError(error.message) from error
+
+
 def _positive(text: str) -> str:
     if DECIMAL.fullmatch(text) is None or not Decimal(text) > 0:
         raise ValueError("must be a decimal number above 0, in quotes")
@@ -70,6 +78,7 @@ def _time(text: str) -> str:
 RegionName = Annotated[str, AfterValidator(_region_name)]
 Host = Annotated[str, AfterValidator(_host)]
 User = Annotated[str, AfterValidator(_user)]
+Loopback = Annotated[str, AfterValidator(_loopback)]
 PositiveDecimal = Annotated[str, AfterValidator(_positive)]
 Time = Annotated[str, AfterValidator(_time)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
@@ -126,6 +135,7 @@ class ServerTable(_Table):
         connections_max: The most connections at the regions' port at once.
         superlink_user: Who the SuperLink runs as, where root starts it.
         coordinator_user: Likewise the coordinator's processes, which own keys and log.
+        metrics: The loopback address of its Prometheus endpoint; none without it.
     """
 
     hosts: tuple[Host, ...] = Field(min_length=1, max_length=32)
@@ -137,6 +147,7 @@ class ServerTable(_Table):
     connections_max: int = Field(default=512, ge=8, le=100_000)
     superlink_user: User = "fedpref-superlink"
     coordinator_user: User = "fedpref-coordinator"
+    metrics: Loopback | None = None
 
     @model_validator(mode="after")
     def _two_ports(self) -> ServerTable:

@@ -12,6 +12,7 @@ from common.durable_file import make_folder_durably, write_durably
 from common.errors import InputError, StorageError
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
+from common.system_users import as_owner
 from server.config import ServerHome
 from server.deployment import Deployment
 from server.provisioning.federation_config import FederationConfig, RunTable
@@ -77,10 +78,11 @@ def write_plan(home: ServerHome, plan: RunPlan) -> None:
             remedy="A plan that regions may have permitted is never changed; choose another name.",
         )
     try:
-        make_folder_durably(home.folder)
-        # Regions are sent it, and it says nothing about anybody's customers.
-        home.folder.chmod(0o755)
-        write_durably(home.plan, canonical_json.encode(plan.to_record()), mode=0o644)
+        with as_owner(home.root):
+            make_folder_durably(home.folder)
+            # Regions are sent it, and it says nothing about anybody's customers.
+            home.folder.chmod(0o755)
+            write_durably(home.plan, canonical_json.encode(plan.to_record()), mode=0o644)
     except OSError as error:
         raise StorageError(f"{home.plan} cannot be written: {error.strerror}.") from error
 
