@@ -19,7 +19,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup demo test test-slow fuzz lint format bench bench-federation docs debian-packages clean
+.PHONY: help setup demo test test-slow fuzz lint format bench bench-federation docs locks sbom debian-packages clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -70,6 +70,16 @@ format: $(READY) ## Format the code
 
 docs: $(READY) ## Write docs/commands.md from the commands' --help texts
 	$(BIN)/python docs/commands.py
+
+locks: $(READY) ## Write requirements/region.lock and server.lock anew (asks the package registry)
+	@for role in region server; do \
+	  $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate \
+	    --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	    --constraint requirements.lock --extra $$role \
+	    --output-file requirements/$$role.lock pyproject.toml || exit; done
+
+sbom: $(READY) ## Write the bills of materials of region and server from their locks
+	$(BIN)/python requirements/bill_of_materials.py
 
 debian-packages: ## Install the Debian packages that tests use, if any is missing
 	@.ci/install-debian-packages
