@@ -6,6 +6,7 @@ each talk to somebody outside; here they are off, in this one place.
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +23,11 @@ _SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 def quiet_environment() -> dict[str, str]:
     """The variables that keep Flower from talking to anyone but its peers."""
     return dict(QUIET)
+
+
+def be_quiet() -> None:
+    """Sets them in this process; before flwr is imported, which reads them then."""
+    os.environ.update(QUIET)
 
 
 def process_environment(home: Path, *, first_on_path: Path | None = None) -> dict[str, str]:

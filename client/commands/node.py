@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from common.errors import InputError
+from common.node_environment import be_quiet
 
 _log = logging.getLogger("fedpref.relay")
 
@@ -32,10 +33,11 @@ def node(
     It connects to the coordinator and hands what comes to the relay; it runs no app, looks into no
     bundle, and installs and reports nothing. `fedpref-region start` runs it.
     """
+    _refuse_root("node")
+    be_quiet()
     from client.node.supernode import NodeOptions, run_supernode
     from common.structured_log import log_as_json
 
-    _refuse_root("node")
     log_as_json("node")
     return run_supernode(
         NodeOptions(
@@ -70,6 +72,8 @@ def relay(
     Only a bundle that a permit names, by its SHA-256, is unpacked and run, in a confined child; and
     only what the engine answered leaves. `fedpref-region start` runs it.
     """
+    _refuse_root("relay")
+    be_quiet()
     import signal
     import threading
 
@@ -81,12 +85,10 @@ def relay(
     from client.node.process_control import hide_memory
     from common.engine_socket import SocketChannel
     from common.key_files import read_private
-    from common.node_environment import QUIET, process_environment
+    from common.node_environment import process_environment
     from common.peers import user_id
     from common.structured_log import log_as_json, say
 
-    _refuse_root("relay")
-    os.environ.update(QUIET)
     log_as_json("relay")
     hide_memory()
     if landlock_version():

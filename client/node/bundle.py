@@ -36,6 +36,9 @@ _BROKEN = (
     EOFError,
     ValueError,
     RuntimeError,
+    # One name is a file and a folder at once.
+    FileExistsError,
+    NotADirectoryError,
 )
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 

@@ -28,7 +28,6 @@ from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from client.node.pacing import Pacing
 from common.errors import FormatError
-from common.node_environment import QUIET
 from common.structured_log import say
 
 _log = logging.getLogger("fedpref.node")
@@ -94,7 +93,6 @@ def run_supernode(options: NodeOptions) -> int:
         The exit code, if Flower did not end the process itself: its server's thread would otherwise
         keep up a node that is connected to nothing.
     """
-    os.environ.update(QUIET)
     sys.argv = options.arguments()
     harden()
     flower_supernode()
