@@ -38,6 +38,7 @@ for each in (
     operation.schedule,
     operation.rollback,
     operation.bundle,
+    operation.units,
     membership.join,
     membership.remove,
     membership.rotate,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -32,6 +33,7 @@ import uvicorn
 
 from common.errors import FedprefError, InputError
 from common.key_files import read_private
+from common.structured_log import log_as_json
 from server.control import LOOPBACK, TOKEN_HEADER
 from server.deployment import Deployment
 from server.provisioning.certificates import server_tls
@@ -142,6 +144,15 @@ async def _until_asked_to_end(tasks: list[asyncio.Task[None]]) -> None:
     waiting.cancel()
 
 
+def _tell_flower() -> None:
+    """Has what Flower and uvicorn say go the way of ours: what may quote a stranger is left out."""
+    for name, level in (("flwr", logging.WARNING), ("uvicorn", logging.WARNING)):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+        logger.setLevel(level)
+
+
 def _config(app: Any, address: tuple[str, int], **options: Any) -> uvicorn.Config:
     return uvicorn.Config(
         app,
@@ -149,7 +160,7 @@ def _config(app: Any, address: tuple[str, int], **options: Any) -> uvicorn.Confi
         port=address[1],
         http=ImpatientProtocol,
         ws="none",
-        log_level="warning",
+        log_config=None,
         access_log=False,
         server_header=False,
         h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
@@ -181,6 +192,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m server.superlink", description=__doc__)
     parser.add_argument("deployment", type=Path)
     folder = parser.parse_args(arguments).deployment
+    log_as_json("superlink")
+    _tell_flower()
     try:
         deployment = Deployment.read(folder)
         asyncio.run(serve(deployment, read_federation(deployment.config).server))

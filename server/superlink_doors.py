@@ -6,10 +6,13 @@ Plain ASGI around Flower's application; nothing here knows Flower but by its pat
 from __future__ import annotations
 
 import hmac
+import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from common.structured_log import say
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -38,6 +41,9 @@ _CONTROL = "/v1/control/"
 _HEALTH = "/health"
 _LOOK_S = 5.0
 _LENGTH_DIGITS = 19
+_CLIENT_ERRORS = range(400, 500)
+
+_log = logging.getLogger("fedpref.superlink")
 
 
 class FleetDoor:
@@ -56,13 +62,15 @@ class FleetDoor:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
         if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] not in FLEET_CALLS:
-            await _refuse(scope, send, 404)
+            await _refuse(scope, send, 404, "not-fleet-api")
             return
         claimed = _claimed_length(scope)
         if claimed is None or claimed > self._request_bytes_max:
-            await _refuse(scope, send, 413)
+            await _refuse(scope, send, 413, "too-large")
             return
-        await self._app(scope, _Bounded(receive, self._request_bytes_max), send)
+        call = scope["path"].rpartition("/")[2]
+        bounded = _Bounded(receive, self._request_bytes_max)
+        await self._app(scope, bounded, _Watching(send, call, bounded))
 
 
 class AdminDoor:
@@ -87,9 +95,9 @@ class AdminDoor:
         path = str(scope.get("path", ""))
         open_to_all = path.startswith(_RUNTIME) or path == _HEALTH
         if scope["type"] != "http" or not (open_to_all or path.startswith(_CONTROL)):
-            await _refuse(scope, send, 404)
+            await _refuse(scope, send, 404, "not-admin-api")
         elif not open_to_all and not self._is_admin(scope):
-            await _refuse(scope, send, 401)
+            await _refuse(scope, send, 401, "no-admin-token")
         else:
             await self._app(scope, receive, send)
 
@@ -104,14 +112,38 @@ class _Bounded:
     def __init__(self, receive: Receive, limit: int) -> None:
         self._receive = receive
         self._left = limit
+        #: Whether it was too long.
+        self.overran = False
 
     async def __call__(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
             if self._left < 0:
+                self.overran = True
                 return {"type": "http.disconnect"}
         return message
+
+
+class _Watching:
+    """Says what Flower refuses a region: an unknown node's key, above all."""
+
+    def __init__(self, send: Send, call: str, body: _Bounded) -> None:
+        self._send = send
+        self._call = call
+        self._body = body
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and message["status"] in _CLIENT_ERRORS:
+            reason = "not-authenticated" if message["status"] == 401 else "refused-by-flower"
+            say(
+                _log,
+                logging.WARNING,
+                "request-refused",
+                reason="too-large" if self._body.overran else reason,
+                method=self._call,
+            )
+        await self._send(message)
 
 
 class ImpatientProtocol(H11Protocol):
@@ -140,12 +172,14 @@ class ImpatientProtocol(H11Protocol):
         waits = cycle is None or cycle.response_complete or cycle.more_body
         self._waited_s = self._waited_s + _LOOK_S if waits else 0.0
         if self._waited_s >= self.patience_s:
+            say(_log, logging.WARNING, "request-refused", reason="too-slow")
             self.transport.abort()
             return
         self._watch = self.loop.call_later(_LOOK_S, self._look)
 
 
-async def _refuse(scope: Scope, send: Send, status: int) -> None:
+async def _refuse(scope: Scope, send: Send, status: int, reason: str) -> None:
+    say(_log, logging.WARNING, "request-refused", reason=reason)
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return

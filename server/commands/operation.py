@@ -208,6 +208,26 @@ def bundle(
     return VerificationError.exit_code
 
 
+def units(
+    deployment: DeploymentArgument,
+    into: Annotated[Path, typer.Option(help="Where the unit files go.")] = Path(
+        "/etc/systemd/system"
+    ),
+) -> None:
+    """Write the coordinator's systemd units, hardened, each with a user of its own.
+
+    They do what `start` does, from the machine's start on; enable them with systemctl.
+    """
+    from common.systemd import write_units
+    from server.units import server_units
+
+    opened, config = open_deployment(deployment)
+    names = write_units(into, server_units(opened, config))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(f"Written to {into}: {', '.join(names)}")
+    console.print(f"Then: systemctl daemon-reload; systemctl enable --now {' '.join(names)}")
+
+
 def show_deployment(folder: Path) -> None:
     """Prints how a deployment is: processes, nodes, queue, schedule, runs, current model."""
     from server.commands.deployment_view import deployment_tables
