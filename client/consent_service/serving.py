@@ -19,6 +19,7 @@ from client.consent_service.identity import LoginTokens
 from client.consent_service.login_keys import LoginKeys
 from client.engine.home import RegionHome
 from common.errors import InputError
+from common.structured_log import log_as_json
 
 #: For how long requests under way may take to end after a stop, in seconds.
 GRACE_S = 10
@@ -48,7 +49,8 @@ def serve_service(
     """
     settings = read_settings(home.root)
     keys = LoginKeys(home.root / settings.login.jwks, settings.login.algorithms)
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
+    # Not each request: when a choice is made is for the desk's records, not for a process's log.
+    log_as_json("consent", level=logging.WARNING)
     with _listen(host, port) as listener, _desk(home, engine_socket) as desk:
         # Asked once before anybody is told that the service is ready.
         notice = desk.notice("en")
