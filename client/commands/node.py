@@ -11,6 +11,7 @@ import typer
 
 from common.errors import InputError
 from common.node_environment import be_quiet
+from common.process_control import end_with_supervisor
 
 _log = logging.getLogger("fedpref.relay")
 
@@ -35,6 +36,7 @@ def node(
     """
     _refuse_root("node")
     be_quiet()
+    end_with_supervisor()
     from client.node.supernode import NodeOptions, run_supernode
     from common.structured_log import log_as_json
 
@@ -74,6 +76,7 @@ def relay(
     """
     _refuse_root("relay")
     be_quiet()
+    end_with_supervisor()
     import signal
     import threading
 
@@ -82,11 +85,11 @@ def relay(
     from client.node.executor import Executor
     from client.node.flower_runtime import FlowerTasks
     from client.node.landlock import landlock_version
-    from client.node.process_control import hide_memory
     from common.engine_socket import SocketChannel
     from common.key_files import read_private
     from common.node_environment import process_environment
     from common.peers import user_id
+    from common.process_control import hide_memory
     from common.structured_log import log_as_json, say
 
     log_as_json("relay")

@@ -19,12 +19,12 @@ from flwr.clientapp import ClientApp
 
 from client.node.bundle_job import BundleJob
 from client.node.confinement import confine
-from client.node.process_control import end_with_parent
 from common.canonical_json import JsonValue
 from common.engine_channel import SOCKET_DIR_VARIABLE, SOCKET_VARIABLE, TIMEOUT_VARIABLE
 from common.engine_frames import receive_frame, send_frame
 from common.errors import FormatError
 from common.messages import decode_message, encode_message
+from common.process_control import end_with_parent
 
 #: The packages whose names a bundle's have too.
 _OURS = frozenset({"client", "common", "server", "simulations"})

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from client.node.landlock import landlock_version, restrict_files
-from client.node.process_control import renounce_privileges
 from client.node.syscall_filter import install_filter
+from common.process_control import renounce_privileges
 
 _SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 _SYSTEM_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/usr/share/zoneinfo", "/dev/urandom")

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-from client.node.process_control import renounce_privileges
+from common.process_control import renounce_privileges
 
 # linux/landlock.h; the numbers of its calls are the same on every machine.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446

@@ -13,8 +13,8 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from client.node.process_control import process_control
 from common.errors import InputError
+from common.process_control import process_control
 
 # linux/seccomp.h, linux/bpf_common.h
 _RET_KILL_PROCESS = 0x8000_0000

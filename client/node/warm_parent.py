@@ -17,7 +17,7 @@ import time
 
 from client.node.bundle_child import run_child
 from client.node.bundle_job import MAX_JOB_BYTES, STOP, BundleJob, Ending
-from client.node.process_control import end_with_parent, hide_memory
+from common.process_control import end_with_parent, hide_memory
 
 READY = b"ready"
 

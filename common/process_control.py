@@ -1,4 +1,4 @@
-"""prctl(2) as this package needs it: what one process says to the kernel about itself."""
+"""prctl(2) as our processes need it: what one says to the kernel about itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import os
 import signal
 
+# Set by supervisord for what it starts.
+_SUPERVISED_VARIABLE = "SUPERVISOR_ENABLED"
 # linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -39,6 +41,16 @@ def end_with_parent(parent: int) -> None:
     process_control(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def end_with_supervisor() -> None:
+    """Has the kernel kill this process when the supervisord that started it ends, killed or not.
+
+    Otherwise a supervisor that was killed would leave processes that nobody knows of, with their
+    ports and locks. Started by anything else, this does nothing.
+    """
+    if _SUPERVISED_VARIABLE in os.environ:
+        end_with_parent(os.getppid())
 
 
 def hide_memory() -> None:
