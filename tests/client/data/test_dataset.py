@@ -196,7 +196,7 @@ def test_rows_of_an_earlier_stage_are_refused(
     make_transactions: Make, catalogue: Catalogue
 ) -> None:
     checked = quality_gate(make_transactions([{}]), catalogue, region="r")
-    for stage in (checked, checked.frame, make_transactions([{}])):
+    for stage in (checked, checked.parts, make_transactions([{}])):
         with pytest.raises(InputError, match="have not passed the consent filter"):
             build(stage, catalogue)  # type: ignore[arg-type]
 

@@ -17,6 +17,7 @@ from sqlalchemy import event
 from client.data.sources import TransactionSource, load_source_config, open_source
 from client.data.transactions import COLUMN_DTYPES, Transactions
 from common.errors import InputError
+from tests.support.stages import read_all
 
 COLUMNS = '[columns]\ncustomer = "card"\nitem = "sku"\ntime = "at"\nquantity = "n"\n'
 ROWS = {
@@ -78,7 +79,7 @@ def test_parquet_and_csv_give_the_same_transactions(tmp_path: Path) -> None:
         files(tmp_path, "sales.txt", 'format = "csv"\nencoding = "utf-16"\n'),
     ):
         assert source.columns() == list(ROWS)
-        check_rows(source.read())
+        check_rows(read_all(source))
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -92,16 +93,16 @@ def test_a_folder_and_a_glob_read_all_their_files(tmp_path: Path, ending: str) -
         else:
             pq.write_table(pa.table(day), days / f"{number}.parquet")
     (days / "README").write_text("not data", "utf-8")
-    check_rows(files(tmp_path, "days").read())
-    check_rows(files(tmp_path, f"days/*.{ending}").read())
-    assert len(files(tmp_path, f"days/[01].{ending}").read()) == 2
+    check_rows(read_all(files(tmp_path, "days")))
+    check_rows(read_all(files(tmp_path, f"days/*.{ending}")))
+    assert len(read_all(files(tmp_path, f"days/[01].{ending}"))) == 2
 
 
 def test_a_file_whose_name_looks_like_a_glob_is_that_file(tmp_path: Path) -> None:
     (tmp_path / "sales[1].csv").write_text(csv_text(), "utf-8")
     wrong = {name: ["9"] if name != "at" else ["2024-01-01"] for name in ROWS}
     (tmp_path / "sales1.csv").write_text(csv_text(wrong), "utf-8")
-    check_rows(files(tmp_path, "sales[1].csv").read())
+    check_rows(read_all(files(tmp_path, "sales[1].csv")))
 
 
 def test_an_unmapped_parquet_column_is_never_read(tmp_path: Path) -> None:
@@ -115,8 +116,8 @@ def test_an_unmapped_parquet_column_is_never_read(tmp_path: Path) -> None:
     path.write_bytes(data)
     # The poison works: who reads the column fails.
     with pytest.raises(InputError, match="cannot be read"):
-        files(tmp_path, "sales.parquet", columns=COLUMNS + 'store = "diagnosis"\n').read()
-    check_rows(files(tmp_path, "sales.parquet").read())
+        read_all(files(tmp_path, "sales.parquet", columns=COLUMNS + 'store = "diagnosis"\n'))
+    check_rows(read_all(files(tmp_path, "sales.parquet")))
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
@@ -130,14 +131,14 @@ def test_an_unknown_column_lists_what_there_is(tmp_path: Path, ending: str) -> N
         InputError,
         match=r"no column 'cart'; it has card, sku, at, n, diagnosis\. Did you mean 'card'\?",
     ):
-        source.read()
+        read_all(source)
 
 
 @pytest.mark.parametrize("path", ["none.csv", "none/*.csv", "empty"])
 def test_missing_files_are_named(tmp_path: Path, path: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="There are no transaction files at") as caught:
-        files(tmp_path, path).read()
+        read_all(files(tmp_path, path))
     assert str(tmp_path / path) in caught.value.message
 
 
@@ -145,10 +146,10 @@ def test_files_of_two_formats_or_none_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(csv_text(), "utf-8")
     pq.write_table(pa.table(ROWS), tmp_path / "b.parquet")
     with pytest.raises(InputError, match="not all of one known format"):
-        files(tmp_path, "*").read()
+        read_all(files(tmp_path, "*"))
     (tmp_path / "sales.xlsx").write_bytes(b"PK")
     with pytest.raises(InputError, match="not all of one known format"):
-        files(tmp_path, "sales.xlsx").read()
+        read_all(files(tmp_path, "sales.xlsx"))
 
 
 @pytest.mark.parametrize(
@@ -173,21 +174,34 @@ def test_an_unreadable_file_is_named(
 ) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
-        files(tmp_path, name).read()
+        read_all(files(tmp_path, name))
     assert name in caught.value.message
     # No row is repeated in a message or traceback, least of all what is not mapped.
     assert "cancer" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_files_with_other_columns_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text(csv_text(), "utf-8")
-    (tmp_path / "b.csv").write_text(csv_text(dict(reversed(ROWS.items()))), "utf-8")
-    with pytest.raises(InputError, match=r"header of .*b\.csv is not that of .*a\.csv"):
-        files(tmp_path, "*.csv").read()
-    pq.write_table(pa.table(ROWS), tmp_path / "a.parquet")
-    pq.write_table(pa.table({"card": ["1"]}), tmp_path / "b.parquet")
-    with pytest.raises(InputError, match="schema mismatch"):
-        files(tmp_path, "*.parquet").read()
+def test_each_file_is_read_by_its_own_header(tmp_path: Path) -> None:
+    first, rest = (
+        {name: values[a:b] for name, values in ROWS.items()} for a, b in ((0, 1), (1, 3))
+    )
+    (tmp_path / "a.csv").write_text(csv_text(first), "utf-8")
+    (tmp_path / "b.csv").write_text(csv_text(dict(reversed(rest.items()))), "utf-8")
+    check_rows(read_all(files(tmp_path, "*.csv")))
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_file_that_lacks_a_column_is_named(tmp_path: Path, ending: str) -> None:
+    without = {name: values for name, values in ROWS.items() if name != "sku"}
+    for name, rows in (("a", ROWS), ("b", without)):
+        path = tmp_path / f"{name}.{ending}"
+        if ending == "csv":
+            path.write_text(csv_text(rows), "utf-8")
+        else:
+            pq.write_table(pa.table(rows), path)
+    with pytest.raises(
+        InputError, match=rf"/b\.{ending} has no column 'sku'; it has card, at, n, diagnosis"
+    ):
+        read_all(files(tmp_path, f"*.{ending}"))
 
 
 def test_names_that_need_quoting_are_quoted(tmp_path: Path) -> None:
@@ -198,10 +212,10 @@ def test_names_that_need_quoting_are_quoted(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "shop.db") as database:
         pd.DataFrame(rows).to_sql('odd "table"', database, index=False)
     columns = COLUMNS.replace('"card"', '"a b"').replace('"n"', f"'{poison}'")
-    check_rows(files(tmp_path, "sales.parquet", columns=columns).read())
+    check_rows(read_all(files(tmp_path, "sales.parquet", columns=columns)))
     url = f"sqlite:///{tmp_path / 'shop.db'}"
     source = declared(tmp_path, f'kind = "sql"\nurl = "{url}"\ntable = \'odd "table"\'\n' + columns)
-    check_rows(source.read())
+    check_rows(read_all(source))
 
 
 @pytest.fixture
@@ -231,14 +245,14 @@ def sql(folder: Path, url: str = "sqlite:///shop.db", table: str = "sales") -> T
 
 def test_sqlite_gives_the_same_transactions(tmp_path: Path, shop: Path) -> None:
     assert sql(tmp_path).columns() == list(ROWS)
-    check_rows(sql(tmp_path).read())
-    check_rows(sql(tmp_path, f"sqlite:///{shop}").read())
+    check_rows(read_all(sql(tmp_path)))
+    check_rows(read_all(sql(tmp_path, f"sqlite:///{shop}")))
 
 
 def test_an_unmapped_database_column_is_never_selected(
     tmp_path: Path, shop: Path, statements: list[str]
 ) -> None:
-    check_rows(sql(tmp_path).read())
+    check_rows(read_all(sql(tmp_path)))
     selects = [text for text in statements if "FROM" in text and "sqlite_master" not in text]
     assert selects == ['SELECT "card", "sku", "at", "n" \nFROM "sales"']
 
@@ -257,27 +271,27 @@ def test_sqlite_is_opened_for_reading_only(
         return connection
 
     monkeypatch.setattr(sqlite3, "connect", connect)
-    check_rows(sql(tmp_path).read())
+    check_rows(read_all(sql(tmp_path)))
     assert opened
 
 
 def test_a_missing_database_is_named_and_not_created(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.db does not exist"):
-        sql(tmp_path, "sqlite:///nowhere.db").read()
+        read_all(sql(tmp_path, "sqlite:///nowhere.db"))
     assert not (tmp_path / "nowhere.db").exists()
 
 
 def test_what_is_wrong_in_a_database_is_named(tmp_path: Path, shop: Path) -> None:
     with pytest.raises(InputError, match=r"table returns of sqlite://.* does not exist"):
-        sql(tmp_path, table="returns").read()
+        read_all(sql(tmp_path, table="returns"))
     (tmp_path / "junk.db").write_bytes(b"not a database" * 100)
     with pytest.raises(InputError, match="cannot be read: file is not a database"):
-        sql(tmp_path, "sqlite:///junk.db").read()
+        read_all(sql(tmp_path, "sqlite:///junk.db"))
     with sqlite3.connect(shop) as database:
         database.execute("DELETE FROM sales")
     database.close()
     with pytest.raises(InputError, match=r"table sales of .* has no rows"):
-        sql(tmp_path).read()
+        read_all(sql(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -292,7 +306,7 @@ def test_a_database_out_of_reach_is_named_without_its_password(
     tmp_path: Path, url: str, message: str
 ) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        sql(tmp_path, url).read()
+        read_all(sql(tmp_path, url))
     assert "hush" not in "".join(traceback.format_exception(caught.value))
 
 
@@ -308,7 +322,7 @@ def test_a_column_that_changes_its_type_is_read_as_text(
     database.close()
     for chunk_rows in (1, 3):
         monkeypatch.setattr("client.data.sql_source._CHUNK_ROWS", chunk_rows)
-        frame = sql(tmp_path).read().frame
+        frame = read_all(sql(tmp_path)).frame
         assert frame["customer_ref"].tolist() == ["1", "2", "x"]
         assert frame["item_ref"].tolist()[:2] == ["a", "7"]
         assert frame["quantity"].tolist()[:2] == [1, 2]

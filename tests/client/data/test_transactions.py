@@ -44,7 +44,7 @@ SKIPS = {
     "gate and filter": ("from_consented(consented, ", "from_consented(rows, "),
     "the quality gate": ("filter_consented(checked, who)", "filter_consented(rows, who)"),
     "the replay": ("filter_consented(checked, who)", "filter_consented(checked, {'anna'})"),
-    "the seal": ("filter_consented(checked, who)", "ConsentedTransactions(checked.frame, 0)"),
+    "the seal": ("filter_consented(checked, who)", "ConsentedTransactions(checked.parts, '', 0)"),
 }
 
 
@@ -110,12 +110,11 @@ def test_skipping_is_a_type_error(complaints: dict[str, str], skipped: str, comp
     assert complaint in complaints[skipped]
 
 
-def test_checked_transactions_cannot_be_made_by_hand(make_transactions: Make) -> None:
-    rows = make_transactions([{}])
+def test_checked_transactions_cannot_be_made_by_hand() -> None:
     report = QualityReport("r", "f", 1, 0, 0, 1, 1, {}, 0.98)
     for seal in (None, True, object(), report):
         with pytest.raises(QualityGateError, match="past the quality gate"):
-            CheckedTransactions(rows.frame, report, seal=seal)
+            CheckedTransactions(lambda: iter(()), "", report, seal=seal)
 
 
 def test_consented_transactions_cannot_be_made_by_hand(
@@ -124,13 +123,13 @@ def test_consented_transactions_cannot_be_made_by_hand(
     checked = quality_gate(make_transactions([{}]), catalogue, region="r")
     for seal in (None, True, object(), checked):
         with pytest.raises(ConsentError, match="past the consent filter"):
-            ConsentedTransactions(checked.frame, 1, seal=seal)
+            ConsentedTransactions(checked.parts, checked.catalogue, 1, seal=seal)
     honest = filter_consented(checked, eligible({"c1": "a" * 64}))
     # Nor by changing an honest one.
     with pytest.raises((ConsentError, TypeError, ValueError)):
-        dataclasses.replace(honest, frame=checked.frame)
+        dataclasses.replace(honest, parts=checked.parts)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        honest.frame = checked.frame  # type: ignore[misc]
+        honest.parts = checked.parts  # type: ignore[misc]
 
 
 def test_only_the_stages_own_modules_name_the_seals() -> None:
