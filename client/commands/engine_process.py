@@ -121,8 +121,12 @@ def _serving(region: RegionHome, doors: EngineDoors) -> Iterator[None]:
     from client.engine.service import open_engine
     from common.loopback import LoopbackAddress
     from common.peers import Peers, group_id
+    from common.process_control import end_with_supervisor, hide_memory
     from common.structured_log import log_as_json
 
+    end_with_supervisor()
+    # Keys and customers' data are in it: no core dump, no tracing by another process of its user.
+    hide_memory()
     log_as_json("engine")
     address = None if doors.metrics is None else LoopbackAddress.parse(doors.metrics)
     with ExitStack() as stack:
