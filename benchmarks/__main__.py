@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import audit, demo, federation, training
+from benchmarks import audit, data, demo, federation, training
 from benchmarks.results import Figure, report
 
-AREAS = {"demo": demo, "audit": audit, "training": training, "federation": federation}
+AREAS = {"demo": demo, "audit": audit, "training": training, "federation": federation, "data": data}
 
 
 def main(names: list[str]) -> int:

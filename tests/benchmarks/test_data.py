@@ -1,0 +1,22 @@
+"""The data benchmark at sizes that take seconds: that it measures, never what it measures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks import data
+from benchmarks.results import Figure
+
+
+def test_a_store_of_files_is_measured(tmp_path: Path) -> None:
+    measured = data.measure_files(tmp_path / "region", rows=20_000, customers=500, items=300)
+    assert measured.keys() == set(data.BARS) - {data.SQL_READ}
+    assert all(figure.value > 0 for figure in measured.values())
+    assert measured[data.DATASET] == Figure(measured[data.DATASET].value, "500 customers")
+    assert "200 rows; of it the data set" in str(measured[data.DAY].baseline)
+
+
+def test_a_table_is_measured() -> None:
+    measured = data.measure_sql(rows=2_000)
+    assert measured.keys() == {data.SQL_READ}
+    assert measured[data.SQL_READ].value > 0
