@@ -4,50 +4,21 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from client.node import programs
 from client.node.programs import prepare_folders, region_programs, secret_file
 from client.node.units import region_units
-from client.settings import RegionSettings
 from common.errors import InputError
 from common.system_users import SystemUser
-from tests.support.region_folder import toml_text
+from tests.support.least_settings import settings_of
 
 USERS = {
     "fedpref-engine": SystemUser("fedpref-engine", 901, 911),
     "fedpref-node": SystemUser("fedpref-node", 902, 912),
     "fedpref-relay": SystemUser("fedpref-relay", 903, 913),
 }
-
-
-#: The least that settings must state.
-TABLES: dict[str, Any] = {
-    "region": {"name": "eu-west", "federation": "shop.example", "jurisdiction": "DE"},
-    "coordinator": {"address": "federation.example:9092"},
-    "source": {"file": "home/data/source.toml"},
-    "policy": {
-        "purpose": "fedpref:FederatedTraining",
-        "epsilon_cap_per_year": "8",
-        "delta_max": "0.000001",
-        "noise_multiplier_min": "0.5",
-        "clipping_norm_max": "1",
-        "rounds_max": 64,
-        "quorum_min": 2,
-        "quality_threshold": "0.98",
-        "consent_age_max_s": 600,
-        "withdrawal_in_round": "finish",
-        "notice_grace_s": 0,
-        "modes": ["local"],
-    },
-}
-
-
-def settings_of(folder: Path, **changes: Any) -> RegionSettings:
-    (folder / "region.toml").write_text(toml_text({**TABLES, **changes}), encoding="utf-8")
-    return RegionSettings.read(folder)
 
 
 @pytest.fixture
