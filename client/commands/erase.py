@@ -21,7 +21,8 @@ What you must do now:
 1. Replace the copy of the storage key that you keep elsewhere by {storage_key}, and destroy the \
 older copy. Backups of the subjects' table from before this erasure can then be opened by nobody.
 2. Make a new backup: the older ones cannot bring the other customers' keys back any more.
-3. Erase the person's purchases in the region's store, and any receipt or export kept for them."""
+3. Erase the person's purchases in the region's store, and any receipt or export kept for them.
+What the engine keeps of the store is unreadable from now on, and is read anew from it."""
 
 
 def erase(

@@ -28,6 +28,7 @@ from common.errors import (
     VerificationError,
 )
 from common.messages import decode_message
+from common.reason_codes import EngineBusyError, EngineFailedError, OtherProtocolError
 from tests.support.flower_messages import node_context, request
 
 Header = dict[str, JsonValue]
@@ -102,6 +103,9 @@ def test_checkpoints_and_cosignatures_are_carried_by_queries(action: str) -> Non
         (FederationError(SECRET), "refused"),
         (UsageError(SECRET), "refused"),
         (FedprefError(SECRET), "refused"),
+        (EngineBusyError(SECRET), "engine-busy"),
+        (EngineFailedError(SECRET), "engine-failure"),
+        (OtherProtocolError(SECRET), "other-protocol"),
         (ValueError(SECRET), "relay-failure"),
         (ZeroDivisionError(SECRET), "relay-failure"),
         (RecursionError(SECRET), "relay-failure"),
@@ -165,4 +169,12 @@ def test_the_relay_imports_neither_engine_nor_mathematics() -> None:
         "common.engine_channel",
         "common.errors",
         "common.messages",
+        "common.reason_codes",
     }
+
+
+def test_the_relay_stays_small() -> None:
+    """What anyone must read who wants to know what the coordinator ships near their engine."""
+    source = Path(client.app.__file__).read_text(encoding="utf-8")
+    statements = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.stmt)]
+    assert len(statements) <= 60

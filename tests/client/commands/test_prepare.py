@@ -53,7 +53,8 @@ def test_it_reads_what_is_new_also_beside_a_running_engine(
     rows = path.read_text("utf-8")
     path.write_text(rows + "new,item-01,2024-01-05T00:00:00Z,r,x\n", "utf-8")
     code, out, _ = command("prepare", home.root)
-    assert (code, "121 rows of 1 new or changed parts" in out) == (0, True)
+    assert code == EXIT_OK
+    assert "121 rows of 1 new or changed parts" in out
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,9 +40,9 @@ def looks_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def federation(tmp_path: Path) -> Iterator[Federation]:
+def federation(tmp_path: Path) -> Federation:
     folder, plan, set_ups = make_federation(tmp_path, regions=1, quorum=1)
-    yield home_of(folder), plan, set_ups[0]
+    return home_of(folder), plan, set_ups[0]
 
 
 def sell(home: RegionHome, customer: str, item: str, count: int) -> None:
