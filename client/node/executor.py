@@ -119,7 +119,7 @@ class Executor:
 
     def work_on(self, task: Task) -> None:
         """Answers one task; one that cannot be pulled or answered is left, and lapses."""
-        lost = threading.Event()
+        lost, began = threading.Event(), time.monotonic()
 
         def on_lost() -> None:
             lost.set()
@@ -133,6 +133,8 @@ class Executor:
                     say(_log, logging.WARNING, "task-lost")
                     return
                 task.answer(encode_message(answer, arrays))
+                seconds = round(time.monotonic() - began, 3)
+                say(_log, logging.INFO, "message-answered", seconds=seconds)
             except RuntimeUnavailableError as error:
                 say(_log, logging.WARNING, "task-unanswered", reason=error.reason)
 
@@ -220,7 +222,11 @@ class Executor:
         """A permitted bundle's files, for one message."""
         folder = Path(tempfile.mkdtemp(dir=self._work_folder))
         try:
-            yield unpack(content, digest, folder / "app")
+            try:
+                unpacked = unpack(content, digest, folder / "app")
+            except FormatError as error:
+                raise _RefusedError("relay-failure", "bundle-failed") from error
+            yield unpacked
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

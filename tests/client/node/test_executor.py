@@ -371,6 +371,13 @@ def test_an_engine_that_stays_away_is_unreachable_and_nothing_is_run(
     assert task.reason == "engine-unreachable"
 
 
+def test_a_permitted_bundle_that_is_no_archive_is_one_that_fails(work_on: Working) -> None:
+    engine, task = Engine(b"no archive"), Given(train(), b"no archive")
+    work_on(engine, task)
+    assert task.reason == "relay-failure"
+    assert engine.incidents == ["bundle-failed"]
+
+
 def test_a_defect_of_ours_is_answered_by_a_code(
     work_on: Working, monkeypatch: pytest.MonkeyPatch
 ) -> None:
