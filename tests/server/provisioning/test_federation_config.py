@@ -1,0 +1,104 @@
+"""``federation.toml``: every wrong field is named, with its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from common.errors import InputError
+from server.provisioning.federation_config import FederationConfig, read_federation
+from tests.support.small_federation import declaration, run_table
+
+
+def read(tmp_path: Path, tables: dict[str, Any]) -> FederationConfig:
+    path = tmp_path / "federation.toml"
+    path.write_text(tomli_w.dumps(tables))
+    return read_federation(path)
+
+
+def test_a_declaration_is_read(tmp_path: Path) -> None:
+    config = read(tmp_path, declaration())
+    assert config.server.address == "127.0.0.1:9443"
+    assert [region.name for region in config.regions] == ["region-1", "region-2", "region-3"]
+    assert config.run["first"].aggregation == "secure-sum"
+    assert config.waits.nodes_wait_s == 120.0
+
+
+def test_an_address_of_ip_version_6_is_written_in_brackets(tmp_path: Path) -> None:
+    assert read(tmp_path, declaration(server={"hosts": ["::1"]})).server.address == "[::1]:9443"
+
+
+def changed(path: str, value: object) -> dict[str, Any]:
+    tables: dict[str, Any] = declaration()
+    *tables_above, field = path.split(".")
+    place: Any = tables
+    for name in tables_above:
+        place = place[int(name)] if name.isdigit() else place.setdefault(name, {})
+    place[field] = value
+    return tables
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("federation.name", "Shops Ltd"),
+        ("federation.quorum", 0),
+        ("federation.quorum", 4),
+        ("federation.threshold", 1),
+        ("federation.officers", 2),
+        ("federation.epsilon_per_year", "nan"),
+        ("federation.epsilon_per_year", 3),
+        ("federation.colour", "red"),
+        ("server.hosts", []),
+        ("server.hosts", ["not a host"]),
+        ("server.port", 0),
+        ("server.admin_port", 9443),
+        ("server.superlink_user", "root; rm"),
+        ("server.metrics", "0.0.0.0:9000"),
+        ("server.request_bytes_max", 5),
+        ("regions.0.name", "server"),
+        ("regions.0.name", "../x"),
+        ("regions.0.name", "region-2"),
+        ("regions.0.jurisdiction", "Germany"),
+        ("regions.0.location", "Berlin"),
+        ("run.first.epsilon", "-1"),
+        ("run.first.epsilon", "inf"),
+        ("run.first.rounds", 1),
+        ("run.first.train_from", "last year"),
+        ("run.first.strategy", "magic"),
+        ("run.first.steps", 3),
+        ("run.Second", run_table()),
+        ("waits.nodes_wait_s", 0),
+        ("surplus", {}),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path: Path, path: str, value: object) -> None:
+    with pytest.raises(InputError) as caught:
+        read(tmp_path, changed(path, value))
+    assert "federation.toml" in caught.value.message
+    assert "unknown fields are refused" in caught.value.remedy
+    last = path.rpartition(".")[2]
+    # What concerns two fields together is told of the table that has both.
+    assert (
+        last in caught.value.message
+        or path.split(".")[0] in caught.value.message
+        or ("declared twice" in caught.value.message)
+    )
+
+
+def test_what_is_no_toml_says_where(tmp_path: Path) -> None:
+    path = tmp_path / "federation.toml"
+    path.write_text("[federation\n")
+    with pytest.raises(InputError, match=r"not valid TOML.*line 1"):
+        read_federation(path)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_federation(tmp_path / "other.toml")
+
+
+def test_a_region_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no region 'region-9'") as caught:
+        read(tmp_path, declaration()).region("region-9")
+    assert "region-1, region-2, region-3" in caught.value.remedy
