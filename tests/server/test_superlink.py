@@ -31,7 +31,7 @@ from google.protobuf.message import Message
 from common.errors import FederationError
 from server.control import ControlApi, encoded_key, open_control
 from server.deployment import Deployment
-from tests.support.small_federation import declaration, provisioned
+from tests.support.small_deployment import declaration, provisioned
 
 PROTOBUF = "application/x-protobuf"
 

@@ -1,137 +1,182 @@
-"""A federation small enough to be provisioned in a test: three shops, a few customers."""
+"""A federation of a few made-up customers, provisioned as a simulation provisions a real one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
-import tomli_w
+import numpy as np
+import pandas as pd
 
-from client.installation.composed_settings import read_answers
-from client.installation.installing import InstalledRegion, install_kit
+from client.engine.home import RegionHome
 from common.catalogue import Catalogue
-from server.deployment import Deployment
-from server.provisioning.federation_config import FederationConfig
-from server.provisioning.provision import provision
+from common.plan import RunPlan
+from common.plan_defaults import default_plan
+from common.timestamps import format_time
+from simulations.customers import CustomerChoices, draw_choices
+from simulations.provision import RegionSetUp, provision
+from simulations.regions import EvaluationWindows, PreparedRegion, PreparedScenario
+from simulations.run_folder import RunFolder
+from simulations.scenarios import Scenario
 
-NAME = "small.example"
-REGIONS = ("region-1", "region-2", "region-3")
-BUNDLE = b"not a bundle, but bytes with a digest"
-CUSTOMERS = tuple(f"customer-{number}" for number in range(6))
-ITEMS = tuple(f"item-{number:02d}" for number in range(12))
+N_ITEMS = 40
+DAY_MS = 24 * 3600 * 1000
+START_MS = 1_704_067_200_000
+WINDOWS = EvaluationWindows(START_MS, START_MS + 80 * DAY_MS, START_MS + 100 * DAY_MS)
+APP = "a" * 64
+SOURCE = """\
+kind = "files"
+path = "transactions.csv"
+time_zone = "UTC"
 
-
-def declaration(**changes: dict[str, object]) -> dict[str, object]:
-    """A ``federation.toml`` as a dictionary; tables named in ``changes`` are updated."""
-    tables: dict[str, dict[str, object]] = {
-        "federation": {
-            "name": NAME,
-            "quorum": 3,
-            "witness_quorum": 2,
-            "epsilon_per_year": "9",
-        },
-        "server": {"hosts": ["127.0.0.1", "localhost"], "port": 9443, "admin_port": 9444},
-        "run": {"first": run_table()},
-    }
-    for name, change in changes.items():
-        tables.setdefault(name, {}).update(change)
-    regions = [{"name": name, "jurisdiction": "DE"} for name in REGIONS]
-    return {**tables, "regions": regions}
+[columns]
+customer = "who"
+item = "what"
+time = "when"
+basket = "receipt"
+"""
 
 
-def run_table(**changes: object) -> dict[str, object]:
-    """The settings of a run."""
-    return {
-        "epsilon": "3",
-        "rounds": 2,
-        "aggregation": "secure-sum",
-        "train_from": "2024-01-01T00:00:00.000Z",
-        "train_until": "2024-07-01T00:00:00.000Z",
-        "planned_customers": 60,
-        **changes,
-    }
-
-
-def write_shops(folder: Path, tables: dict[str, object] | None = None) -> Path:
-    """Writes declaration, catalogue and answers; gives the declaration's path."""
-    folder.mkdir(parents=True, exist_ok=True)
-    Catalogue.of(ITEMS, category=["food"] * len(ITEMS)).save(folder / "catalogue.parquet")
-    path = folder / "federation.toml"
-    path.write_text(tomli_w.dumps(tables or declaration()))
-    for region in REGIONS:
-        write_answers(folder / region, region)
-    return path
-
-
-def write_answers(folder: Path, region: str) -> None:
-    """Writes one region's answers: settings, store, notice, consents."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "region.toml").write_text(tomli_w.dumps(answers()))
-    (folder / "notice.toml").write_text(
-        f'notice_id = "pn-{region}"\nlang = "en"\ncontroller = "{region}.{NAME}"\n'
-        'purposes = ["fedpref:FederatedTraining", "dpv:ProvideProductRecommendations"]\n'
-        'recipients = "r"\nretention = "24 months"\nstorage = "here"\ncontact = "c"\ntext = "t"\n'
+def prepare_small(out: Path, *, seed: int, regions: int, customers: int) -> PreparedScenario:
+    """Writes a catalogue and each region's store as CSV."""
+    generator = np.random.default_rng(seed)
+    catalogue = Catalogue.of(
+        [f"item-{number:02d}" for number in range(N_ITEMS)],
+        category=[f"category-{number % 4}" for number in range(N_ITEMS)],
     )
-    sales = ["customer,item,bought_at"]
-    consents = ["customer,event_time,evidence,state"]
-    for number, customer in enumerate(CUSTOMERS):
-        sales += [
-            f"{customer},{ITEMS[(number + day) % len(ITEMS)]},2024-02-{day + 1:02d}T10:00:00Z"
-            for day in range(5)
+    out.mkdir(parents=True, exist_ok=True)
+    catalogue.save(out / "catalogue.parquet")
+    prepared = []
+    for number in range(1, regions + 1):
+        name = f"region-{number}"
+        folder = out / name / "data"
+        folder.mkdir(parents=True)
+        rows = [
+            {
+                "who": f"{name}-customer-{customer:03d}",
+                "what": f"item-{item:02d}",
+                "when": format_time(START_MS + int(generator.integers(0, 100 * DAY_MS))),
+                "receipt": f"{name}-{customer}-{index}",
+                "secret": "never to be read",
+            }
+            for customer in range(customers)
+            for index, item in enumerate(
+                np.minimum(generator.geometric(0.12, size=30) - 1, N_ITEMS - 1)
+            )
         ]
-        state = "given" if number else "refused"
-        consents.append(f"{customer},2024-01-15T00:00:00Z,form {number},{state}")
-    (folder / "sales.csv").write_text("\n".join(sales) + "\n")
-    (folder / "consents.csv").write_text("\n".join(consents) + "\n")
-
-
-def answers() -> dict[str, object]:
-    """What an operator answers."""
-    return {
-        "source": {
-            "kind": "files",
-            "path": "sales.csv",
-            "columns": {"customer": "customer", "item": "item", "time": "bought_at"},
-        },
-        "policy": {
-            "purpose": "fedpref:FederatedTraining",
-            "epsilon_cap_per_year": "9",
-            "delta_max": "0.000001",
-            "noise_multiplier_min": "0.1",
-            "clipping_norm_max": "1",
-            "rounds_max": 16,
-            "quorum_min": 3,
-            "quality_threshold": "0.9",
-            "consent_age_max_s": 600,
-            "withdrawal_in_round": "finish",
-            "notice_grace_s": 86_400,
-            "modes": ["local"],
-        },
-        "form": {"legal_basis": "eu-gdpr:A6-1-a", "withdrawal": "https://small.example/w"},
-        "notice": {"file": "notice.toml"},
-        "consents": {"file": "consents.csv", "grant": ["training"]},
-    }
-
-
-def provisioned(
-    folder: Path, tables: dict[str, object] | None = None
-) -> tuple[Deployment, FederationConfig]:
-    """Provisions it, with a bundle that is not built."""
-    bundle = folder / "bundle.fab"
-    config = write_shops(folder / "shops", tables)
-    bundle.write_bytes(BUNDLE)
-    done = provision(config, folder / "deployment", app=bundle)
-    return done.deployment, done.config
-
-
-def installed(folder: Path, regions: Sequence[str] = REGIONS) -> list[InstalledRegion]:
-    """Installs kits of what `provisioned` made."""
-    return [
-        install_kit(
-            folder / "deployment" / "kits" / f"{region}.kit",
-            folder / "regions",
-            answers_of=lambda name: read_answers(folder / "shops", name),
-            root_key_ids=(),
+        pd.DataFrame(rows).to_csv(folder / "transactions.csv", index=False)
+        (folder / "source.toml").write_text(SOURCE)
+        prepared.append(
+            PreparedRegion(name, folder / "source.toml", customers, 1, len(rows), len(rows), 0)
         )
-        for region in regions
+    return PreparedScenario(
+        out / "catalogue.parquet", catalogue.digest, catalogue.n_items, tuple(prepared)
+    )
+
+
+def small_scenario(regions: int = 3, customers: int = 20) -> Scenario:
+    """A scenario of some regions with some customers each."""
+    return Scenario(
+        name="small",
+        title="a few made-up customers",
+        federation="small.example",
+        jurisdictions=("DE", "FR", "IE", "NL", "SE")[:regions],
+        refusal_share=0.1,
+        withdrawal_share=0.1,
+        quorum=max(1, regions - 1),
+        witness_quorum=2,
+        planned_customers=regions * customers,
+        windows=WINDOWS,
+        prepare=partial(prepare_small, regions=regions, customers=customers),
+    )
+
+
+def small_plan(scenario: Scenario, prepared: PreparedScenario, **changes: object) -> RunPlan:
+    """A plan over the small scenario's catalogue."""
+    arguments = {
+        "run_id": "run-1",
+        "federation": scenario.federation,
+        "scenario": scenario.name,
+        "regions": [region.name for region in prepared.regions],
+        "quorum": scenario.quorum,
+        "catalogue": prepared.catalogue_digest,
+        "n_items": prepared.n_items,
+        "train_from": format_time(WINDOWS.train_from_ms),
+        "train_until": format_time(WINDOWS.train_until_ms),
+        "epsilon": "8",
+        "planned_customers": scenario.planned_customers,
+        "round_timeout_s": 60,
+    }
+    return default_plan(**(arguments | changes))  # type: ignore[arg-type]
+
+
+def draw_small(customers: Sequence[str], *, region_number: int) -> CustomerChoices:
+    """One customer in ten refuses, one in ten withdraws before one of rounds 2 to 4."""
+    return draw_choices(
+        customers,
+        refusal_share=0.1,
+        withdrawal_share=0.1,
+        rounds=4,
+        seed=(7, region_number),
+    )
+
+
+def set_ups_for(
+    plan: RunPlan,
+    scenario: Scenario,
+    *,
+    epsilon_cap: str = "8",
+    delta_max: str | None = None,
+    choose: Callable[[Sequence[str]], CustomerChoices] | None = None,
+    withdrawal_in_round: Literal["finish", "discard"] = "finish",
+) -> list[RegionSetUp]:
+    """What each region is provisioned with."""
+    return [
+        RegionSetUp(
+            region=region,
+            jurisdiction=jurisdiction,
+            choose=choose or partial(draw_small, region_number=number),
+            epsilon_cap=epsilon_cap,
+            delta_max=delta_max or plan.delta,
+            withdrawal_in_round=withdrawal_in_round,
+        )
+        for number, (region, jurisdiction) in enumerate(
+            zip(plan.regions, scenario.jurisdictions, strict=True)
+        )
     ]
+
+
+def make_federation(
+    root: Path,
+    *,
+    regions: int = 3,
+    customers: int = 20,
+    epsilon_cap: str = "8",
+    delta_max: str | None = None,
+    choose: Callable[[Sequence[str]], CustomerChoices] | None = None,
+    withdrawal_in_round: Literal["finish", "discard"] = "finish",
+    **plan_changes: object,
+) -> tuple[RunFolder, RunPlan, list[RegionSetUp]]:
+    """Provisions a federation below ``root``."""
+    scenario = small_scenario(regions, customers)
+    folder = RunFolder(root)
+    root.mkdir(parents=True, exist_ok=True)
+    prepared = scenario.prepare(folder.data, seed=3)
+    plan = small_plan(scenario, prepared, **plan_changes)
+    set_ups = set_ups_for(
+        plan,
+        scenario,
+        epsilon_cap=epsilon_cap,
+        delta_max=delta_max,
+        choose=choose,
+        withdrawal_in_round=withdrawal_in_round,
+    )
+    provision(folder, scenario, plan, set_ups, APP)
+    return folder, plan, set_ups
+
+
+def home_of(folder: RunFolder, region: str = "region-1") -> RegionHome:
+    """One region's home."""
+    return RegionHome.read(folder.region_home(region))

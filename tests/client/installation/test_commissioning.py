@@ -17,7 +17,7 @@ from common.errors import InputError, PolicyError, StorageError, VerificationErr
 from server.deployment import Deployment
 from server.provisioning.enrolment import enrol
 from server.provisioning.plans import missing_plans
-from tests.support.small_federation import (
+from tests.support.small_deployment import (
     CUSTOMERS,
     REGIONS,
     declaration,

@@ -16,7 +16,7 @@ from client.settings import RegionSettings, SettingsError
 from common.enrolment import open_enrolment
 from common.errors import FormatError, InputError, VerificationError
 from common.kit import open_kit
-from tests.support.small_federation import BUNDLE, installed, provisioned
+from tests.support.small_deployment import BUNDLE, installed, provisioned
 
 
 @pytest.fixture(scope="module")
@@ -142,7 +142,7 @@ def test_a_kit_of_another_federation_does_not_overwrite_a_region(
 ) -> None:
     installed(folder, ("region-1",))
     other = tmp_path / "other"
-    from tests.support.small_federation import declaration
+    from tests.support.small_deployment import declaration
 
     provisioned(other, declaration(federation={"name": "other.example"}))
     with pytest.raises(InputError, match=r"home of region-1 in small\.example"):

@@ -18,7 +18,7 @@ from server.provisioning.federation_config import FederationConfig, read_federat
 from server.provisioning.membership import join, remove, removed_regions
 from server.provisioning.officers import officers_at_hand, read_roots
 from server.provisioning.plans import missing_plans
-from tests.support.small_federation import REGIONS, installed, provisioned
+from tests.support.small_deployment import REGIONS, installed, provisioned
 
 
 @pytest.fixture(scope="module")

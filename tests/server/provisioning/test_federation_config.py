@@ -10,7 +10,7 @@ import tomli_w
 
 from common.errors import InputError
 from server.provisioning.federation_config import FederationConfig, read_federation
-from tests.support.small_federation import declaration, run_table
+from tests.support.small_deployment import declaration, run_table
 
 
 def read(tmp_path: Path, tables: dict[str, Any]) -> FederationConfig:

@@ -13,7 +13,7 @@ from server.deployment import Deployment
 from server.provisioning import provision as module
 from server.provisioning.officers import officers_at_hand, read_roots
 from server.provisioning.provision import make_certificate, make_secrets, provision
-from tests.support.small_federation import REGIONS, declaration, provisioned, write_shops
+from tests.support.small_deployment import REGIONS, declaration, provisioned, write_shops
 
 
 @pytest.fixture(scope="module")
