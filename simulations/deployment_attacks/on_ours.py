@@ -16,6 +16,7 @@ from simulations.deployment_attacks.our_records import (
     answers,
     ask,
     log_words,
+    logged_of_evil_bundle,
     one,
     peak_bytes,
     reasons,
@@ -54,7 +55,6 @@ def stolen_ca(ours: OurFederation) -> Outcome:
 def evil_bundle(ours: OurFederation) -> Outcome:
     """A permitted bundle runs confined, under a user of its own; its reply stays in the region."""
     region = ours.regions[0]
-    before = ours.incidents(region)
     found = run_evil_bundle(ours, region)
     told = told_by_bundle(ours, region)
     reached = {what: how for what, how in told.items() if how.startswith("got ")}
@@ -64,7 +64,7 @@ def evil_bundle(ours: OurFederation) -> Outcome:
         f"although the region permits it: of {len(told)} tries to reach a file, a process, a "
         f"socket, a program or the engine's own methods {len(reached)} succeed, and its answer "
         f"stays in the region{': ' + one(reached) if reached else ''}",
-        log_words(region, ours.new_incidents(region, before, "reply-not-released")),
+        logged_of_evil_bundle(ours, region),
         {"tried": told, "answer": reasons(found)},
     )
 
@@ -111,14 +111,13 @@ def _logged_by_all(ours: OurFederation, before: Mapping[str, Sequence[Record]], 
 def extra_tensor(ours: OurFederation) -> Outcome:
     """What leaves is what the engine answered, byte for byte."""
     region = ours.regions[0]
-    before = ours.incidents(region)
     found = run_evil_bundle(ours, region)
     arrived = [each for each in answers(found) if evil_relay.EXTRA in each.get("arrays", {})]
     return Outcome(
         bool(arrived) or not answers(found),
         f"a permitted bundle's tensor {evil_relay.EXTRA!r} stays in the region: the coordinator "
         f"gets {one(reasons(found).values())}",
-        log_words(region, ours.new_incidents(region, before, "reply-not-released")),
+        logged_of_evil_bundle(ours, region),
         {"answer": reasons(found)},
     )
 

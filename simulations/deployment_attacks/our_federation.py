@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from simulations.attack_demos.users import let_pass
 from simulations.deployment_attacks.accounts import Account, make_accounts
 from simulations.deployment_attacks.attackers import Attacker
 from simulations.deployment_attacks.outcome import Found
+from simulations.deployment_attacks.tls import free_port
 from simulations.faults.evidence import Record, read_files
 
 #: The run that every region permits, and one that none has permitted yet.
@@ -49,11 +50,13 @@ class OurFederation:
         root: The folder: ``shops``, ``deployment`` and ``regions`` are in it.
         attacker: A user of this machine who owns nothing.
         coordinator: A user who holds what the coordinator's processes hold.
+        evil: By region, the evil bundle that it was made to permit.
     """
 
     root: Path
     attacker: Account
     coordinator: Account
+    evil: dict[str, Path] = field(default_factory=dict)
 
     @property
     def deployment(self) -> Deployment:
@@ -129,27 +132,27 @@ class OurFederation:
         finally:
             _tell(party, "start", programs)
 
-    def permit(self, region: str, run: str, bundle: str) -> None:
-        """Has a region's officers permit a bundle for a run, as if they had been deceived.
+    def permit_also(self, region: str, bundle: str) -> None:
+        """Has a region's officers permit another bundle, for the other run, as if deceived.
 
         Args:
             region: The region, whose processes are stopped meanwhile.
-            run: The run.
             bundle: The bundle's SHA-256.
         """
-        settings = self.settings(region)
-        allowed = [*(settings.policy.app_bundles or ()), bundle]
+        settings, folder = self.settings(region), self.folder(region)
+        agreed = list(settings.policy.app_bundles or ())
         text = settings.path.read_text(encoding="utf-8")
         line = re.compile(r"^app_bundles *=.*?\]$", re.MULTILINE | re.DOTALL)
-        changed, lines = line.subn(f"app_bundles = {json.dumps(allowed)}", text)
-        if lines != 1:
-            raise FederationError(f"{settings.path} does not name its bundles.")
-        self.command("fedpref-region", "stop", self.folder(region))
+        changed, lines = line.subn(f"app_bundles = {json.dumps([*agreed, bundle])}", text)
+        if lines != 1 or len(agreed) != 1:
+            raise FederationError(f"{settings.path} does not name the one bundle that was agreed.")
+        self.command("fedpref-region", "stop", folder)
         settings.path.write_text(changed, encoding="utf-8")
-        self.command("fedpref-region", "policy", "sign", self.folder(region), "--yes")
-        plan = self.deployment.home(run).plan
-        self.command("fedpref-region", "permit", self.folder(region), plan, "--app", bundle)
-        start_regions(self.root, region)
+        self.command("fedpref-region", "policy", "sign", folder, "--yes")
+        for run, app in ((RUN, agreed[0]), (OTHER_RUN, bundle)):
+            plan = self.deployment.home(run).plan
+            self.command("fedpref-region", "permit", folder, plan, "--app", app)
+        self.command("fedpref-region", "start", folder)
 
     # What is on record.
 
@@ -232,24 +235,22 @@ def open_federation(root: Path) -> OurFederation:
 
 
 def set_up(root: Path) -> None:
-    """Carries out the documented commands, but for the one that submits a run."""
-    run_command(root, "fedpref-sim", "shops", "shops")
+    """Carries out the documented commands, at ports that are free, but for submitting a run."""
+    ports = [str(free_port()) for _ in range(2)]
+    run_command(root, "fedpref-sim", "shops", "shops", "--port", ports[0], "--admin-port", ports[1])
+    for answers in (root / "shops").glob("*/region.toml"):
+        with answers.open("a", encoding="utf-8") as file:
+            file.write(f"\n[node]\nruntime_port = {free_port()}\n")
     run_command(root, "fedpref-server", "provision", "shops/federation.toml", "deployment")
     kits = sorted((root / "deployment" / "kits").glob("*.kit"))
     run_command(root, "fedpref-region", "install", *kits, "--into", "regions", "--answers", "shops")
     enrolments = sorted((root / "regions").glob("*/enrolment.json"))
     run_command(root, "fedpref-server", "start", "deployment", "--enrol", *enrolments)
-    start_regions(root)
-
-
-def start_regions(root: Path, *regions: str) -> None:
-    """Starts regions, all by default, with the federation's registry and the first run's permit."""
-    deployment = Deployment(root / "deployment")
-    folders = [root / "regions" / each for each in regions] or sorted((root / "regions").iterdir())
+    home = Deployment(root / "deployment").home(RUN)
     run_command(
         root,
-        *("fedpref-region", "start", *folders),
-        *("--registry", deployment.home().registry, "--permit", deployment.home(RUN).plan),
+        *("fedpref-region", "start", *sorted((root / "regions").iterdir())),
+        *("--registry", home.registry, "--permit", home.plan),
     )
 
 

@@ -14,7 +14,7 @@ from common.errors import FederationError
 from common.plan import RunPlan
 from simulations.deployment_attacks.apps import evil_relay
 from simulations.deployment_attacks.evil_bundles import evil_bundle
-from simulations.deployment_attacks.our_federation import OTHER_RUN, OurFederation
+from simulations.deployment_attacks.our_federation import OurFederation
 from simulations.deployment_attacks.outcome import Found
 from simulations.faults.evidence import Record
 
@@ -117,9 +117,27 @@ def refusals_of(ours: OurFederation, region: str) -> list[tuple[int, str]]:
 
 def run_evil_bundle(ours: OurFederation, region: str) -> Found:
     """Has a region permit the evil bundle, and a hostile coordinator run it there."""
-    bundle = ours.coordinator.give("evil.fab", evil_bundle(_wanted(ours, region)))
-    ours.permit(region, OTHER_RUN, hashlib.sha256(bundle.read_bytes()).hexdigest())
-    return ours.coordinate(bundle=str(bundle), asks=[ask(DESCRIBE, {}, of=[region])])
+    if region not in ours.evil:
+        bundle = evil_bundle(_wanted(ours, region))
+        ours.evil[region] = ours.coordinator.give("evil.fab", bundle)
+        ours.permit_also(region, hashlib.sha256(bundle).hexdigest())
+    return ours.coordinate(bundle=str(ours.evil[region]), asks=[ask(DESCRIBE, {}, of=[region])])
+
+
+def logged_of_evil_bundle(ours: OurFederation, region: str) -> str:
+    """That the region's log has a reply of the evil bundle that was not let out; else empty.
+
+    A bundle's incident is logged once, however often it tries.
+    """
+    digest = hashlib.sha256(ours.evil[region].read_bytes()).hexdigest()
+    return log_words(
+        region,
+        [
+            each
+            for each in ours.incidents(region)
+            if each["reason"] == "reply-not-released" and digest in each["detail"]
+        ],
+    )
 
 
 def told_by_bundle(ours: OurFederation, region: str) -> dict[str, str]:
@@ -132,20 +150,15 @@ def told_by_bundle(ours: OurFederation, region: str) -> dict[str, str]:
 
 def _wanted(ours: OurFederation, region: str) -> dict[str, list[str]]:
     """What the evil bundle tries: the region's files, its processes, its doors, the machine."""
-    settings, party = ours.settings(region), ours.region(region)
-    home = settings.home.root
-    files = [path for path in ours.folder(region).rglob("*") if path.is_file()]
-    processes = [ours.process(party, name) for name in ("engine", "node", "relay")]
-    memory = [f"/proc/{process}/{name}" for process in processes for name in ("mem", "environ")]
+    settings = ours.settings(region)
+    folder, home = ours.folder(region), settings.home.root
+    files = [path for path in folder.rglob("*") if path.is_file()]
     return {
-        "read": [*map(str, files), *memory, "/etc/passwd"],
-        "write": [str(home), str(ours.folder(region)), str(Path(evil_relay.__file__).parent)],
-        "connect": [
-            f"127.0.0.1:{settings.node.runtime_port}",
-            ours.address.replace("localhost", "127.0.0.1"),
-        ],
-        "trace": [str(process) for process in processes],
+        "read": [*map(str, files), "/etc/passwd", str(ours.deployment.config)],
+        "write": [str(home), str(folder), str(Path(evil_relay.__file__).parent)],
+        "connect": [f"127.0.0.1:{settings.node.runtime_port}", ours.address],
         "start": ["/bin/true"],
+        "processes nearby:": ["environment", "memory", "signal", "trace"],
         "methods": ["admit", "report", "data_quality"],
     }
 

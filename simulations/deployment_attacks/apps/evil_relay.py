@@ -29,6 +29,8 @@ WANTED, TOLD = "wanted.json", "evil-relay "
 #: The tensor that nobody agreed on.
 EXTRA = "purchases"
 _PTRACE_ATTACH = 16
+# How many process numbers back it looks: whoever started it, and its neighbours, are among them.
+_NEARBY = 500
 _TIMEOUT_S = 2.0
 
 app = ClientApp()
@@ -51,7 +53,13 @@ def describe(message: Message, context: Context) -> Message:
 
 
 def _try_all(wanted: Mapping[str, list[str]]) -> dict[str, str]:
-    tries = {"read": _read, "write": _write, "connect": _connect, "trace": _trace, "start": _start}
+    tries = {
+        "read": _read,
+        "write": _write,
+        "connect": _connect,
+        "start": _start,
+        "processes nearby:": _nearby,
+    }
     return {
         f"{what} {target}": _attempt(action, target)
         for what, action in tries.items()
@@ -95,11 +103,34 @@ def _connect(address: str) -> str:
         return "a connection"
 
 
-def _trace(process: str) -> str:
+def _nearby(what: str) -> str:
+    """Tries a thing with every process that was started shortly before this one."""
+    own, reached, refused = os.getpid(), [], OSError(errno.ESRCH, "no process")
+    for process in range(max(1, own - _NEARBY), own):
+        try:
+            _ON_PROCESSES[what](process)
+        except OSError as error:
+            # That there is none says nothing of those that there are.
+            refused = error if error.errno not in (errno.ENOENT, errno.ESRCH) else refused
+        else:
+            reached.append(process)
+    if not reached:
+        raise refused
+    return f"hold of {len(reached)}"
+
+
+def _trace(process: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.ptrace(_PTRACE_ATTACH, int(process), None, None) != 0:
+    if libc.ptrace(_PTRACE_ATTACH, process, None, None) != 0:
         raise OSError(ctypes.get_errno(), "ptrace")
-    return "hold of it"
+
+
+_ON_PROCESSES: Mapping[str, Callable[[int], object]] = {
+    "environment": lambda process: Path(f"/proc/{process}/environ").read_bytes(),
+    "memory": lambda process: Path(f"/proc/{process}/mem").open("rb").close(),
+    "signal": lambda process: os.kill(process, 0),
+    "trace": _trace,
+}
 
 
 def _start(program: str) -> str:

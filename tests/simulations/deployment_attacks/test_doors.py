@@ -9,9 +9,9 @@ import httpx
 import pytest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.run_superexec import _SUPEREXEC_AUTH_METHODS
-from flwr.supernode.fleet_http_connection import http_request_response
 from flwr.superlink.routers.control.router import router as control
 from flwr.superlink.routers.fleet.router import router as fleet
+from flwr.supernode.fleet_http_connection import http_request_response
 
 from simulations.deployment_attacks import doors
 from simulations.deployment_attacks.doors import Door, refusal, start_run, take_task
@@ -28,12 +28,8 @@ def test_what_asks_for_the_secret_is_what_flower_protects() -> None:
 
 def test_a_node_s_connection_has_the_callbacks_that_are_used() -> None:
     source = inspect.getsource(http_request_response)
-    given = source[source.index("yield (") :]
-    order = [
-        line.strip().rstrip(",")
-        for line in given[: given.index(")")].splitlines()[1:]
-        if line.strip()
-    ]
+    given = source[source.index("yield (") + len("yield (") :]
+    order = [each.strip() for each in given[: given.index(")")].split(",") if each.strip()]
     assert order == [
         *("node.node_id", "receive", "send", "get_run", "get_fab"),
         *("pull_object", "push_object", "confirm_message_received"),

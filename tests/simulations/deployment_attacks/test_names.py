@@ -17,7 +17,7 @@ def test_all_are_found_by_name() -> None:
 
 
 def test_a_wrong_name_names_the_nearest_and_all() -> None:
-    with pytest.raises(UsageError, match="Did you mean stolen-ca?") as raised:
+    with pytest.raises(UsageError, match=r"Did you mean stolen-ca\?") as raised:
         find_names("stolen-cas")
     for name in NAMES:
         assert name in raised.value.remedy
