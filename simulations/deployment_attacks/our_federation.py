@@ -206,11 +206,20 @@ class OurFederation:
 
 
 @contextmanager
-def our_federation(root: Path) -> Iterator[OurFederation]:
+def our_federation(
+    root: Path,
+    *,
+    seed: int = 1,
+    runs: Sequence[str] = (RUN,),
+    decide: Callable[[Path], None] = lambda _: None,
+) -> Iterator[OurFederation]:
     """Makes the deployment by the documented commands, and runs it while the body runs.
 
     Args:
         root: A folder that is not there yet; its path is short, for sockets.
+        seed: What the made-up stores are drawn from.
+        runs: The runs that every region permits.
+        decide: Changes what founders and operators have decided: the folder of the shops.
 
     Raises:
         UsageError: Whoever runs this is not root.
@@ -219,7 +228,7 @@ def our_federation(root: Path) -> Iterator[OurFederation]:
     root.mkdir()
     federation = open_federation(root)
     try:
-        set_up(root)
+        _set_up(root, seed, runs, decide)
         yield federation
     finally:
         shut_down(root)
@@ -234,24 +243,25 @@ def open_federation(root: Path) -> OurFederation:
     return OurFederation(root, accounts["attacker"], accounts["hostile-coordinator"])
 
 
-def set_up(root: Path) -> None:
+def _set_up(root: Path, seed: int, runs: Sequence[str], decide: Callable[[Path], None]) -> None:
     """Carries out the documented commands, at ports that are free, but for submitting a run."""
-    ports = [str(free_port()) for _ in range(2)]
-    run_command(root, "fedpref-sim", "shops", "shops", "--port", ports[0], "--admin-port", ports[1])
+    port, admin_port = free_port(), free_port()
+    ports = ("--port", str(port), "--admin-port", str(admin_port))
+    run_command(root, "fedpref-sim", "shops", "shops", "--seed", str(seed), *ports)
     for answers in (root / "shops").glob("*/region.toml"):
         with answers.open("a", encoding="utf-8") as file:
             file.write(f"\n[node]\nruntime_port = {free_port()}\n")
+    decide(root / "shops")
     run_command(root, "fedpref-server", "provision", "shops/federation.toml", "deployment")
-    kits = sorted((root / "deployment" / "kits").glob("*.kit"))
-    run_command(root, "fedpref-region", "install", *kits, "--into", "regions", "--answers", "shops")
-    enrolments = sorted((root / "regions").glob("*/enrolment.json"))
+    deployment = Deployment(root / "deployment")
+    into = ("--into", "regions", "--answers", "shops")
+    run_command(root, "fedpref-region", "install", *sorted(deployment.kits.iterdir()), *into)
+    regions = sorted((root / "regions").iterdir())
+    enrolments = [each / "enrolment.json" for each in regions]
     run_command(root, "fedpref-server", "start", "deployment", "--enrol", *enrolments)
-    home = Deployment(root / "deployment").home(RUN)
-    run_command(
-        root,
-        *("fedpref-region", "start", *sorted((root / "regions").iterdir())),
-        *("--registry", home.registry, "--permit", home.plan),
-    )
+    permits = [part for run in runs for part in ("--permit", deployment.home(run).plan)]
+    registry = ("--registry", deployment.home().registry)
+    run_command(root, "fedpref-region", "start", *regions, *registry, *permits)
 
 
 def shut_down(root: Path) -> None:

@@ -1,27 +1,22 @@
 """What a test does to a deployment, and how it finds out whether anything came of it.
 
-It reads copies of the parties' files: a database that root has opened would be root's from then on.
+Judges read copies of the parties' files, by code of their own (`simulations.faults.judge`).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import random
-import shutil
 import signal
+import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from common.audit.bundle import write_bundle
-from common.audit.log import AuditLog
-from common.audit.verify import verify_bundle
-from common.audit.verify.verdict import Verdict
-from common.audit.witness.store import CosignatureStore, WitnessStore
 from common.supervision import Supervised
-from common.timestamps import now_ms
 from server.queue import Queued, read_queue
 from simulations.deployment_attacks.our_federation import OurFederation, wait_until
 from simulations.faults.judge import CoordinatorJudge, RegionJudge
@@ -77,6 +72,25 @@ class Deployed:
         )
         assert self.rounds_done(run) >= number, self.entry(run)
 
+    def wait_for_event(self, run: str, event: str, number: int) -> None:
+        """Waits till the coordinator has said something of a round, or of a later one."""
+        self._wait(
+            lambda: self._said(run, event) >= number or not self.entry(run).active,
+            f"{event} of round {number} of {run}",
+        )
+        assert self._said(run, event) >= number, self.entry(run)
+
+    def _said(self, run: str, event: str) -> int:
+        """The last round of which the coordinator has said a thing; 0 for none."""
+        path = self.ours.deployment.home(run).events
+        lines = path.read_text().splitlines() if path.exists() else []
+        told = [json.loads(line) for line in lines if line.endswith("}")]
+        return max((each["round"] for each in told if each["event"] == event), default=0)
+
+    def lives_for(self, seconds: float) -> None:
+        """Lets the deployment live for a while."""
+        time.sleep(seconds)
+
     def wait_for_end(self, run: str) -> Queued:
         self._wait(lambda: not self.entry(run).active, f"the end of {run}")
         return self.entry(run)
@@ -117,6 +131,13 @@ class Deployed:
             return True
         return False
 
+    def kill_supervisor(self, party: str) -> None:
+        """Kills a party's supervisor, as if the machine had gone: all its programs go with it."""
+        name = str(self.party(party).socket.parent.parent / "supervisord.conf")
+        for process in processes_like(name, os.geteuid()):
+            os.kill(process, signal.SIGKILL)
+            self.killed.append(f"{party}: supervisor")
+
     # Evidence.
 
     def look(self) -> list[str]:
@@ -133,51 +154,14 @@ class Deployed:
         coordinator.ends({region: judge.look() for region, judge in self.judges.items()})
         return faults + coordinator.faults
 
-    def verify(self, run: str, folder: Path) -> Verdict:
-        """Bundles all logs for a run, and has the offline verifier judge them."""
-        folder.mkdir()
-        ours, plan = self.ours, self.ours.plan(run)
-        home = ours.deployment.home(run)
-        shutil.copyfile(home.model, folder / "model.safetensors")
-        with ExitStack() as stack:
-            copies = {
-                party: _copied(root, folder / "copies" / party)
-                for party, root in {
-                    SERVER: ours.deployment.server,
-                    **{region: ours.settings(region).home.root for region in plan.regions},
-                }.items()
-            }
-            logs = {
-                party: stack.enter_context(AuditLog.open_read_only(copy / "log.sqlite"))
-                for party, copy in copies.items()
-            }
-            federation = ours.config.federation.name
-            cosigned, witnessed, evidence = {}, {}, {}
-            for party, copy in copies.items():
-                store = stack.enter_context(WitnessStore.open(copy / "witness.sqlite"))
-                kept = CosignatureStore(store, f"{federation}/{party}")
-                cosigned[party] = {
-                    size: kept.note(size, logs[party].checkpoint_at(size)) for size in kept.sizes()
-                }
-                witnessed[party] = {_party(each): note for each, note in store.notes().items()}
-                evidence[party] = [
-                    (_party(each.origin), each.known, each.other) for each in store.evidence()
-                ]
-            write_bundle(
-                folder,
-                federation=federation,
-                run=plan.run_id,
-                registry=home.registry_envelopes(),
-                plan=home.plan.read_bytes(),
-                logs=logs,
-                artifacts=["model.safetensors"],
-                signer=home.signer("aggregator"),
-                created_at_ms=now_ms(),
-                cosigned=cosigned,
-                witnessed=witnessed,
-                evidence=evidence,
-            )
-        return verify_bundle(folder)
+    def verify(self, run: str, name: str) -> str:
+        """Has all parties' evidence of a run bundled and verified offline; gives the verdict."""
+        regions = sorted((self.ours.root / "regions").iterdir())
+        self.ours.command(
+            *("fedpref-server", "bundle", "deployment", run),
+            *("--region", *regions, "--out", name),
+        )
+        return self.ours.command("fedpref-audit", "verify", name)
 
 
 def processes_like(program: str, user: int) -> list[int]:
@@ -202,8 +186,6 @@ def full_disk(folder: Path) -> Iterator[None]:
 
     What is in the folder is copied there and back; nothing may have it open meanwhile.
     """
-    import subprocess
-
     size = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
     kept = folder.with_name(f"{folder.name}-kept")
     folder.rename(kept)
@@ -223,8 +205,6 @@ def full_disk(folder: Path) -> Iterator[None]:
 
 
 def _move_contents(source: Path, target: Path) -> None:
-    import subprocess
-
     subprocess.run(["cp", "-a", f"{source}/.", str(target)], check=True)
 
 
@@ -239,25 +219,3 @@ def fill(folder: Path) -> Path:
                 file.flush()
         except OSError:
             return ballast
-
-
-def _copied(home: Path, copy: Path) -> Path:
-    copy.mkdir(parents=True)
-    for name in ("log.sqlite", "witness.sqlite"):
-        for suffix in ("", "-wal"):
-            if (source := home / f"{name}{suffix}").exists():
-                shutil.copyfile(source, copy / source.name)
-    return copy
-
-
-def _party(origin: str) -> str:
-    return origin.rpartition("/")[2]
-
-
-def paused(seconds: float) -> None:
-    """Lets a deployment live for a while."""
-    time.sleep(seconds)
-
-
-def names(found: Sequence[str]) -> str:
-    return ", ".join(found)

@@ -1,0 +1,71 @@
+"""A real federation, made by the six commands that docs/operator.md has, word for word."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from simulations.deployment_attacks.our_federation import open_federation, shut_down
+from tests.support.deployed import Deployed
+
+OPERATOR = Path(__file__).resolve().parents[2] / "docs" / "operator.md"
+_BLOCK = re.compile(r"^```sh\n(fedpref-sim shops shops\n.*?)^```$", re.DOTALL | re.MULTILINE)
+_TIMEOUT_S = 600
+
+
+def six_commands() -> list[str]:
+    """The commands of the page."""
+    (text,) = _BLOCK.findall(OPERATOR.read_text(encoding="utf-8"))
+    return str(text).strip().splitlines()
+
+
+@pytest.fixture(scope="session")
+def said() -> dict[str, str]:
+    """By command what it said; filled by `deployed`."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def deployed(said: dict[str, str]) -> Iterator[Deployed]:
+    """The federation after its six commands: its first run is finished, and it runs on."""
+    assert os.geteuid() == 0, "only root can give processes users of their own: run this as root"
+    # Not below pytest's folder: other users must be able to pass through, and sockets have short
+    # paths.
+    with tempfile.TemporaryDirectory(prefix="fp-") as folder:
+        root = Path(folder) / "f"
+        root.mkdir()
+        federation = open_federation(root)
+        Path(folder).chmod(0o711)
+        try:
+            for command in six_commands():
+                said[command] = _run(command, root)
+            yield Deployed(federation)
+        finally:
+            shut_down(root)
+
+
+def _run(command: str, folder: Path) -> str:
+    ended = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        cwd=folder,
+        env={
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "COLUMNS": "200",
+            "NO_COLOR": "1",
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=_TIMEOUT_S,
+        check=False,
+    )
+    assert ended.returncode == 0, f"{command}\n{ended.stdout}\n{ended.stderr}"
+    return ended.stdout
