@@ -12,6 +12,7 @@ FUZZ_SECONDS ?= 600
 # Files of tests are shared out among this many processes, one thread of arithmetic each.
 TEST_PROCESSES ?= 2
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+LOCK_OPTIONS ?=
 
 # Nothing here talks to the network: Flower's and Ray's calls home are off.
 export FLWR_TELEMETRY_ENABLED := 0
@@ -74,12 +75,17 @@ format: $(READY) ## Format the code
 docs: $(READY) ## Write docs/commands.md from the commands' --help texts
 	$(BIN)/python docs/commands.py
 
+# For CPython 3.11 on x86-64 Linux, with torch's CPU build: LOCK_OPTIONS says where that is to be found,
+# for example --find-links FOLDER.
 locks: $(READY) ## Write requirements/region.lock and server.lock anew (asks the package registry)
 	@for role in region server; do \
+	  lock=requirements/$$role.lock; \
 	  $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-annotate \
 	    --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
-	    --constraint requirements.lock --extra $$role \
-	    --output-file requirements/$$role.lock pyproject.toml || exit; done
+	    --constraint requirements.lock --extra $$role $(LOCK_OPTIONS) \
+	    --output-file $$lock pyproject.toml > /dev/null || exit; \
+	  sed -i '1i # Written by `make locks`: CPython 3.11 on x86-64 Linux, torch for the CPU.' $$lock; \
+	done
 
 sbom: $(READY) ## Write the bills of materials of region and server from their locks
 	$(BIN)/python requirements/bill_of_materials.py
