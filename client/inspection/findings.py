@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import TracebackType
 
 from common.errors import EXIT_OK, FedprefError, InputError
 
@@ -93,24 +92,49 @@ class Findings:
         """Adds what the operator should know."""
         self.notes.append(text)
 
-    @contextmanager
-    def catching(self, kind: Kind, place: object) -> Iterator[None]:
+    def catching(self, kind: Kind, place: object) -> Catching:
         """Takes an error of ours that ends the body for a problem, and goes on after it.
 
         Args:
             kind: What the body looks at.
             place: The file, and the field where there is one.
         """
-        try:
-            yield
-        except FedprefError as error:
-            self.add(
-                kind,
-                place,
-                error.message,
-                error.remedy or _REMEDIES.get(kind, "Mend what the message names."),
-                exit_code=error.exit_code,
-            )
+        return Catching(self, kind, str(place))
+
+
+@dataclass(frozen=True)
+class Catching:
+    """A context in which an error of ours is a problem found; see `Findings.catching`.
+
+    Attributes:
+        findings: Takes the problem.
+        kind: What the body looks at.
+        place: The file, and the field where there is one.
+    """
+
+    findings: Findings
+    kind: Kind
+    place: str
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> bool:
+        if not isinstance(error, FedprefError):
+            return False
+        self.findings.add(
+            self.kind,
+            self.place,
+            error.message,
+            error.remedy or _REMEDIES.get(self.kind, "Mend what the message names."),
+            exit_code=error.exit_code,
+        )
+        return True
 
 
 # For errors that name none themselves.

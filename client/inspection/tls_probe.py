@@ -100,7 +100,7 @@ def _verifying(authority: Path, *, name: bool) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = name
     context.load_verify_locations(cafile=authority)
-    context.verify_flags |= _NO_CHECK_TIME  # type: ignore[operator,assignment] # a flag without a name
+    context.verify_flags |= _NO_CHECK_TIME
     return context
 
 

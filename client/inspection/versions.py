@@ -22,14 +22,14 @@ def check_versions(findings: Findings, *, distribution: str = _DISTRIBUTION) -> 
         distribution: Whose requirements are checked.
     """
     try:
-        own = metadata.metadata(distribution)
+        stated = metadata.metadata(distribution)
         wanted = metadata.requires(distribution) or []
     except metadata.PackageNotFoundError:
         findings.note(
             f"{distribution} is not installed as a distribution: versions were not checked."
         )
         return
-    allowed = own.get("Requires-Python") or ""
+    allowed = stated["Requires-Python"]
     if not SpecifierSet(allowed).contains(platform.python_version(), prereleases=True):
         findings.add(
             Kind.VERSIONS,
