@@ -157,6 +157,7 @@ def test_a_folder_that_cannot_be_made_is_told_of(folder: Path) -> None:
         Supervised(folder / "file" / "s").start([])
 
 
-def test_what_supervisord_itself_refuses_is_told(supervised: Supervised) -> None:
+def test_what_supervisord_itself_refuses_is_told(supervised: Supervised, folder: Path) -> None:
+    (folder / "s" / "run" / "supervisor.sock").mkdir(parents=True)
     with pytest.raises(InputError, match="supervisord refuses"):
-        supervised.start([replace(shell("x", "true"), directory=Path("/no/such/folder"))])
+        supervised.start([shell("one", "exec sleep 60")])

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import io
+import tomllib
 import zipfile
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
 
 PYPROJECT = """[project]
 name = "relay"
@@ -59,18 +64,24 @@ def bundle(files: Mapping[str, str | bytes]) -> bytes:
 
 
 def relay_bundle(*, before: str = "pass", after: str = "pass", top: str = "") -> bytes:
-    """A relay with code of a test's own around its question to the engine.
-
-    Packages of the bundle that it does not have are taken from what is installed.
-    """
+    """A relay with code of a test's own around its question to the engine."""
     source = RELAY.format(before=_indented(before), after=_indented(after))
     return bundle(
         {
+            **_common(),
             "pyproject.toml": PYPROJECT,
             "client/__init__.py": '"""A bundle\'s own package."""\n',
             "client/app.py": f"{top}\n{source}",
         }
     )
+
+
+@cache
+def _common() -> dict[str, bytes]:
+    """The modules of ``common/`` that the real bundle has."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    names = project["tool"]["flwr"]["app"]["fab-include"]
+    return {name: (ROOT / name).read_bytes() for name in names if name.startswith("common/")}
 
 
 def _indented(code: str) -> str:

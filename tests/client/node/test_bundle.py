@@ -61,9 +61,10 @@ def test_another_bundle_than_the_permitted_one_is_not_looked_into(
     def open_archive(*_: object) -> None:
         raise AssertionError("the archive was opened")
 
+    sent, permitted = relay_bundle(), bundle_digest(relay_bundle(top="import os"))
     monkeypatch.setattr(bundles.zipfile, "ZipFile", open_archive)
     with pytest.raises(FormatError, match="not the one that is permitted"):
-        unpack(relay_bundle(), bundle_digest(relay_bundle(top="import os")), tmp_path / "app")
+        unpack(sent, permitted, tmp_path / "app")
     assert not (tmp_path / "app").exists()
 
 
@@ -83,6 +84,7 @@ def test_another_bundle_than_the_permitted_one_is_not_looked_into(
 )
 def test_a_file_with_a_name_that_leads_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     content = zipped(lambda archive: archive.writestr(name, "x"))
+    (tmp_path / "a").mkdir()
     with pytest.raises(FormatError):
         unpacked(content, tmp_path / "a" / "app")
     assert not list(tmp_path.rglob("outside*"))
