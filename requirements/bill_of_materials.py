@@ -12,9 +12,10 @@ import re
 import sys
 import tomllib
 from importlib import metadata
+from itertools import chain
 from pathlib import Path
 
-from cyclonedx.factory.license import LicenseFactory
+from cyclonedx.contrib.license.factories import LicenseFactory
 from cyclonedx.model import Property
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
@@ -59,15 +60,23 @@ def bill_of(role: str) -> str:
         description=project["description"],
         licenses=[_LICENSES.make_from_string(project["license"])],
     )
+    needed = {name: [*map(Requirement, metadata.requires(name) or [])] for name in pins}
     components = {
         name: _component(name, version, digests) for name, (version, digests) in pins.items()
     }
     bom = Bom(components=components.values())
     bom.metadata.component = product
     texts = [*project["dependencies"], *project["optional-dependencies"][role]]
-    bom.register_dependency(product, _of(components, texts, extras={""}))
+    asked = [*map(Requirement, texts)]
+    bom.register_dependency(product, _of(components, asked, extras={""}))
     for name, component in components.items():
-        needs = _of(components, metadata.requires(name) or [], extras=_extras(name, pins))
+        extras = {
+            extra
+            for requirement in (*asked, *chain.from_iterable(needed.values()))
+            if canonicalize_name(requirement.name) == name
+            for extra in requirement.extras
+        }
+        needs = _of(components, needed[name], extras={"", *extras})
         bom.register_dependency(component, needs)
     record = json.loads(JsonV1Dot6(bom).output_as_string())
     del record["serialNumber"], record["metadata"]["timestamp"]
@@ -88,8 +97,10 @@ def _component(name: str, version: str, digests: list[str]) -> Component:
 def _licenses(name: str) -> list[License]:
     """What a package says its licence is: an SPDX expression, a name, or its classifiers."""
     about = metadata.metadata(name)
-    stated = about.get("License-Expression") or about.get("License") or ""
-    if stated and len(stated) <= _LONGEST_NAME and "\n" not in stated:
+    if expression := about.get("License-Expression"):
+        return [_LICENSES.make_with_expression(expression)]
+    stated = about.get("License") or ""
+    if 0 < len(stated) <= _LONGEST_NAME and "\n" not in stated:
         return [_LICENSES.make_from_string(stated)]
     classified = [
         each.removeprefix(_CLASSIFIER)
@@ -99,10 +110,12 @@ def _licenses(name: str) -> list[License]:
     return [DisjunctiveLicense(name=each) for each in classified]
 
 
-def _of(components: dict[str, Component], texts: list[str], *, extras: set[str]) -> list[Component]:
+def _of(
+    components: dict[str, Component], requirements: list[Requirement], *, extras: set[str]
+) -> list[Component]:
     """The components that some requirements name."""
     found = []
-    for requirement in map(Requirement, texts):
+    for requirement in requirements:
         applies = requirement.marker is None or any(
             requirement.marker.evaluate({"extra": extra}) for extra in extras
         )
@@ -110,16 +123,6 @@ def _of(components: dict[str, Component], texts: list[str], *, extras: set[str])
         if applies and name in components:
             found.append(components[name])
     return found
-
-
-def _extras(name: str, pins: dict[str, tuple[str, list[str]]]) -> set[str]:
-    """The extras of a package that others of the lock ask for."""
-    asked = {""}
-    for other in pins:
-        for requirement in map(Requirement, metadata.requires(other) or []):
-            if canonicalize_name(requirement.name) == name:
-                asked |= requirement.extras
-    return asked
 
 
 def main() -> None:
