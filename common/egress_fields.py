@@ -41,7 +41,10 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,15}")
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
 # A signature line of a note: a dash, a name, base64.
 _LINE = re.compile(r"— [!-*,-~]{1,256} [0-9A-Za-z+/]{4,512}={0,2}\n")
-_NOTE = re.compile(rf"[ -~\n—]{{1,{_MAX_NOTE}}}")
+# A log's origin, a size, a root hash, and signatures.
+_NOTE = re.compile(
+    rf"{ORIGIN.pattern}\n(?:{_NUMBER.pattern})\n[0-9A-Za-z+/]{{43}}=\n\n(?:{_LINE.pattern}){{1,66}}"
+)
 
 Check = Callable[[JsonValue, str], object]
 
@@ -86,8 +89,9 @@ def run_id(value: JsonValue, where: str) -> None:
 
 
 def note(value: JsonValue, where: str) -> None:
-    """A signed note of a checkpoint's size."""
-    matching(value, _NOTE, where, "a signed note of a checkpoint's size")
+    """A signed checkpoint."""
+    if len(matching(value, _NOTE, where, "a signed checkpoint")) > _MAX_NOTE:
+        raise FormatError(f"{where} is longer than a signed checkpoint.")
 
 
 def signature_line(value: JsonValue, where: str) -> None:
@@ -109,9 +113,9 @@ def consistency_proofs(value: JsonValue, where: str) -> None:
     """Proofs by the size that each begins at."""
     if type(value) is not dict or len(value) > MAX_CHECKPOINTS:
         raise FormatError(f"{where} is no object of proofs.")
-    for size, proof in value.items():
+    for size, nodes in value.items():
         matching(size, _NUMBER, where, "proofs by size")
-        proof(proof, where)
+        proof(nodes, where)
 
 
 def cosignatures(value: JsonValue, where: str) -> None:

@@ -33,6 +33,9 @@ from client.consent_service.login_keys import LoginKeys, parse_jwks
 from common import canonical_json
 from common.audit.verify.arrays_file import file_arrays_digest
 from common.canonical_json import JsonValue
+from common.egress_form import check_form
+from common.egress_reasons import REASONS
+from common.engine_frames import MAGIC
 from common.engine_socket import SocketChannel, serve_channel
 from common.errors import FormatError, InputError
 from common.messages import decode_message, encode_message, parse_message
@@ -40,6 +43,7 @@ from common.model_state import ModelState
 from common.parameters import arrays_digest, load_arrays, save_arrays
 from tests.fuzz.record_targets import record_from, scratch
 from tests.fuzz.target import Target, same
+from tests.support.answers import ANSWERS
 
 _ARRAYS = {
     "item_factors": np.eye(3, 2, dtype="<f4"),
@@ -145,18 +149,34 @@ def _engine_request(data: bytes) -> None:
     answer = _engine().ask(data)
     if not answer:
         raise FormatError("The engine hung up.")
-    same(answer[:4], b"fpc1")
+    same(answer[:4], MAGIC)
 
 
 def _frame(header: JsonValue, arrays: Mapping[str, np.ndarray] | None = None) -> bytes:
     head = canonical_json.encode(header)
     body = save_arrays(arrays) if arrays else b""
-    return b"fpc1" + len(head).to_bytes(4, "big") + len(body).to_bytes(8, "big") + head + body
+    return MAGIC + len(head).to_bytes(4, "big") + len(body).to_bytes(8, "big") + head + body
 
 
 def _engine_requests() -> list[bytes]:
     header: JsonValue = {"method": "train", "header": {"round": 1}}
     return [_frame(header), _frame(header, _ARRAYS)]
+
+
+def _answer_form(data: bytes) -> None:
+    """What a bundle may give its relay to send: a method, and any header at all."""
+    given = record_from(data)
+    method, header = given.get("method"), given.get("header")
+    if not isinstance(method, str) or not isinstance(header, dict):
+        raise FormatError("The harness has no such answer.")
+    check_form(method, header, {})
+    same(header.get("status") in (None, "ok", "refused"), True)
+    same("reason" in header and header["reason"] not in REASONS, False)
+
+
+def _answers_by_form() -> Iterator[bytes]:
+    for method, header, _ in ANSWERS:
+        yield canonical_json.encode({"method": method, "header": header})
 
 
 def _engine_answer(data: bytes) -> None:
@@ -325,6 +345,7 @@ TARGETS = (
     Target("arrays", _load_arrays, lambda: [save_arrays(_ARRAYS)], runs=1000),
     Target("message", _message, _messages, runs=1000),
     Target("engine-request", _engine_request, _engine_requests, runs=200),
+    Target("answer-form", _answer_form, _answers_by_form, runs=1000),
     Target("engine-answer", _engine_answer, _engine_answers, runs=200),
     Target("desk-request", _desk, _desk_requests, runs=2000),
     Target("login-token", _login_token, lambda: [_token(_HEADER, _claims()).encode()], runs=1000),
