@@ -121,7 +121,7 @@ class RegionSettings:
             SettingsError: Fields are missing, unknown or wrong.
             InputError: The file is missing, too long or not TOML.
         """
-        path = settings_file(folder)
+        path = settings_file(folder).absolute()
         values = _read_toml(path)
         problems: list[FieldProblem] = []
         tables: Tables | None = None
