@@ -198,7 +198,6 @@ def run_as(
     Raises:
         StorageError: It did not end in time.
     """
-    identity = {} if user is None else {"user": user.uid, "group": user.gid, "extra_groups": []}
     try:
         return subprocess.run(  # noqa: S603 - a program of ours, no shell
             list(command),
@@ -208,7 +207,9 @@ def run_as(
             cwd="/",
             timeout=timeout_s,
             check=False,
-            **identity,  # type: ignore[call-overload]  # the stubs have no mapping of options
+            user=None if user is None else user.uid,
+            group=None if user is None else user.gid,
+            extra_groups=None if user is None else [],
         )
     except subprocess.TimeoutExpired as error:
         raise StorageError(f"{command[0]} did not end within {timeout_s:g} s.") from error

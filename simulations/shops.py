@@ -35,6 +35,7 @@ _DAY_MS = 24 * 3600 * 1000
 _NOTICE = """\
 notice_id = "pn-1-{region}"
 lang = "en"
+in_force_from = "{in_force_from}"
 controller = "{region}.{federation}"
 purposes = [
   "fedpref:FederatedTraining",
@@ -170,11 +171,17 @@ def _write_answers(folder: Path, region: PreparedRegion, number: int, seed: int)
         "consents": {"file": "consents.csv", "grant": ["training", "recommendations"]},
     }
     (folder / ANSWERS_NAME).write_text(tomli_w.dumps(answers), encoding="utf-8")
-    notice = _NOTICE.format(region=region.name, federation=FEDERATION)
+    notice = _NOTICE.format(
+        region=region.name, federation=FEDERATION, in_force_from=format_time(_days_ago(60))
+    )
     (folder / "notice.toml").write_text(notice, encoding="utf-8")
     store = pd.read_parquet(folder / "data" / "transactions.parquet", columns=["customer"])
     customers = sorted(str(customer) for customer in store["customer"].unique())
     (folder / "consents.csv").write_text(_consents(customers, number, seed), encoding="utf-8")
+
+
+def _days_ago(days: int) -> int:
+    return (now_ms() // _DAY_MS - days) * _DAY_MS
 
 
 def _consents(customers: Sequence[str], number: int, seed: int) -> str:
@@ -187,7 +194,7 @@ def _consents(customers: Sequence[str], number: int, seed: int) -> str:
         rounds=1,
         seed=(seed, number),
     )
-    asked_at = format_time(now_ms() // _DAY_MS * _DAY_MS - 30 * _DAY_MS)
+    asked_at = format_time(_days_ago(30))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["customer", "event_time", "evidence", "state"])

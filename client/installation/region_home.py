@@ -99,7 +99,8 @@ def begin_records(
                     notice,
                     home.signer("controller"),
                     supersedes=AUTOMATIC,
-                    in_force_from_ms=clock_ms(),
+                    # One that consents of old were given to states since when it has held.
+                    in_force_from_ms=notice.in_force_from_ms or clock_ms(),
                 )
         sign_policy(home, log, policy, clock_ms=clock_ms)
         _keep_first_notice(home, log, state)

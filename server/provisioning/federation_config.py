@@ -258,7 +258,7 @@ class FederationConfig(_Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> FederationConfig:
-        names = [each.name for each in (*self.regions, *self.witnesses)]
+        names = [each.name for each in self.regions] + [each.name for each in self.witnesses]
         repeated = {name for name in names if names.count(name) > 1}
         if repeated:
             raise ValueError(f"{min(repeated)!r} is declared twice")

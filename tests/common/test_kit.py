@@ -141,7 +141,7 @@ def drop(name: str) -> Callable[[dict[str, bytes]], None]:
         (change("kit.json", b"{}"), "exactly the fields"),
         (change("more", b""), "and no others"),
         (drop("README.md"), "and no others"),
-        (lambda files: files.update({"../escape": b""}), "which no kit has"),
+        (lambda files: files.update({"../escape": b""}), "exactly one folder"),
         (lambda files: files.update({"/etc/passwd": b""}), "which no kit has"),
         (lambda files: files.update({"region-1/a/b": b""}), "which no kit has"),
         (lambda files: files.update({"region-2/ca.crt": b"x"}), "which no kit has"),

@@ -69,6 +69,7 @@ def write_answers(folder: Path, region: str) -> None:
     (folder / "region.toml").write_text(tomli_w.dumps(answers()))
     (folder / "notice.toml").write_text(
         f'notice_id = "pn-{region}"\nlang = "en"\ncontroller = "{region}.{NAME}"\n'
+        'in_force_from = "2024-01-01T00:00:00.000Z"\n'
         'purposes = ["fedpref:FederatedTraining", "dpv:ProvideProductRecommendations"]\n'
         'recipients = "r"\nretention = "24 months"\nstorage = "here"\ncontact = "c"\ntext = "t"\n'
     )
