@@ -22,20 +22,22 @@ from client.consent_service.forms import FormSettings
 from client.consent_service.notices import read_notice_file
 from client.engine.home import RegionHome
 from client.engine.permit_desk import only_bundle, sign_permit
+from client.engine.permit_shelf import PermitShelf
 from client.engine.service import open_engine
 from client.installation.composed_settings import ENGINE_USER
 from client.installation.installing import KIT_FOLDER
 from client.installation.ownership import own_region, process_user
 from client.installation.region_home import begin_records
 from client.settings import RegionSettings
-from common import canonical_json, errors
+from common import errors
 from common.envelope import Envelope
-from common.errors import FedprefError, FormatError, InputError, StorageError
+from common.errors import FedprefError, FormatError, InputError, PolicyError, StorageError
 from common.kit import MANIFEST, manifest_facts
 from common.node_environment import process_environment
 from common.plan import RunPlan
 from common.registry_install import install_version, registry_envelopes
 from common.system_users import run_as
+from common.timestamps import now_ms
 
 #: For how long a permit holds that is signed at commissioning, in seconds.
 PERMIT_VALID_S = 7 * 24 * 3600
@@ -197,7 +199,7 @@ def _import(settings: RegionSettings, home: RegionHome) -> int:
 def _permit(
     settings: RegionSettings, home: RegionHome, plans: Sequence[RunPlan]
 ) -> tuple[str, ...]:
-    wanted = [plan for plan in plans if not _is_permitted(home, plan)]
+    wanted = [plan for plan in plans if not _is_permitted(settings, home, plan)]
     if wanted:
         app = only_bundle(settings.policy)
         with open_engine(home) as engine:
@@ -206,12 +208,14 @@ def _permit(
     return tuple(plan.run_id for plan in plans)
 
 
-def _is_permitted(home: RegionHome, plan: RunPlan) -> bool:
-    """Whether there is a permit for this very plan; whether it still holds, the engine says."""
-    kept = home.permits / f"{plan.run_id}.plan.json"
-    signed = home.permits / f"{plan.run_id}.json"
-    record = canonical_json.encode(plan.to_record())
-    return signed.is_file() and kept.is_file() and kept.read_bytes() == record
+def _is_permitted(settings: RegionSettings, home: RegionHome, plan: RunPlan) -> bool:
+    """Whether there is a permit for this very plan that holds now: by policy, engine and clock."""
+    shelf = PermitShelf(home, settings.policy, home.read_registry(), now_ms)
+    try:
+        return shelf.open(plan.run_id).plan.digest == plan.digest
+    except PolicyError:
+        # None yet, or none that holds: signing says why it may not be replaced.
+        return False
 
 
 def _read_registry(folder: Path) -> list[bytes]:
