@@ -19,7 +19,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup demo test test-slow fuzz lint format bench bench-federation docs debian-packages clean
+.PHONY: help setup demo test test-slow fuzz lint format bench docs debian-packages clean
 
 help: ## Show what can be made
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 20
@@ -48,6 +48,7 @@ fuzz: $(READY) ## Fuzz every parser of foreign bytes, FUZZ_SECONDS each (600)
 bench: $(READY) $(PEERS) ## Measure what the project promises, each figure beside its bar
 	$(BIN)/python -m benchmarks
 
+# It adds to what the rule below needs; as a phony target it would have no recipe.
 bench-federation: $(PEERS)
 
 bench-%: $(READY) ## Measure one area: bench-demo, bench-audit, bench-training, bench-federation
