@@ -45,6 +45,7 @@ from client.engine.witnessing import RegionWitness, open_region_witness
 from client.training.noise import NoiseSource, SystemNoise
 from client.training.releases import release
 from client.training.shared_sums import shared_round
+from client.training.turns import TRAINING_TURN
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.audit.registry_entry import registry_entry
@@ -298,13 +299,14 @@ class PrivacyEngine:
         reach(Point.WITNESSED)
         charge = self._charging.charge(request, permit, mechanism, anew=anew)
         reach(Point.CHARGED)
-        update = (shared_round if plan.mode == "distributed" else release)(
-            self._data.dataset(plan, snapshot.eligible),
-            model,
-            plan=plan,
-            server_round=request.server_round,
-            noise=self._noise,
-        )
+        with TRAINING_TURN:
+            update = (shared_round if plan.mode == "distributed" else release)(
+                self._data.dataset(plan, snapshot.eligible),
+                model,
+                plan=plan,
+                server_round=request.server_round,
+                noise=self._noise,
+            )
         reach(Point.NOISED)
         released = plan.released_arrays(mechanism.name)
         check_arrays(update, released, grid_exponent=mechanism.grid_exponent)
