@@ -1,19 +1,23 @@
-"""Every target that the documentation names does something."""
+"""Every area of the benchmarks that the Makefile names is measured by its target."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from benchmarks.__main__ import AREAS
-
 ROOT = Path(__file__).resolve().parents[2]
+AREAS = sorted(set(re.findall(r"\bbench-([a-z]+)", (ROOT / "Makefile").read_text())))
 
 
-@pytest.mark.parametrize("area", sorted(AREAS))
-def test_each_area_of_the_benchmarks_is_measured_by_its_target(area: str) -> None:
+def test_the_makefile_names_areas() -> None:
+    assert len(AREAS) >= 4
+
+
+@pytest.mark.parametrize("area", AREAS)
+def test_a_target_measures_its_area(area: str) -> None:
     planned = subprocess.run(
         ["make", "--dry-run", f"bench-{area}"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
