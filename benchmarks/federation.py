@@ -25,7 +25,7 @@ from benchmarks.scaling_chart import Point, write_chart
 ROOT = Path(__file__).parent.parent
 #: Where `make bench-federation` installs the peers of `benchmarks/peers.txt`.
 PEERS = ROOT / ".venv" / "peers"
-CHART = Path(__file__).parent / "scaling.svg"
+CHART = Path(__file__).parent / "rounds-scaling.svg"
 
 REGIONS = 16
 #: 2,400 customers in all, about as many as retail-5 has.

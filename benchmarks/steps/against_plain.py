@@ -82,14 +82,16 @@ class Outcome:
         )
 
 
-def hold(contest: Contest, *, turns: int) -> Outcome:
+def hold(contest: Contest, *, turns: int, chosen: tuple[str, str] | None = None) -> Outcome:
     """Chooses the baselines and measures all three in turn.
 
     Args:
         contest: What to compare.
         turns: How often each is measured.
+        chosen: The names of both baselines, where the same contest with fewer customers has shown
+            which are the quickest: every chunk has as many customers as there.
     """
-    hand, auto = quickest(contest.hand), quickest(contest.auto)
+    hand, auto = chosen or (quickest(contest.hand), quickest(contest.auto))
     things = {"ours": contest.ours, "hand": contest.hand[hand], "auto": contest.auto[auto]}
     times: Times = alternate(things, turns=turns)
     mine, by_hand, by_auto = (times.median_s(name) / contest.n_steps for name in things)
@@ -244,8 +246,11 @@ def measure() -> dict[str, Figure]:
 def _measure_autoencoder() -> dict[str, Figure]:
     found: dict[str, Figure] = {}
     worst: list[float] = []
+    chosen: dict[int, tuple[str, str]] = {}
     for items, customers, n_steps, turns, _ in _AUTOENCODER:
-        outcome = hold(autoencoder(items, customers, n_steps=n_steps), turns=turns)
+        contest = autoencoder(items, customers, n_steps=n_steps)
+        outcome = hold(contest, turns=turns, chosen=chosen.get(items))
+        chosen[items] = outcome.hand, outcome.auto
         found[_name(_AE, items, customers, "hand")] = Figure(outcome.to_hand, outcome.named())
         found[_name(_AE, items, customers, "auto")] = Figure(outcome.to_auto, outcome.named())
         worst.append(outcome.hand_to_auto)

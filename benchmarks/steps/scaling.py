@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from benchmarks.results import Bar, Figure
 from simulations.report_charts import Scale, Stroke, Tick
 
-CHART = Path(__file__).parent.parent / "scaling.svg"
+CHART = Path(__file__).parent.parent / "steps-scaling.svg"
 ITEMS = (2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000)
 CUSTOMERS = (1_000, 10_000, 100_000, 1_000_000)
 _STEP_CUSTOMERS, _FEW_ITEMS, _PROBABILITY = 1_024, 2_000, 0.1

@@ -31,13 +31,15 @@ from client.data.store_units import (
     kind_of,
     require_meaning,
 )
-from client.data.transactions import REF_COLUMNS, Transactions
+from client.data.transactions import Transactions
 from common.errors import InputError
 
 _SUFFIXES = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv", ".csv.gz": "csv"}
-# A file that changed this lately may change again without showing it: the times of some file
-# systems are that coarse. It is read once more when it has been left alone for as long.
-_COARSE_NS = 2_000_000_000
+# A file that changed this lately may change again without showing it, as times have a grain: some
+# milliseconds in general, up to two seconds on file systems that know whole seconds only. Such a
+# file is read once more when it has been left alone for as long.
+_GRAIN_NS, _COARSE_GRAIN_NS = 100_000_000, 2_000_000_000
+_SECOND_NS = 1_000_000_000
 _PARQUET_BUFFER_BYTES = 1 << 20
 # Extensions are never fetched, what duckdb carries must do; nothing is ever spilt to a disk.
 _DUCKDB = {
@@ -161,19 +163,10 @@ class FileSource:
             return {field.name: kind_of(field.type) for field in file.schema_arrow}
 
     def _parquet(self, name: str) -> Iterator[pa.Table]:
-        names = self._config.columns.by_canonical_name
-        with pq.ParquetFile(name) as file:
-            schema = file.schema_arrow
-        # Text comes as a dictionary: each distinct reference is looked at once.
-        texts = [
-            column
-            for canonical, column in names.items()
-            if canonical in REF_COLUMNS and kind_of(schema.field(column).type) == TEXT
-        ]
-        with pq.ParquetFile(
-            name, read_dictionary=texts, buffer_size=_PARQUET_BUFFER_BYTES, pre_buffer=False
-        ) as file:
-            for batch in file.iter_batches(BATCH_ROWS, columns=list(names.values())):
+        columns = list(self._config.columns.by_canonical_name.values())
+        # Without a buffer of whole column chunks: a file may be one row group.
+        with pq.ParquetFile(name, buffer_size=_PARQUET_BUFFER_BYTES, pre_buffer=False) as file:
+            for batch in file.iter_batches(BATCH_ROWS, columns=columns):
                 yield pa.Table.from_batches([batch])
 
     def _csv_header(self, name: str) -> list[str]:
@@ -216,7 +209,8 @@ class FileSource:
         ]
         statement = f"SELECT {selected} FROM read_csv(?, {options})"  # noqa: S608 # names are quoted, values are bound
         with duckdb.connect(config=cast("dict[str, Any]", _DUCKDB)) as connection:
-            reader = connection.execute(statement, values).to_arrow_reader(BATCH_ROWS)
+            connection.execute("SET enable_progress_bar = false")  # it writes to the terminal
+            reader = connection.sql(statement, params=values).to_arrow_reader(BATCH_ROWS)
             for batch in reader:
                 yield pa.Table.from_batches([batch])
 
@@ -240,7 +234,9 @@ def _mark(name: str) -> str:
             f"The file {name} cannot be read: {error.strerror}.",
             remedy="Check that it is there, and that the engine's user may read it.",
         ) from error
-    lately = time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) < _COARSE_NS
+    changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)
+    grain_ns = _GRAIN_NS if status.st_ctime_ns % _SECOND_NS else _COARSE_GRAIN_NS
+    lately = time.time_ns() - changed_ns < grain_ns
     mark = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
     return f"{mark} unsettled" if lately else mark
 

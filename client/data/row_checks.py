@@ -21,7 +21,16 @@ import pandera.pandas as pandera
 import pyarrow as pa
 from pandera.errors import SchemaErrors
 
-from client.data.row_blocks import AT_HOME, AWAY, NONE, PASSED, DigestArray, IntArray, RowBlock
+from client.data.row_blocks import (
+    AT_HOME,
+    AWAY,
+    NONE,
+    PASSED,
+    ByteArray,
+    DigestArray,
+    IntArray,
+    RowBlock,
+)
 from client.data.transactions import COLUMN_DTYPES, DeclaredScope, Transactions
 from common.canonical_json import JsonValue
 from common.catalogue import Catalogue
@@ -87,9 +96,11 @@ class RowCounts:
         reasons = record["reasons"]
         if not isinstance(reasons, dict):
             raise FormatError("Counts of rows have no reasons.")
-        names = ("read", "out_of_home", "out_of_scope", "in_scope")
         return cls(
-            *(int(str(record[name])) for name in names),
+            read=int(str(record["read"])),
+            out_of_home=int(str(record["out_of_home"])),
+            out_of_scope=int(str(record["out_of_scope"])),
+            in_scope=int(str(record["in_scope"])),
             reasons={reason: int(str(count)) for reason, count in reasons.items()},
         )
 
@@ -135,7 +146,7 @@ class RowChecks:
             in_scope=len(rows),
             reasons=reasons,
         )
-        flags = np.where(passed, PASSED, 0) | np.where(at_home[examined], AT_HOME, 0)
+        flags = PASSED * passed.astype(np.uint8) + AT_HOME * at_home[examined].astype(np.uint8)
         rest = _digests(rows, transactions.mapped)
         return _block(frame["customer_ref"], rows, items, flags, rest, elsewhere, unit), counts
 
@@ -165,7 +176,7 @@ def _block(
     references: pd.Series[Any],
     rows: pd.DataFrame,
     items: IntArray,
-    flags: npt.NDArray[np.int64],
+    flags: ByteArray,
     rest: DigestArray,
     elsewhere: BoolArray,
     unit: int,

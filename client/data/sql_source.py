@@ -133,7 +133,7 @@ class SqlSource:
         """The greatest `refresh_by`, and how many rows are above what is settled."""
         if self._config.refresh_by is None:
             return None
-        column = sa.column(quoted_name(self._config.refresh_by, quote=True))
+        column: sa.ColumnClause[Any] = sa.column(quoted_name(self._config.refresh_by, quote=True))
         table = self._table()
         with patience.waiting():
             found = connection.scalar(sa.select(sa.func.max(column)).select_from(table))
@@ -168,15 +168,15 @@ class SqlSource:
         )
 
     def _select(self) -> sa.Select[Any]:
-        return sa.select(
-            *(
-                sa.column(quoted_name(name, quote=True))
-                for name in self._config.columns.by_canonical_name.values()
-            )
-        ).select_from(self._table())
+        columns: list[sa.ColumnClause[Any]] = [
+            sa.column(quoted_name(name, quote=True))
+            for name in self._config.columns.by_canonical_name.values()
+        ]
+        return sa.select(*columns).select_from(self._table())
 
     def _within(self, query: sa.Select[Any], rows: Range) -> sa.Select[Any]:
-        column = sa.column(quoted_name(self._config.refresh_by or "", quote=True))
+        name = quoted_name(self._config.refresh_by or "", quote=True)
+        column: sa.ColumnClause[Any] = sa.column(name)
         if rows.above is not None:
             query = query.where(column > rows.above.literal())
         if rows.upto is not None:

@@ -33,6 +33,7 @@ from client.engine.witnessing import RegionWitness
 from client.training.noise import NoiseSource
 from client.training.releases import release
 from client.training.shared_sums import shared_round
+from client.training.turns import TRAINING_TURN
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
@@ -161,13 +162,14 @@ class RoundTraining:
         reach(Point.CHARGED)
         spending = parts.ledger.spending(request.run, charge.request.year, upto_seq=charge.seq)
         parts.observer.charged(spending.year, spending.cap)
-        update = (shared_round if plan.mode == "distributed" else release)(
-            parts.data.dataset(plan, snapshot.eligible),
-            model,
-            plan=plan,
-            server_round=request.server_round,
-            noise=parts.noise,
-        )
+        with TRAINING_TURN:
+            update = (shared_round if plan.mode == "distributed" else release)(
+                parts.data.dataset(plan, snapshot.eligible),
+                model,
+                plan=plan,
+                server_round=request.server_round,
+                noise=parts.noise,
+            )
         reach(Point.NOISED)
         released = plan.released_arrays(mechanism.name)
         check_arrays(update, released, grid_exponent=mechanism.grid_exponent)

@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import time
+from typing import Any
 
 import numpy as np
 from flwr.app import Context, Message, Metadata, RecordDict
@@ -87,8 +88,10 @@ def _message(
         ttl=_TTL_S,
         message_type=job.message_type,
     )
-    # `metadata` is Flower's own way of making a message that was received.
-    return Message(content=encode_message(header, arrays), metadata=metadata)  # type: ignore[call-overload]
+    # Flower's own way of making a message that was received.
+    received: Any = Message
+    message: Message = received(content=encode_message(header, arrays), metadata=metadata)
+    return message
 
 
 def _context(job: BundleJob) -> Context:

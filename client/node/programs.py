@@ -118,7 +118,7 @@ def prepare_folders(settings: RegionSettings, *, new_secret: bool) -> None:
         ) from error
     write_stubs(settings.stubs_folder)
     for user in (users.engine, users.node, users.relay):
-        require_reachable(Path(sys.executable), user)
+        require_reachable(Path(sys.executable).resolve(), user)
 
 
 def secret_file(folder: Path, program: str) -> Path:

@@ -79,7 +79,6 @@ class NodeOptions:
             LOOPBACK,
             "--port",
             str(self.runtime_port),
-            "--disable-runtime-dependency-installation",
         ]
 
 

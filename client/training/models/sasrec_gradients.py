@@ -15,20 +15,21 @@ class CustomerGradients:
     """Gradients by weights that are small: at most d × d for each customer.
 
     Attributes:
-        by_weight: By name, float tensor (n, …) of a weight's shape behind the first axis.
+        by_weight: By name, or by the names of weights side by side, float tensor (n, …) of their
+            shape behind the first axis.
         squared_norms: float64[n], of each customer's gradient by all of these weights together.
     """
 
-    by_weight: Mapping[str, torch.Tensor]
+    by_weight: Mapping[tuple[str, ...], torch.Tensor]
     squared_norms: torch.Tensor
 
     def add(self, factor: torch.Tensor, into: Mapping[str, torch.Tensor]) -> None:
         """Adds the sum over customers, each times her factor float32[n]."""
-        for name, each in self.by_weight.items():
-            target = into[name].view(-1)
-            flat = each.flatten(1)
-            # Positions behind the longest sequence have no gradient.
-            target[: flat.shape[1]].add_(torch.mv(flat.T, factor.to(flat.dtype)))
+        for names, each in self.by_weight.items():
+            summed = torch.mv(each.flatten(1).T, factor.to(each.dtype)).view(each.shape[1:])
+            for name, part in zip(names, summed.chunk(len(names), dim=-1), strict=True):
+                # Positions behind the longest sequence have no gradient.
+                into[name][: len(part)].add_(part)
 
 
 def network_gradients(tape: Tape, by_output: Sequence[torch.Tensor]) -> CustomerGradients:
@@ -41,7 +42,7 @@ def network_gradients(tape: Tape, by_output: Sequence[torch.Tensor]) -> Customer
         tape: Of a forward pass.
         by_output: The gradients by the layers' outputs, in the tape's order.
     """
-    found: dict[str, torch.Tensor] = {}
+    found: dict[tuple[str, ...], torch.Tensor] = {}
     # One at a time, while what was just computed is in the cache.
     squared = [
         _squared_norms(found, layer, gradient)
@@ -51,20 +52,21 @@ def network_gradients(tape: Tape, by_output: Sequence[torch.Tensor]) -> Customer
 
 
 def _squared_norms(
-    found: dict[str, torch.Tensor], layer: Taped, gradient: torch.Tensor
+    found: dict[tuple[str, ...], torch.Tensor], layer: Taped, gradient: torch.Tensor
 ) -> torch.Tensor:
     """Puts a layer's gradients to those found; float64[n], their squared norms."""
     if layer.kind == "position":
-        found[layer.weight] = gradient
+        found[layer.weights] = gradient
     elif layer.kind == "linear":
-        found[layer.weight] = torch.bmm(layer.inputs.transpose(1, 2), gradient)
+        found[layer.weights] = torch.bmm(layer.inputs.transpose(1, 2), gradient)
     else:
-        found[layer.weight] = (layer.inputs * gradient).sum(1)
-    squared = _squared(found[layer.weight])
+        found[layer.weights] = (layer.inputs * gradient).sum(1)
+    squared = _squared(found[layer.weights])
     if layer.bias is None:
         return squared
-    found[layer.bias] = gradient.sum(1)
-    return squared + _squared(found[layer.bias])
+    by_bias = gradient.sum(1)
+    found[layer.bias,] = by_bias
+    return squared + _squared(by_bias)
 
 
 def _squared(each: torch.Tensor) -> torch.Tensor:

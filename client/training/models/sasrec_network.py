@@ -27,14 +27,14 @@ class Taped:
 
     Attributes:
         kind: ``linear``, ``affine`` (a norm's scale and shift) or ``position``.
-        weight: The weight's name.
+        weights: The weight's name; of a product with k matrices side by side, their k names.
         bias: The bias's name, or None.
         inputs: Float tensor (n, length, d), what went in; unused for ``position``.
-        output: Float tensor (n, length, d), part of the graph.
+        output: Float tensor (n, length, k · d), part of the graph.
     """
 
     kind: str
-    weight: str
+    weights: tuple[str, ...]
     bias: str | None
     inputs: torch.Tensor
     output: torch.Tensor
@@ -47,23 +47,22 @@ class Tape:
     layers: list[Taped] = field(default_factory=list)
 
     def linear(
-        self, parameters: Parameters, inputs: torch.Tensor, weight: str, bias: str | None = None
+        self, parameters: Parameters, inputs: torch.Tensor, *weights: str, bias: str | None = None
     ) -> torch.Tensor:
-        """The inputs times W (+ b), W of shape (d, d)."""
+        """The inputs times W (+ b), W of shape (d, d); or times several of them, side by side."""
         rows = inputs.flatten(0, 1)
-        if bias is None:
-            output = rows @ parameters[weight]
-        else:
-            output = torch.addmm(parameters[bias], rows, parameters[weight])
-        output = output.view(inputs.shape)
-        self.layers.append(Taped("linear", weight, bias, inputs.detach(), output))
+        matrices = [parameters[name] for name in weights]
+        weight = matrices[0] if len(matrices) == 1 else torch.cat(matrices, dim=1)
+        output = rows @ weight if bias is None else torch.addmm(parameters[bias], rows, weight)
+        output = output.view(*inputs.shape[:2], weight.shape[1])
+        self.layers.append(Taped("linear", weights, bias, inputs.detach(), output))
         return output
 
     def norm(self, parameters: Parameters, inputs: torch.Tensor, name: str) -> torch.Tensor:
         """LayerNorm (Ba, Kiros and Hinton, 2016) over the last axis, with scale and shift."""
         unit = functional.layer_norm(inputs, inputs.shape[-1:])
         output = torch.addcmul(parameters[f"{name}_shift"], unit, parameters[f"{name}_scale"])
-        taped = Taped("affine", f"{name}_scale", f"{name}_shift", unit.detach(), output)
+        taped = Taped("affine", (f"{name}_scale",), f"{name}_shift", unit.detach(), output)
         self.layers.append(taped)
         return output
 
@@ -84,21 +83,22 @@ def forward(
     """
     tape = Tape()
     state = embedded + parameters["position_factors"][: embedded.shape[1]]
-    tape.layers.append(Taped("position", "position_factors", None, embedded.detach(), state))
+    tape.layers.append(Taped("position", ("position_factors",), None, embedded.detach(), state))
     for number in range(blocks):
         name = f"block_{number}"
         seen = tape.norm(parameters, state, f"{name}_attention_norm")
+        # One product for all three: then one for each customer's gradient by them, too.
+        three = [f"{name}_{part}" for part in ("query", "key", "value")]
         query, key, value = (
-            _split(tape.linear(parameters, seen, f"{name}_{part}"), heads)
-            for part in ("query", "key", "value")
+            _split(part, heads) for part in tape.linear(parameters, seen, *three).chunk(3, dim=2)
         )
         mixed = _merged(_causal_attention(query, key, value))
         state = state + tape.linear(parameters, mixed, f"{name}_output")
         seen = tape.norm(parameters, state, f"{name}_forward_norm")
         inner = functional.gelu(
-            tape.linear(parameters, seen, f"{name}_inner", f"{name}_inner_bias")
+            tape.linear(parameters, seen, f"{name}_inner", bias=f"{name}_inner_bias")
         )
-        state = state + tape.linear(parameters, inner, f"{name}_outer", f"{name}_outer_bias")
+        state = state + tape.linear(parameters, inner, f"{name}_outer", bias=f"{name}_outer_bias")
     return tape.norm(parameters, state, "final_norm"), tape
 
 
@@ -114,7 +114,7 @@ def _causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tenso
 
 def _split(rows: torch.Tensor, heads: int) -> torch.Tensor:
     n, length, rank = rows.shape
-    return rows.view(n, length, heads, rank // heads).transpose(1, 2)
+    return rows.reshape(n, length, heads, rank // heads).transpose(1, 2)
 
 
 def _merged(heads: torch.Tensor) -> torch.Tensor:

@@ -44,7 +44,7 @@ def age(path: Path, seconds: int = 3600) -> None:
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as left alone at once: nobody can set the time of a file's change of state."""
-    monkeypatch.setattr(file_source, "_COARSE_NS", 0)
+    monkeypatch.setattr(file_source, "_GRAIN_NS", 0)
 
 
 def names(changes: Changes) -> tuple[set[str], list[str]]:
@@ -252,6 +252,7 @@ print(rows, peaks[0], peaks[-1])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_memory_does_not_grow_with_a_file(tmp_path: Path, ending: str) -> None:
     """One file of one row group, several times larger in memory than what is read at a time."""

@@ -159,12 +159,12 @@ STEPS = st.lists(
 )
 
 
-@settings(
-    max_examples=40,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-@given(rounds=st.lists(STEPS, min_size=1, max_size=6), crowd=st.integers(2, 4))
+HISTORIES = given(rounds=st.lists(STEPS, min_size=1, max_size=5), crowd=st.integers(2, 4))
+UNHURRIED = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=UNHURRIED)
+@HISTORIES
 def test_after_any_changes_what_is_kept_is_what_the_store_has(
     tmp_path_factory: pytest.TempPathFactory,
     make_transactions: Make,
@@ -172,8 +172,31 @@ def test_after_any_changes_what_is_kept_is_what_the_store_has(
     rounds: list[list[tuple[str, Any, Any]]],
     crowd: int,
 ) -> None:
+    _follow(tmp_path_factory.mktemp("keep"), make_transactions, catalogue, rounds, crowd)
+
+
+@pytest.mark.slow
+@settings(max_examples=300, deadline=None, suppress_health_check=UNHURRIED)
+@HISTORIES
+def test_after_any_of_many_changes_what_is_kept_is_what_the_store_has(
+    tmp_path_factory: pytest.TempPathFactory,
+    make_transactions: Make,
+    catalogue: Catalogue,
+    rounds: list[list[tuple[str, Any, Any]]],
+    crowd: int,
+) -> None:
+    _follow(tmp_path_factory.mktemp("keep"), make_transactions, catalogue, rounds, crowd)
+
+
+def _follow(
+    folder: Path,
+    make_transactions: Make,
+    catalogue: Catalogue,
+    rounds: list[list[tuple[str, Any, Any]]],
+    crowd: int,
+) -> None:
     store = MadeStore(lambda rows: make_transactions(rows, home_stores=("s1",)))
-    keeper = Keeper(tmp_path_factory.mktemp("keep") / "prepared", store, catalogue)
+    keeper = Keeper(folder / "prepared", store, catalogue)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepared_rows, "_CROWD", crowd)
         patch.setattr(prepared_rows, "_FLUSH_ROWS", 3)
@@ -205,8 +228,8 @@ def _judgement(judge: Callable[[], tuple[Any, ...]]) -> Any:
 def test_however_often_it_is_refreshed_there_are_few_files(
     keeper: Keeper, store: MadeStore
 ) -> None:
-    """Two days of batches every ten minutes."""
-    for number in range(288):
+    """Hours of batches every ten minutes."""
+    for number in range(40):
         store.put(f"{number:03}", rows(f"c{number % 50}", item=f"i{number % 6}"))
         keeper.refresh()
     assert len(keeper.files()) <= prepared_rows._CROWD + 1

@@ -183,16 +183,46 @@ VALUES = {
 ROW = st.fixed_dictionaries({name: st.sampled_from(values) for name, values in VALUES.items()})
 
 
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
+ANY_ROWS = given(
     rows=st.lists(ROW, min_size=1, max_size=14),
     mapped=st.sets(st.sampled_from(["quantity", "amount", "basket", "home_store"])),
-    cuts=st.lists(st.integers(0, 14), max_size=3),
+    cuts=st.lists(st.integers(0, 14), max_size=2),
     data=st.data(),
 )
+
+
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@ANY_ROWS
 def test_it_is_what_a_plain_loop_judges_in_any_order_and_any_batches(
+    make_transactions: Make,
+    catalogue: Catalogue,
+    rows: list[dict[str, Any]],
+    mapped: set[str],
+    cuts: list[int],
+    data: st.DataObject,
+) -> None:
+    _judge_both_ways(make_transactions, catalogue, rows, mapped, cuts, data)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@ANY_ROWS
+def test_many_more_are_what_a_plain_loop_judges(
+    make_transactions: Make,
+    catalogue: Catalogue,
+    rows: list[dict[str, Any]],
+    mapped: set[str],
+    cuts: list[int],
+    data: st.DataObject,
+) -> None:
+    _judge_both_ways(make_transactions, catalogue, rows, mapped, cuts, data)
+
+
+def _judge_both_ways(
     make_transactions: Make,
     catalogue: Catalogue,
     rows: list[dict[str, Any]],
