@@ -40,9 +40,18 @@ class NodeRuntime:
         return f"127.0.0.1:{self.port}"
 
     def deliver(
-        self, message: Message, bundle: bytes, *, task_type: str = "flwr-serverapp"
+        self,
+        message: Message,
+        bundle: bytes,
+        *,
+        task_type: str = "flwr-serverapp",
+        run_number: int = 1,
     ) -> bool:
-        """Takes a message from a coordinator, as the SuperNode's own loop does."""
+        """Takes a message from a coordinator, as the SuperNode's own loop does.
+
+        A run has one bundle, that of its first message.
+        """
+        message.metadata.__dict__["_run_id"] = run_number
         run = Run.create_empty(message.metadata.run_id)
         run.fab_hash, run.primary_task_type = bundle_digest(bundle), task_type
         contents = {name: each.deflate() for name, each in get_all_nested_objects(message).items()}
@@ -72,10 +81,18 @@ class NodeRuntime:
                 node = waiting.pop()
                 ids.append(node.object_id)
                 waiting += list(node.children)
-            contents = {each: self.store.get(each) for each in ids}
-            assert all(contents.values())
-            found.append(inflate_object_from_contents(name, contents))
+            found.append(
+                inflate_object_from_contents(name, {each: self._content(each) for each in ids})
+            )
         return found
+
+    def _content(self, name: str) -> bytes:
+        """An object's content; a reply is announced before all of it is there."""
+        for _ in range(1000):
+            if content := self.store.get(name):
+                return content
+            time.sleep(0.005)
+        raise AssertionError("a reply's content did not come")
 
 
 @contextmanager
@@ -84,7 +101,9 @@ def node_runtime() -> Iterator[NodeRuntime]:
     runtime = NodeRuntime()
     app = create_app(state_factory=runtime.factory, superexec_auth_secret=SECRET)
     server = uvicorn.Server(
-        uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", access_log=False)
+        uvicorn.Config(
+            app, host="127.0.0.1", port=0, ws="none", log_level="warning", access_log=False
+        )
     )
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

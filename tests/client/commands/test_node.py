@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping
@@ -26,6 +25,7 @@ from common.peers import Peers
 from tests.support.app_bundles import relay_bundle
 from tests.support.flower_messages import request
 from tests.support.node_runtime import SECRET, NodeRuntime, node_runtime
+from tests.support.shared_python import shared_scripts
 
 Header = dict[str, JsonValue]
 ROOT = Path(__file__).resolve().parents[3]
@@ -108,7 +108,7 @@ def test_the_relay_is_a_process_that_answers_until_it_is_told_to_end(runtime: No
             try:
                 runtime.deliver(request({}, message_type="query.describe"), honest)
                 assert answer(runtime) == DESCRIBED
-                runtime.deliver(request({}, message_type="query.describe", message_id="m2"), evil)
+                runtime.deliver(request({}, message_type="query.describe"), evil, run_number=2)
                 assert answer(runtime)["reason"] == "bundle-not-permitted"
             finally:
                 process.send_signal(signal.SIGTERM)
@@ -125,7 +125,7 @@ def start_relay(folder: Path, port: int, user: int) -> subprocess.Popen[str]:
     options += ["--engine-user", str(os.geteuid())]
     code = "from client.cli import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-c", code, "relay", *map(str, options)],
+        [shared_scripts(folder) / "python", "-c", code, "relay", *map(str, options)],
         env=process_environment(folder / "work"),
         cwd=ROOT,
         stderr=subprocess.PIPE,
