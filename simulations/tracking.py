@@ -63,6 +63,8 @@ def quality_figures(metrics: Mapping[str, JsonValue]) -> dict[str, float]:
             continue
         own = str(row["method"]).startswith(_OWN_METHODS) and row["universe"] == _UNIVERSE
         if own and row["mean"] is not None:
-            name = "/".join(str(row[part]) for part in ("metric", "method", "protocol", "setting"))
+            parts = (row[part] for part in ("metric", "method", "protocol", "setting"))
+            # TensorBoard would write an underscore for the sign.
+            name = "/".join(str(part).replace("@", "_at_") for part in parts)
             figures[name] = float(str(row["mean"]))
     return figures

@@ -77,12 +77,12 @@ def test_tracked_again_the_run_looks_the_same(finished: ServerHome, tmp_path: Pa
     for _ in range(2):
         with RunTracker(finished, tmp_path) as tracker:
             tracker.read_on()
-            tracker.conclude({"recall@10": 0.25})
+            tracker.conclude({"recall_at_10": 0.25})
         found = scalars(tmp_path / "run-1")
-        assert found["quality/recall@10", 3][0] == 0.25
+        assert found["quality/recall_at_10", 3][0] == 0.25
         assert len([name for name, _ in found if name == "privacy/epsilon_spent"]) == 3
         settings = scalars(tmp_path / "run-1" / "settings")
-        assert settings["result/recall@10", 3][0] == 0.25
+        assert settings["result/recall_at_10", 3][0] == 0.25
         assert settings["result/rounds_done", 3][0] == 3
 
 

@@ -41,7 +41,7 @@ METRICS: dict[str, JsonValue] = {
         row(setting="no_refusals", mean=None),
     ]
 }
-NAME = "ndcg@10/fedpref_tilt/new/with_refusals"
+NAME = "ndcg_at_10/fedpref_tilt/new/with_refusals"
 
 
 class Board:
@@ -89,7 +89,7 @@ def federation(tmp_path: Path) -> Iterator[FakeFederation]:
 def test_own_figures_are_taken_and_baselines_are_not() -> None:
     assert quality_figures(METRICS) == {
         NAME: 0.125,
-        "coverage@10/fedpref_tilt/new/with_refusals": 0.5,
+        "coverage_at_10/fedpref_tilt/new/with_refusals": 0.5,
     }
     assert quality_figures({}) == {}
 

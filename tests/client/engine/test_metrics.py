@@ -225,10 +225,10 @@ def test_the_journal_says_each_thing_with_its_fields(said: io.StringIO) -> None:
         for name in ("time", "process", "logger"):
             del line[name]
     assert lines == [
-        {"level": "info", "event": "budget", "epsilon": "0.000001", "epsilon_cap": "8.000001"},
+        {"level": "info", "event": "budget", "epsilon": "0.000000", "epsilon_cap": "8.000000"},
         {"level": "info", "event": "log-published", "log_size": 1234},
         {"level": "info", "event": "log-witnessed", "witness_lag_s": 2.5},
-        {"level": "info", "event": "budget", "epsilon": "1.250001", "epsilon_cap": "8.000001"},
+        {"level": "info", "event": "budget", "epsilon": "1.250001", "epsilon_cap": "8.000000"},
         {
             "level": "info",
             "event": "round-done",

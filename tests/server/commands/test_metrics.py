@@ -18,6 +18,7 @@ from common import canonical_json
 from common.durable_file import write_durably
 from common.errors import InputError
 from server.commands.metrics import observed_at
+from server.queue import Queued, State
 from tests.support.fake_federation import fake_plan
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -66,21 +67,14 @@ def deployment(tmp_path: Path) -> Path:
     (root / "federation.toml").write_text(FEDERATION.format(port=9, admin_port=7))
     plan = canonical_json.encode(fake_plan().to_record())
     write_durably(root / "server" / "runs" / "first" / "plan.json", plan)
-    for number, (run, state) in enumerate(
-        (("old", "finished"), ("first", "running"), ("second", "waiting"), ("third", "waiting")), 1
-    ):
-        record = {
-            "v": "fedpref-queued/1",
-            "number": number,
-            "run": run,
-            "state": state,
-            "submitted_at": "2026-11-29T09:00:00.000Z",
-            "started_at": None,
-            "ended_at": None,
-            "attempts": 0,
-            "flower_run": None,
-            "reason": None,
-        }
+    queue: list[tuple[str, State]] = [
+        ("old", "finished"),
+        ("first", "running"),
+        ("second", "waiting"),
+        ("third", "waiting"),
+    ]
+    for number, (run, state) in enumerate(queue, 1):
+        record = Queued(number, run, state, "2026-11-29T09:00:00.000Z").to_record()
         name = f"{number:06d}-{run}.json"
         write_durably(root / "coordinator" / "queue" / name, canonical_json.encode(record))
     return root
