@@ -134,7 +134,7 @@ class _Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Binds without asking who the address belongs to: a name server may keep one waiting."""
         TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def process_request(self, request: object, client_address: object) -> None:
         if not isinstance(request, socket.socket):
