@@ -342,7 +342,7 @@ BAD = (
         ),
         Kind.CLOCK,
         "[witnesses] addresses",
-        "3,600 s ahead",
+        "ahead of that of the witness",
         "NTP",
     ),
     Bad(

@@ -137,7 +137,7 @@ def serve_dates(*, certificate: Path | None = None, ahead_s: float = 0.0) -> Ite
             server.socket, server_side=True, do_handshake_on_connect=False
         )
         server.handle_error = lambda *_: None  # type: ignore[method-assign]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield int(server.server_address[1])
