@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import audit, data, demo, federation, training
+from benchmarks import audit, data, demo, federation, node, training
 from benchmarks.results import Figure, report
 
-AREAS = {"demo": demo, "audit": audit, "training": training, "federation": federation, "data": data}
+AREAS = {
+    "demo": demo,
+    "audit": audit,
+    "training": training,
+    "federation": federation,
+    "data": data,
+    "node": node,
+}
 
 
 def main(names: list[str]) -> int:

@@ -1,8 +1,8 @@
 """Makes a region's home with a large store of daily Parquet files: ``… HOME ROWS CUSTOMERS ITEMS``.
 
-Made up by one seed, a day at a time: items follow Zipf's law, customers come in baskets of about
-eight rows. One row in a hundred has a fault that the quality gate finds. Columns are those of a
-till, with text for references, and one that nobody maps.
+Made up by one seed, a day at a time: items follow the law of Zipf and Mandelbrot, customers come in
+baskets of about eight rows. One row in a hundred has a fault that the quality gate finds. Columns
+are those of a till, with text for references, and one that nobody maps.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ REGION, FEDERATION = "region-1", "bench.example"
 DAYS = 100
 FIRST_DAY = np.datetime64("2025-01-01", "us")
 _BASKET_ROWS = 8
+# So many of the most bought items are about equally bought.
+_HEAD = 50
 _FAULTY = 0.01
 _SOURCE = """\
 kind = "files"
@@ -76,10 +78,9 @@ def write_day(home: RegionHome, day: int, rows: int, customers: int, items: int)
     baskets = -(-rows // _BASKET_ROWS)
     basket = np.sort(generator.integers(0, baskets, rows))
     who = generator.integers(0, customers, baskets)[basket]
-    # Zipf's law over the items, in the order of a permutation that is the same every day.
-    what = np.random.default_rng(1).permutation(items)[
-        np.floor(items ** generator.random(rows)).astype(np.int64) - 1
-    ]
+    # The law of Zipf and Mandelbrot over the items, in an order that is the same every day.
+    ranks = _HEAD * ((items / _HEAD + 1) ** generator.random(rows) - 1)
+    what = np.random.default_rng(1).permutation(items)[ranks.astype(np.int64)]
     second = np.sort(generator.integers(0, 86_400_000_000, baskets))[basket]
     sold_at = FIRST_DAY + np.timedelta64(day, "D") + second.astype("timedelta64[us]")
     pieces = np.where(generator.random(rows) < _FAULTY, -1, generator.integers(1, 5, rows))

@@ -145,9 +145,10 @@ def _data(home: RegionHome) -> RegionData:
 
 @contextmanager
 def _timed(times: Measured, name: str) -> Iterator[None]:
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     yield
     times[name] = time.perf_counter() - started
+    times[f"{name.removesuffix('_s')}_cpu_s"] = time.process_time() - cpu
 
 
 def main(action: str, home: Path, customers: str) -> None:

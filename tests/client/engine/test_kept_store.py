@@ -66,7 +66,7 @@ class Region:
 @pytest.fixture
 def region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Region:
     # Files count as left alone at once.
-    monkeypatch.setattr(file_source, "_COARSE_NS", 0)
+    monkeypatch.setattr(file_source, "_GRAIN_NS", 0)
     region = Region(tmp_path / "region-1")
     region.day("1", "anna", "ben")
     return region
