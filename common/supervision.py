@@ -8,6 +8,7 @@ its own user can open. What a program is, `common.systemd` can say to systemd as
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -32,6 +33,7 @@ _SPAWN_TIMEOUT_S = 30.0
 _GRACE_S = 10.0
 _POLL_S = 0.1
 _MAX_LOG_TAIL_BYTES = 4 << 20
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # A Unix socket's address has 108 bytes; supervisord first binds a name some bytes longer.
 _MAX_SOCKET_BYTES = 90
 
@@ -163,7 +165,8 @@ class Supervised:
                 f"The log {path} cannot be read: {error.strerror}.",
                 remedy="Name a program that was started here.",
             ) from error
-        return [line.decode(errors="replace").rstrip("\n") for line in tail]
+        # What others sent may be among it: it must not be able to steer a terminal.
+        return [_CONTROL.sub("\N{REPLACEMENT CHARACTER}", _decoded(line)) for line in tail]
 
     def log_path(self, name: str) -> Path:
         """Where a program's log lies."""
@@ -269,6 +272,10 @@ def _state_of(info: dict[str, Any]) -> ProgramState:
         up_s=max(0, int(info["now"]) - int(info["start"])) if running else 0,
         detail=str(info["description"]),
     )
+
+
+def _decoded(line: bytes) -> str:
+    return line.decode(errors="replace").rstrip("\n")
 
 
 def _alive(pid: int) -> bool:

@@ -37,10 +37,12 @@ def node(
     _refuse_root("node")
     be_quiet()
     end_with_supervisor()
+    from client.node.flower_logging import tame_logging
     from client.node.supernode import NodeOptions, run_supernode
     from common.structured_log import log_as_json
 
     log_as_json("node")
+    tame_logging()
     return run_supernode(
         NodeOptions(
             superlink=superlink,
@@ -83,6 +85,7 @@ def relay(
     from client.node.bundle_runner import BundleRunner
     from client.node.confinement import Limits
     from client.node.executor import Executor
+    from client.node.flower_logging import tame_logging
     from client.node.flower_runtime import FlowerTasks
     from client.node.landlock import landlock_version
     from common.engine_socket import SocketChannel
@@ -93,6 +96,7 @@ def relay(
     from common.structured_log import log_as_json, say
 
     log_as_json("relay")
+    tame_logging()
     hide_memory()
     if landlock_version():
         say(_log, logging.INFO, "confinement-complete")

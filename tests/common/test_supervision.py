@@ -138,8 +138,11 @@ def test_processes_of_a_killed_supervisor_end_with_it(supervised: Supervised, fo
 
 def test_a_log_is_read_from_its_end(supervised: Supervised, folder: Path) -> None:
     (folder / "logs").mkdir()
-    (folder / "logs" / "engine.log").write_bytes(b"".join(b"%d\n" % n for n in range(9)) + b"\xff")
-    assert supervised.logs("engine", 3) == ["7", "8", "\ufffd"]
+    (folder / "logs" / "engine.log").write_bytes(
+        b"".join(b"%d\n" % n for n in range(9)) + b"\xff\ta \x1b[2Jb\x9b"
+    )
+    # Nothing in it steers the terminal that it is printed on.
+    assert supervised.logs("engine", 3) == ["7", "8", "\ufffd\ta \ufffd[2Jb\ufffd"]
     with pytest.raises(InputError, match="cannot be read"):
         supervised.logs("node", 3)
     with pytest.raises(InputError, match="no name"):

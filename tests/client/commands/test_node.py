@@ -58,6 +58,7 @@ def test_the_node_is_started_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(supernode, "run_supernode", run)
     monkeypatch.setattr(commands, "_refuse_root", lambda _: None)
     monkeypatch.setattr("common.structured_log.log_as_json", lambda _: None)
+    monkeypatch.setattr("client.node.flower_logging.tame_logging", lambda: None)
     assert commands.node("h:1", Path("ca"), Path("key"), Path("secret"), 7) == 1
     assert given == [supernode.NodeOptions("h:1", Path("ca"), Path("key"), Path("secret"), 7)]
 
