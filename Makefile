@@ -54,7 +54,7 @@ bench-federation: $(PEERS)
 
 bench-data: debian-packages
 
-bench-%: $(READY) ## Measure one area: bench-demo, bench-audit, bench-training, bench-federation, bench-data
+bench-%: $(READY) ## Measure one area: bench-demo, bench-audit, bench-training, bench-federation, bench-data, bench-node
 	$(BIN)/python -m benchmarks $*
 
 $(PEERS): benchmarks/peers.txt $(READY)
