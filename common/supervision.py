@@ -133,8 +133,10 @@ class Supervised:
         pid = self._ask("getPID", required=False)
         if pid is None:
             return False
+        # Asked before: a supervisor that is shutting down answers nothing.
+        longest_s = self._longest_stop_s()
         self._ask("shutdown", required=False)
-        deadline = time.monotonic() + self._longest_stop_s() + _GRACE_S
+        deadline = time.monotonic() + longest_s + _GRACE_S
         while _alive(pid):
             if time.monotonic() > deadline:
                 raise StorageError(
