@@ -15,9 +15,11 @@ from contextlib import ExitStack, contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 
+from client.engine.egress import EgressGuard
 from client.engine.home import RegionHome
 from client.training.noise import NoiseSource, SeededNoise
 from common.canonical_json import JsonValue
@@ -105,8 +107,9 @@ def engines(
 
     Args:
         federation: Whose regions.
-        noise: A hostile region's noise source, by its name; others draw from the seed, anew with
-            every draw.
+        noise: A hostile region's noise source, by its name: its engine is the attacker's, who has
+            taken the guard out that would keep such an update back. Others draw from the seed, anew
+            with every draw.
     """
     sources = {
         region: (noise or {}).get(region, SeededNoise(f"{federation.seed}/{region}"))
@@ -117,8 +120,15 @@ def engines(
         home = RegionHome.read(federation.folder.region_home(region))
 
         def live(serve: Callable[[Answer], None]) -> None:
-            with open_region(home, federation.set_up(region), noise=sources[region]) as opened:
-                serve(opened.channel.call)
+            with ExitStack() as stack:
+                if noise is not None and region in noise:
+                    stack.enter_context(patch.object(EgressGuard, "check"))
+                set_up = federation.set_up(region)
+                serve(
+                    stack.enter_context(
+                        open_region(home, set_up, noise=sources[region])
+                    ).channel.call
+                )
 
         return live
 

@@ -15,6 +15,7 @@ import pytest
 
 import server.rounds
 import server.validation
+from client.engine.egress_sums import MaskedReleases
 from client.training.noise import SeededNoise
 from common.double_masking.messages import Step
 from common.double_masking.region import RegionExecution
@@ -137,6 +138,9 @@ def test_a_region_that_takes_steps_twice_loses_its_update(
 
     monkeypatch.setattr(RegionExecution, "_taking", take)
     monkeypatch.setattr(RegionExecution, "_forget", lambda _: None)
+    # The egress guard sees to it a second time.
+    assert not unmask_twice.on_ours(setting).won
+    monkeypatch.setattr(MaskedReleases, "_require_once", lambda *_: None)
     spoils = unmask_twice.on_ours(setting)
     assert spoils.won
     assert spoils.figures["recovered"]
