@@ -33,19 +33,26 @@ def check_authority(subject: Inspected, findings: Findings) -> bool:
     if settings is None:
         return False
     path = settings.coordinator.ca
-    place = f"{path} ({subject.setting('[coordinator] ca')})"
+    place = subject.setting("[coordinator] ca")
     try:
         certificates = _read_authority(path)
     except InputError as error:
         findings.add(Kind.CERTIFICATES, place, error.message, error.remedy)
         return False
     for certificate in certificates:
-        _check_dates(certificate, place, "the kit of a newer authority", subject.at_ms, findings)
+        _check_dates(
+            certificate,
+            f"The authority in {path}",
+            place,
+            "the kit of a newer authority",
+            subject.at_ms,
+            findings,
+        )
         if not _is_authority(certificate):
             findings.add(
                 Kind.CERTIFICATES,
                 place,
-                "It is not the certificate of an authority (basicConstraints CA).",
+                f"{path} is not the certificate of an authority (basicConstraints CA).",
                 "Copy ca.crt from the coordinator's kit.",
                 exit_code=VerificationError.exit_code,
             )
@@ -121,8 +128,9 @@ def _check_certificate(
     place = subject.setting("[coordinator] address")
     _check_dates(
         answer.certificate,
-        f"the certificate of {settings.coordinator.address}",
-        "the coordinator to renew it",
+        f"The certificate of {settings.coordinator.address}",
+        place,
+        "a new one at the coordinator",
         subject.at_ms,
         findings,
     )
@@ -186,7 +194,12 @@ def _names(certificate: x509.Certificate) -> list[str]:
 
 
 def _check_dates(
-    certificate: x509.Certificate, place: str, whom: str, at_ms: int, findings: Findings
+    certificate: x509.Certificate,
+    whose: str,
+    place: str,
+    whom: str,
+    at_ms: int,
+    findings: Findings,
 ) -> None:
     begins_ms = _ms(certificate.not_valid_before_utc)
     ends_ms = _ms(certificate.not_valid_after_utc)
@@ -194,7 +207,7 @@ def _check_dates(
         findings.add(
             Kind.CERTIFICATES,
             place,
-            f"It is not valid before {format_time(begins_ms)}, and the clock says "
+            f"{whose} is not valid before {format_time(begins_ms)}, and the clock says "
             f"{format_time(at_ms)}.",
             "Correct the clock if it is behind; else wait.",
             exit_code=VerificationError.exit_code,
@@ -203,13 +216,13 @@ def _check_dates(
         findings.add(
             Kind.CERTIFICATES,
             place,
-            f"It expired at {format_time(ends_ms)}.",
+            f"{whose} expired at {format_time(ends_ms)}.",
             f"Ask for {whom}; correct the clock if it is ahead.",
             exit_code=VerificationError.exit_code,
         )
     elif ends_ms - at_ms < SOON_DAYS * _DAY_MS:
         days = (ends_ms - at_ms) // _DAY_MS
-        findings.note(f"{place} ends in {days} days: ask for {whom}.")
+        findings.note(f"{whose} ends in {days} days: ask for {whom}.")
 
 
 def _ms(moment: datetime) -> int:

@@ -34,7 +34,7 @@ def check_node_key(subject: Inspected, findings: Findings) -> None:
     settings = subject.settings
     if settings is None:
         return
-    place = f"{settings.node.key} ({subject.setting('[node] key')})"
+    place = subject.setting("[node] key")
     _check_mode(settings, place, findings)
     try:
         public = _public_line(_load(settings.node.key))
@@ -57,7 +57,7 @@ def _check_mode(settings: RegionSettings, place: str, findings: Findings) -> Non
         findings.add(
             Kind.NODE_KEY,
             place,
-            f"It has mode {mode:04o}: others than its owner can use it.",
+            f"{settings.node.key} has mode {mode:04o}: others than its owner can use it.",
             f"chmod 600 {settings.node.key}, and enrol a new key if others had access.",
         )
     if settings.node.user is None:
@@ -70,7 +70,8 @@ def _check_mode(settings: RegionSettings, place: str, findings: Findings) -> Non
         findings.add(
             Kind.NODE_KEY,
             place,
-            f"It belongs to user {found.st_uid}; the node runs as {settings.node.user}.",
+            f"{settings.node.key} belongs to user {found.st_uid}; the node runs as "
+            f"{settings.node.user}.",
             f"chown {settings.node.user} {settings.node.key}",
         )
 

@@ -102,7 +102,7 @@ def test_one_fault_hides_no_other(region: RegionFolder, surroundings: Surroundin
         (Kind.FILES, "0604"),
         (Kind.POLICY, "It is 5"),
         (Kind.STORE, "no column"),
-        (Kind.CERTIFICATES, "It expired"),
+        (Kind.CERTIFICATES, "expired at"),
         (Kind.CERTIFICATES, "not by the authority"),
         (Kind.PORTS, "in use"),
     ):
