@@ -93,6 +93,19 @@ async def serve(deployment: Deployment, server: ServerTable) -> None:
     Raises:
         InputError: A port is in use, or a certificate or secret cannot be used.
     """
+    with (
+        _listening(LOOPBACK, server.admin_port) as admin_socket,
+        _listening(server.bind, server.port) as fleet_socket,
+    ):
+        await _serve_on(deployment, server, admin_socket, fleet_socket)
+
+
+async def _serve_on(
+    deployment: Deployment,
+    server: ServerTable,
+    admin_socket: socket.socket,
+    fleet_socket: socket.socket,
+) -> None:
     app = make_superlink(deployment)
     token = read_private(deployment.token(deployment.superlink), "admin port's token").strip()
     admin = _Door(
@@ -111,17 +124,16 @@ async def serve(deployment: Deployment, server: ServerTable) -> None:
     fleet_config.load()
     fleet_config.ssl = server_tls(str(deployment.certificate), str(deployment.certificate_key))
     fleet = _Door(fleet_config)
-    with _listening(admin.config) as admin_socket, _listening(fleet_config) as fleet_socket:
-        tasks = [asyncio.create_task(admin.serve([admin_socket]))]
-        # Regions are answered once the SuperLink has started, not before.
-        while not (admin.started or tasks[0].done()):
-            await asyncio.sleep(_POLL_S)
-        tasks.append(asyncio.create_task(fleet.serve([fleet_socket])))
-        await _until_asked_to_end(tasks)
-        admin.should_exit = fleet.should_exit = True
-        await asyncio.wait(tasks)
-        for task in tasks:
-            task.result()
+    tasks = [asyncio.create_task(admin.serve([admin_socket]))]
+    # Regions are answered once the SuperLink has started, not before.
+    while not (admin.started or tasks[0].done()):
+        await asyncio.sleep(_POLL_S)
+    tasks.append(asyncio.create_task(fleet.serve([fleet_socket])))
+    await _until_asked_to_end(tasks)
+    admin.should_exit = fleet.should_exit = True
+    await asyncio.wait(tasks)
+    for task in tasks:
+        task.result()
 
 
 class _Door(uvicorn.Server):
@@ -171,16 +183,16 @@ def _config(app: Any, address: tuple[str, int], **options: Any) -> uvicorn.Confi
 
 
 @contextmanager
-def _listening(config: uvicorn.Config) -> Iterator[socket.socket]:
+def _listening(host: str, port: int) -> Iterator[socket.socket]:
     """A socket at the port: one that is in use is named before anything is served."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as listener:
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((config.host, config.port))
+            listener.bind((host, port))
         except OSError as error:
             raise InputError(
-                f"The port {config.port} of {config.host} cannot be used: {error.strerror}.",
+                f"The port {port} of {host} cannot be used: {error.strerror}.",
                 remedy="Stop what listens there, or set [server] port and admin_port in "
                 "federation.toml.",
             ) from error

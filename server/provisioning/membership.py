@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
+
+import tomli_w
 
 from common.durable_file import write_durably
 from common.errors import InputError, StorageError
@@ -135,13 +138,23 @@ def _unrevoked(chain: list[bytes], region: str) -> list[str]:
 def _declare(
     deployment: Deployment, region: str, jurisdiction: str, location: str
 ) -> FederationConfig:
-    """Adds a region at the declaration's end, and leaves all else in it as it was written."""
+    """Adds a region at the declaration's end, and leaves all else in it as it was written.
+
+    Where the regions are written in one line, nothing can follow: then all is written anew.
+    """
     text = deployment.config.read_bytes()
     lines = ["", "[[regions]]", f'name = "{region}"', f'jurisdiction = "{jurisdiction}"']
     if location:
         lines.append(f'location = "{location}"')
     changed = text.rstrip(b"\n") + "\n".join(["", *lines, ""]).encode()
-    config = parse_federation(changed, deployment.config)
+    try:
+        config = parse_federation(changed, deployment.config)
+    except InputError:
+        entry = {"name": region, "jurisdiction": jurisdiction}
+        values = tomllib.loads(text.decode("utf-8"))
+        values["regions"].append(entry | ({"location": location} if location else {}))
+        changed = tomli_w.dumps(values).encode()
+        config = parse_federation(changed, deployment.config)
     try:
         write_durably(deployment.config, changed, mode=0o644)
     except OSError as error:

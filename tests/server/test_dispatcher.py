@@ -17,7 +17,14 @@ from server.events import EventWriter
 from server.provisioning.enrolment import enrol
 from server.provisioning.plans import missing_plans
 from server.queue import Queued, read_queue, request_stop, submit
-from tests.support.small_deployment import REGIONS, declaration, installed, provisioned, run_table
+from tests.support.small_deployment import (
+    REGIONS,
+    declaration,
+    installed,
+    one_user,  # noqa: F401 - used by itself
+    provisioned,
+    run_table,
+)
 
 
 class FakeApi:

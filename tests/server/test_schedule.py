@@ -13,7 +13,12 @@ from common.timestamps import parse_time
 from server.deployment import Deployment
 from server.provisioning.federation_config import FederationConfig
 from server.schedule import cancel, make_schedule, parse_interval, read_schedule, take_due
-from tests.support.small_deployment import REGIONS, declaration, provisioned
+from tests.support.small_deployment import (
+    REGIONS,
+    declaration,
+    one_user,  # noqa: F401 - used by itself
+    provisioned,
+)
 
 FIRST = parse_time("2026-03-01T02:00:00.000Z")
 

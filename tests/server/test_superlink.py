@@ -26,14 +26,18 @@ from flwr.proto.control_pb2 import ListNodesRequest
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, ActivateNodeResponse
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
 from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, FLEET_HTTP_SIGNATURE_HEADER
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from google.protobuf.message import Message
 
 from common.errors import FederationError
+from server import superlink
 from server.control import ControlApi, encoded_key, open_control
 from server.deployment import Deployment
-from tests.support.small_deployment import declaration, provisioned
-
-PROTOBUF = "application/x-protobuf"
+from tests.support.small_deployment import (
+    declaration,
+    one_user,  # noqa: F401 - used by itself
+    provisioned,
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Served:
         return httpx.post(
             f"https://127.0.0.1:{self.port}{call}",
             content=message.SerializeToString(),
-            headers={"content-type": PROTOBUF, **headers},
+            headers={"content-type": PROTOBUF_MEDIA_TYPE, **headers},
             verify=trust,
         )
 
@@ -58,7 +62,7 @@ class Served:
         return httpx.post(
             f"http://127.0.0.1:{self.admin_port}{call}",
             content=message.SerializeToString(),
-            headers={"content-type": PROTOBUF, **headers},
+            headers={"content-type": PROTOBUF_MEDIA_TYPE, **headers},
         )
 
 
@@ -219,9 +223,11 @@ def test_a_port_in_use_is_named(served: Served) -> None:
     assert "federation.toml" in log
 
 
-def test_what_is_no_deployment_is_said(tmp_path: Path) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "server.superlink", str(tmp_path)], capture_output=True, check=False
-    )
-    assert ended.returncode == 3
-    assert b"is not a deployment" in ended.stderr
+def test_what_is_no_deployment_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # What this process itself says stays as pytest has it.
+    monkeypatch.setattr(superlink, "log_as_json", lambda _: None)
+    monkeypatch.setattr(superlink, "_tell_flower", lambda: None)
+    assert superlink.main([str(tmp_path)]) == 3
+    assert "is not a deployment" in capsys.readouterr().err

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pytest
 import tomli_w
 
 from client.installation.composed_settings import read_answers
@@ -19,6 +21,17 @@ REGIONS = ("region-1", "region-2", "region-3")
 BUNDLE = b"not a bundle, but bytes with a digest"
 CUSTOMERS = tuple(f"customer-{number}" for number in range(6))
 ITEMS = tuple(f"item-{number:02d}" for number in range(12))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_user() -> Iterator[None]:
+    """Lets a module's tests act as an ordinary user does, also where root runs them.
+
+    A real deployment with a user for each process is what tests/deployment has.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(os, "geteuid", lambda: 1000)
+        yield
 
 
 def declaration(**changes: dict[str, object]) -> dict[str, object]:

@@ -30,7 +30,7 @@ from tests.support.small_deployment import (
 @pytest.fixture(scope="module")
 def founded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("founded")
-    tables = declaration(run={"greedy": run_table(epsilon="100")})
+    tables = declaration(run={"greedy": run_table(delta="0.001")})
     deployment, config = provisioned(folder, tables)
     installed(folder)
     enrol(deployment, config, [folder / "regions" / r / "enrolment.json" for r in REGIONS])
@@ -105,7 +105,7 @@ def test_a_registry_without_the_regions_keys_is_refused(
 def test_a_plan_beyond_the_policy_gets_no_permit(founded: Path, region: Path) -> None:
     deployment = Deployment(founded / "deployment")
     plan = deployment.home("greedy").plan
-    with pytest.raises(PolicyError, match="epsilon"):
+    with pytest.raises(PolicyError, match="delta"):
         commission_as_engine_user(region, registry=deployment.home().registry, plans=[plan])
     assert "permit" not in kinds(region)
 

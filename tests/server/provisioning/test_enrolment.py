@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from common.errors import FedprefError, InputError, VerificationError
 from common.key_registry import Registry
@@ -176,15 +178,27 @@ def test_a_removed_region_is_out_at_once_and_for_good(folder: Path) -> None:
         enrol(deployment, config, enrolments(folder))
 
 
-def test_a_new_region_joins_and_the_declaration_keeps_its_words(folder: Path) -> None:
+def test_a_declaration_keeps_its_words_when_a_region_is_added(folder: Path) -> None:
+    deployment, _ = opened(folder)
+    values = tomllib.loads(deployment.config.read_text())
+    regions = values.pop("regions")
+    lines = [f'[[regions]]\nname = "{r["name"]}"  # ours\njurisdiction = "DE"\n' for r in regions]
+    text = tomli_w.dumps(values) + "\n".join(lines)
+    deployment.config.write_text(text)
+    join(deployment, "region-4", jurisdiction="FR", location="")
+    assert deployment.config.read_text().startswith(text.rstrip("\n"))
+    with pytest.raises(InputError, match="location"):
+        join(deployment, "region-5", jurisdiction="FR", location="Paris")
+    assert len(read_federation(deployment.config).regions) == 4
+
+
+def test_a_new_region_joins(folder: Path) -> None:
     deployment, config = opened(folder)
     enrol(deployment, config, enrolments(folder))
-    text = deployment.config.read_text()
     with pytest.raises(InputError, match="jurisdiction is needed"):
         join(deployment, "region-4", jurisdiction="", location="")
     kit = join(deployment, "region-4", jurisdiction="FR", location="48.9,2.4")
     assert kit.is_file()
-    assert deployment.config.read_text().startswith(text.rstrip("\n"))
     _, config = opened(folder)
     assert config.region("region-4").jurisdiction == "FR"
     installed(folder, ("region-4",))

@@ -48,7 +48,7 @@ def changed(path: str, value: object) -> dict[str, Any]:
         ("federation.quorum", 0),
         ("federation.quorum", 4),
         ("federation.threshold", 1),
-        ("federation.officers", 2),
+        ("federation.officers", 5),
         ("federation.epsilon_per_year", "nan"),
         ("federation.epsilon_per_year", 3),
         ("federation.colour", "red"),
