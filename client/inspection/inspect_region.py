@@ -21,7 +21,7 @@ from client.inspection.leaving import PermittedRun, leaving_arrays
 from client.inspection.machine import Machine, ThisMachine
 from client.inspection.network import check_authority, check_superlink, check_witnesses
 from client.inspection.node_key import check_node_key
-from client.inspection.places import check_disk, check_places
+from client.inspection.places import check_disk, check_places, is_commissioned
 from client.inspection.ports import check_ports
 from client.inspection.records import (
     check_budget,
@@ -129,6 +129,9 @@ def _check_records(subject: Inspected, home: RegionHome, findings: Findings) -> 
     permits: list[PermitFile] = []
     view: BudgetView | None = None
     state: LogState | None = None
+    if not is_commissioned(home):
+        check_store(subject, home, findings)
+        return _Records()
     registry = check_registry(subject, home, findings)
     if registry is not None:
         check_keys(subject, home, registry, findings)

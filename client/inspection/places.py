@@ -36,6 +36,12 @@ def check_places(subject: Inspected, findings: Findings) -> None:
         _check_private(path, owner, findings, mode="0600")
 
 
+def is_commissioned(home: RegionHome) -> bool:
+    """Whether the region's records were ever begun; what is left of them may be broken."""
+    begun = (home.log, home.ledger, home.subjects, home.witness, home.registry / "1.json")
+    return any(path.exists() for path in begun)
+
+
 def check_disk(subject: Inspected, needed_bytes: int, findings: Findings) -> None:
     """Checks that the disk takes what permitted runs will write.
 
@@ -118,6 +124,15 @@ def _has_password(source: object) -> bool:
 
 def _check_needed(home: RegionHome, findings: Findings) -> None:
     """What no other check opens: registry, policy and catalogue are told of by their own."""
+    if not is_commissioned(home):
+        findings.add(
+            Kind.FILES,
+            home.root,
+            f"{home.region} is installed, and its records are not begun yet.",
+            "Enrol it with the coordinator; then fedpref-region commission, or fedpref-region "
+            "start, with the federation's --registry.",
+        )
+        return
     again = "Commission the region, or restore the file: fedpref-region restore."
     remedies = {
         home.keys: "Make the region's keys: fedpref-region keys new.",

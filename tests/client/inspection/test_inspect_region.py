@@ -112,6 +112,16 @@ def test_one_fault_hides_no_other(region: RegionFolder, surroundings: Surroundin
     assert found.exit_code == found.problems[0].exit_code
 
 
+def test_a_region_that_was_only_installed_is_told_what_comes_next(region: RegionFolder) -> None:
+    home = region.home
+    for path in (*home.root.glob("*.sqlite*"), home.policy, home.registry / "1.json"):
+        path.unlink()
+    (problem,) = inspect_region(region.root, offline=True).problems
+    assert (problem.kind, problem.place) == (Kind.FILES, str(home.root))
+    assert "not begun yet" in problem.message
+    assert "fedpref-region commission" in problem.remedy
+
+
 def test_a_log_that_does_not_hold_is_told(region: RegionFolder) -> None:
     home = region.home
     with AuditLog.open(home.log, origin=home.origin, signer=home.signer("log")) as log:
