@@ -51,6 +51,9 @@ _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _HEARTBEAT_S = 10.0
 _CALL_TIMEOUT_S = 60.0
 _JOIN_S = 1.0
+#: For how long a message's objects may be away. Flower itself asks for them for two hours, although
+#: what is not there at first, such as that of a run that ended meanwhile, does not come.
+_PULL_TIMEOUT_S = 15.0
 #: All that Flower calls a task: what is not a ClientApp's is taken too, to be answered with a no.
 _ALL_TYPES = tuple(str(kind) for kind in TaskType)
 
@@ -222,6 +225,7 @@ class FlowerTask:
                         self._client.ConfirmMessageReceived, node, run
                     ),
                     return_type=Message,
+                    max_time=_PULL_TIMEOUT_S,
                 )
         except httpx.HTTPError as error:
             raise RuntimeUnavailableError(_code_of(error)) from error
