@@ -37,21 +37,23 @@ class Account:
         name: Whose it is, for messages and log files.
         user: The system's number.
         folder: Their folder, mode 0700; programs start in it.
+        scripts: The folder of the Python that their programs run, and of its commands.
         groups: What further groups their programs are in.
     """
 
     name: str
     user: int
     folder: Path
+    scripts: Path
     groups: tuple[int, ...] = ()
 
     @classmethod
-    def at(cls, name: str, user: int, folder: Path) -> Account:
+    def at(cls, name: str, user: int, folder: Path, scripts: Path) -> Account:
         """An account of a user who is there already, with a folder that is made for it."""
         folder.mkdir(exist_ok=True)
         os.chown(folder, user, user)
         folder.chmod(_FOLDER_MODE)
-        return cls(name, user, folder)
+        return cls(name, user, folder, scripts)
 
     def in_group(self, group: int) -> Account:
         """The same, in a further group of the system's."""
@@ -73,7 +75,7 @@ class Account:
         """All the environment that their programs get: nothing of whoever runs this."""
         return {
             **OFFLINE,
-            "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+            "PATH": f"{self.scripts}:/usr/bin:/bin",
             "HOME": str(self.folder),
             "FLWR_HOME": str(self.folder / "flwr"),
             "LANG": "C.UTF-8",
@@ -96,27 +98,39 @@ class Account:
         return path
 
 
-def make_accounts(root: Path, names: Sequence[str]) -> dict[str, Account]:
+def own_scripts() -> Path:
+    """The folder of the Python that runs this, and of its commands."""
+    return Path(sys.executable).parent
+
+
+def make_accounts(
+    root: Path, names: Sequence[str], scripts: Path | None = None
+) -> dict[str, Account]:
     """Makes a folder for each of several users, whom nobody else is.
 
     Args:
         root: Where the folders are made; others may pass through it, not look into it.
         names: What they are called here.
+        scripts: The folder of the Python that they run; this one's by default.
 
     Raises:
         UsageError: Whoever runs this is not root.
-        InputError: Other users could not read the Python that runs this.
+        InputError: Other users could not run that Python.
     """
-    require_users()
+    scripts = scripts or own_scripts()
+    require_users(scripts)
     let_pass(root)
     return {
-        name: Account.at(name, user.number or 0, root / name)
+        name: Account.at(name, user.number or 0, root / name, scripts)
         for name, user in victims_users(names).items()
     }
 
 
-def require_users() -> None:
+def require_users(scripts: Path | None = None) -> None:
     """Checks that programs can be given users of their own.
+
+    Args:
+        scripts: The folder of the Python that they are to run; this one's by default.
 
     Raises:
         UsageError: Whoever runs this is not root.
@@ -129,13 +143,15 @@ def require_users() -> None:
             remedy="Run it as root: sudo, or a container's root.",
         )
     _setpriv()
-    for needed in (Path(sys.executable), Path(sys.prefix), Path(__file__)):
+    python = (scripts or own_scripts()) / "python"
+    for needed in (python, python.resolve(), Path(__file__).resolve()):
         for part in (needed, *needed.parents):
             mode = part.stat().st_mode
             if not mode & (_PASS if stat.S_ISDIR(mode) else _READ):
                 raise InputError(
                     f"{part} is closed to other users, who are to run {needed}.",
-                    remedy="Install this where every user may read it, for example under /opt.",
+                    remedy="Install this where every user may read it, for example under /opt, "
+                    "with a Python that every user may run.",
                 )
 
 

@@ -15,6 +15,7 @@ import httpx
 from flwr.app import Message, RecordDict
 from flwr.proto.control_pb2 import RegisterNodeRequest
 from flwr.serverapp import Grid
+from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 
 from common.engine_socket import SocketChannel
 from common.errors import FederationError, FedprefError
@@ -32,6 +33,8 @@ _ENGINE_TIMEOUT_S = 20.0
 _FLOOD_TIMEOUT_S = 60.0
 _NODES_WITHIN_S = 60.0
 _POLL_S = 0.5
+# A node that goes at once after its answer is one that has not answered.
+_LINGER_S = 10.0
 
 
 def coordinate(given: Given) -> Found:
@@ -126,9 +129,11 @@ def replay(given: Given) -> Found:
     first: list[RecordDict] = []
     honest = _by_engine(given) if "engine" in given else _by_itself(given)
     until = time.monotonic() + float(given["seconds"])
-    sent = {"first": 0, "again": 0}
+    sent, last_at = {"first": 0, "again": 0}, time.monotonic()
 
     def answer(message: Message) -> RecordDict:
+        nonlocal last_at
+        last_at = time.monotonic()
         if message.metadata.message_type != given["kind"]:
             return honest(message)
         sent["again" if first else "first"] += 1
@@ -137,7 +142,9 @@ def replay(given: Given) -> Found:
         return first[0]
 
     def ended() -> bool:
-        return sum(sent.values()) >= int(given["times"]) or time.monotonic() > until
+        now = time.monotonic()
+        done = sum(sent.values()) >= int(given["times"])
+        return now > until or (done and now > last_at + _LINGER_S)
 
     key, ca = NodeKey.read(Path(given["key"])), Path(given["ca"]).read_bytes()
     live_as_node(given["address"], ca, key, answer, ended=ended)
@@ -179,7 +186,7 @@ def flood(given: Given) -> Found:
             sent += len(piece)
             yield piece
 
-    headers = {"content-type": "application/x-protobuf"}
+    headers = {"content-type": PROTOBUF_MEDIA_TYPE}
     try:
         with httpx.Client(verify=given["ca"], timeout=_FLOOD_TIMEOUT_S) as client:
             response = client.post(
@@ -199,7 +206,7 @@ def knock(given: Given) -> Found:
             and ``header``.
     """
     channel = _engine(given)
-    answers = []
+    answers: list[Found] = []
     for ask in given["asks"]:
         try:
             header, arrays = channel.call(ask["method"], ask["header"], {})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -47,7 +46,7 @@ class Attacker:
             environment: What its environment has besides.
         """
         process = subprocess.Popen(  # noqa: S603  # our own program, no shell
-            account.command([sys.executable, "-P", "-m", _MODULE]),
+            account.command([str(account.scripts / "python"), "-P", "-m", _MODULE]),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=(account.folder.parent / f"{account.name}-{action}.log").open("ab"),

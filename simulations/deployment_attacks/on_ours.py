@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from simulations.deployment_attacks.accounts import Account
 from simulations.deployment_attacks.apps import evil_relay
@@ -130,7 +131,7 @@ def replayed_message(ours: OurFederation) -> Outcome:
     relay = settings.engine.socket.stat().st_gid
     party = ours.region(region)
     folder = ours.coordinator.folder.parent / "hostile-region"
-    hostile = Account.at("hostile-region", relay, folder)
+    hostile = Account.at("hostile-region", relay, folder, ours.attacker.scripts)
     key = hostile.give("node_key", settings.node.key.read_bytes())
     before = len(refusals_of(ours, region))
     with ours.without(party, "node", "relay"):
@@ -184,7 +185,7 @@ def revoked_region(ours: OurFederation) -> Outcome:
     settings = ours.settings(region)
     said = Said(ours)
     folder = ours.coordinator.folder.parent / "removed-region"
-    removed = Account.at("removed-region", ours.attacker.user, folder)
+    removed = Account.at("removed-region", ours.attacker.user, folder, ours.attacker.scripts)
     found = ours.attack(
         "register-key",
         account=removed,
@@ -222,7 +223,7 @@ def local_user(ours: OurFederation) -> Outcome:
     region = ours.regions[0]
     settings = ours.settings(region)
     before = ours.incidents(region)
-    given = {
+    given: dict[str, Any] = {
         "engine": str(settings.engine.socket),
         "engine_user": settings.home.root.stat().st_uid,
         "asks": [{"method": "describe", "header": {}}],

@@ -95,13 +95,13 @@ class OurFederation:
         """The coordinator's own port, on the loopback interface."""
         return f"127.0.0.1:{self.config.server.admin_port}"
 
-    def command(self, *arguments: str | Path) -> str:
+    def command(self, program: str, *arguments: str | Path) -> str:
         """Runs one of this system's commands in the federation's folder; gives what it printed.
 
         Raises:
             FederationError: It failed.
         """
-        return run_command(self.root, *arguments)
+        return run_command(self.attacker.scripts, self.root, program, *arguments)
 
     def server(self) -> Supervised:
         """The supervisor of the coordinator's processes."""
@@ -199,7 +199,7 @@ class OurFederation:
         at, account = self.deployment, self.coordinator
         secret = account.give("superexec.secret", at.secret(at.coordinator).read_bytes())
         token = account.give("control.token", at.token(at.coordinator).read_bytes())
-        held = {"address": self.admin_address, "ca": None}
+        held: dict[str, Any] = {"address": self.admin_address, "ca": None}
         held |= {"secret": str(secret), "token": str(token), "nodes": len(self.regions)}
         with self.without(self.server(), *TASK_TAKERS):
             return self.attack("coordinate", account=account, **(held | given))
@@ -212,6 +212,7 @@ def our_federation(
     seed: int = 1,
     runs: Sequence[str] = (RUN,),
     decide: Callable[[Path], None] = lambda _: None,
+    scripts: Path | None = None,
 ) -> Iterator[OurFederation]:
     """Makes the deployment by the documented commands, and runs it while the body runs.
 
@@ -219,49 +220,51 @@ def our_federation(
         root: A folder that is not there yet; its path is short, for sockets.
         seed: What the made-up stores are drawn from.
         runs: The runs that every region permits.
-        decide: Changes what founders and operators have decided: the folder of the shops.
+        decide: Changes what founders and operators have decided, in the folder of the shops.
+        scripts: The folder of the Python that all users run; this one's by default.
 
     Raises:
         UsageError: Whoever runs this is not root.
         FederationError: A command failed.
     """
     root.mkdir()
-    federation = open_federation(root)
+    federation = open_federation(root, scripts)
     try:
-        _set_up(root, seed, runs, decide)
+        _set_up(federation, seed, runs, decide)
         yield federation
     finally:
         shut_down(root)
 
 
-def open_federation(root: Path) -> OurFederation:
+def open_federation(root: Path, scripts: Path | None = None) -> OurFederation:
     """The federation that is, or is going to be, in a folder; its attackers get their users."""
     people = root / "people"
     people.mkdir()
-    accounts = make_accounts(people, ("attacker", "hostile-coordinator"))
+    accounts = make_accounts(people, ("attacker", "hostile-coordinator"), scripts)
     let_pass(root)
     return OurFederation(root, accounts["attacker"], accounts["hostile-coordinator"])
 
 
-def _set_up(root: Path, seed: int, runs: Sequence[str], decide: Callable[[Path], None]) -> None:
+def _set_up(
+    ours: OurFederation, seed: int, runs: Sequence[str], decide: Callable[[Path], None]
+) -> None:
     """Carries out the documented commands, at ports that are free, but for submitting a run."""
-    port, admin_port = free_port(), free_port()
-    ports = ("--port", str(port), "--admin-port", str(admin_port))
-    run_command(root, "fedpref-sim", "shops", "shops", "--seed", str(seed), *ports)
-    for answers in (root / "shops").glob("*/region.toml"):
+    shops, deployment, regions = ours.root / "shops", ours.deployment, ours.root / "regions"
+    ports = ("--port", str(free_port()), "--admin-port", str(free_port()))
+    ours.command("fedpref-sim", "shops", "shops", "--seed", str(seed), *ports)
+    for answers in shops.glob("*/region.toml"):
         with answers.open("a", encoding="utf-8") as file:
             file.write(f"\n[node]\nruntime_port = {free_port()}\n")
-    decide(root / "shops")
-    run_command(root, "fedpref-server", "provision", "shops/federation.toml", "deployment")
-    deployment = Deployment(root / "deployment")
-    into = ("--into", "regions", "--answers", "shops")
-    run_command(root, "fedpref-region", "install", *sorted(deployment.kits.iterdir()), *into)
-    regions = sorted((root / "regions").iterdir())
-    enrolments = [each / "enrolment.json" for each in regions]
-    run_command(root, "fedpref-server", "start", "deployment", "--enrol", *enrolments)
+    decide(shops)
+    ours.command("fedpref-server", "provision", shops / "federation.toml", "deployment")
+    kits, into = sorted(deployment.kits.iterdir()), ("--into", "regions", "--answers", "shops")
+    ours.command("fedpref-region", "install", *kits, *into)
+    folders = sorted(regions.iterdir())
+    enrolments = [each / "enrolment.json" for each in folders]
+    ours.command("fedpref-server", "start", "deployment", "--enrol", *enrolments)
     permits = [part for run in runs for part in ("--permit", deployment.home(run).plan)]
     registry = ("--registry", deployment.home().registry)
-    run_command(root, "fedpref-region", "start", *regions, *registry, *permits)
+    ours.command("fedpref-region", "start", *folders, *registry, *permits)
 
 
 def shut_down(root: Path) -> None:
@@ -272,16 +275,20 @@ def shut_down(root: Path) -> None:
     supervisor(Deployment(root / "deployment")).stop()
 
 
-def run_command(folder: Path, program: str, *arguments: str | Path) -> str:
-    """Runs one of this system's commands in a folder; gives what it printed.
+def run_command(scripts: Path, folder: Path, program: str, *arguments: str | Path) -> str:
+    """Runs one of this system's commands, of ``scripts``, in a folder; gives what it printed.
 
     Raises:
         FederationError: It failed; says what it said.
     """
     ended = subprocess.run(  # noqa: S603  # our own program, no shell
-        [Path(sys.executable).parent / program, *arguments],
+        [scripts / program, *arguments],
         cwd=folder,
-        env={**process_environment(folder), "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+        env={
+            **process_environment(folder),
+            "PATH": f"{scripts}:/usr/sbin:/usr/bin:/sbin:/bin",
+            "COLUMNS": "200",
+        },
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

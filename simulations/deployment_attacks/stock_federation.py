@@ -155,18 +155,21 @@ class StockFederation:
 
 
 @contextmanager
-def stock_federation(root: Path, *, seed: int) -> Iterator[StockFederation]:
+def stock_federation(
+    root: Path, *, seed: int, scripts: Path | None = None
+) -> Iterator[StockFederation]:
     """Runs the deployment while the body runs.
 
     Args:
         root: An empty folder, which is made passable to other users.
         seed: What the made-up purchases are drawn from.
+        scripts: The folder of the Python that all users run; this one's by default.
 
     Raises:
         UsageError: Whoever runs this is not root.
         FederationError: Flower did not start.
     """
-    accounts = make_accounts(root, (_SUPERLINK, _OPERATOR, _ATTACKER, *REGIONS))
+    accounts = make_accounts(root, (_SUPERLINK, _OPERATOR, _ATTACKER, *REGIONS), scripts)
     authority = make_authority(_HOST)
     address = f"{_HOST}:{free_port()}"
     ca = root / "ca.crt"

@@ -127,7 +127,7 @@ def carry_out(names: Sequence[str], *, seed: int) -> Iterator[Shown]:
 
 
 def on_stock_flower(
-    attacks: Sequence[DeploymentAttack], root: Path, *, seed: int
+    attacks: Sequence[DeploymentAttack], root: Path, *, seed: int, scripts: Path | None = None
 ) -> Mapping[str, tuple[Outcome, float]]:
     """By attack what came of it on stock Flower, and how long it took in seconds.
 
@@ -135,9 +135,10 @@ def on_stock_flower(
         attacks: Which attacks.
         root: A folder that is not there yet.
         seed: What made-up data are drawn from.
+        scripts: The folder of the Python that all users run; this one's by default.
     """
     root.mkdir(parents=True)
-    with stock_federation(root, seed=seed) as stock:
+    with stock_federation(root, seed=seed, scripts=scripts) as stock:
         return {each.name: _timed(each.on_flower, stock) for each in attacks}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 
 from simulations.deployment_attacks.our_federation import open_federation, shut_down
 from tests.support.deployed import Deployed
+from tests.support.shared_python import shared_scripts
 
 OPERATOR = Path(__file__).resolve().parents[2] / "docs" / "operator.md"
 _BLOCK = re.compile(r"^```sh\n(fedpref-sim shops shops\n.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -41,23 +41,24 @@ def deployed(said: dict[str, str]) -> Iterator[Deployed]:
     with tempfile.TemporaryDirectory(prefix="fp-") as folder:
         root = Path(folder) / "f"
         root.mkdir()
-        federation = open_federation(root)
         Path(folder).chmod(0o711)
+        scripts = shared_scripts(Path(folder))
+        federation = open_federation(root, scripts)
         try:
             for command in six_commands():
-                said[command] = _run(command, root)
+                said[command] = _run(command, root, scripts)
             yield Deployed(federation)
         finally:
             shut_down(root)
 
 
-def _run(command: str, folder: Path) -> str:
+def _run(command: str, folder: Path, scripts: Path) -> str:
     ended = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         cwd=folder,
         env={
             **os.environ,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{scripts}:{os.environ['PATH']}",
             "COLUMNS": "200",
             "NO_COLOR": "1",
         },

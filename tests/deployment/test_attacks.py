@@ -11,6 +11,7 @@ import pytest
 from simulations.deployment_attacks.names import NAMES
 from simulations.deployment_attacks.our_federation import OurFederation, our_federation
 from simulations.deployment_attacks.table import ATTACKS
+from tests.support.shared_python import shared_scripts
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.slow
 def ours() -> Iterator[OurFederation]:
     with tempfile.TemporaryDirectory(prefix="fp-") as folder:
         Path(folder).chmod(0o711)
-        with our_federation(Path(folder) / "f") as federation:
+        with our_federation(Path(folder) / "f", scripts=shared_scripts(Path(folder))) as federation:
             yield federation
 
 

@@ -24,6 +24,7 @@ from tests.support.deployed import (
     fill,
     full_disk,
 )
+from tests.support.shared_python import shared_scripts
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +68,9 @@ def deployed() -> Iterator[Deployed]:
     with tempfile.TemporaryDirectory(prefix="fp-") as folder:
         Path(folder).chmod(0o711)
         runs = ("first", *ROUNDS)
-        with our_federation(Path(folder) / "f", runs=runs, decide=more_runs) as ours:
+        with our_federation(
+            Path(folder) / "f", scripts=shared_scripts(Path(folder)), runs=runs, decide=more_runs
+        ) as ours:
             yield Deployed(ours)
 
 

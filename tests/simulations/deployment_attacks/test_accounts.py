@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from common.errors import InputError, UsageError
-from simulations.deployment_attacks import accounts
 from simulations.deployment_attacks.accounts import (
     Account,
     Programs,
@@ -19,6 +17,7 @@ from simulations.deployment_attacks.accounts import (
     processes_of,
     require_users,
 )
+from tests.support.shared_python import shared_scripts
 
 _SAY = (
     "import json, os, sys\n"
@@ -28,7 +27,7 @@ _SAY = (
 
 def said_by(account: Account, program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        account.command([sys.executable, "-c", program]),
+        account.command([str(account.scripts / "python"), "-c", program]),
         env=account.environment(),
         cwd=account.folder,
         capture_output=True,
@@ -42,7 +41,7 @@ def test_a_program_is_its_account_s_and_nobody_else_s(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FEDPREF_SECRET", "of the caller")
-    one, other = make_accounts(work, ("one", "other")).values()
+    one, other = make_accounts(work, ("one", "other"), shared_scripts(work)).values()
     said = said_by(one, _SAY)
     users, groups, more, environment = json.loads(said.stdout)
     assert users == [one.user] * 3
@@ -53,7 +52,7 @@ def test_a_program_is_its_account_s_and_nobody_else_s(
 
 
 def test_an_account_s_folder_is_closed_to_the_others(work: Path) -> None:
-    one, other = make_accounts(work, ("one", "other")).values()
+    one, other = make_accounts(work, ("one", "other"), shared_scripts(work)).values()
     path = other.give("keys/secret", b"of the other")
     read = f"open({str(path)!r}).read()"
     assert "PermissionError" in said_by(one, read).stderr
@@ -61,13 +60,13 @@ def test_an_account_s_folder_is_closed_to_the_others(work: Path) -> None:
 
 
 def test_an_account_cannot_become_another(work: Path) -> None:
-    one, other = make_accounts(work, ("one", "other")).values()
+    one, other = make_accounts(work, ("one", "other"), shared_scripts(work)).values()
     assert "PermissionError" in said_by(one, f"import os; os.setuid({other.user})").stderr
     assert "PermissionError" in said_by(one, "import os; os.setuid(0)").stderr
 
 
 def test_programs_are_gone_after_the_block_with_all_they_started(work: Path) -> None:
-    (one,) = make_accounts(work, ("one",)).values()
+    (one,) = make_accounts(work, ("one",), shared_scripts(work)).values()
     with Programs() as programs:
         log = programs.start("sleeper", one, ["sh", "-c", "echo here; sleep 600 & sleep 600"])
         while "here" not in log.read_text():
@@ -85,13 +84,22 @@ def test_without_root_nothing_is_shown(work: Path, monkeypatch: pytest.MonkeyPat
         make_accounts(work, ("one",))
 
 
-def test_a_python_that_others_cannot_read_is_named(
-    work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_python_that_others_cannot_run_is_named(work: Path) -> None:
     hidden = work / "hidden" / "bin"
     hidden.mkdir(parents=True)
+    (hidden / "python").write_text("")
     (work / "hidden").chmod(0o700)
-    monkeypatch.setattr(accounts.sys, "prefix", str(hidden))
     with pytest.raises(InputError, match="closed to other users") as raised:
-        require_users()
-    assert str(hidden) in str(raised.value)
+        require_users(hidden)
+    assert str(hidden.parent) in str(raised.value)
+
+
+def test_a_link_to_a_python_that_others_cannot_run_is_no_better(work: Path) -> None:
+    hidden, linked = work / "hidden", work / "bin"
+    hidden.mkdir(mode=0o700)
+    linked.mkdir()
+    work.chmod(0o711)
+    (hidden / "python3").write_text("")
+    (linked / "python").symlink_to(hidden / "python3")
+    with pytest.raises(InputError, match=f"{hidden} is closed to other users"):
+        require_users(linked)
