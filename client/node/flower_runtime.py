@@ -51,9 +51,12 @@ _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _HEARTBEAT_S = 10.0
 _CALL_TIMEOUT_S = 60.0
 _JOIN_S = 1.0
-#: For how long a message's objects may be away. Flower itself asks for them for two hours, although
-#: what is not there at first, such as that of a run that ended meanwhile, does not come.
-_PULL_TIMEOUT_S = 15.0
+#: A task is handed out while its message's objects are still on their way into the SuperNode, which
+#: takes as long as the network does. They are waited for while the task is ours: a SuperNode that
+#: has given a message up says so at the next heartbeat. Flower would wait for two hours, and look
+#: every second or less.
+_PULL_TIMEOUT_S = 900.0
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.05, 0.5
 #: All that Flower calls a task: what is not a ClientApp's is taken too, to be answered with a no.
 _ALL_TYPES = tuple(str(kind) for kind in TaskType)
 
@@ -168,6 +171,7 @@ class FlowerTask:
 
     def __init__(self, address: str, token: str, *, is_client_app: bool) -> None:
         self.is_client_app = is_client_app
+        self._lost = threading.Event()
         self._message: Message | None = None
         self._context: Context | None = None
         self._client = RuntimeHttpClient.from_server_address(
@@ -216,17 +220,29 @@ class FlowerTask:
     def _content_of(self, announced: Message, tree: ObjectTree) -> Message | None:
         run, node = announced.metadata.run_id, Node(node_id=announced.metadata.dst_node_id)
         limit = bounded_inflation(MAX_BODY_BYTES, max_total_bytes=MAX_BODY_BYTES)
+        pull_object = make_pull_object_fn_protobuf(self._client.PullObject, node, run)
+
+        def pull_while_ours(object_id: str) -> bytes:
+            if self._lost.is_set():
+                raise RuntimeUnavailableError("task-lost")
+            return pull_object(object_id)
+
         try:
             with limit:
                 message = pull_and_inflate_object_from_tree(
                     tree,
-                    make_pull_object_fn_protobuf(self._client.PullObject, node, run),
+                    pull_while_ours,
                     make_confirm_message_received_fn_protobuf(
                         self._client.ConfirmMessageReceived, node, run
                     ),
                     return_type=Message,
                     max_time=_PULL_TIMEOUT_S,
+                    max_tries_per_object=None,
+                    initial_backoff=_FIRST_LOOK_S,
+                    backoff_cap=_LAST_LOOK_S,
                 )
+        except RuntimeUnavailableError:
+            raise
         except httpx.HTTPError as error:
             raise RuntimeUnavailableError(_code_of(error)) from error
         # Flower has no one kind of error for objects that are not what they claim.
@@ -254,6 +270,7 @@ class FlowerTask:
                 say(_log, logging.WARNING, "heartbeat-unheard", reason=error.reason)
                 ours = not isinstance(error.__cause__, httpx.HTTPStatusError)
             if not ours:
+                self._lost.set()
                 if not ended.is_set():
                     on_lost()
                 return

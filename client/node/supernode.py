@@ -36,6 +36,10 @@ LOOPBACK = "127.0.0.1"
 #: The most bytes of one answer of the coordinator's, and of all objects of one message.
 MAX_RESPONSE_BYTES = 64 << 20
 MAX_MESSAGE_BYTES = 320 << 20
+#: For how long an object that was announced may be away, in seconds: Flower waits for two hours and
+#: takes no other message meanwhile. And how often it is looked for.
+OBJECT_TIMEOUT_S = 60.0
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.1, 2.0
 
 #: Flower's pauses: for a message, and for the answer to one.
 _FLOWER_IDLE_S, _FLOWER_BUSY_S = 3, 0.5
@@ -182,10 +186,10 @@ def _bound_response(response: httpx.Response) -> None:
 def _bounded(
     pull_objects: Callable[..., Mapping[str, bytes]],
 ) -> Callable[..., Mapping[str, bytes]]:
-    """Flower's pulling of a message's objects, up to `MAX_MESSAGE_BYTES` together."""
+    """Flower's pulling of a message's objects: so many bytes together, and so long, and no more."""
 
     def bounded(
-        object_ids: list[str], pull_object_fn: Callable[[str], bytes], **options: Any
+        object_ids: list[str], pull_object_fn: Callable[[str], bytes]
     ) -> Mapping[str, bytes]:
         lock, left = threading.Lock(), MAX_MESSAGE_BYTES
 
@@ -199,6 +203,13 @@ def _bounded(
                     raise FormatError(f"A message is over {MAX_MESSAGE_BYTES} bytes.")
             return content
 
-        return pull_objects(object_ids, pull, **options)
+        return pull_objects(
+            object_ids,
+            pull,
+            max_time=OBJECT_TIMEOUT_S,
+            max_tries_per_object=None,
+            initial_backoff=_FIRST_LOOK_S,
+            backoff_cap=_LAST_LOOK_S,
+        )
 
     return bounded

@@ -12,7 +12,10 @@ from flwr.app import Message
 from flwr.app.message import remove_content_from_message
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectUnavailableError,
+    inflate_object_from_contents,
+)
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.run import Run
 from flwr.supernode import start_client_internal
@@ -46,10 +49,11 @@ class NodeRuntime:
         *,
         task_type: str = "flwr-serverapp",
         run_number: int = 1,
+        lost: bool = False,
     ) -> bool:
         """Takes a message from a coordinator, as the SuperNode's own loop does.
 
-        A run has one bundle, that of its first message.
+        A run has one bundle, that of its first message. What is lost was announced and never comes.
         """
         message.metadata.__dict__["_run_id"] = run_number
         run = Run.create_empty(message.metadata.run_id)
@@ -57,6 +61,12 @@ class NodeRuntime:
         contents = {name: each.deflate() for name, each in get_all_nested_objects(message).items()}
         message.metadata.__dict__["_message_id"] = message.object_id
         tree = get_object_tree(message)
+
+        def pull(_: int, name: str) -> bytes:
+            if lost:
+                raise ObjectUnavailableError(name)
+            return contents[name]
+
         taken = start_client_internal._pull_and_store_message(
             state=self.state,
             object_store=self.store,
@@ -64,7 +74,7 @@ class NodeRuntime:
             receive=lambda: (remove_content_from_message(message), tree),
             get_run=lambda _: run,
             get_fab=lambda name, _: Fab(name, bundle, {}),
-            pull_object=lambda _, name: contents[name],
+            pull_object=pull,
             confirm_message_received=lambda *_: None,
             trusted_entities=None,
         )

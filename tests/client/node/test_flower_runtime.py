@@ -167,3 +167,46 @@ def test_the_node_answers_for_a_relay_that_was_killed(
         record.active_until -= timedelta(hours=1)
     (reply,) = runtime.state.get_messages_legacy(is_reply=True)
     assert reply.has_error()
+
+
+def test_a_messages_objects_are_waited_for_while_the_task_is_ours(
+    runtime: NodeRuntime, tasks: FlowerTasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the coordinator ends in the middle of sending: they never come."""
+    monkeypatch.setattr(flower_runtime, "_HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(flower_runtime, "_FIRST_LOOK_S", 0.01)
+    runtime.deliver(request({}, {"x": np.ones(3, "<f4")}), relay_bundle())
+    task = tasks.acquire()
+    assert task is not None
+    monkeypatch.setattr(runtime.state, "get_object", lambda *_: b"")
+    lost = threading.Event()
+
+    def give_up() -> None:
+        """What the SuperNode does then."""
+        (known,) = runtime.state.get_tasks()
+        runtime.state.finish_task(known.task_id, sub_status="failed", details="")
+
+    threading.Timer(0.3, give_up).start()
+    with task.alive(lost.set):
+        with pytest.raises(RuntimeUnavailableError):
+            task.pull()
+        assert lost.wait(10)
+
+
+def test_objects_that_come_a_little_later_are_found_soon(
+    runtime: NodeRuntime, tasks: FlowerTasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime.deliver(request({"a": 1}), relay_bundle())
+    task = tasks.acquire()
+    assert task is not None
+    plain, looks = runtime.state.get_object, []
+
+    def late(run: int, name: str) -> bytes | None:
+        looks.append(name)
+        return b"" if len(looks) < 4 else plain(run, name)
+
+    monkeypatch.setattr(runtime.state, "get_object", late)
+    with task.alive(nobody):
+        message = task.pull().message
+    assert message is not None
+    assert decode_message(message.content)[0] == {"a": 1}

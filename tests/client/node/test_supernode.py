@@ -98,6 +98,17 @@ def test_a_message_over_the_bound_is_dropped_and_the_next_one_taken(
     assert runtime.deliver(request({}, {"x": np.ones(10, "<f4")}, message_id="m2"), b"")
 
 
+def test_an_object_that_does_not_come_holds_up_no_other_message_for_long(
+    hardened: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supernode, "OBJECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(supernode, "_FIRST_LOOK_S", 0.01)
+    runtime = NodeRuntime()
+    assert not runtime.deliver(request({}), b"", lost=True)
+    assert runtime.state.get_tasks()[0].status.sub_status == "failed"
+    assert runtime.deliver(request({}), b"")
+
+
 def client_of(body: bytes, headers: dict[str, str]) -> httpx.Client:
     """The HTTP client of the hardened SuperNode, before a coordinator that answers so."""
     client = supernode._BoundedClient("https://coordinator.example")
