@@ -28,6 +28,8 @@ UNDECODABLE_REPLY = 1000
 _FIRST_PAUSE_S = 0.002
 _PAUSE_PER_PENDING_S = 0.02
 _MAX_PAUSE_S = 1.0
+#: A reply is announced before its objects are there. Flower looks again after 1, 2, 4 … 10 seconds.
+_FIRST_LOOK_S, _LAST_LOOK_S = 0.1, 1.0
 _HOSTILE_BODY = (
     UnexpectedObjectContentError,
     DecodeError,
@@ -135,7 +137,13 @@ def bounded_superlink(grid: Grid, *, timeout_s: float) -> Iterator[None]:
     lost = () if retries is None else tuple(retries.recoverable_exceptions)
     if retries is not None:
         retries.max_time = timeout_s
-    pulling.pull_objects = partial(plain, max_time=timeout_s)
+    pulling.pull_objects = partial(
+        plain,
+        max_time=timeout_s,
+        max_tries_per_object=None,
+        initial_backoff=_FIRST_LOOK_S,
+        backoff_cap=_LAST_LOOK_S,
+    )
     try:
         yield
     except lost as error:
