@@ -23,7 +23,7 @@ from client.data.source_config import SqlSourceConfig
 from client.data.sources import all_batches
 from tests.support.postgresql import Server, running_server
 
-ROWS, CUSTOMERS, ITEMS = 20_000_000, 500_000, 40_000
+ROWS, CUSTOMERS, ITEMS, DAYS = 20_000_000, 500_000, 40_000, 100
 SQL_ROWS = 1_000_000
 
 MEMORY = Bar(
@@ -61,14 +61,16 @@ FROM generate_series(1, {rows});
 def measure() -> dict[str, Figure]:
     """Measures every bar of this area; takes some ten minutes."""
     with tempfile.TemporaryDirectory(prefix="fedpref-bench-") as name:
-        measured = measure_files(Path(name) / "region", ROWS, CUSTOMERS, ITEMS)
+        measured = measure_files(Path(name) / "region", ROWS, CUSTOMERS, ITEMS, DAYS)
     return {bar.name: figure for bar, figure in (measured | measure_sql(SQL_ROWS)).items()}
 
 
-def measure_files(home: Path, rows: int, customers: int, items: int) -> dict[Bar, Figure]:
+def measure_files(
+    home: Path, rows: int, customers: int, items: int, days: int
+) -> dict[Bar, Figure]:
     """Makes a store of daily files, and measures it."""
     # Each by a process of its own, whose memory ends with it.
-    _run("benchmarks.large_store", home, rows, customers, items)
+    _run("benchmarks.large_store", home, rows, customers, items, days)
     first = _measured("first", home, customers)
     again = _measured("again", home, customers)
     alone_s = _timed(lambda: _read_alone(home))

@@ -1,4 +1,4 @@
-"""Makes a region's home with a large store of daily Parquet files: ``… HOME ROWS CUSTOMERS ITEMS``.
+"""Makes a home with a large store of daily Parquet files: ``… HOME ROWS CUSTOMERS ITEMS DAYS``.
 
 Made up by one seed, a day at a time: items follow the law of Zipf and Mandelbrot, customers come in
 baskets of about eight rows. One row in a hundred has a fault that the quality gate finds. Columns
@@ -24,7 +24,6 @@ from common.consent import FEDERATED_TRAINING
 from common.durable_file import write_durably
 
 REGION, FEDERATION = "region-1", "bench.example"
-DAYS = 100
 FIRST_DAY = np.datetime64("2025-01-01", "us")
 _BASKET_ROWS = 8
 # So many of the most bought items are about equally bought.
@@ -56,8 +55,8 @@ def item(number: int) -> str:
     return f"ART-{number:07}"
 
 
-def make(root: Path, rows: int, customers: int, items: int) -> None:
-    """Makes the home, with `DAYS` days in its store."""
+def make(root: Path, rows: int, customers: int, items: int, n_days: int) -> None:
+    """Makes the home, with some days in its store."""
     home = RegionHome(root, REGION, FEDERATION)
     days = home.source.parent / "days"
     days.mkdir(parents=True)
@@ -67,8 +66,8 @@ def make(root: Path, rows: int, customers: int, items: int) -> None:
     home.source.write_text(_SOURCE, "utf-8")
     write_durably(home.policy, canonical_json.encode(_policy().to_record()))
     Catalogue.of([item(number) for number in range(items)]).save(home.catalogue)
-    for day in range(DAYS):
-        write_day(home, day, rows // DAYS, customers, items)
+    for day in range(n_days):
+        write_day(home, day, rows // n_days, customers, items)
 
 
 def write_day(home: RegionHome, day: int, rows: int, customers: int, items: int) -> Path:
