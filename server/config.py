@@ -42,7 +42,7 @@ class ServerConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     server_home: Path = Field(alias="server-home")
-    run: str = Field(default="", max_length=48, pattern=rf"^({RUN_NAME.pattern})?$")
+    run: str = Field(alias="run", default="", max_length=48, pattern=rf"^({RUN_NAME.pattern})?$")
     nodes_wait_s: float = Field(alias="nodes-wait-s", default=120.0, gt=0, le=86_400)
     describe_timeout_s: float = Field(alias="describe-timeout-s", default=60.0, gt=0, le=3600)
     witness_timeout_s: float = Field(alias="witness-timeout-s", default=60.0, gt=0, le=3600)

@@ -96,8 +96,9 @@ def own(deployment: Deployment, config: FederationConfig) -> None:
     """Gives each folder to the user whose process needs it; makes the users where root asks."""
     superlink = ensure_user(config.server.superlink_user)
     coordinator = ensure_user(config.server.coordinator_user)
-    require_reachable(deployment.superlink, superlink)
-    require_reachable(deployment.coordinator, coordinator)
+    for user, folder in ((superlink, deployment.superlink), (coordinator, deployment.coordinator)):
+        require_reachable(folder, user)
+        require_reachable(Path(sys.executable).resolve(), user)
     for folder in (deployment.tls, deployment.superlink):
         give_all(folder, superlink)
         give(folder, superlink, mode=0o700)
