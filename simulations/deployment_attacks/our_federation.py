@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -148,11 +148,19 @@ class OurFederation:
             raise FederationError(f"{settings.path} does not name the one bundle that was agreed.")
         self.command("fedpref-region", "stop", folder)
         settings.path.write_text(changed, encoding="utf-8")
-        self.command("fedpref-region", "policy", "sign", folder, "--yes")
+        officer = replace(self.attacker, name=region, user=settings.home.root.stat().st_uid)
+        self._command_as(officer, "policy", "sign", folder, "--yes")
         for run, app in ((RUN, agreed[0]), (OTHER_RUN, bundle)):
-            plan = self.deployment.home(run).plan
-            self.command("fedpref-region", "permit", folder, plan, "--app", app)
+            # The coordinator's folder is closed to the region's officers: plans are sent to them.
+            plan = self.root / f"{run}.plan.json"
+            plan.write_bytes(self.deployment.home(run).plan.read_bytes())
+            plan.chmod(0o644)
+            self._command_as(officer, "permit", folder, plan, "--app", app)
         self.command("fedpref-region", "start", folder)
+
+    def _command_as(self, officer: Account, *arguments: str | Path) -> None:
+        prefix = officer.command([str(officer.scripts / "fedpref-region")])
+        _run([*prefix, *arguments], self.root, officer.scripts)
 
     # What is on record.
 
@@ -281,8 +289,12 @@ def run_command(scripts: Path, folder: Path, program: str, *arguments: str | Pat
     Raises:
         FederationError: It failed; says what it said.
     """
+    return _run([scripts / program, *arguments], folder, scripts)
+
+
+def _run(command: Sequence[str | Path], folder: Path, scripts: Path) -> str:
     ended = subprocess.run(  # noqa: S603  # our own program, no shell
-        [scripts / program, *arguments],
+        list(command),
         cwd=folder,
         env={
             **process_environment(folder),
@@ -298,7 +310,7 @@ def run_command(scripts: Path, folder: Path, program: str, *arguments: str | Pat
     if ended.returncode != 0:
         said = (ended.stdout + ended.stderr)[-2000:]
         raise FederationError(
-            f"{program} {' '.join(map(str, arguments))[:200]} ended with {ended.returncode}: {said}"
+            f"{' '.join(map(str, command))[-300:]} ended with {ended.returncode}: {said}"
         )
     return ended.stdout
 
