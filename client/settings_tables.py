@@ -192,7 +192,8 @@ class EngineTable(_Table):
     Attributes:
         socket: The Unix socket that the relay calls.
         consent_socket: The Unix socket that the consent service calls.
-        user: Who runs it; without, whoever starts the region.
+        user: Who runs it if root starts the region; without, `fedpref-engine`. Started by anyone
+            else, all processes are that user's.
         relay_users: Whom it answers besides its own user; without, the relay's.
         consent_users: Whom the consent socket answers besides the engine's own user.
         socket_group: The group that may open the sockets, of which those users are members.
@@ -214,7 +215,7 @@ class NodeTable(_Table):
     Attributes:
         key: Its private key (OpenSSH or PEM, NIST P-384); the public one lies beside it, ``.pub``.
         runtime_port: The loopback port at which the relay takes tasks.
-        user: Who runs it; without, whoever starts the region.
+        user: Who runs it if root starts the region; without, `fedpref-node`.
     """
 
     key: PathBeside = _default_path("node/node_key")
@@ -231,7 +232,7 @@ class RelayTable(_Table):
     """``[relay]``: the process that runs the coordinator's permitted bundles.
 
     Attributes:
-        user: Who runs it; without, whoever starts the region.
+        user: Who runs it if root starts the region; without, `fedpref-relay`.
     """
 
     user: User | None = None

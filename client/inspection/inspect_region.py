@@ -16,7 +16,7 @@ from client.engine.home import RegionHome
 from client.engine.log_state import LogState
 from client.engine.permit_files import PermitFile
 from client.engine.policy import RegionPolicy
-from client.inspection.findings import Findings, Problem
+from client.inspection.findings import Findings, Kind, Problem
 from client.inspection.leaving import PermittedRun, leaving_arrays
 from client.inspection.machine import Machine, ThisMachine
 from client.inspection.network import check_authority, check_superlink, check_witnesses
@@ -84,8 +84,10 @@ def inspect_region(
     check_users(subject, findings)
     records = _Records()
     if subject.home is not None:
+        _import_accounting()
         with subject.as_engine():
-            records = _check_records(subject, subject.home, findings)
+            if _can_enter(subject, subject.home, findings):
+                records = _check_records(subject, subject.home, findings)
     check_disk(subject, sum(run.total_bytes for run in records.runs), findings)
     check_declared_files(subject, findings)
     check_node_key(subject, findings)
@@ -121,6 +123,27 @@ class _Records:
     in_force: int | None = None
     runs: tuple[PermittedRun, ...] = ()
     busy: str = ""
+
+
+def _import_accounting() -> None:
+    """Imports what is imported late: Python's own files may be closed to the engine's user."""
+    from dp_accounting.pld import privacy_loss_distribution  # noqa: F401 # for its import alone
+    from dp_accounting.rdp import rdp_privacy_accountant  # noqa: F401 # likewise
+
+
+def _can_enter(subject: Inspected, home: RegionHome, findings: Findings) -> bool:
+    try:
+        next(home.root.iterdir(), None)
+    except OSError as error:
+        findings.add(
+            Kind.FILES,
+            home.root,
+            f"User {subject.engine_user}, as whom the engine runs, cannot enter it: "
+            f"{error.strerror}.",
+            f"chown -R {subject.engine_user} {home.root}, and let others pass the folders above.",
+        )
+        return False
+    return True
 
 
 def _check_records(subject: Inspected, home: RegionHome, findings: Findings) -> _Records:

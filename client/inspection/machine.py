@@ -41,6 +41,9 @@ class Machine(Protocol):
     def user(self) -> int:
         """Whose process this is, as a user id."""
 
+    def is_root(self) -> bool:
+        """Whether it may become other users, and start processes as them."""
+
     def acting_as(self, user: int) -> AbstractContextManager[None]:
         """Reads files as another user, while the body runs, if this process may."""
 
@@ -63,6 +66,10 @@ class ThisMachine:
     def user(self) -> int:
         """The effective user."""
         return os.geteuid()
+
+    def is_root(self) -> bool:
+        """Whether the effective user is root."""
+        return os.geteuid() == 0
 
     @contextmanager
     def acting_as(self, user: int) -> Iterator[None]:

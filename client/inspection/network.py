@@ -34,6 +34,9 @@ def check_authority(subject: Inspected, findings: Findings) -> bool:
         return False
     path = settings.coordinator.ca
     place = subject.setting("[coordinator] ca")
+    if subject.is_hidden(path):
+        findings.note(f"{path} is the node's alone: only root can check it.")
+        return False
     try:
         certificates = _read_authority(path)
     except InputError as error:

@@ -16,10 +16,10 @@ from cryptography.hazmat.primitives.serialization import (
 
 from client.inspection.findings import Findings, Kind
 from client.inspection.subject import Inspected
+from client.installation.composed_settings import NODE_USER
 from client.settings import RegionSettings
 from common.enrolment import MAX_ENROLMENT_BYTES, node_public_key, open_enrolment
 from common.errors import FedprefError, InputError, VerificationError
-from common.peers import user_id
 
 ENROLMENT = "enrolment.json"
 _MAX_KEY_BYTES = 16_384
@@ -35,7 +35,10 @@ def check_node_key(subject: Inspected, findings: Findings) -> None:
     if settings is None:
         return
     place = subject.setting("[node] key")
-    _check_mode(settings, place, findings)
+    if subject.is_hidden(settings.node.key):
+        findings.note(f"{settings.node.key} is the node's alone: only root can check it.")
+        return
+    _check_mode(subject, settings, place, findings)
     try:
         public = _public_line(_load(settings.node.key))
     except FedprefError as error:
@@ -47,7 +50,9 @@ def check_node_key(subject: Inspected, findings: Findings) -> None:
         _compare(enrolment, _enrolled(enrolment, findings), public, findings)
 
 
-def _check_mode(settings: RegionSettings, place: str, findings: Findings) -> None:
+def _check_mode(
+    subject: Inspected, settings: RegionSettings, place: str, findings: Findings
+) -> None:
     try:
         found = settings.node.key.stat()
     except OSError:
@@ -60,19 +65,13 @@ def _check_mode(settings: RegionSettings, place: str, findings: Findings) -> Non
             f"{settings.node.key} has mode {mode:04o}: others than its owner can use it.",
             f"chmod 600 {settings.node.key}, and enrol a new key if others had access.",
         )
-    if settings.node.user is None:
-        return
-    try:
-        owner = user_id(str(settings.node.user))
-    except InputError:
-        return  # `check_users` tells of it.
-    if found.st_uid != owner:
+    owner = subject.process_user(settings.node.user, NODE_USER)
+    if owner is not None and found.st_uid != owner:
         findings.add(
             Kind.NODE_KEY,
             place,
-            f"{settings.node.key} belongs to user {found.st_uid}; the node runs as "
-            f"{settings.node.user}.",
-            f"chown {settings.node.user} {settings.node.key}",
+            f"{settings.node.key} belongs to user {found.st_uid}; the node runs as user {owner}.",
+            f"chown {owner} {settings.node.key}",
         )
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 from client.engine.home import HOME_NAME, RegionHome
 from client.inspection.findings import Findings, Kind
 from client.inspection.machine import Machine
+from client.installation.composed_settings import ENGINE_USER
 from client.settings import RegionSettings, SettingsError, settings_file
-from common.errors import FedprefError, InputError
-from common.peers import user_id
+from client.settings_tables import User
+from common.errors import FedprefError
+from common.system_users import find_user
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,37 @@ class Inspected:
         """A field's place, to name it in a problem."""
         return f"{self.settings_path}, {field}"
 
+    def process_user(self, stated: User | None, usual: str) -> int | None:
+        """As whom a process of the region will run; None if root would have to make the user first.
+
+        Started by root, each has its own user; started by anyone else, all are that user's.
+
+        Args:
+            stated: Whom the settings name, if anyone.
+            usual: Who it is otherwise.
+        """
+        if not self.machine.is_root():
+            return self.machine.user()
+        found = find_user(usual if stated is None else stated)
+        return None if found is None else found.uid
+
     @property
     def engine_user(self) -> int:
-        """Whose files the home's are to be; this process's user if the settings name none."""
-        if self.settings is None or self.settings.engine.user is None:
+        """Whose files the home's are to be."""
+        if self.settings is None:
             return self.machine.user()
+        user = self.process_user(self.settings.engine.user, ENGINE_USER)
+        return self.machine.user() if user is None else user
+
+    def is_hidden(self, path: Path) -> bool:
+        """Whether a file is another user's alone, as the node's are to the engine's user."""
         try:
-            return user_id(str(self.settings.engine.user))
-        except InputError:
-            return self.machine.user()  # `check_users` tells of it.
+            with path.open("rb"):
+                return False
+        except PermissionError:
+            return not self.machine.is_root()
+        except OSError:
+            return False
 
     @contextmanager
     def as_engine(self) -> Iterator[None]:
@@ -102,10 +126,21 @@ def _read_home(
     if settings is not None:
         candidates.insert(0, settings.home.root)
     for candidate in candidates:
-        if (candidate / "home.json").exists():
-            with findings.catching(Kind.FILES, candidate / "home.json"):
-                return RegionHome.read(candidate)
+        try:
+            (candidate / "home.json").stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            findings.add(
+                Kind.FILES,
+                candidate,
+                f"It cannot be entered: {error.strerror}.",
+                "Run the check as root, or as the engine's user.",
+            )
             return None
+        with findings.catching(Kind.FILES, candidate / "home.json"):
+            return RegionHome.read(candidate)
+        return None
     findings.add(
         Kind.FILES,
         candidates[0] / "home.json",

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from client.inspection.findings import Findings, Kind
 from client.inspection.subject import Inspected
+from client.installation.composed_settings import ENGINE_USER, NODE_USER, RELAY_USER
 from client.settings import RegionSettings
+from client.settings_tables import User
 from common.errors import InputError
 from common.peers import group_id, user_id
+from common.system_users import find_user
 
 _ONE_USER = (
     "Engine, node and relay run as one user: whoever breaks into the node or the relay can read "
-    "the region's data and keys. Name a user for each in region.toml, and start the region as root "
-    "or by systemd."
+    "the region's data and keys. Start the region as root, or by systemd: then each has its own."
 )
 
 
@@ -20,51 +22,62 @@ def check_users(subject: Inspected, findings: Findings) -> None:
     settings = subject.settings
     if settings is None:
         return
-    named = {
-        "[engine] user": settings.engine.user,
-        "[node] user": settings.node.user,
-        "[relay] user": settings.relay.user,
+    roles = {
+        "[engine] user": (settings.engine.user, ENGINE_USER),
+        "[node] user": (settings.node.user, NODE_USER),
+        "[relay] user": (settings.relay.user, RELAY_USER),
     }
-    ids = {
-        field: _resolve(subject, field, user, findings)
-        for field, user in named.items()
-        if user is not None
-    }
+    for field, (stated, _) in roles.items():
+        if stated is not None:
+            _check_stated(subject, field, stated, findings)
+    if subject.machine.is_root():
+        _check_apart(subject, roles, findings)
+    else:
+        findings.note(_ONE_USER)
     for field, users in (
         ("[engine] relay_users", settings.engine.relay_users),
         ("[engine] consent_users", settings.engine.consent_users),
     ):
         for user in users:
-            _resolve(subject, field, user, findings)
+            with findings.catching(Kind.USERS, subject.setting(field)):
+                user_id(str(user))
     _check_group(subject, settings, findings)
-    own = subject.machine.user()
-    roles = [ids.get(field, own) for field in named]
-    if len(set(roles)) == 1:
-        findings.note(_ONE_USER)
-    elif roles[0] in roles[1:]:
+
+
+def _check_stated(subject: Inspected, field: str, user: User, findings: Findings) -> None:
+    if find_user(user) is not None:
+        return
+    if subject.machine.is_root() and isinstance(user, str):
+        findings.note(f"The user {user} of {field} is made when root starts the region.")
+        return
+    findings.add(
+        Kind.USERS,
+        subject.setting(field),
+        f"There is no user {user} on this machine.",
+        "Make the user, or leave the field out.",
+    )
+
+
+def _check_apart(
+    subject: Inspected, roles: dict[str, tuple[User | None, str]], findings: Findings
+) -> None:
+    known = [
+        user
+        for stated, usual in roles.values()
+        if (user := subject.process_user(stated, usual)) is not None
+    ]
+    if len(set(known)) < len(known) or 0 in known:
         findings.add(
             Kind.USERS,
             subject.setting("[engine] user"),
-            "The engine has the node's or the relay's user: these could read its data and keys.",
-            "Give the engine a user of its own.",
+            "Engine, node and relay do not have three different users, none of them root: whoever "
+            "breaks into one of them could read the data and keys.",
+            "Give each a user of its own, or leave the fields out.",
+            exit_code=InputError.exit_code,
         )
-    if own != 0 and any(user not in (None, own) for user in ids.values()):
-        findings.note(
-            f"This is user {own}, who cannot start processes as the users that region.toml names: "
-            "start the region as root, or by systemd."
-        )
-
-
-def _resolve(subject: Inspected, field: str, user: str | int, findings: Findings) -> int | None:
-    try:
-        return user_id(str(user))
-    except InputError as error:
-        findings.add(Kind.USERS, subject.setting(field), error.message, error.remedy)
-        return None
 
 
 def _check_group(subject: Inspected, settings: RegionSettings, findings: Findings) -> None:
-    if settings.engine.socket_group is None:
-        return
-    with findings.catching(Kind.USERS, subject.setting("[engine] socket_group")):
-        group_id(str(settings.engine.socket_group))
+    if settings.engine.socket_group is not None:
+        with findings.catching(Kind.USERS, subject.setting("[engine] socket_group")):
+            group_id(str(settings.engine.socket_group))

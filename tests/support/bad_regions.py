@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import os
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -34,11 +33,17 @@ HOUR_MS = 3_600_000
 
 
 class SimulatedMachine(ThisMachine):
-    """This machine, with another clock or another disk."""
+    """This machine, with another clock or another disk; whose user is no root unless it is said."""
 
-    def __init__(self, *, ahead_ms: int = 0, disk: Disk | None = None) -> None:
+    def __init__(
+        self, *, ahead_ms: int = 0, disk: Disk | None = None, is_root: bool = False
+    ) -> None:
         self._ahead_ms = ahead_ms
         self._disk = disk
+        self._is_root = is_root
+
+    def is_root(self) -> bool:
+        return self._is_root
 
     def now_ms(self) -> int:
         return now_ms() + self._ahead_ms
@@ -570,15 +575,25 @@ BAD = (
     ),
     Bad(
         "engine and relay as one user",
-        lambda case: case.region.write(
-            engine={"user": os.geteuid()},
-            relay={"user": os.geteuid()},
-            node={"user": 12_345},
+        lambda case: (
+            case.region.write(engine={"user": 1}, relay={"user": 1}, node={"user": 2})
+            or on(SimulatedMachine(is_root=True))(case)
         ),
         Kind.USERS,
         "[engine] user",
-        "could read its data and keys",
+        "do not have three different users",
         "a user of its own",
+    ),
+    Bad(
+        "home that the engine's user cannot enter",
+        lambda case: (
+            case.region.write(engine={"user": 1}, relay={"user": 3}, node={"user": 2})
+            or on(SimulatedMachine(is_root=True))(case)
+        ),
+        Kind.FILES,
+        "home",
+        "cannot enter it",
+        "chown -R 1",
     ),
     Bad(
         "another version of a library",

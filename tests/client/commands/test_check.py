@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 
 from client import cli
+from client.inspection import inspect_region
 from common.errors import EXIT_OK
-from tests.support.bad_regions import Surroundings, made_surroundings, region_in
+from tests.support.bad_regions import (
+    SimulatedMachine,
+    Surroundings,
+    made_surroundings,
+    region_in,
+)
 from tests.support.region_folder import RegionFolder
 from tests.support.small_federation import N_ITEMS
 
@@ -30,6 +36,7 @@ def region(surroundings: Surroundings, tmp_path: Path) -> RegionFolder:
 def run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: object
 ) -> tuple[int, str]:
+    monkeypatch.setattr(inspect_region, "ThisMachine", SimulatedMachine)
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(sys, "argv", ["fedpref-region", "check", *map(str, words)])

@@ -21,6 +21,7 @@ from tests.support.bad_regions import (
     BAD,
     Bad,
     Case,
+    SimulatedMachine,
     Surroundings,
     chmod,
     lose_column,
@@ -29,6 +30,7 @@ from tests.support.bad_regions import (
     region_in,
     spoilt,
 )
+from tests.support.other_user import as_user
 from tests.support.region_folder import RegionFolder, toml_text
 from tests.support.small_federation import APP, N_ITEMS
 
@@ -45,7 +47,7 @@ def region(surroundings: Surroundings, tmp_path: Path) -> RegionFolder:
 
 
 def test_a_good_region_has_no_problem(region: RegionFolder, surroundings: Surroundings) -> None:
-    found = inspect_region(region.root)
+    found = inspect_region(region.root, machine=SimulatedMachine())
     assert found.problems == ()
     assert found.exit_code == EXIT_OK
     assert found.region == "region-1"
@@ -95,7 +97,7 @@ def test_one_fault_hides_no_other(region: RegionFolder, surroundings: Surroundin
     chmod("home/keys/log.pem", 0o604)(case)
     lose_column(case)
     region.write(policy={"rounds_max": 5})
-    found = inspect_region(region.root)
+    found = inspect_region(region.root, machine=SimulatedMachine())
     case.held[0].close()
     told = [(each.kind, each.message) for each in found.problems]
     for kind, message in (
@@ -116,7 +118,7 @@ def test_a_region_that_was_only_installed_is_told_what_comes_next(region: Region
     home = region.home
     for path in (*home.root.glob("*.sqlite*"), home.policy, home.registry / "1.json"):
         path.unlink()
-    (problem,) = inspect_region(region.root, offline=True).problems
+    (problem,) = inspect_region(region.root, offline=True, machine=SimulatedMachine()).problems
     assert (problem.kind, problem.place) == (Kind.FILES, str(home.root))
     assert "not begun yet" in problem.message
     assert "fedpref-region commission" in problem.remedy
@@ -126,7 +128,7 @@ def test_a_log_that_does_not_hold_is_told(region: RegionFolder) -> None:
     home = region.home
     with AuditLog.open(home.log, origin=home.origin, signer=home.signer("log")) as log:
         log.append([b"no envelope"])
-    found = inspect_region(region.root, offline=True)
+    found = inspect_region(region.root, offline=True, machine=SimulatedMachine())
     (problem,) = [each for each in found.problems if each.kind is Kind.LOG]
     assert problem.place == str(home.log)
     assert "does not hold" in problem.message
@@ -137,7 +139,7 @@ def test_what_ends_soon_is_a_note_and_no_problem(
     region: RegionFolder, surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Case(region, surroundings, monkeypatch).address("soon")
-    found = inspect_region(region.root)
+    found = inspect_region(region.root, machine=SimulatedMachine())
     assert found.problems == ()
     assert any("ends in 9 days" in note for note in found.notes)
 
@@ -147,7 +149,7 @@ def test_offline_nobody_is_reached(region: RegionFolder, monkeypatch: pytest.Mon
         inspection_module, "check_superlink", lambda *_, **__: pytest.fail("it was asked")
     )
     monkeypatch.setattr(inspection_module, "check_witnesses", lambda *_: pytest.fail("asked"))
-    found = inspect_region(region.root, offline=True)
+    found = inspect_region(region.root, offline=True, machine=SimulatedMachine())
     assert found.problems == ()
     assert any("--offline" in note for note in found.notes)
 
@@ -158,7 +160,7 @@ def test_beside_a_running_region_its_own_ports_are_no_problem(region: RegionFold
         AuditLog.open(home.log, origin=home.origin, signer=home.signer("log")),
         socket.create_server(("127.0.0.1", region.tables["node"]["runtime_port"])),
     ):
-        found = inspect_region(region.root)
+        found = inspect_region(region.root, machine=SimulatedMachine())
     assert found.problems == ()
     assert any(f"process {os.getpid()} writes its log" in note for note in found.notes)
 
@@ -173,7 +175,7 @@ def test_nothing_is_changed(region: RegionFolder) -> None:
         }
 
     before = state()
-    inspect_region(region.root)
+    inspect_region(region.root, machine=SimulatedMachine())
     assert state() == before
 
 
@@ -205,14 +207,13 @@ def test_root_reads_the_home_as_the_engine_s_user_and_leaves_no_file_of_its_own(
     surroundings: Surroundings, common_folder: Path
 ) -> None:
     region = region_in(surroundings, common_folder / "eu")
-    engine, node, relay = 61_001, 61_002, 61_003
+    # Users that every Debian has: daemon, bin and sys.
+    engine, node, relay = 1, 2, 3
     region.write(engine={"user": engine}, node={"user": node}, relay={"user": relay})
-    (region.root / "home" / "keys" / "trainer.pem").chmod(0o600)
     # Root's files are not the engine's.
     found = inspect_region(region.root, offline=True)
-    assert any(
-        "belongs to user 0; the engine runs as user 61001" in p.message for p in found.problems
-    )
+    told = "belongs to user 0; the engine runs as user 1."
+    assert any(told in each.message for each in found.problems)
     for path in (region.root / "home", *(region.root / "home").rglob("*")):
         os.chown(path, engine, engine)
     os.chown(region.root / "node" / "node_key", node, node)
@@ -221,3 +222,20 @@ def test_root_reads_the_home_as_the_engine_s_user_and_leaves_no_file_of_its_own(
     assert not any("one user" in note for note in found.notes)
     assert {path.stat().st_uid for path in (region.root / "home").rglob("*")} == {engine}
     assert os.geteuid() == 0
+
+
+def test_another_user_is_told_that_the_home_is_not_theirs(
+    surroundings: Surroundings, common_folder: Path
+) -> None:
+    region = region_in(surroundings, common_folder / "eu")
+    region.root.chmod(0o755)
+    (region.root / "node").chmod(0o700)
+
+    def look() -> list[list[str]]:
+        found = inspect_region(region.root, offline=True)
+        return [[str(each.kind), each.message] for each in found.problems]
+
+    told = as_user(1, 1, look)
+    assert ["files", "It cannot be entered: Permission denied."] in told
+    # What is the node's alone is no problem of the engine's user.
+    assert not any(kind in ("node-key", "certificates") for kind, _ in told)
