@@ -105,6 +105,8 @@ def _prepare(job: BundleJob) -> None:
     """Lets the bundle's packages be found in place of ours, and confines the process."""
     for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
         del sys.modules[name]
+    # Of a checkout that is installed in place, whose finder looks past the bundle's packages.
+    sys.meta_path[:] = [each for each in sys.meta_path if not _is_editable(each)]
     sys.path.insert(0, str(job.folder))
     sys.dont_write_bytecode = True
     importlib.invalidate_caches()
@@ -115,6 +117,11 @@ def _prepare(job: BundleJob) -> None:
     # What was loaded before the fork is shared with the parent as long as nobody touches it.
     gc.freeze()
     confine(job.folder, job.limits)
+
+
+def _is_editable(finder: object) -> bool:
+    kind = finder if isinstance(finder, type) else type(finder)
+    return kind.__module__.startswith("__editable__")
 
 
 def _load(reference: str) -> ClientApp:
