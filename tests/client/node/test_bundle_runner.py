@@ -149,7 +149,6 @@ except Exception as error:
         f"open({str(LEFT)!r}, 'w')",
         "os.mkdir(os.getcwd() + '/more')",
         "os.unlink(os.getcwd() + '/pyproject.toml')",
-        "import resource; resource.setrlimit(resource.RLIMIT_AS, (-1, -1))",
         "import signal; signal.pidfd_send_signal(os.pidfd_open(os.getppid()), 9)",
     ],
 )
