@@ -21,6 +21,7 @@ from pathlib import Path
 
 from common.audit.log import AuditLog
 from common.errors import FederationError, FedprefError, StorageError
+from common.process_control import end_with_supervisor
 from common.structured_log import log_as_json, say
 from common.timestamps import now, now_ms, parse_time
 from server.control import FINISHED, ControlApi, encoded_key, open_control
@@ -262,6 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m server.dispatcher", description=__doc__)
     parser.add_argument("deployment", type=Path)
     folder = parser.parse_args(arguments).deployment
+    end_with_supervisor()
     log_as_json("dispatcher")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     ended = threading.Event()

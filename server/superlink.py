@@ -33,6 +33,7 @@ import uvicorn
 
 from common.errors import FedprefError, InputError
 from common.key_files import read_private
+from common.process_control import end_with_supervisor
 from common.structured_log import log_as_json
 from server.control import LOOPBACK, TOKEN_HEADER
 from server.deployment import Deployment
@@ -204,6 +205,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m server.superlink", description=__doc__)
     parser.add_argument("deployment", type=Path)
     folder = parser.parse_args(arguments).deployment
+    end_with_supervisor()
     log_as_json("superlink")
     _tell_flower()
     try:
