@@ -156,7 +156,10 @@ def _wanted(ours: OurFederation, region: str) -> dict[str, list[str]]:
     return {
         "read": [*map(str, files), "/etc/passwd", str(ours.deployment.config)],
         "write": [str(home), str(folder), str(Path(evil_relay.__file__).parent)],
-        "connect": [f"127.0.0.1:{settings.node.runtime_port}", ours.address],
+        "connect": [
+            *(f"127.0.0.1:{settings.node.runtime_port}", ours.address),
+            str(settings.engine.socket),
+        ],
         "start": ["/bin/true"],
         "processes nearby:": ["environment", "memory", "signal", "trace"],
         "methods": ["admit", "report", "data_quality"],

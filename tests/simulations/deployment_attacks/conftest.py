@@ -14,4 +14,5 @@ def work() -> Iterator[Path]:
     # Not below pytest's folder: other users must be able to pass through, and sockets have short
     # paths.
     with tempfile.TemporaryDirectory(prefix="fedpref-d") as folder:
+        Path(folder).chmod(0o711)
         yield Path(folder)
