@@ -148,7 +148,7 @@ def test_events_are_the_last_ones(
     _, output, _ = command("status", str(finished.root), "--events", number)
     table = output.partition("Last events")[2].splitlines()[2:]
     assert len(table) == shown
-    assert ("model-published" in output) == bool(shown)
+    assert ("run-finished" in output) == bool(shown)
 
 
 def test_a_torn_or_foreign_event_is_left_out(federation: FakeFederation) -> None:
