@@ -23,6 +23,7 @@ import numpy as np
 
 from client.consent_service.registrar import Choice
 from client.data.transactions import CheckedTransactions
+from client.engine.egress import EgressGuard
 from client.engine.preparation import RegionData
 from client.engine.seal import SealStore
 from client.engine.service import PrivacyEngine
@@ -156,10 +157,23 @@ def _read_before(checked: CheckedTransactions | None) -> Iterator[None]:
 
 @contextmanager
 def undefended(variant: str) -> Iterator[None]:
-    """Takes the seal away, and the log's word of what was released and which rounds are over."""
-    if variant != NO_SEAL:
+    """Takes the seal away, and the log's word of what was released and which rounds are over.
+
+    Of every variant, also the egress guard: it reads seal and ledger back, and would let nothing
+    out that is not sealed and charged there.
+    """
+    if not variant:
         yield
         return
+    with (
+        patch.object(EgressGuard, "check"),
+        _without_seal() if variant == NO_SEAL else nullcontext(),
+    ):
+        yield
+
+
+@contextmanager
+def _without_seal() -> Iterator[None]:
     with (
         patch.object(SealStore, "read", lambda *_: None),
         patch.object(SealStore, "write", lambda *_: None),

@@ -18,7 +18,7 @@ from server.audit_trail import AuditTrail
 from server.checkpoint import CheckpointStore
 from server.rounds import OpenRound
 from simulations.provision import OpenRegion
-from tests.support.kill_life import NO_SEAL, _uncommitted, undefended
+from tests.support.kill_life import CHARGE_AFTER, NO_SEAL, _uncommitted, undefended
 from tests.support.schedule_fuzzer import Fuzzer, Region, Result
 
 FAST_SEED, SLOW_SEED = 20261129, 1
@@ -90,12 +90,19 @@ def charged_after_sending(plain: Any) -> Any:
     return ask
 
 
+@contextmanager
+def charged_late() -> Iterator[None]:
+    """So, and with nobody else who would see it."""
+    with (
+        patch.object(Region, "_ask", charged_after_sending(Region._ask)),
+        undefended(CHARGE_AFTER),
+    ):
+        yield
+
+
 DEFECTS: dict[str, tuple[Callable[[], Any], str]] = {
     "no seal": (lambda: undefended(NO_SEAL), "two payloads for one charge"),
-    "charged after sending": (
-        lambda: patch.object(Region, "_ask", charged_after_sending(Region._ask)),
-        "uncharged: ",
-    ),
+    "charged after sending": (charged_late, "uncharged: "),
     "a log that is not read back": (
         begun_anew,
         "the rounds aggregated are",
