@@ -193,15 +193,18 @@ class Supervised:
         # supervisord goes into the background by itself once it has bound its socket.
         config = self._folder / "supervisord.conf"
         command = [sys.executable, "-I", "-m", "supervisor.supervisord", "-c", str(config)]
-        ended = subprocess.run(  # noqa: S603  # our own program, no shell
-            command,
-            cwd=self._folder,
-            env={"LANG": "C.UTF-8", "PATH": os.environ.get("PATH", os.defpath)},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_SPAWN_TIMEOUT_S,
-            check=False,
-        )
+        try:
+            ended = subprocess.run(  # noqa: S603  # our own program, no shell
+                command,
+                cwd=self._folder,
+                env={"LANG": "C.UTF-8", "PATH": os.environ.get("PATH", os.defpath)},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_SPAWN_TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise self._unanswered() from error
         if ended.returncode != 0:
             words = (ended.stderr + ended.stdout).decode(errors="replace").strip()
             raise InputError(
@@ -211,11 +214,14 @@ class Supervised:
         deadline = time.monotonic() + _SPAWN_TIMEOUT_S
         while not self.running():
             if time.monotonic() > deadline:
-                raise StorageError(
-                    f"supervisord does not answer on {self.socket}.",
-                    remedy=f"Look at {self._folder / 'supervisord.log'}.",
-                )
+                raise self._unanswered()
             time.sleep(_POLL_S)
+
+    def _unanswered(self) -> StorageError:
+        return StorageError(
+            f"supervisord does not answer on {self.socket}.",
+            remedy=f"Look at {self._folder / 'supervisord.log'}, and at what is in that place.",
+        )
 
     def _apply_config(self) -> None:
         """Makes a running supervisord follow its rewritten configuration."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from common import supervision
 from common.errors import InputError, StorageError
 from common.supervision import Program, Supervised
 
@@ -161,6 +162,16 @@ def test_a_folder_that_cannot_be_made_is_told_of(folder: Path) -> None:
 
 
 def test_what_supervisord_itself_refuses_is_told(supervised: Supervised, folder: Path) -> None:
-    (folder / "s" / "run" / "supervisor.sock").mkdir(parents=True)
+    (folder / "s" / "supervisord.log").mkdir(parents=True)
     with pytest.raises(InputError, match="supervisord refuses"):
+        supervised.start([shell("one", "exec sleep 60")])
+
+
+def test_a_supervisord_that_does_not_come_up_is_told_of(
+    supervised: Supervised, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "_SPAWN_TIMEOUT_S", 1.0)
+    # It tries for ever to take a folder for a socket that another one left.
+    (folder / "s" / "run" / "supervisor.sock").mkdir(parents=True)
+    with pytest.raises(StorageError, match="does not answer"):
         supervised.start([shell("one", "exec sleep 60")])
