@@ -235,7 +235,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"The region's settings {path} are over {MAX_SETTINGS_BYTES} bytes.")
     try:
         return tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"The region's settings {path} are not TOML: {error}.",
             remedy="Correct the line it names.",

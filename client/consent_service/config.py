@@ -143,12 +143,13 @@ def read_settings(home: Path) -> ConsentServiceSettings:
             remedy="Write them; for a trial, `fedpref-region consent issuer new FILE --home HOME` "
             "does.",
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not TOML: {error}.") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise InputError(f"{path}: {where}: {first['msg']}.") from error
+    # Beside its own error, of a number without end or of tables without end.
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not TOML: {error}.") from error
 
 
 def _is_loopback(host: str) -> bool:

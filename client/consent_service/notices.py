@@ -66,7 +66,7 @@ def read_notice_file(path: Path) -> Notice:
         )
     except OSError as error:
         raise InputError(f"The notice {path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"The notice {path} is not TOML: {error}.") from error
     except FormatError as error:
         raise InputError(

@@ -252,7 +252,7 @@ def load_source_config(path: Path) -> FileSourceConfig | SqlSourceConfig:
         )
     try:
         values = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"The declaration of the store, {path}, is not valid TOML: {error}.",
             remedy="Correct the line it names.",

@@ -70,7 +70,7 @@ def read_answers(folder: Path, region: str) -> Answers | None:
         tables = tomllib.loads(data.decode("utf-8"))
     except OSError as error:
         raise InputError(f"The answers {path} cannot be read: {error.strerror}.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"The answers {path} are not TOML: {error}.", remedy="Correct the line it names."
         ) from error

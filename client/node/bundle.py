@@ -136,7 +136,7 @@ def _app_reference(folder: Path) -> str:
         with (folder / "pyproject.toml").open("rb") as file:
             project = tomllib.load(file)
         reference = project["tool"]["flwr"]["app"]["components"]["clientapp"]
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise FormatError("The app bundle does not say which object is its ClientApp.") from error
     if not isinstance(reference, str) or _APP_REFERENCE.fullmatch(reference) is None:
         raise FormatError("The app bundle's ClientApp is not named as module:object.")

@@ -307,7 +307,7 @@ def parse_federation(data: bytes, path: Path) -> FederationConfig:
         raise InputError(f"The federation's declaration {path} is longer than {_MAX_BYTES} bytes.")
     try:
         values = tomllib.loads(data.decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"The federation's declaration {path} is not valid TOML: {error}.",
             remedy="Correct the line it names.",

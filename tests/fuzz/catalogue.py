@@ -16,6 +16,7 @@ _MODULES = (
     "import_targets",
     "secure_sum_targets",
     "shared_sum_targets",
+    "deployment_targets",
 )
 
 
