@@ -87,7 +87,8 @@ def _print_run(console: Console, run: PermittedRun) -> None:
             f"{each.bytes_a_round:,}",
         )
     console.print(table)
-    console.print(f"{run.total_bytes:,} bytes of noised values in all rounds. {_ALSO_LEAVES}")
+    masked = ", under masks" if run.plan.aggregation.name == "confidential" else ""
+    console.print(f"{run.total_bytes:,} bytes of noised values{masked}, in all. {_ALSO_LEAVES}")
     console.print(_budget(run))
     console.print()
 
