@@ -283,9 +283,9 @@ def _by_frequency(reasons: Counter[str]) -> Mapping[str, int]:
 def _judge_part(block: RowBlock) -> tuple[BoolArray, dict[str, int]]:
     """Which rows of whole customers are kept, and how many fail for what others tell."""
     examined = block.flags & AWAY == 0
+    # The last place is that of rows without a customer, of whom none is seen elsewhere.
     seen_away = np.zeros(len(block.customers) + 1, dtype=bool)
     seen_away[block.customer[~examined]] = True
-    seen_away[-1] = False  # rows without a customer tell nothing of one another
     ambiguous = examined & (block.flags & AT_HOME != 0) & seen_away[block.customer]
     repeated = _repeats(block, examined)
     kept = examined & (block.flags & PASSED != 0) & ~ambiguous & ~repeated

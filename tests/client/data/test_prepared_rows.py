@@ -355,8 +355,8 @@ def test_leftovers_of_a_crash_are_removed(keeper: Keeper, store: MadeStore) -> N
 
 def test_another_key_or_basis_begins_anew(keeper: Keeper, store: MadeStore) -> None:
     store.put("monday", rows("anna", "ben"))
-    keeper.refresh()
     for kept in (keeper.kept(key=StorageKey(b"x" * 32)), keeper.kept(basis="other")):
+        assert keeper.refresh() == Refreshed(units_read=1, rows_read=2)
         assert keeper.refresh(kept) == Refreshed(units_read=1, rows_read=2)
         assert keeper.judged(kept) == keeper.expected()
         # Under the key of an erased past nothing is left to be read.
