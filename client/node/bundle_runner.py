@@ -16,6 +16,7 @@ from contextlib import suppress
 import numpy as np
 
 from client.node.bundle_job import MAX_JOB_BYTES, STOP, BundleJob
+from client.node.bundle_output import BundleOutput
 from client.node.warm_parent import READY
 from common.canonical_json import JsonValue
 from common.engine_frames import receive_frame, send_frame
@@ -26,6 +27,7 @@ _log = logging.getLogger("fedpref.relay")
 _START_TIMEOUT_S = 120.0
 #: How much later than a child's deadline the warm parent's word of its end may come, in seconds.
 _GRACE_S = 10.0
+_JOIN_S = 1.0
 
 
 class BundleFailedError(FedprefError):
@@ -51,6 +53,7 @@ class BundleRunner:
         self._environment = dict(environment)
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
+        self._output: BundleOutput | None = None
         self._lock = threading.RLock()
 
     def start(self) -> None:
@@ -66,13 +69,18 @@ class BundleRunner:
             return
         self.close()
         control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        reading, writing = os.pipe()
+        # What a bundle prints is not the relay's own word, and must not look like it.
+        self._output = BundleOutput(reading)
+        with theirs, os.fdopen(writing, "wb") as output:
             module = ["-I", "-m", "client.node.warm_parent"]
             self._process = subprocess.Popen(  # noqa: S603  # our own program, no shell
                 [sys.executable, *module, str(theirs.fileno()), str(os.getpid())],
                 pass_fds=[theirs.fileno()],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
             )
         with self._lock:
             self._control = control
@@ -101,6 +109,8 @@ class BundleRunner:
             InputError: The warm parent does not start.
         """
         self.start()
+        if self._output is not None:
+            self._output.begin_message()
         deadline = time.monotonic() + job.limits.wall_s + _GRACE_S
         reply = None
         ours, theirs = socket.socketpair()
@@ -135,6 +145,9 @@ class BundleRunner:
             self._process.kill()
             self._process.wait()
             self._process = None
+        if self._output is not None:
+            self._output.join(_JOIN_S)
+            self._output = None
 
     def _send(self, data: bytes, descriptor: int) -> None:
         with self._lock:

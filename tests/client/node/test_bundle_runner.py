@@ -11,6 +11,7 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -206,6 +207,19 @@ def test_what_a_bundle_raises_stays_in_the_region(
     assert failure(runner, f"raise SystemExit({SECRET!r})") == "failed"
     assert failure(runner, "raise KeyboardInterrupt") == "failed"
     assert SECRET not in capfd.readouterr().err
+
+
+def test_what_a_bundle_prints_is_marked_as_its_own(
+    runner: BundleRunner, capfd: pytest.CaptureFixture[str]
+) -> None:
+    outcome(runner, 'print(\'{"event": "message-answered"}\', flush=True); found = 1')
+    printed = ""
+    for _ in range(200):
+        printed += capfd.readouterr().err
+        if "message-answered" in printed:
+            break
+        time.sleep(0.02)
+    assert 'bundle: {"event": "message-answered"}' in printed.splitlines()
 
 
 def test_a_bundle_that_ends_itself_gives_no_reply(runner: BundleRunner) -> None:
