@@ -134,15 +134,19 @@ class _Watching:
         self._body = body
 
     async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start" and message["status"] in _CLIENT_ERRORS:
-            reason = "not-authenticated" if message["status"] == 401 else "refused-by-flower"
-            say(
-                _log,
-                logging.WARNING,
-                "request-refused",
-                reason="too-large" if self._body.overran else reason,
-                method=self._call,
-            )
+        if message["type"] == "http.response.start":
+            if self._body.overran:
+                # Flower takes it for a connection that broke, and for a fault of its own.
+                message = {**message, "status": 413}
+            if message["status"] in _CLIENT_ERRORS:
+                reason = "not-authenticated" if message["status"] == 401 else "refused-by-flower"
+                say(
+                    _log,
+                    logging.WARNING,
+                    "request-refused",
+                    reason="too-large" if self._body.overran else reason,
+                    method=self._call,
+                )
         await self._send(message)
 
 

@@ -20,7 +20,8 @@ HEADER = "x-fedpref-admin"
 class App:
     """Stands for Flower's application: reads the whole body and answers."""
 
-    def __init__(self, status: int = 200) -> None:
+    def __init__(self, status: int = 200, when_gone: int = 400) -> None:
+        self.when_gone = when_gone
         self.calls: list[tuple[str, bytes]] = []
         self.kinds: list[str] = []
         self.status = status
@@ -33,7 +34,8 @@ class App:
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
-                await send({"type": "http.response.start", "status": 400, "headers": []})
+                start = {"type": "http.response.start", "headers": []}
+                await send({**start, "status": self.when_gone})
                 return
             body += message.get("body", b"")
             more = message.get("more_body", False)
@@ -125,8 +127,12 @@ def test_a_request_that_claims_too_much_is_not_read(claimed: bytes) -> None:
     assert app.kinds == []
 
 
-def test_a_request_that_claims_little_and_sends_much_is_cut_off() -> None:
-    app = App()
+@pytest.mark.parametrize("fault", [400, 500], ids=["refused-by-flower", "flower-fails"])
+def test_a_request_that_claims_little_and_sends_much_is_cut_off_and_said_to_be_too_large(
+    fault: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, logger="fedpref.superlink")
+    app = App(when_gone=fault)
     door = FleetDoor(app, request_bytes_max=10)
     sent = ask(
         door,
@@ -134,8 +140,9 @@ def test_a_request_that_claims_little_and_sends_much_is_cut_off() -> None:
         headers=[(b"content-length", b"4")],
         body=(b"123456", b"123456", b"123456"),
     )
-    assert status(sent) == 400
+    assert status(sent) == 413
     assert app.calls == []
+    assert [vars(each)["fedpref_fields"]["reason"] for each in caplog.records] == ["too-large"]
 
 
 def test_exactly_the_limit_passes() -> None:
