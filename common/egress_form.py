@@ -45,9 +45,9 @@ from common.errors import FedprefError, FormatError
 from common.parameters import DTYPES
 from common.validate import exact_fields, matching, party, sha256_hex
 
-#: The most bytes that all arrays of one answer may have, and how many they may be.
+#: The most bytes that all arrays of one answer may have, and how many they may be, as in a message.
 MAX_ARRAYS_BYTES = 256 << 20
-MAX_ARRAYS = 16
+MAX_ARRAYS = 64
 
 _MAX_ENTRY_BYTES = 65_535
 _MAX_STATEMENT_BYTES = 4096

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from client.app import _REASONS as RELAY_CODES
 from client.engine.incidents import _REASONS as ENGINE_CODES
+from common import messages
 from common.canonical_json import JsonValue
 from common.egress_form import MAX_ARRAYS, METHODS, ArrayLimit, EgressRefusedError, check_form
 from common.egress_reasons import ENGINE_REASONS, REASONS, RELAY_REASONS, SECURE_SUM_REASONS
@@ -141,6 +142,11 @@ def test_arrays_leave_within_the_regions_own_limits() -> None:
             check_form("train", TRAIN, arrays, limits)
     with pytest.raises(EgressRefusedError):
         check_form("train", TRAIN, ARRAYS, {})
+
+
+def test_as_many_arrays_may_leave_as_a_message_has() -> None:
+    assert MAX_ARRAYS == messages.MAX_ARRAYS
+    check_form("train", TRAIN, {f"a_{number}": np.ones(1, "<f4") for number in range(MAX_ARRAYS)})
 
 
 def test_too_many_bytes_stay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,11 @@ from client.engine import service as service_module
 from client.engine.charges import Charge, ChargeRequest
 from client.engine.charging import Charging
 from client.engine.incidents import Incidents
+from client.engine.permit import CodeIdentity, Permit
 from client.engine.policy_fields import ArrayBound
+from client.engine.release_evidence import SealedRelease
 from client.engine.round_training import RoundTraining
-from client.engine.seal import SealStore
+from client.engine.seal import Seal, SealStore
 from client.engine.sealed_rounds import SealedRounds
 from client.engine.witnessing import RegionWitness
 from common.audit.checkpoint import COSIGNATURE_V1, NoteKey, NoteSignature
@@ -31,8 +33,10 @@ from common.canonical_json import JsonValue
 from common.egress_form import EgressRefusedError
 from common.envelope import Envelope
 from common.errors import StorageError
-from common.parameters import arrays_digest
+from common.parameters import arrays_digest, snap_to_grid
 from common.plan import RunPlan
+from common.plan_defaults import default_plan
+from common.release_bounds import release_norm_bound
 from simulations.provision import OpenRegion, RegionSetUp, open_region
 from simulations.run_folder import RunFolder
 from tests.support.cosigning import ask, publish
@@ -201,6 +205,42 @@ def test_an_array_that_the_policy_does_not_name_stays(region: OpenRegion, header
     strict = region.engine.policy.model_copy(update={"arrays": [bound]})
     region.engine._guard._policy = strict
     assert_kept_back(region, header, "policy")
+
+
+def test_the_norm_is_of_all_arrays_together(region: OpenRegion) -> None:
+    """Each within the bound by itself, and beyond it as one update."""
+    plan = default_plan(
+        run_id="run-1",
+        federation="small.example",
+        scenario="small",
+        regions=["region-1"],
+        quorum=1,
+        catalogue="c" * 64,
+        n_items=40,
+        train_from="2017-01-01T00:00:00.000Z",
+        train_until="2017-12-01T00:00:00.000Z",
+        epsilon="8",
+        planned_customers=20,
+        strategy="tied-autoencoder",
+    )
+    mechanism = plan.mechanism_of(2)
+    bound = release_norm_bound(plan, mechanism)
+    code = CodeIdentity("a" * 64, "b" * 64, "c" * 64)
+    seal = Seal("0" * 64, b"", b"", 0, {})
+    release = SealedRelease(Permit("p", plan, code, 0), 2, mechanism, seal, "0" * 64, 0, "c")
+
+    def filled(norm: float) -> Arrays:
+        return {
+            spec.name: snap_to_grid(
+                np.full(spec.shape, norm / np.sqrt(np.prod(spec.shape))), mechanism.grid_exponent
+            )
+            for spec in plan.released_arrays(mechanism.name)
+        }
+
+    guard = region.engine._guard
+    guard._require_values(filled(0.5 * bound), release)
+    with pytest.raises(EgressRefusedError, match="norm bound"):
+        guard._require_values(filled(0.8 * bound), release)
 
 
 def test_what_was_not_sealed_stays(
