@@ -13,11 +13,14 @@ import re
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from client.settings import RegionSettings
 from common.errors import FederationError
@@ -258,11 +261,8 @@ def _set_up(
 ) -> None:
     """Carries out the documented commands, at ports that are free, but for submitting a run."""
     shops, deployment, regions = ours.root / "shops", ours.deployment, ours.root / "regions"
-    ports = ("--port", str(free_port()), "--admin-port", str(free_port()))
-    ours.command("fedpref-sim", "shops", "shops", "--seed", str(seed), *ports)
-    for answers in shops.glob("*/region.toml"):
-        with answers.open("a", encoding="utf-8") as file:
-            file.write(f"\n[node]\nruntime_port = {free_port()}\n")
+    ours.command("fedpref-sim", "shops", "shops", "--seed", str(seed))
+    use_free_ports(shops)
     decide(shops)
     ours.command("fedpref-server", "provision", shops / "federation.toml", "deployment")
     kits, into = sorted(deployment.kits.iterdir()), ("--into", "regions", "--answers", "shops")
@@ -273,6 +273,22 @@ def _set_up(
     permits = [part for run in runs for part in ("--permit", deployment.home(run).plan)]
     registry = ("--registry", deployment.home().registry)
     ours.command("fedpref-region", "start", *folders, *registry, *permits)
+
+
+def use_free_ports(shops: Path) -> None:
+    """Has founders and operators decide on ports that nobody on this machine listens on.
+
+    Args:
+        shops: What `fedpref-sim shops` made.
+    """
+    declaration = shops / "federation.toml"
+    tables = tomllib.loads(declaration.read_text(encoding="utf-8"))
+    tables["server"] |= {"port": free_port(), "admin_port": free_port()}
+    declaration.write_text(tomli_w.dumps(tables), encoding="utf-8")
+    for answers in shops.glob("*/region.toml"):
+        tables = tomllib.loads(answers.read_text(encoding="utf-8"))
+        tables.setdefault("node", {})["runtime_port"] = free_port()
+        answers.write_text(tomli_w.dumps(tables), encoding="utf-8")
 
 
 def shut_down(root: Path) -> None:

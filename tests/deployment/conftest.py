@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from simulations.deployment_attacks.our_federation import open_federation, shut_down
+from simulations.deployment_attacks.our_federation import open_federation, shut_down, use_free_ports
 from tests.support.deployed import Deployed
 from tests.support.shared_python import shared_scripts
 
@@ -34,7 +34,11 @@ def said() -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def deployed(said: dict[str, str]) -> Iterator[Deployed]:
-    """The federation after its six commands: its first run is finished, and it runs on."""
+    """The federation after its six commands: its first run is finished, and it runs on.
+
+    The commands are the page's, to the letter; only the ports that the shops are made with may be
+    another program's on this machine, so others are chosen between the first command and the next.
+    """
     assert os.geteuid() == 0, "only root can give processes users of their own: run this as root"
     # Not below pytest's folder: other users must be able to pass through, and sockets have short
     # paths.
@@ -47,6 +51,8 @@ def deployed(said: dict[str, str]) -> Iterator[Deployed]:
         try:
             for command in six_commands():
                 said[command] = _run(command, root, scripts)
+                if command == "fedpref-sim shops shops":
+                    use_free_ports(root / "shops")
             yield Deployed(federation)
         finally:
             shut_down(root)
