@@ -92,7 +92,7 @@ class Manifest:
         """Puts it in the place of the last one; it is there whole, or the last one is.
 
         Raises:
-            StorageError: The disk refuses.
+            StorageError: The disk refuses; which of the two is there is open.
         """
         data = canonical_json.encode(self._record(), max_bytes=_MAX_BYTES)
         with disk_errors(path.parent):

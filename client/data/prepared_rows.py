@@ -71,7 +71,8 @@ class PreparedRows:
             StorageError: Another process keeps them for too long, or the disk refuses.
         """
         with disk_errors(self._folder):
-            make_folder_durably(self._folder)
+            if not self._folder.is_dir():
+                make_folder_durably(self._folder)
             lock = os.open(self._folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._wait_for(lock)
@@ -185,7 +186,7 @@ class Intake:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # What was committed is not touched: it has none left.
+        # After `commit` there are none left.
         for writer in self._writers:
             writer.discard()
 
@@ -215,7 +216,7 @@ class Intake:
             gone: The names of units whose rows no longer count.
 
         Raises:
-            StorageError: The disk refuses; all is as before.
+            StorageError: The disk refuses; what is kept is whole, as before or as after.
         """
         self._flush()
         before = self._kept.manifest
@@ -231,8 +232,10 @@ class Intake:
             units=tuple(units),
             segments=self._tidied(segments, {each.number for each in units}),
         )
-        self._kept._replace(manifest)
+        # From here on the manifest may name the new files, even if writing it fails: whoever is
+        # next within `exclusive` removes those that it does not name.
         self._writers.clear()
+        self._kept._replace(manifest)
 
     def _flush(self) -> None:
         if not self._waiting:
