@@ -7,6 +7,7 @@ finish. A region's keys count from that version on, and only then may its node c
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +89,7 @@ def enrol(deployment: Deployment, config: FederationConfig, files: Sequence[Path
     for region, found in enrolments.items():
         _write_node(deployment.drafts, region, found.facts.node_key)
     _admit(deployment)
+    _list_witnesses(deployment, config)
     return Enrolled(
         fingerprints={region: found.fingerprint for region, found in sorted(enrolments.items())},
         version=len(registry_envelopes(deployment.home().registry)),
@@ -109,6 +111,7 @@ def take_version(deployment: Deployment, config: FederationConfig, path: Path) -
     version = install(deployment, config, _read(path, MAX_REGISTRY_BYTES))
     (deployment.drafts / f"{version}.draft.json").unlink(missing_ok=True)
     _admit(deployment)
+    _list_witnesses(deployment, config)
     return version
 
 
@@ -244,6 +247,21 @@ def _admit(deployment: Deployment) -> None:
             _write_node(deployment.nodes, region, path.read_text("ascii").strip())
             use_up_token(deployment, region)
             path.unlink()
+
+
+def _list_witnesses(deployment: Deployment, config: FederationConfig) -> None:
+    """Tells the coordinator where the outside witnesses are whose keys are enrolled."""
+    chain = registry_envelopes(deployment.home().registry)
+    if not (chain and config.witnesses):
+        return
+    registry, at_ms = Registry.from_envelopes(chain, root_key_ids=None), now_ms()
+    urls = [each.url for each in config.witnesses if _holds(registry, each.name, "witness", at_ms)]
+    home = deployment.home()
+    try:
+        with as_owner(home.root):
+            write_durably(home.witnesses, json.dumps(urls).encode(), mode=0o644)
+    except OSError as error:
+        raise StorageError(f"{home.witnesses} cannot be written: {error.strerror}.") from error
 
 
 def _holds(registry: Registry, region: str, role: str, at_ms: int) -> bool:

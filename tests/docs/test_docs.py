@@ -41,6 +41,14 @@ from common.audit.verify.verdict import LIMITS, STEPS
 from common.catalogue import Catalogue
 from common.plan_defaults import _SIZES
 from common.training_rules import _SIZES as TRAINING_SIZES
+from server.provisioning.federation_config import (
+    FederationTable,
+    RunTable,
+    ServerTable,
+    WaitsTable,
+    WitnessTable,
+)
+from server.provisioning.federation_config import RegionTable as FederationRegion
 from simulations.attacks.table import ATTACKS
 from simulations.scenarios import SCENARIOS
 from tests.common.audit.test_log_attacks import ATTACKS as LOG_ATTACKS
@@ -417,6 +425,23 @@ def test_source_fields_are_the_declarations() -> None:
     assert list(mapping) == list(ColumnMapping.model_fields)
     required = {name for name, field in ColumnMapping.model_fields.items() if field.is_required()}
     assert {name for name, needed in mapping.items() if needed == "yes"} == required
+
+
+def test_fields_of_a_federation_are_the_declarations() -> None:
+    documented: dict[str, set[str]] = {}
+    name = ""
+    for row in table(DOCS / "operator.md", "table", "field", "meaning"):
+        name = (codes(row[0]) or [name])[0]
+        documented.setdefault(name, set()).update(codes(row[1]))
+    for heading, model in (
+        ("[federation]", FederationTable),
+        ("[server]", ServerTable),
+        ("[[regions]]", FederationRegion),
+        ("[[witnesses]]", WitnessTable),
+        ("[run.NAME]", RunTable),
+    ):
+        assert documented[heading] == set(model.model_fields), heading
+    assert documented["[waits]"] <= set(WaitsTable.model_fields)
 
 
 _FAULTY_ROWS = """\

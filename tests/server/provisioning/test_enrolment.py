@@ -10,17 +10,20 @@ import pytest
 import tomli_w
 
 from common.errors import FedprefError, InputError, VerificationError
+from common.key_files import generate_key
 from common.key_registry import Registry
+from common.key_request import make_request
 from common.registry_changes import finish_draft, sign_draft
 from common.registry_draft import Draft
 from common.registry_install import registry_envelopes
+from common.timestamps import now_ms
 from server.deployment import Deployment
 from server.provisioning.enrolment import enrol, enrolled_regions, take_version
 from server.provisioning.federation_config import FederationConfig, read_federation
 from server.provisioning.membership import join, remove, removed_regions
 from server.provisioning.officers import officers_at_hand, read_roots
 from server.provisioning.plans import missing_plans
-from tests.support.small_deployment import REGIONS, installed, provisioned
+from tests.support.small_deployment import NAME, REGIONS, installed, provisioned
 
 
 @pytest.fixture(scope="module")
@@ -218,3 +221,26 @@ def test_a_region_renews_its_node_key_by_a_new_kit(folder: Path) -> None:
     # Its signing keys stay: the registry needs no new version.
     assert done.version == 1
     assert (deployment.nodes / "region-1.pub").read_text() == (node / "node_key.pub").read_text()
+
+
+def test_an_outside_witness_is_enrolled_by_its_own_request(folder: Path) -> None:
+    deployment, _ = opened(folder)
+    with deployment.config.open("a") as file:
+        file.write('\n[[witnesses]]\nname = "auditor"\nurl = "https://witness.example"\n')
+    _, config = opened(folder)
+    signer = generate_key(folder / "auditor.pem", b"a passphrase of a test")
+    request = folder / "request.json"
+
+    def ask(party: str, role: str) -> None:
+        request.write_bytes(
+            make_request(signer, federation=NAME, party=party, role=role, at_ms=now_ms())
+        )
+
+    for party, role in (("auditor", "log"), ("region-1", "witness"), ("stranger", "witness")):
+        ask(party, role)
+        with pytest.raises(VerificationError, match="only the outside witnesses"):
+            enrol(deployment, config, [*enrolments(folder), request])
+    ask("auditor", "witness")
+    enrol(deployment, config, [*enrolments(folder), request])
+    assert registry(deployment).keys_of("auditor", "witness")[0].key_id == signer.key_id
+    assert deployment.home().witnesses.read_text() == '["https://witness.example"]'
