@@ -110,7 +110,6 @@ class KeptStore:
             if self._checked is None or kept.manifest.state != self._state:
                 rows = kept.snapshot(source.origin, catalogue.digest)
         if rows is not None:
-            self._checked = None
             self._checked = pass_gate(rows, region=self._home.region, threshold=self._threshold)
             self._state = kept.manifest.state
         self._due_s = self._clock_s() + config.refresh_after_s

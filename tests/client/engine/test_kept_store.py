@@ -29,6 +29,7 @@ customer = "card"
 item = "sku"
 time = "at"
 """
+MANIFEST = b"fedpref-prepared/1 manifest"
 CATALOGUE = Catalogue.of([f"i{number}" for number in range(6)])
 
 
@@ -175,18 +176,23 @@ def test_an_erasure_makes_what_is_kept_unreadable_and_the_store_is_read_anew(
 ) -> None:
     old_key = StorageKeyFile(region.home.stored_key).find(lambda: None)
     region.customers()
+    assert old_key.open((region.home.prepared / "manifest").read_bytes(), MANIFEST)
     kept = {path.name: path.read_bytes() for path in region.home.prepared.glob("*.rows")}
     with open_subject_keys(region.home.subjects, region.home.stored_key) as subjects:
         subjects.enrol(["anna", "ben"])
         subjects.erase(["ben"])
     new_key = StorageKeyFile(region.home.stored_key).find(lambda: None)
     assert old_key.fingerprint != new_key.fingerprint
-    # The purchases go in the store itself, as the command asks for.
-    region.day("1", "anna")
     region.now_s = 60
-    assert region.customers() == ["anna"]
+    region.customers()
     assert read == ["1", "1"]
     assert not kept.keys() & {path.name for path in region.home.prepared.iterdir()}
+    with pytest.raises(StorageError):
+        old_key.open((region.home.prepared / "manifest").read_bytes(), MANIFEST)
+    # The purchases go in the store itself, as the command asks for.
+    region.day("1", "anna")
+    region.now_s = 120
+    assert region.customers() == ["anna"]
 
 
 def test_a_damaged_file_is_made_again(
