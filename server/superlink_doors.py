@@ -137,7 +137,9 @@ class _Watching:
         if message["type"] == "http.response.start":
             if self._body.overran:
                 # Flower takes it for a connection that broke, and for a fault of its own.
-                message = {**message, "status": 413}
+                # What is left of the body is not read: the connection ends with the answer.
+                headers = [*message["headers"], (b"connection", b"close")]
+                message = {**message, "status": 413, "headers": headers}
             if message["status"] in _CLIENT_ERRORS:
                 reason = "not-authenticated" if message["status"] == 401 else "refused-by-flower"
                 say(

@@ -5,13 +5,26 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
+import uvicorn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.superlink_doors import FLEET_CALLS, AdminDoor, FleetDoor, Message, Scope
+from server import superlink_doors
+from server.superlink_doors import (
+    FLEET_CALLS,
+    AdminDoor,
+    FleetDoor,
+    ImpatientProtocol,
+    Message,
+    Scope,
+)
 
 TOKEN = b"0123456789abcdef" * 4
 HEADER = "x-fedpref-admin"
@@ -208,3 +221,50 @@ def test_refusals_are_said(caplog: pytest.LogCaptureFixture) -> None:
     ]
     assert said[1]["method"] == "pull-messages"
     assert json.dumps(said)
+
+
+class Patient(ImpatientProtocol):
+    """One that has no more patience than a test."""
+
+    patience_s = 0.1
+
+
+@contextmanager
+def listening(app: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Serves an application on a free port, by our protocol; gives the port."""
+    monkeypatch.setattr(superlink_doors, "_LOOK_S", 0.05)
+    config = uvicorn.Config(app, http=Patient, ws="none", lifespan="off", log_config=None)
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        yield listener.getsockname()[1]
+        server.should_exit = True
+        thread.join(20)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST /v1/fleet/pull-mess"])
+def test_who_connects_and_sends_no_whole_request_is_cut_off(
+    begun: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening(App(), monkeypatch) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as waiting:
+            waiting.sendall(begun)
+            with suppress(ConnectionResetError):
+                assert waiting.recv(1) == b""
+
+
+def test_a_body_that_is_cut_off_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening(FleetDoor(App(), request_bytes_max=10), monkeypatch) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as sending:
+            sending.sendall(
+                b"POST /v1/fleet/push-object HTTP/1.1\r\nhost: x\r\n"
+                b"transfer-encoding: chunked\r\n\r\n14\r\n" + bytes(20) + b"\r\n"
+            )
+            answer = b""
+            with suppress(ConnectionResetError):
+                while piece := sending.recv(1000):
+                    answer += piece
+            assert answer.startswith(b"HTTP/1.1 413 ")
+            assert b"connection: close" in answer.lower()
