@@ -111,6 +111,8 @@ def test_the_relay_is_a_process_that_answers_until_it_is_told_to_end(runtime: No
                 assert answer(runtime) == DESCRIBED
                 runtime.deliver(request({}, message_type="query.describe"), evil, run_number=2)
                 assert answer(runtime)["reason"] == "bundle-not-permitted"
+                # Not even its own user's processes may read its memory, where the secret is.
+                assert Path(f"/proc/{process.pid}/mem").stat().st_uid == 0
             finally:
                 process.send_signal(signal.SIGTERM)
                 words = process.communicate(timeout=30)[1]
