@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from client.data import file_source, quality
 from client.data.file_source import FileSource
+from client.data.sql_source import SqlSource
 from client.data.store_units import StoreUnit
 from client.data.transactions import Transactions
 from client.engine.home import RegionHome
@@ -18,6 +21,7 @@ from client.engine.storage_key import StorageKeyFile
 from client.engine.subjects import make_storage_key, open_subject_keys
 from common.catalogue import Catalogue
 from common.errors import InputError, QualityGateError, StorageError
+from tests.support.postgresql import Machine
 from tests.support.stages import purchases
 
 SOURCE = """
@@ -257,3 +261,55 @@ def test_a_home_that_cannot_be_written_to_says_so(region: Region) -> None:
     region.home.prepared.write_text("a file in its place", "utf-8")
     with pytest.raises(StorageError, match=r"cannot be kept in .*prepared"):
         region.store.checked()
+
+
+DATABASE = """
+kind = "sql"
+url = "{url}"
+table = "sales"
+refresh_by = "id"
+refresh_overlap = 0
+refresh_after_s = 0
+[columns]
+customer = "card"
+item = "sku"
+time = "at"
+"""
+
+
+def test_a_database_is_followed_closes_the_region_while_it_is_down_and_is_followed_on(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    batches = SqlSource.batches
+
+    def note(self: SqlSource, unit: StoreUnit) -> Iterator[Transactions]:
+        read.append(unit.name)
+        return batches(self, unit)
+
+    monkeypatch.setattr(SqlSource, "batches", note)
+    machine = Machine()
+    try:
+        server = machine.start()
+        with psycopg.connect(server.dsn()) as connection:
+            connection.execute(
+                "CREATE TABLE sales (id int PRIMARY KEY, card text, sku text, at date)"
+            )
+            connection.execute("INSERT INTO sales VALUES (1, 'anna', 'i0', '2024-03-01')")
+        region.declare(DATABASE.format(url=server.url("owner")))
+        assert region.customers() == ["anna"]
+        read.clear()
+        machine.stop()
+        for store in (region.store, region.opened()):
+            with pytest.raises(InputError, match="cannot be read: connection"):
+                store.checked()
+        machine.start()
+        assert region.customers() == region.customers(region.opened()) == ["anna"]
+        with psycopg.connect(server.dsn()) as connection:
+            connection.execute("INSERT INTO sales VALUES (2, 'ben', 'i1', '2024-03-02')")
+        assert region.customers() == ["anna", "ben"]
+        assert read == ["rows above 1 up to 2", "newest rows above 2 up to 2"]
+    finally:
+        with suppress(RuntimeError):
+            machine.stop()
+        machine.remove()
