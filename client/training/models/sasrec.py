@@ -109,7 +109,7 @@ class SasRec:
         parameters = self._widened()
         factors = parameters["item_factors"]
         with torch.no_grad():
-            states, _ = self._states(parameters, factors[batch.items])
+            states, _ = self._states(parameters, factors[batch.items], batch.lengths)
         last = (batch.lengths - 1).clamp_min(0)
         found = states[torch.arange(len(last)), last] @ factors.T
         result: FloatArray = (found * (batch.lengths > 0)[:, None]).float().numpy()
@@ -150,7 +150,7 @@ class SasRec:
         inputs, following = sequences.without_last(), sequences.without_first()
         embedded = torch.nn.functional.embedding(inputs.items, parameters["item_factors"])
         embedded.requires_grad_()
-        states, tape = self._states(parameters, embedded)
+        states, tape = self._states(parameters, embedded, inputs.lengths)
         table, by_state = table_gradients(
             parameters["item_factors"],
             states.detach(),
@@ -160,7 +160,7 @@ class SasRec:
         )
         outputs = [embedded, *(layer.output for layer in tape.layers)]
         by_input, *by_output = torch.autograd.grad(states, outputs, grad_outputs=by_state)
-        network = network_gradients(tape, by_output)
+        network = network_gradients(tape, by_output, inputs.lengths)
         rows = table.with_inputs(inputs, by_input)
         self._add(network, rows, inputs.lengths > 0, clipping_norm, into)
 
@@ -168,9 +168,12 @@ class SasRec:
         return {name: each.to(self._dtype) for name, each in self.parameters.items()}
 
     def _states(
-        self, parameters: Mapping[str, torch.Tensor], embedded: torch.Tensor
+        self,
+        parameters: Mapping[str, torch.Tensor],
+        embedded: torch.Tensor,
+        lengths: torch.Tensor,
     ) -> tuple[torch.Tensor, Tape]:
-        return forward(parameters, embedded, blocks=self._blocks, heads=self._heads)
+        return forward(parameters, embedded, lengths, blocks=self._blocks, heads=self._heads)
 
     def _add(
         self,

@@ -9,8 +9,6 @@ PyTorch gives.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import numpy as np
 import torch
 
 from client.data.dataset import CustomerItemMatrix
-from client.training import native
+from client.training.models.native_kernels import built, in_threads
 from client.training.models.softmax_passes import Decoder, SoftmaxPasses, SoftmaxSums, TorchPasses
 from client.training.models.sparse_batch import SparseBatch
 
@@ -88,7 +86,7 @@ class KernelPasses:
                 *(found.slopes.data_ptr(), found.taken.data_ptr(), first, last),
             )
 
-        _in_threads(work, panels)
+        in_threads(work, panels)
         return found
 
     def add_gradients(self, weights: torch.Tensor, shares: torch.Tensor, into: Decoder) -> None:
@@ -105,7 +103,7 @@ class KernelPasses:
                 *(factors, bias, start, stop),
             )
 
-        _in_threads(work, len(into.bias))
+        in_threads(work, len(into.bias))
 
     def add_entries(
         self,
@@ -134,22 +132,10 @@ def _writable(into: Decoder) -> tuple[int, int]:
     return into.factors.data_ptr(), into.bias.data_ptr()
 
 
-def _in_threads(work: Callable[[int, int], None], n: int) -> None:
-    """Does 0 to before n, in as many ranges as PyTorch has threads; each number alone is done so."""
-    threads = min(torch.get_num_threads(), n)
-    if threads <= 1:
-        work(0, n)
-        return
-    ends = [n * each // threads for each in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(work, ends[:-1], ends[1:]):
-            pass
-
-
 @cache
 def _usable() -> tuple[ctypes.CDLL, int] | None:
     """The kernel and its width, if it is built and gives what PyTorch gives."""
-    for path in sorted(Path(native.__file__).parent.glob("_softmax*.so")):
+    for path in built("_softmax"):
         try:
             library = load_kernel(path)
         except (OSError, AttributeError):

@@ -55,8 +55,6 @@ struct sums {
 #include <math.h>
 #include <string.h>
 
-#define ALWAYS __attribute__((always_inline)) inline
-
 /* A customer's own items: their exponentials are taken out, zeros stay. */
 static void take_entries(struct panel *panel, float *e, size_t stop)
 {
@@ -71,80 +69,12 @@ static void take_entries(struct panel *panel, float *e, size_t stop)
     }
 }
 
-#define FLOATS 16
-#define TILE_ROWS 8
-#define VEC __m512
-#define TARGET __attribute__((target("avx512f")))
-#define NAME(name) name##_avx512
-#define LOAD _mm512_loadu_ps
-#define STORE _mm512_storeu_ps
-#define SET1 _mm512_set1_ps
-#define ADD _mm512_add_ps
-#define SUB _mm512_sub_ps
-#define MUL _mm512_mul_ps
-#define FMA _mm512_fmadd_ps
-#define SMALLER _mm512_min_ps
-#define LARGER _mm512_max_ps
-#define POWER_OF_TWO(shifted)                                                                      \
-    _mm512_castsi512_ps(_mm512_add_epi32(                                                          \
-        _mm512_slli_epi32(_mm512_castps_si512(shifted), 23), _mm512_set1_epi32(0x3f800000)))
-#define UNLESS_BELOW(x, limit, value)                                                              \
-    _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ), value)
-#define IN_A_TREE tree_avx512
-
-__attribute__((target("avx2,fma"))) static inline float tree_avx2(__m256 v)
-{
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps(two, two, 1)));
-}
-
-TARGET static inline float tree_avx512(__m512 v)
-{
-    const __m512 upper = _mm512_shuffle_f32x4(v, v, 0xee);
-    return tree_avx2(_mm256_add_ps(_mm512_castps512_ps256(v), _mm512_castps512_ps256(upper)));
-}
-
+#define WIDTH 16
+#include "vectors.h"
 #include "softmax_passes.h"
-
-#undef FLOATS
-#undef TILE_ROWS
-#undef VEC
-#undef TARGET
-#undef NAME
-#undef LOAD
-#undef STORE
-#undef SET1
-#undef ADD
-#undef SUB
-#undef MUL
-#undef FMA
-#undef SMALLER
-#undef LARGER
-#undef POWER_OF_TWO
-#undef UNLESS_BELOW
-#undef IN_A_TREE
-
-#define FLOATS 8
-#define TILE_ROWS 4
-#define VEC __m256
-#define TARGET __attribute__((target("avx2,fma")))
-#define NAME(name) name##_avx2
-#define LOAD _mm256_loadu_ps
-#define STORE _mm256_storeu_ps
-#define SET1 _mm256_set1_ps
-#define ADD _mm256_add_ps
-#define SUB _mm256_sub_ps
-#define MUL _mm256_mul_ps
-#define FMA _mm256_fmadd_ps
-#define SMALLER _mm256_min_ps
-#define LARGER _mm256_max_ps
-#define POWER_OF_TWO(shifted)                                                                      \
-    _mm256_castsi256_ps(_mm256_add_epi32(                                                          \
-        _mm256_slli_epi32(_mm256_castps_si256(shifted), 23), _mm256_set1_epi32(0x3f800000)))
-#define UNLESS_BELOW(x, limit, value) _mm256_and_ps(_mm256_cmp_ps(x, limit, _CMP_NLT_UQ), value)
-#define IN_A_TREE tree_avx2
-
+#undef WIDTH
+#define WIDTH 8
+#include "vectors.h"
 #include "softmax_passes.h"
 
 static void do_block(int width, const struct model *model, struct panel *panel, float *e,

@@ -1,50 +1,4 @@
-/* The passes of softmax.c for one width of vectors; included once for each.
- *
- * VEC is a vector of FLOATS floats, TILE_ROWS how many rows of two of them the registers hold.
- * Every sum is taken in an order that does not depend on the width, by fused operations that
- * IEEE 754 rounds once: all widths give equal bits.
- */
-
-#define TILE (2 * FLOATS)
-
-/* acc[r] += sum over t < n of a[r, t] b[t], two vectors of b; `rows` is a constant. */
-ALWAYS TARGET static void NAME(tile)(const int rows, const float *a, size_t a_row, size_t a_step,
-                                     const float *b, size_t b_step, size_t n, VEC acc[TILE_ROWS][2])
-{
-    for (size_t t = 0; t < n; t++, a += a_step, b += b_step) {
-        const VEC left = LOAD(b), right = LOAD(b + FLOATS);
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) {
-            const VEC x = SET1(a[r * a_row]);
-            acc[r][0] = FMA(x, left, acc[r][0]);
-            acc[r][1] = FMA(x, right, acc[r][1]);
-        }
-    }
-}
-
-/* exp(x) for x of at most 80; 0 below -87. Cephes' expf (Moshier, 1992), with fused operations.
- *
- * x = n log 2 + r with |r| < 0.35. Adding MAGIC rounds to whole numbers, n in the lowest bits. The
- * error is below 1 unit in the last place: tests/client/training/native tries every float there is
- * in that range. What is not a number stays one, by the order of operands in SMALLER.
- */
-ALWAYS TARGET static VEC NAME(exponential)(VEC x)
-{
-    const VEC magic = SET1(12582912.0f);
-    x = SMALLER(SET1(80.0f), x);
-    const VEC shifted = FMA(x, SET1(1.44269504088896341f), magic);
-    const VEC n = SUB(shifted, magic);
-    const VEC r = FMA(n, SET1(2.12194440e-4f), FMA(n, SET1(-0.693359375f), x));
-    VEC p = SET1(1.9875691500e-4f);
-    p = FMA(p, r, SET1(1.3981999507e-3f));
-    p = FMA(p, r, SET1(8.3334519073e-3f));
-    p = FMA(p, r, SET1(4.1665795894e-2f));
-    p = FMA(p, r, SET1(1.6666665459e-1f));
-    p = FMA(p, r, SET1(5.0000001201e-1f));
-    p = FMA(p, r, SET1(1.0f));
-    p = FMA(p, r, SET1(1.0f));
-    return UNLESS_BELOW(x, SET1(-87.0f), MUL(p, POWER_OF_TWO(shifted)));
-}
+/* The passes of softmax.c for one width of vectors (vectors.h); included once for each. */
 
 /* e[i] = bias[i] + factors[i] . hidden, of a panel's customers, for items of a block. */
 ALWAYS TARGET static void NAME(logits)(const int rows, const struct model *model,
@@ -205,11 +159,7 @@ TARGET static void NAME(add_bias)(const struct sums *sums, size_t i)
         for (int v = 0; v < LANES / FLOATS; v++)
             acc[v] = FMA(LOAD(e + v * FLOATS), LOAD(sums->shares + first + v * FLOATS), acc[v]);
     }
-#pragma GCC unroll 8
-    for (int half = LANES / FLOATS / 2; half; half /= 2)
-        for (int v = 0; v < half; v++)
-            acc[v] = ADD(acc[v], acc[v + half]);
-    sums->bias[i] += IN_A_TREE(acc[0]);
+    sums->bias[i] += NAME(sum_of)(acc);
 }
 
 TARGET static void NAME(gradients)(const struct sums *sums, size_t start, size_t stop)
@@ -231,5 +181,3 @@ TARGET static void NAME(exponentials_of)(const float *from, float *to, size_t n)
     for (size_t i = 0; i < n; i += FLOATS)
         STORE(to + i, NAME(exponential)(LOAD(from + i)));
 }
-
-#undef TILE

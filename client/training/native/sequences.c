@@ -1,0 +1,189 @@
+/* What SASRec does with one customer at a time: causal attention, and sums of outer products.
+ *
+ * PyTorch has both as batched products of small matrices, for which it calls a library built for
+ * large ones, and keeps each customer's d x d gradients. Here a customer's attention stays in the
+ * first caches, half of it is not computed because it is masked, and the gradients are written to
+ * one array. Of her gradients by weights only the norms are kept: once the clip factors are known
+ * the gradients are computed again and added, by the same operations, so that what is added is
+ * what was measured, in every bit.
+ *
+ * Places behind a sequence's end are not looked at, and get zeros. Needs AVX2 or AVX-512, and
+ * columns by 32; elsewhere client/training/models does it with PyTorch.
+ */
+#include <stddef.h>
+#include <stdint.h>
+
+#define LANES 32
+
+/* Attention of heads of `size` columns; rows of `padded` scores, a multiple of 32. */
+struct shape {
+    size_t heads, size, padded;
+    float scale;
+    const float *later; /* padded zeros, then as many of minus infinity */
+};
+
+/* Sums of x[t, rows] times g[t, columns], with the distances from one t to the next. */
+struct outer {
+    size_t rows, columns, x_row, g_row;
+};
+
+#if defined(__x86_64__) && defined(__GNUC__)
+#include <math.h>
+#include <string.h>
+
+/* A customer's keys or values with places side by side: scratch[column, place]. */
+static void turn(const struct shape *shape, const float *from, size_t length, float *scratch)
+{
+    const size_t row = 3 * shape->heads * shape->size;
+    for (size_t j = 0; j < length; j++)
+        for (size_t k = 0; k < shape->size; k++)
+            scratch[k * shape->padded + j] = from[j * row + k];
+}
+
+#define WIDTH 16
+#include "vectors.h"
+#include "sequences_passes.h"
+#undef WIDTH
+#define WIDTH 8
+#include "vectors.h"
+#include "sequences_passes.h"
+
+/* The widest vectors that this processor has and this file knows: 16 or 8 floats, or 0. */
+int fedpref_sequences_width(void)
+{
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx2") &&
+        __builtin_cpu_supports("fma"))
+        return 16;
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? 8 : 0;
+}
+
+/* Floats of scratch for `attention` and `attention_back`, one thread. */
+size_t fedpref_sequences_scratch(size_t longest, size_t size)
+{
+    const size_t padded = (longest + LANES - 1) / LANES * LANES;
+    return (size + longest + 2) * padded;
+}
+
+static struct shape shape_of(size_t longest, size_t heads, size_t size, float *scratch)
+{
+    struct shape shape = {.heads = heads, .size = size};
+    shape.padded = (longest + LANES - 1) / LANES * LANES;
+    shape.scale = 1.0f / sqrtf((float)size);
+    float *later = scratch + (size + longest) * shape.padded;
+    for (size_t j = 0; j < shape.padded; j++) {
+        later[j] = 0.0f;
+        later[shape.padded + j] = -INFINITY;
+    }
+    shape.later = later;
+    /* Columns behind a sequence's end must be numbers: they are multiplied by zero. */
+    memset(scratch, 0, size * shape.padded * sizeof(float));
+    return shape;
+}
+
+/* Attention for customers from `first` to before `last`.
+ *
+ * three: float[n, longest, 3 * heads * size], queries, keys and values side by side. lengths: of
+ * each sequence. shares: float[n, heads, longest, longest by 32], written and kept for the way back.
+ * mixed: float[n, longest, heads * size], written.
+ */
+void fedpref_sequences_attention(int width, const float *three, const int64_t *lengths,
+                                 size_t longest, size_t heads, size_t size, float *shares,
+                                 float *mixed, float *scratch, size_t first, size_t last)
+{
+    const struct shape shape = shape_of(longest, heads, size, scratch);
+    const size_t row = heads * size;
+    for (size_t u = first; u < last; u++) {
+        const size_t length = (size_t)lengths[u];
+        for (size_t h = 0; h < heads; h++) {
+            const float *query = three + u * longest * 3 * row + h * size;
+            float *own = shares + (u * heads + h) * longest * shape.padded;
+            float *to = mixed + u * longest * row + h * size;
+            if (width == 16)
+                attend_avx512(&shape, length, query, own, to, scratch);
+            else
+                attend_avx2(&shape, length, query, own, to, scratch);
+        }
+        memset(mixed + (u * longest + length) * row, 0, (longest - length) * row * sizeof(float));
+    }
+}
+
+/* The way back: by_three of three's shape, written, from by_mixed of mixed's. */
+void fedpref_sequences_attention_back(int width, const float *three, const int64_t *lengths,
+                                      size_t longest, size_t heads, size_t size,
+                                      const float *shares, const float *by_mixed, float *by_three,
+                                      float *scratch, size_t first, size_t last)
+{
+    const struct shape shape = shape_of(longest, heads, size, scratch);
+    const size_t row = heads * size;
+    for (size_t u = first; u < last; u++) {
+        const size_t length = (size_t)lengths[u];
+        for (size_t h = 0; h < heads; h++) {
+            const size_t at = u * longest * 3 * row + h * size;
+            const float *own = shares + (u * heads + h) * longest * shape.padded;
+            const float *from = by_mixed + u * longest * row + h * size;
+            if (width == 16)
+                attend_back_avx512(&shape, length, three + at, own, from, by_three + at, scratch);
+            else
+                attend_back_avx2(&shape, length, three + at, own, from, by_three + at, scratch);
+        }
+        memset(by_three + (u * longest + length) * 3 * row, 0,
+               (longest - length) * 3 * row * sizeof(float));
+    }
+}
+
+/* squares[u] = the squared norm of sum over t < lengths[u] of x[u, t] times g[u, t].
+ *
+ * x: floats [n, longest, rows], x_row apart from place to place; g: [n, longest, columns] likewise.
+ */
+void fedpref_sequences_squares(int width, const float *x, size_t x_row, const float *g,
+                               size_t g_row, const int64_t *lengths, size_t longest, size_t rows,
+                               size_t columns, double *squares, size_t first, size_t last)
+{
+    const struct outer outer = {rows, columns, x_row, g_row};
+    for (size_t u = first; u < last; u++) {
+        const float *left = x + u * longest * x_row, *right = g + u * longest * g_row;
+        const size_t length = (size_t)lengths[u];
+        squares[u] = width == 16 ? squared_avx512(&outer, length, left, right)
+                                 : squared_avx2(&outer, length, left, right);
+    }
+}
+
+/* into[rows, columns] += the sum over customers of factors[u] times theirs; rows of a range. */
+void fedpref_sequences_add(int width, const float *x, size_t x_row, const float *g, size_t g_row,
+                           const int64_t *lengths, size_t n, size_t longest, size_t rows,
+                           size_t columns, const float *factors, float *into, size_t start,
+                           size_t stop)
+{
+    const struct outer outer = {rows, columns, x_row, g_row};
+    for (size_t u = 0; u < n; u++) {
+        const float *left = x + u * longest * x_row, *right = g + u * longest * g_row;
+        const size_t length = (size_t)lengths[u];
+        if (width == 16)
+            add_outer_avx512(&outer, length, left, right, factors[u], start, stop, into);
+        else
+            add_outer_avx2(&outer, length, left, right, factors[u], start, stop, into);
+    }
+}
+
+/* to[p] = row places[p] of customer owners[p]'s sum. */
+void fedpref_sequences_rows(int width, const float *x, size_t x_row, const float *g, size_t g_row,
+                            const int64_t *lengths, size_t longest, size_t columns,
+                            const int64_t *owners, const int64_t *places, size_t n, float *to)
+{
+    const struct outer outer = {1, columns, x_row, g_row};
+    for (size_t p = 0; p < n; p++) {
+        const size_t u = (size_t)owners[p], length = (size_t)lengths[u];
+        const float *left = x + u * longest * x_row + (size_t)places[p];
+        const float *right = g + u * longest * g_row;
+        if (width == 16)
+            outer_row_avx512(&outer, length, left, right, to + p * columns);
+        else
+            outer_row_avx2(&outer, length, left, right, to + p * columns);
+    }
+}
+#else
+int fedpref_sequences_width(void)
+{
+    return 0;
+}
+#endif
