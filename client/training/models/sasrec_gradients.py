@@ -10,6 +10,9 @@ import torch
 from client.training.models.sasrec_network import Tape, Taped
 from client.training.models.sequence_kernel import OuterSums
 
+#: Float tensors by the names of weights.
+Kept = dict[tuple[str, ...], torch.Tensor]
+
 
 @dataclass(frozen=True, eq=False)
 class CustomerGradients:
@@ -37,7 +40,7 @@ class CustomerGradients:
 
 
 def network_gradients(
-    tape: Tape, by_output: Sequence[torch.Tensor], lengths: torch.Tensor
+    tape: Tape, by_output: Sequence[torch.Tensor], lengths: torch.Tensor, kept: Kept
 ) -> CustomerGradients:
     """Each customer's gradient by every weight on a tape.
 
@@ -48,11 +51,12 @@ def network_gradients(
         tape: Of a forward pass.
         by_output: The gradients by the layers' outputs, in the tape's order.
         lengths: int64[n], of the sequences.
+        kept: The memory of the sums of earlier customers, which may be used again.
     """
     found: dict[tuple[str, ...], torch.Tensor | OuterSums] = {}
     # One at a time, while what was just computed is in the cache.
     squared = [
-        _squared_norms(found, layer, gradient, lengths)
+        _squared_norms(found, layer, gradient, lengths, kept)
         for layer, gradient in zip(tape.layers, by_output, strict=True)
     ]
     return CustomerGradients(found, torch.stack(squared).sum(0))
@@ -63,11 +67,13 @@ def _squared_norms(
     layer: Taped,
     gradient: torch.Tensor,
     lengths: torch.Tensor,
+    kept: Kept,
 ) -> torch.Tensor:
     """Puts a layer's gradients to those found; float64[n], their squared norms."""
     if layer.kind == "linear":
-        sums = OuterSums(layer.inputs, gradient, lengths)
-        found[layer.weights], squared = sums, sums.squared_norms()
+        sums = OuterSums(layer.inputs, gradient, lengths, kept.get(layer.weights))
+        found[layer.weights], squared = sums, sums.squared_norms
+        kept[layer.weights] = sums.sums.flatten()
     else:
         each = gradient if layer.kind == "position" else (layer.inputs * gradient).sum(1)
         found[layer.weights], squared = each, _squared(each)

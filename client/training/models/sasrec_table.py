@@ -75,14 +75,14 @@ class TableGradients:
 
     def squared_norms(self) -> tuple[torch.Tensor, torch.Tensor]:
         """float64[n] each: the squared norms, and their terms' magnitudes."""
-        others = self.negative_rows.squared_norms()
+        others = self.negative_rows.squared_norms
         own = torch.zeros_like(others)
         own.index_add_(0, self.owners, torch.linalg.vector_norm(self.rows, dim=1).double().square())
         crossed = torch.zeros_like(own)
         # Who bought a negative has one row of it from each part; they add up.
         places = torch.searchsorted(self.negatives, self.items).clamp_max(len(self.negatives) - 1)
         both = (self.negatives[places] == self.items).nonzero()[:, 0]
-        products = self.rows[both] * self.negative_rows.rows(self.owners[both], places[both])
+        products = self.rows[both] * self.negative_rows.sums[self.owners[both], places[both]]
         crossed.index_add_(0, self.owners[both], 2.0 * products.double().sum(1))
         return own + others + crossed, own + others + crossed.abs()
 
@@ -115,6 +115,7 @@ def table_gradients(
     following: SequenceBatch,
     negatives: torch.Tensor,
     log_share: torch.Tensor,
+    kept: torch.Tensor | None = None,
 ) -> tuple[OutputGradients, torch.Tensor]:
     """The gradient of the sampled softmax loss (Jean et al., 2015) by table and states.
 
@@ -127,6 +128,7 @@ def table_gradients(
         following: The next items.
         negatives: int64[k], distinct.
         log_share: float64[m], the log of each item's share of draws.
+        kept: As of `OuterSums`, for the rows of the negatives.
 
     Returns:
         The gradients by the table's rows, and float32[n, length, d] by the states.
@@ -143,7 +145,7 @@ def table_gradients(
     by_state = (by_own * next_factors).add_(by_others @ other_factors)
     rows = OutputGradients(
         next_rows=by_own * states,
-        negative_rows=OuterSums(by_others, states, following.lengths),
+        negative_rows=OuterSums(by_others, states, following.lengths, kept),
         following=following,
         negatives=negatives,
     )

@@ -130,69 +130,71 @@ class OuterSums:
         inputs: Float tensor (n, longest, k), its last axis contiguous.
         gradients: Float tensor (n, longest, d), likewise; zeros behind a sequence's end.
         lengths: int64[n].
+        kept: Where the sums may be kept, if it is large enough: fresh memory costs more than they.
+
+    Attributes:
+        sums: Float tensor (n, k, d).
+        squared_norms: float64[n], of each sum.
     """
 
     def __init__(
-        self, inputs: torch.Tensor, gradients: torch.Tensor, lengths: torch.Tensor
+        self,
+        inputs: torch.Tensor,
+        gradients: torch.Tensor,
+        lengths: torch.Tensor,
+        kept: torch.Tensor | None = None,
     ) -> None:
-        self._inputs, self._gradients, self._lengths = inputs, gradients.contiguous(), lengths
+        (n, longest, k), d = inputs.shape, gradients.shape[2]
         kernel = _usable()
-        exact = inputs.dtype == torch.float32 and gradients.shape[2] % _LANES == 0
+        single = inputs.dtype == gradients.dtype == torch.float32 and d % _LANES == 0
         # As the kernel takes them: the places of all customers at equal distances.
-        even = inputs.stride(2) == 1 and inputs.stride(0) == inputs.shape[1] * inputs.stride(1)
-        self._kernel = kernel if exact and even else None
-        self._sums = None if self._kernel else torch.bmm(inputs.transpose(1, 2), gradients)
-
-    def squared_norms(self) -> torch.Tensor:
-        """float64[n], of each sum; the kernel keeps none of them."""
-        if self._sums is not None:
-            norms: torch.Tensor = torch.linalg.vector_norm(self._sums.flatten(1), dim=1)
-            return norms.double().square()
-        squares = torch.empty(len(self._inputs), dtype=torch.float64)
-
-        def work(first: int, last: int) -> None:
-            self._call("squares", *self._sizes(), squares.data_ptr(), first, last)
-
-        in_threads(work, len(squares))
-        return squares
+        even = inputs.stride(2) == 1 and inputs.stride(0) == longest * inputs.stride(1)
+        self._kernel = kernel if single and even else None
+        if self._kernel is None:
+            self.sums = torch.bmm(inputs.transpose(1, 2), gradients)
+            norms = torch.linalg.vector_norm(self.sums.flatten(1), dim=1)
+            self.squared_norms: torch.Tensor = norms.double().square()
+            return
+        if kept is None or kept.numel() < n * k * d:
+            kept = torch.empty(n * k * d)
+        self.sums = kept[: n * k * d].view(n, k, d)
+        self.squared_norms = torch.empty(n, dtype=torch.float64)
+        _outer(self._kernel, inputs, gradients.contiguous(), lengths, self)
 
     def weighted(self, factor: torch.Tensor) -> torch.Tensor:
         """Float tensor (k, d): the sum over customers, each times her factor float[n]."""
-        factor = factor.to(self._gradients.dtype).contiguous()
-        if self._sums is not None:
-            flat = torch.mv(self._sums.flatten(1).T, factor)
-            return flat.view(self._sums.shape[1:])
-        found = torch.zeros(self._inputs.shape[2], self._gradients.shape[2])
+        n, *shape = self.sums.shape
+        factor = factor.to(self.sums.dtype).contiguous()
+        if self._kernel is None:
+            return torch.mv(self.sums.flatten(1).T, factor).view(shape)
+        found, kernel = torch.zeros(shape), self._kernel
 
         def work(start: int, stop: int) -> None:
-            arrays = factor.data_ptr(), found.data_ptr()
-            self._call("add", len(factor), *self._sizes(), *arrays, start, stop)
+            kernel.library.fedpref_sequences_add(
+                *(kernel.width, self.sums.data_ptr(), n, found.numel(), factor.data_ptr()),
+                *(found.data_ptr(), start * _LANES, stop * _LANES),
+            )
 
-        in_threads(work, len(found))
+        in_threads(work, found.numel() // _LANES)
         return found
 
-    def rows(self, owners: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        """Float tensor (r, d): of each customer in int64[r] the row of her sum in int64[r]."""
-        if self._sums is not None:
-            return self._sums[owners, places]
-        found = torch.empty(len(owners), self._gradients.shape[2])
-        longest, _, columns = self._sizes()
-        owners, places = owners.contiguous(), places.contiguous()
-        arrays = owners.data_ptr(), places.data_ptr(), len(owners), found.data_ptr()
-        self._call("rows", longest, columns, *arrays)
-        return found
 
-    def _sizes(self) -> tuple[int, int, int]:
-        return self._inputs.shape[1], self._inputs.shape[2], self._gradients.shape[2]
-
-    def _call(self, name: str, *arguments: int) -> None:
-        if self._kernel is None:
-            raise ValueError("Sums that are kept need no kernel.")
-        getattr(self._kernel.library, f"fedpref_sequences_{name}")(
-            *(self._kernel.width, self._inputs.data_ptr(), self._inputs.stride(1)),
-            *(self._gradients.data_ptr(), self._gradients.stride(1), self._lengths.data_ptr()),
-            *arguments,
+def _outer(
+    kernel: SequenceKernel,
+    inputs: torch.Tensor,
+    gradients: torch.Tensor,
+    lengths: torch.Tensor,
+    into: OuterSums,
+) -> None:
+    def work(first: int, last: int) -> None:
+        kernel.library.fedpref_sequences_outer(
+            *(kernel.width, inputs.data_ptr(), inputs.stride(1)),
+            *(gradients.data_ptr(), gradients.stride(1), lengths.data_ptr()),
+            *(inputs.shape[1], inputs.shape[2], gradients.shape[2]),
+            *(into.sums.data_ptr(), into.squared_norms.data_ptr(), first, last),
         )
+
+    in_threads(work, len(lengths))
 
 
 @cache
@@ -229,9 +231,8 @@ def load_kernel(path: Path) -> ctypes.CDLL:
     for name, arguments in {
         "attention": [*attention, pointer, pointer, size, size],
         "attention_back": [*attention, pointer, pointer, pointer, size, size],
-        "squares": [*outer, size, size, size, pointer, size, size],
-        "add": [*outer, size, size, size, size, pointer, pointer, size, size],
-        "rows": [*outer, size, size, pointer, pointer, size, pointer],
+        "outer": [*outer, size, size, size, pointer, pointer, size, size],
+        "add": [width, pointer, size, size, pointer, pointer, size, size],
     }.items():
         function = getattr(library, f"fedpref_sequences_{name}")
         function.restype, function.argtypes = None, arguments

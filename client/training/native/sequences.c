@@ -1,19 +1,19 @@
 /* What SASRec does with one customer at a time: causal attention, and sums of outer products.
  *
  * PyTorch has both as batched products of small matrices, for which it calls a library built for
- * large ones, and keeps each customer's d x d gradients. Here a customer's attention stays in the
- * first caches, half of it is not computed because it is masked, and the gradients are written to
- * one array. Of her gradients by weights only the norms are kept: once the clip factors are known
- * the gradients are computed again and added, by the same operations, so that what is added is
- * what was measured, in every bit.
+ * large ones. Here a customer's attention stays in the first caches, half of it is not computed
+ * because it is masked, and the gradients are written to one array; the norms of her gradients by
+ * weights are taken while these are in registers.
  *
  * Places behind a sequence's end are not looked at, and get zeros. Needs AVX2 or AVX-512, and
- * columns by 32; elsewhere client/training/models does it with PyTorch.
+ * columns by 32; elsewhere client/training/models/sequence_kernel.py does it with PyTorch.
  */
 #include <stddef.h>
 #include <stdint.h>
 
 #define LANES 32
+/* So many floats of a sum stay in the first cache while customers are added to them. */
+#define CACHED 4096
 
 /* Attention of heads of `size` columns; rows of `padded` scores, a multiple of 32. */
 struct shape {
@@ -131,54 +131,36 @@ void fedpref_sequences_attention_back(int width, const float *three, const int64
     }
 }
 
-/* squares[u] = the squared norm of sum over t < lengths[u] of x[u, t] times g[u, t].
+/* kept[u] = sum over t < lengths[u] of x[u, t] times g[u, t], and squares[u] = its squared norm.
  *
  * x: floats [n, longest, rows], x_row apart from place to place; g: [n, longest, columns] likewise.
  */
-void fedpref_sequences_squares(int width, const float *x, size_t x_row, const float *g,
-                               size_t g_row, const int64_t *lengths, size_t longest, size_t rows,
-                               size_t columns, double *squares, size_t first, size_t last)
+void fedpref_sequences_outer(int width, const float *x, size_t x_row, const float *g, size_t g_row,
+                             const int64_t *lengths, size_t longest, size_t rows, size_t columns,
+                             float *kept, double *squares, size_t first, size_t last)
 {
     const struct outer outer = {rows, columns, x_row, g_row};
     for (size_t u = first; u < last; u++) {
         const float *left = x + u * longest * x_row, *right = g + u * longest * g_row;
         const size_t length = (size_t)lengths[u];
-        squares[u] = width == 16 ? squared_avx512(&outer, length, left, right)
-                                 : squared_avx2(&outer, length, left, right);
+        float *own = kept + u * rows * columns;
+        squares[u] = width == 16 ? squared_avx512(&outer, length, left, right, own)
+                                 : squared_avx2(&outer, length, left, right, own);
     }
 }
 
-/* into[rows, columns] += the sum over customers of factors[u] times theirs; rows of a range. */
-void fedpref_sequences_add(int width, const float *x, size_t x_row, const float *g, size_t g_row,
-                           const int64_t *lengths, size_t n, size_t longest, size_t rows,
-                           size_t columns, const float *factors, float *into, size_t start,
-                           size_t stop)
+/* into += the sum over n customers of factors[u] times kept[u]; floats from `start` to `stop` of
+ * them, both multiples of 32.
+ */
+void fedpref_sequences_add(int width, const float *kept, size_t n, size_t floats,
+                           const float *factors, float *into, size_t start, size_t stop)
 {
-    const struct outer outer = {rows, columns, x_row, g_row};
-    for (size_t u = 0; u < n; u++) {
-        const float *left = x + u * longest * x_row, *right = g + u * longest * g_row;
-        const size_t length = (size_t)lengths[u];
+    for (; start < stop; start += CACHED) {
+        const size_t here = stop - start < CACHED ? stop - start : CACHED;
         if (width == 16)
-            add_outer_avx512(&outer, length, left, right, factors[u], start, stop, into);
+            add_kept_avx512(kept + start, floats, factors, n, into + start, here);
         else
-            add_outer_avx2(&outer, length, left, right, factors[u], start, stop, into);
-    }
-}
-
-/* to[p] = row places[p] of customer owners[p]'s sum. */
-void fedpref_sequences_rows(int width, const float *x, size_t x_row, const float *g, size_t g_row,
-                            const int64_t *lengths, size_t longest, size_t columns,
-                            const int64_t *owners, const int64_t *places, size_t n, float *to)
-{
-    const struct outer outer = {1, columns, x_row, g_row};
-    for (size_t p = 0; p < n; p++) {
-        const size_t u = (size_t)owners[p], length = (size_t)lengths[u];
-        const float *left = x + u * longest * x_row + (size_t)places[p];
-        const float *right = g + u * longest * g_row;
-        if (width == 16)
-            outer_row_avx512(&outer, length, left, right, to + p * columns);
-        else
-            outer_row_avx2(&outer, length, left, right, to + p * columns);
+            add_kept_avx2(kept + start, floats, factors, n, into + start, here);
     }
 }
 #else

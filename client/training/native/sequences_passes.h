@@ -133,9 +133,9 @@ TARGET static void NAME(attend_back)(const struct shape *shape, size_t length, c
     NAME(mix_back)(shape, length, shares, by_mixed, width, by_query + 2 * width, row);
 }
 
-/* The squared norm of one customer's sum over t of x[t] times g[t], without keeping it. */
+/* One customer's sum over t of x[t] times g[t], kept, and its squared norm. */
 TARGET static double NAME(squared)(const struct outer *outer, size_t length, const float *x,
-                                   const float *g)
+                                   const float *g, float *kept)
 {
     double found = 0.0, lanes[LANES] = {0.0};
     for (size_t k = 0; k < outer->columns; k += TILE) {
@@ -148,6 +148,9 @@ TARGET static double NAME(squared)(const struct outer *outer, size_t length, con
             acc[r][0] = acc[r][1] = SET1(0.0f);                                                    \
         NAME(tile)(count, x + i, 1, outer->x_row, g + k, outer->g_row, length, acc);               \
         for (int r = 0; r < count; r++) {                                                          \
+            float *to = kept + (i + r) * outer->columns + k;                                       \
+            STORE(to, acc[r][0]);                                                                  \
+            STORE(to + FLOATS, acc[r][1]);                                                         \
             left = FMA(acc[r][0], acc[r][0], left);                                                \
             right = FMA(acc[r][1], acc[r][1], right);                                              \
         }                                                                                          \
@@ -164,36 +167,13 @@ TARGET static double NAME(squared)(const struct outer *outer, size_t length, con
     return found;
 }
 
-/* into += factor times the same sum, for some of its rows; the sum is rounded as its norm had it. */
-TARGET static void NAME(add_outer)(const struct outer *outer, size_t length, const float *x,
-                                   const float *g, float factor, size_t start, size_t stop,
-                                   float *into)
+/* into += the sum over customers of their factor times what was kept of them; n floats each. */
+TARGET static void NAME(add_kept)(const float *kept, size_t apart, const float *factors,
+                                  size_t customers, float *into, size_t n)
 {
-    const VEC scale = SET1(factor);
-    x += start;
-    into += start * outer->columns;
-    for (size_t k = 0; k < outer->columns; k += TILE) {
-#define STEP(count)                                                                                \
-    do {                                                                                           \
-        VEC acc[TILE_ROWS][2];                                                                     \
-        for (int r = 0; r < count; r++)                                                            \
-            acc[r][0] = acc[r][1] = SET1(0.0f);                                                    \
-        NAME(tile)(count, x + i, 1, outer->x_row, g + k, outer->g_row, length, acc);               \
-        for (int r = 0; r < count; r++) {                                                          \
-            float *to = into + (i + r) * outer->columns + k;                                       \
-            STORE(to, FMA(scale, acc[r][0], LOAD(to)));                                            \
-            STORE(to + FLOATS, FMA(scale, acc[r][1], LOAD(to + FLOATS)));                          \
-        }                                                                                          \
-    } while (0)
-        FOR_TILES(stop - start, STEP);
-#undef STEP
+    for (size_t u = 0; u < customers; u++, kept += apart) {
+        const VEC scale = SET1(factors[u]);
+        for (size_t j = 0; j < n; j += FLOATS)
+            STORE(into + j, FMA(scale, LOAD(kept + j), LOAD(into + j)));
     }
-}
-
-/* One row of the same sum. */
-TARGET static void NAME(outer_row)(const struct outer *outer, size_t length, const float *x,
-                                   const float *g, float *to)
-{
-    for (size_t k = 0; k < outer->columns; k += TILE)
-        NAME(product)(1, x, 1, outer->x_row, g + k, outer->g_row, length, to + k, outer->columns);
 }
