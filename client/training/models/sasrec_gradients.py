@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from client.training.models.sasrec_network import Tape, Taped
-from client.training.models.sequence_kernel import OuterSums
+from client.training.models.sequence_kernel import OuterSums, place_sums
 
 #: Float tensors by the names of weights.
 Kept = dict[tuple[str, ...], torch.Tensor]
@@ -75,11 +75,12 @@ def _squared_norms(
         found[layer.weights], squared = sums, sums.squared_norms
         kept[layer.weights] = sums.sums.flatten()
     else:
-        each = gradient if layer.kind == "position" else (layer.inputs * gradient).sum(1)
+        per_place = layer.kind == "position"
+        each = gradient if per_place else place_sums(gradient, lengths, layer.inputs)
         found[layer.weights], squared = each, _squared(each)
     if layer.bias is None:
         return squared
-    by_bias = gradient.sum(1)
+    by_bias = place_sums(gradient, lengths)
     found[layer.bias,] = by_bias
     return squared + _squared(by_bias)
 

@@ -197,6 +197,36 @@ def _outer(
     in_threads(work, len(lengths))
 
 
+def place_sums(
+    gradients: torch.Tensor, lengths: torch.Tensor, inputs: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Each customer's sum over her places of her gradients, or of inputs ⊙ gradients.
+
+    Args:
+        gradients: Float tensor (n, longest, d); zeros behind a sequence's end.
+        lengths: int64[n].
+        inputs: As the gradients, or None.
+
+    Returns:
+        Float tensor (n, d).
+    """
+    n, longest, d = gradients.shape
+    kernel = _usable()
+    if kernel is None or gradients.dtype != torch.float32 or d % _LANES:
+        return (gradients if inputs is None else inputs * gradients).sum(1)
+    sums, given = torch.empty(n, d), gradients.contiguous()
+    beside = None if inputs is None else inputs.contiguous()
+
+    def work(first: int, last: int) -> None:
+        kernel.library.fedpref_sequences_places(
+            *(kernel.width, None if beside is None else beside.data_ptr(), given.data_ptr()),
+            *(lengths.data_ptr(), longest, d, sums.data_ptr(), first, last),
+        )
+
+    in_threads(work, n)
+    return sums
+
+
 @cache
 def _usable() -> SequenceKernel | None:
     """The kernel, if it is built and gives what PyTorch gives."""
@@ -232,6 +262,7 @@ def load_kernel(path: Path) -> ctypes.CDLL:
         "attention": [*attention, pointer, pointer, size, size],
         "attention_back": [*attention, pointer, pointer, pointer, size, size],
         "outer": [*outer, size, size, size, pointer, pointer, size, size],
+        "places": [width, pointer, pointer, pointer, size, size, pointer, size, size],
         "add": [width, pointer, size, size, pointer, pointer, size, size],
     }.items():
         function = getattr(library, f"fedpref_sequences_{name}")

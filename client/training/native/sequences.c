@@ -40,6 +40,13 @@ static void turn(const struct shape *shape, const float *from, size_t length, fl
             scratch[k * shape->padded + j] = from[j * row + k];
 }
 
+/* Asks for what the next customer's rows are: read by columns, they are not foreseen. */
+static void ask_for(const float *from, size_t floats)
+{
+    for (size_t i = 0; i < floats; i += 16)
+        __builtin_prefetch(from + i, 0, 2);
+}
+
 #define WIDTH 16
 #include "vectors.h"
 #include "sequences_passes.h"
@@ -94,6 +101,8 @@ void fedpref_sequences_attention(int width, const float *three, const int64_t *l
     const size_t row = heads * size;
     for (size_t u = first; u < last; u++) {
         const size_t length = (size_t)lengths[u];
+        if (u + 1 < last)
+            ask_for(three + (u + 1) * longest * 3 * row, (size_t)lengths[u + 1] * 3 * row);
         for (size_t h = 0; h < heads; h++) {
             const float *query = three + u * longest * 3 * row + h * size;
             float *own = shares + (u * heads + h) * longest * shape.padded;
@@ -117,6 +126,12 @@ void fedpref_sequences_attention_back(int width, const float *three, const int64
     const size_t row = heads * size;
     for (size_t u = first; u < last; u++) {
         const size_t length = (size_t)lengths[u];
+        if (u + 1 < last) {
+            const size_t next = (u + 1) * longest, places = (size_t)lengths[u + 1];
+            ask_for(three + next * 3 * row, places * 3 * row);
+            ask_for(by_mixed + next * row, places * row);
+            ask_for(shares + next * heads * shape.padded, places * shape.padded);
+        }
         for (size_t h = 0; h < heads; h++) {
             const size_t at = u * longest * 3 * row + h * size;
             const float *own = shares + (u * heads + h) * longest * shape.padded;
@@ -144,8 +159,26 @@ void fedpref_sequences_outer(int width, const float *x, size_t x_row, const floa
         const float *left = x + u * longest * x_row, *right = g + u * longest * g_row;
         const size_t length = (size_t)lengths[u];
         float *own = kept + u * rows * columns;
+        if (u + 1 < last) {
+            ask_for(left + longest * x_row, (size_t)lengths[u + 1] * x_row);
+            ask_for(right + longest * g_row, (size_t)lengths[u + 1] * g_row);
+        }
         squares[u] = width == 16 ? squared_avx512(&outer, length, left, right, own)
                                  : squared_avx2(&outer, length, left, right, own);
+    }
+}
+
+/* sums[u] = sum over t < lengths[u] of g[u, t], or of x[u, t] times it where x is not null. */
+void fedpref_sequences_places(int width, const float *x, const float *g, const int64_t *lengths,
+                              size_t longest, size_t columns, float *sums, size_t first,
+                              size_t last)
+{
+    for (size_t u = first; u < last; u++) {
+        const size_t at = u * longest * columns, length = (size_t)lengths[u];
+        if (width == 16)
+            places_avx512(x ? x + at : NULL, g + at, length, columns, sums + u * columns);
+        else
+            places_avx2(x ? x + at : NULL, g + at, length, columns, sums + u * columns);
     }
 }
 

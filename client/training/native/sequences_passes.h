@@ -177,3 +177,20 @@ TARGET static void NAME(add_kept)(const float *kept, size_t apart, const float *
             STORE(into + j, FMA(scale, LOAD(kept + j), LOAD(into + j)));
     }
 }
+
+/* sums = sum over t of g[t], or of x[t] times it, column by column. */
+TARGET static void NAME(places)(const float *x, const float *g, size_t length, size_t columns,
+                                float *sums)
+{
+    for (size_t k = 0; k < columns; k += TILE) {
+        VEC left = SET1(0.0f), right = SET1(0.0f);
+        for (size_t t = 0; t < length; t++) {
+            const float *from = g + t * columns + k;
+            const VEC one = LOAD(from), other = LOAD(from + FLOATS);
+            left = x ? FMA(LOAD(x + t * columns + k), one, left) : ADD(left, one);
+            right = x ? FMA(LOAD(x + t * columns + k + FLOATS), other, right) : ADD(right, other);
+        }
+        STORE(sums + k, left);
+        STORE(sums + k + FLOATS, right);
+    }
+}

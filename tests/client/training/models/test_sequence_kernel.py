@@ -24,6 +24,7 @@ from client.training.models.sequence_kernel import (
     causal_attention,
     is_compiled,
     load_kernel,
+    place_sums,
 )
 from common.strategies import SASREC, initial_parameters
 from tests.client.training.models.test_sasrec import sequences
@@ -146,6 +147,21 @@ def test_outer_sums_are_those_of_double_precision(
         assert torch.allclose(sums.sums.double(), exact, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("columns", [64, 24])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_over_places_are_those_of_double_precision(columns: int, dtype: torch.dtype) -> None:
+    lengths = torch.tensor([0, 1, 31, 17])
+    inside = (torch.arange(31) < lengths[:, None])[:, :, None]
+    inputs, gradients = drawn(4, 31, columns), drawn(4, 31, columns, seed=2) * inside
+    for beside, exact in (
+        (None, gradients.double()),
+        (inputs.to(dtype), inputs.double() * gradients.double()),
+    ):
+        found = place_sums(gradients.to(dtype), lengths, beside)
+        assert found.dtype == dtype
+        assert torch.allclose(found.double(), exact.sum(1), rtol=1e-5, atol=1e-5)
+
+
 def test_what_is_added_is_what_was_measured_in_every_bit() -> None:
     lengths, k = torch.tensor([0, 5, 31]), 13
     sums = OuterSums(drawn(3, 31, k), drawn(3, 31, 64, seed=2), lengths)
@@ -173,6 +189,8 @@ def test_bits_depend_neither_on_the_width_nor_on_threads(monkeypatch: pytest.Mon
                     *attended(three, upwards, lambda each: causal_attention(each, lengths, 2)),
                     sums.squared_norms,
                     sums.weighted(torch.linspace(0, 1, 4)),
+                    place_sums(three, lengths, three),
+                    place_sums(upwards, lengths),
                 ]
             )
     finally:
