@@ -1,8 +1,8 @@
 """Our steps beside the same without privacy: by hand, and by stock PyTorch.
 
-"Hand" is the same closed form without norms, clip factors and noise, and without the checks of
-the data; "auto" is the same loss by PyTorch's layers and autograd, eager. Of each there are several
-ways to write it, and the quickest on this machine is what is compared with.
+"Hand" is the same closed form, by the same kernels, without norms, clip factors and noise, and
+without the checks of the data; "auto" is the same loss by PyTorch's layers and autograd, eager. Of
+each there are several ways to write it, and the quickest on this machine is what is compared with.
 """
 
 from __future__ import annotations

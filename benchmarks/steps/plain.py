@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.steps.ours import RATE
 from client.data.dataset import CustomerItemMatrix
+from client.training.models.sparse_batch import SparseBatch
 
 Tensors = dict[str, torch.Tensor]
 
@@ -105,6 +106,10 @@ class Entries:
         self.owners = torch.repeat_interleave(torch.arange(self.n_rows), bounds.diff())
         self.items = torch.from_numpy(rows.indices).long()
         self.values = torch.from_numpy(rows.values)
+
+    def sparse(self) -> SparseBatch:
+        """The same as our models take it."""
+        return SparseBatch(self.offsets, self.owners, self.items, self.values, self.n_rows)
 
     def targets(self) -> torch.Tensor:
         """float32[n_entries]: the rows scaled to the sum 1."""

@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from benchmarks.steps.plain import AutogradStep, Entries, PlainStep, Tensors
 from client.data.dataset import CustomerItemMatrix
+from client.training.models.softmax_kernel import softmax_passes
+from client.training.models.softmax_passes import Decoder
 
 Likelihood = Literal["log-softmax", "cross-entropy"]
 
@@ -26,50 +28,31 @@ class HandAutoencoder(PlainStep):
 
     def __init__(self, arrays: Mapping[str, npt.NDArray[np.float32]], *, chunk: int) -> None:
         super().__init__(arrays, chunk=chunk)
-        self._logits = torch.empty(0)
+        self._passes = softmax_passes()
         self._found = {name: torch.zeros_like(each) for name, each in self.parameters.items()}
 
     def gradients(self, rows: CustomerItemMatrix) -> Tensors:
         """See `PlainStep`."""
-        if not rows.n_rows:
-            for each in self._found.values():
-                each.zero_()
-        for number, chunk in enumerate(self._chunks(rows)):
-            self._add(Entries(chunk), first=number == 0)
+        for each in self._found.values():
+            each.zero_()
+        for chunk in self._chunks(rows):
+            self._add(Entries(chunk))
         return self._found
 
-    def _add(self, entries: Entries, *, first: bool) -> None:
-        factors, found = self.parameters["item_factors"], self._found
-        hidden = self._product(entries).add_(self.parameters["hidden_bias"]).tanh_()
-        residual = self._residual(entries, hidden)
-        slope = (residual @ factors).mul_(1.0 - hidden.square())
-        ones, kept = torch.ones(entries.n_rows), 0.0 if first else 1.0
-        # With a factor of 0 what was there before is not even read: no pass for zeros.
-        found["item_factors"].addmm_(residual.T, hidden, beta=kept)
-        found["item_bias"].addmv_(residual.T, ones, beta=kept)
-        found["hidden_bias"].addmv_(slope.T, ones, beta=kept)
-        outer = slope.index_select(0, entries.owners).mul_(entries.values[:, None])
-        found["item_factors"].index_add_(0, entries.items, outer)
-
-    def _product(self, entries: Entries) -> torch.Tensor:
-        return functional.embedding_bag(
-            entries.items,
-            self.parameters["item_factors"],
-            entries.offsets,
-            mode="sum",
-            per_sample_weights=entries.values,
-        )
-
-    def _residual(self, entries: Entries, hidden: torch.Tensor) -> torch.Tensor:
-        factors, bias = self.parameters["item_factors"], self.parameters["item_bias"]
-        if len(self._logits) < entries.n_rows:
-            self._logits = torch.empty(entries.n_rows, len(bias))
-        logits = self._logits[: entries.n_rows]
-        torch.addmm(bias, hidden, factors.T, out=logits)
-        torch.softmax(logits, 1, out=logits)
-        places = entries.owners * len(bias) + entries.items
-        logits.view(-1).index_add_(0, places, -entries.targets())
-        return logits
+    def _add(self, entries: Entries) -> None:
+        factors, found, sparse = self.parameters["item_factors"], self._found, entries.sparse()
+        hidden = sparse.product(sparse.values, factors)
+        hidden.add_(self.parameters["hidden_bias"]).tanh_()
+        decoder = Decoder(factors, self.parameters["item_bias"])
+        sums = self._passes.exponentials(sparse, hidden, decoder, squares=False)
+        scale = sums.totals.reciprocal().float()
+        residuals = (sums.taken * scale[sparse.owners]).sub_(entries.targets())
+        slope = sparse.product(residuals, factors).addcmul_(sums.slopes, scale[:, None])
+        slope.mul_(1.0 - hidden.square())
+        added, ones = Decoder(found["item_factors"], found["item_bias"]), torch.ones_like(scale)
+        self._passes.add_gradients(hidden * scale[:, None], scale, added)
+        self._passes.add_entries(sparse, residuals, (slope, hidden), ones, added)
+        found["hidden_bias"] += slope.sum(0)
 
 
 class AutogradAutoencoder(AutogradStep):

@@ -15,7 +15,6 @@ from benchmarks.steps.plain import AutogradStep, Entries, PlainStep, Tensors
 from client.data.dataset import CustomerItemMatrix
 from client.training.models.customer_solver import Solved, solve_customers
 from client.training.models.matrix_factorisation import Precision
-from client.training.models.sparse_batch import SparseBatch
 
 UNOBSERVED_WEIGHT, REGULARISATION = 0.05, 0.1
 
@@ -98,7 +97,6 @@ def solve(
     """The customers' vectors, as ours are solved for."""
     shared = UNOBSERVED_WEIGHT * gram
     shared.diagonal().add_(REGULARISATION)
-    sparse = SparseBatch(
-        entries.offsets, entries.owners, entries.items, entries.values, entries.n_rows
+    return solve_customers(
+        entries.sparse(), factors.index_select(0, entries.items), shared, dtype=dtype
     )
-    return solve_customers(sparse, factors.index_select(0, entries.items), shared, dtype=dtype)

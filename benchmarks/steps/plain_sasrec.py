@@ -90,7 +90,11 @@ class HandSasRec(PlainStep):
         factors = self.parameters["item_factors"]
         embedded = functional.embedding(inputs.items, factors).requires_grad_()
         states, _ = forward(
-            self.parameters, embedded, blocks=self._sizes.blocks, heads=self._sizes.heads
+            self.parameters,
+            embedded,
+            inputs.lengths,
+            blocks=self._sizes.blocks,
+            heads=self._sizes.heads,
         )
         by_state = self._table(states.detach(), following, negatives)
         by_input, *by_weight = torch.autograd.grad(

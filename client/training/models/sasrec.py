@@ -22,7 +22,7 @@ import torch
 
 from client.data.dataset import CustomerItemMatrix
 from client.training.clipping import clip_to
-from client.training.models.sasrec_gradients import CustomerGradients, network_gradients
+from client.training.models.sasrec_gradients import CustomerGradients, Kept, network_gradients
 from client.training.models.sasrec_network import Tape, forward
 from client.training.models.sasrec_table import TableGradients, table_gradients
 from client.training.models.sequence_batch import SequenceBatch
@@ -33,6 +33,8 @@ Precision = Literal["double", "single"]
 
 # What float32 arithmetic may get wrong of a squared norm, relative to its terms' magnitudes.
 _ROUNDING = 4e-6
+# Under this name the rows of the negatives are kept beside the gradients by weights.
+_NEGATIVES = ("negatives",)
 # So many customers go through the network at a time: one layer's gradients, d × d of each customer,
 # then stay in a core's cache until their norms are taken.
 _PART = 128
@@ -78,6 +80,7 @@ class SasRec:
         places = np.arange(1, self.n_items + 1, dtype=np.float64)
         self._log_share = np.log(np.log1p(1.0 / places) / np.log(self.n_items + 1.0))
         self._negatives = torch.zeros(0, dtype=torch.int64)
+        self._kept: Kept = {}
 
     @property
     def n_items(self) -> int:
@@ -109,7 +112,7 @@ class SasRec:
         parameters = self._widened()
         factors = parameters["item_factors"]
         with torch.no_grad():
-            states, _ = self._states(parameters, factors[batch.items])
+            states, _ = self._states(parameters, factors[batch.items], batch.lengths)
         last = (batch.lengths - 1).clamp_min(0)
         found = states[torch.arange(len(last)), last] @ factors.T
         result: FloatArray = (found * (batch.lengths > 0)[:, None]).float().numpy()
@@ -150,17 +153,19 @@ class SasRec:
         inputs, following = sequences.without_last(), sequences.without_first()
         embedded = torch.nn.functional.embedding(inputs.items, parameters["item_factors"])
         embedded.requires_grad_()
-        states, tape = self._states(parameters, embedded)
+        states, tape = self._states(parameters, embedded, inputs.lengths)
         table, by_state = table_gradients(
             parameters["item_factors"],
             states.detach(),
             following,
             self._negatives,
             torch.from_numpy(self._log_share),
+            self._kept.get(_NEGATIVES),
         )
+        self._kept[_NEGATIVES] = table.negative_rows.sums.flatten()
         outputs = [embedded, *(layer.output for layer in tape.layers)]
         by_input, *by_output = torch.autograd.grad(states, outputs, grad_outputs=by_state)
-        network = network_gradients(tape, by_output)
+        network = network_gradients(tape, by_output, inputs.lengths, self._kept)
         rows = table.with_inputs(inputs, by_input)
         self._add(network, rows, inputs.lengths > 0, clipping_norm, into)
 
@@ -168,9 +173,12 @@ class SasRec:
         return {name: each.to(self._dtype) for name, each in self.parameters.items()}
 
     def _states(
-        self, parameters: Mapping[str, torch.Tensor], embedded: torch.Tensor
+        self,
+        parameters: Mapping[str, torch.Tensor],
+        embedded: torch.Tensor,
+        lengths: torch.Tensor,
     ) -> tuple[torch.Tensor, Tape]:
-        return forward(parameters, embedded, blocks=self._blocks, heads=self._heads)
+        return forward(parameters, embedded, lengths, blocks=self._blocks, heads=self._heads)
 
     def _add(
         self,

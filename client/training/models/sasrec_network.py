@@ -11,12 +11,13 @@ gradient by the outputs then gives each customer's gradient by the weights in cl
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch.nn import functional
+
+from client.training.models.sequence_kernel import causal_attention
 
 Parameters = Mapping[str, torch.Tensor]
 
@@ -68,13 +69,19 @@ class Tape:
 
 
 def forward(
-    parameters: Parameters, embedded: torch.Tensor, *, blocks: int, heads: int
+    parameters: Parameters,
+    embedded: torch.Tensor,
+    lengths: torch.Tensor,
+    *,
+    blocks: int,
+    heads: int,
 ) -> tuple[torch.Tensor, Tape]:
     """The states after each purchase, and the tape.
 
     Args:
         parameters: The model's.
         embedded: Float tensor (n, length, d), the items' factors; part of the graph.
+        lengths: int64[n], of the sequences.
         blocks: How many blocks.
         heads: How many heads each has; d is a multiple.
 
@@ -89,10 +96,7 @@ def forward(
         seen = tape.norm(parameters, state, f"{name}_attention_norm")
         # One product for all three: then one for each customer's gradient by them, too.
         three = [f"{name}_{part}" for part in ("query", "key", "value")]
-        query, key, value = (
-            _split(part, heads) for part in tape.linear(parameters, seen, *three).chunk(3, dim=2)
-        )
-        mixed = _merged(_causal_attention(query, key, value))
+        mixed = causal_attention(tape.linear(parameters, seen, *three), lengths, heads)
         state = state + tape.linear(parameters, mixed, f"{name}_output")
         seen = tape.norm(parameters, state, f"{name}_forward_norm")
         inner = functional.gelu(
@@ -100,23 +104,3 @@ def forward(
         )
         state = state + tape.linear(parameters, inner, f"{name}_outer", bias=f"{name}_outer_bias")
     return tape.norm(parameters, state, "final_norm"), tape
-
-
-def _causal_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    length, size = query.shape[-2:]
-    later = query.new_full((length, length), -math.inf).triu(1)
-    # One product that adds the mask, in place of three passes over length × length.
-    scores = torch.baddbmm(
-        later, query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2), alpha=1.0 / math.sqrt(size)
-    )
-    return torch.bmm(torch.softmax(scores, dim=-1), value.flatten(0, 1)).view(query.shape)
-
-
-def _split(rows: torch.Tensor, heads: int) -> torch.Tensor:
-    n, length, rank = rows.shape
-    return rows.reshape(n, length, heads, rank // heads).transpose(1, 2)
-
-
-def _merged(heads: torch.Tensor) -> torch.Tensor:
-    n, count, length, size = heads.shape
-    return heads.transpose(1, 2).reshape(n, length, count * size)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from client.training.models.sequence_batch import SequenceBatch
+from client.training.models.sequence_kernel import OuterSums
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,13 +23,13 @@ class OutputGradients:
 
     Attributes:
         next_rows: float32[n, length, d], of the next item at each place; zeros behind the end.
-        negative_rows: float32[n, k, d], of each negative.
+        negative_rows: (k, d) of each customer, of each negative.
         following: The next items.
         negatives: int64[k], distinct.
     """
 
     next_rows: torch.Tensor
-    negative_rows: torch.Tensor
+    negative_rows: OuterSums
     following: SequenceBatch
     negatives: torch.Tensor
 
@@ -63,25 +64,25 @@ class TableGradients:
         items: int64[r].
         rows: float32[r, d].
         negatives: int64[k], distinct.
-        negative_rows: float32[n, k, d].
+        negative_rows: (k, d) of each customer.
     """
 
     owners: torch.Tensor
     items: torch.Tensor
     rows: torch.Tensor
     negatives: torch.Tensor
-    negative_rows: torch.Tensor
+    negative_rows: OuterSums
 
     def squared_norms(self) -> tuple[torch.Tensor, torch.Tensor]:
         """float64[n] each: the squared norms, and their terms' magnitudes."""
-        own = torch.zeros(len(self.negative_rows), dtype=torch.float64)
+        others = self.negative_rows.squared_norms
+        own = torch.zeros_like(others)
         own.index_add_(0, self.owners, torch.linalg.vector_norm(self.rows, dim=1).double().square())
-        others = torch.linalg.vector_norm(self.negative_rows.flatten(1), dim=1).double().square()
         crossed = torch.zeros_like(own)
         # Who bought a negative has one row of it from each part; they add up.
         places = torch.searchsorted(self.negatives, self.items).clamp_max(len(self.negatives) - 1)
         both = (self.negatives[places] == self.items).nonzero()[:, 0]
-        products = self.rows[both] * self.negative_rows[self.owners[both], places[both]]
+        products = self.rows[both] * self.negative_rows.sums[self.owners[both], places[both]]
         crossed.index_add_(0, self.owners[both], 2.0 * products.double().sum(1))
         return own + others + crossed, own + others + crossed.abs()
 
@@ -90,9 +91,7 @@ class TableGradients:
         factor = factor.to(self.rows.dtype)
         scaled = self.rows * factor[self.owners, None]
         into.index_add_(0, self.items, scaled.to(into.dtype))
-        flat = self.negative_rows.flatten(1)
-        summed = torch.mv(flat.T, factor).view(self.negative_rows.shape[1:])
-        into.index_add_(0, self.negatives, summed.to(into.dtype))
+        into.index_add_(0, self.negatives, self.negative_rows.weighted(factor).to(into.dtype))
 
 
 def _distinct(keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,6 +115,7 @@ def table_gradients(
     following: SequenceBatch,
     negatives: torch.Tensor,
     log_share: torch.Tensor,
+    kept: torch.Tensor | None = None,
 ) -> tuple[OutputGradients, torch.Tensor]:
     """The gradient of the sampled softmax loss (Jean et al., 2015) by table and states.
 
@@ -128,6 +128,7 @@ def table_gradients(
         following: The next items.
         negatives: int64[k], distinct.
         log_share: float64[m], the log of each item's share of draws.
+        kept: As of `OuterSums`, for the rows of the negatives.
 
     Returns:
         The gradients by the table's rows, and float32[n, length, d] by the states.
@@ -144,7 +145,7 @@ def table_gradients(
     by_state = (by_own * next_factors).add_(by_others @ other_factors)
     rows = OutputGradients(
         next_rows=by_own * states,
-        negative_rows=torch.bmm(by_others.transpose(1, 2), states),
+        negative_rows=OuterSums(by_others, states, following.lengths, kept),
         following=following,
         negatives=negatives,
     )

@@ -12,7 +12,8 @@ by β: its squared norm is
 
 which needs a few sums over her row and one over g, and no product of items and factors. The sum
 over customers is Xᵀ(c ⊙ A) + Gᵀ(c ⊙ H): the clip factors c are folded into the operands of
-customers × factors, and X stays sparse.
+customers × factors, and X stays sparse. The softmax is not divided out: with E the exponentials and
+s their sum, G is E / s where nothing was bought, and 1 / s goes into the small operands, too.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ import torch
 
 from client.data.dataset import CustomerItemMatrix
 from client.training.clipping import clip_to
+from client.training.models.softmax_kernel import softmax_passes
+from client.training.models.softmax_passes import Decoder
 from client.training.models.sparse_batch import SparseBatch
 from common.errors import InputError
 
@@ -34,12 +37,6 @@ FloatArray = npt.NDArray[np.float32]
 # What float32 arithmetic may get wrong of a sum of squares, relative to the sum of its terms'
 # magnitudes. The norm is taken that much larger, so that a contribution is below C after rounding.
 _ROUNDING = 3e-6
-# So many logits are made at a time, which takes 104 MB, though of so many customers at least: a
-# pass over the gradient is then spent on many of them.
-_MOST_LOGITS = 26_000_000
-_LEAST_PART = 128
-# So many logits at a time go through the passes over them: they then stay in the cache.
-_CACHED_LOGITS = 1 << 19
 
 
 class TiedAutoencoder:
@@ -63,7 +60,7 @@ class TiedAutoencoder:
             self.parameters["item_bias"].shape != (items,)
         ):
             raise InputError("The biases of a tied autoencoder do not fit its item factors.")
-        self._logits = torch.empty(0)
+        self._passes = softmax_passes()
 
     @property
     def n_items(self) -> int:
@@ -101,7 +98,7 @@ class TiedAutoencoder:
         Raises:
             InputError: As in `ClippedModel`.
         """
-        most = max(_MOST_LOGITS // max(self.n_items, 1), _LEAST_PART)
+        most = self._passes.part_size(self.n_items)
         # Parts of one size, as few as may be.
         n_parts = math.ceil(batch.n_rows / most)
         for number in range(n_parts):
@@ -112,58 +109,54 @@ class TiedAutoencoder:
     def _add(
         self, sparse: SparseBatch, clipping_norm: float, into: Mapping[str, torch.Tensor]
     ) -> None:
+        factors = self.parameters["item_factors"]
         hidden = self._hidden(sparse)
-        residual, norms = self._residual(sparse, hidden)
-        slope = (residual @ self.parameters["item_factors"]).mul_(1.0 - hidden.square())
-        factor = _clip_factors(sparse, hidden, residual, norms, slope, clipping_norm)
-        clipped_hidden, clipped_slope = hidden.mul_(factor[:, None]), slope.mul_(factor[:, None])
-        into["item_factors"].addmm_(residual.T, clipped_hidden)
-        sparse.add_outer(sparse.values, clipped_slope, into["item_factors"])
-        into["item_bias"].addmv_(residual.T, factor)
-        into["hidden_bias"] += clipped_slope.sum(0)
+        sums = self._passes.exponentials(
+            sparse, hidden, Decoder(factors, self.parameters["item_bias"])
+        )
+        scale = sums.totals.reciprocal()
+        # g where she bought; elsewhere it is E · scale.
+        residuals = (sums.taken * scale[sparse.owners] - sparse.targets()).float()
+        slope = sparse.product(residuals, factors).addcmul_(sums.slopes, scale.float()[:, None])
+        slope.mul_(1.0 - hidden.square())
+        squares = sums.squares * scale.square()
+        factor = _clip_factors(sparse, hidden, residuals, squares, slope, clipping_norm)
+        scaled = (factor * scale).float()
+        added = Decoder(into["item_factors"], into["item_bias"])
+        self._passes.add_gradients(hidden * scaled[:, None], scaled, added)
+        weights = slope.mul_(factor[:, None]), hidden.mul_(factor[:, None])
+        self._passes.add_entries(sparse, residuals, weights, factor, added)
+        into["hidden_bias"] += slope.sum(0)
 
     def _hidden(self, sparse: SparseBatch) -> torch.Tensor:
         projected = sparse.product(sparse.values, self.parameters["item_factors"])
         return projected.add_(self.parameters["hidden_bias"]).tanh_()
 
-    def _residual(
-        self, sparse: SparseBatch, hidden: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """float32[n, m], g of each customer in one buffer that all parts share; float32[n], ‖g‖."""
-        factors, bias = self.parameters["item_factors"], self.parameters["item_bias"]
-        if len(self._logits) < len(hidden):
-            self._logits = torch.empty(len(hidden), self.n_items)
-        logits = self._logits[: len(hidden)]
-        torch.addmm(bias, hidden, factors.T, out=logits)
-        norms = torch.empty(len(hidden))
-        places, targets = sparse.owners * self.n_items + sparse.items, -sparse.targets()
-        ends = [*sparse.offsets.tolist(), len(places)]
-        step = max(_CACHED_LOGITS // self.n_items, 1)
-        for start in range(0, len(hidden), step):
-            stop = min(start + step, len(hidden))
-            rows, entries = logits[start:stop], slice(ends[start], ends[stop])
-            torch.softmax(rows, 1, out=rows)
-            logits.view(-1).index_add_(0, places[entries], targets[entries])
-            torch.linalg.vector_norm(rows, dim=1, out=norms[start:stop])
-        return logits, norms
-
 
 def _clip_factors(
     sparse: SparseBatch,
     hidden: torch.Tensor,
-    residual: torch.Tensor,
-    norms: torch.Tensor,
+    residuals: torch.Tensor,
+    others: torch.Tensor,
     slope: torch.Tensor,
     clipping_norm: float,
 ) -> torch.Tensor:
-    """float32[n]: what each customer's gradient is multiplied by; 0 for an empty row."""
-    row = sparse.values.double()
-    of_row = residual[sparse.owners, sparse.items].double()
+    """float32[n]: what each customer's gradient is multiplied by; 0 for an empty row.
+
+    Args:
+        sparse: The customers' rows.
+        hidden: float32[n, d], h.
+        residuals: float32[n_entries], g at the entries.
+        others: float64[n], Σ g² over all items without an entry.
+        slope: float32[n, d], a.
+        clipping_norm: C.
+    """
+    row, of_row = sparse.values.double(), residuals.double()
     x_x, x_g = sparse.sums(row.square()), sparse.sums(row * of_row)
-    g_g = norms.double().square()
-    a_a = slope.double().square().sum(1)
-    h_h = hidden.double().square().sum(1)
-    a_h = (slope.double() * hidden.double()).sum(1)
+    g_g = others + sparse.sums(of_row.square())
+    wide_slope, wide_hidden = slope.double(), hidden.double()
+    a_a, h_h = wide_slope.square().sum(1), wide_hidden.square().sum(1)
+    a_h = (wide_slope * wide_hidden).sum(1)
     apart, crossed = (x_x + 1.0) * a_a + g_g * (h_h + 1.0), 2.0 * x_g * a_h
     squared = (apart + crossed).clamp_min(0.0) + _ROUNDING * (apart + crossed.abs())
     return clip_to(squared.sqrt(), clipping_norm, present=x_x > 0)

@@ -1,1 +1,1 @@
-"""Compiled parts, each of which has an equal in NumPy."""
+"""Compiled parts, each of which has an equal in NumPy or PyTorch."""

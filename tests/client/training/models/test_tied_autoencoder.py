@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.data.dataset import CustomerItemMatrix
-from client.training.models import tied_autoencoder
+from client.training.models.softmax_kernel import KernelPasses
+from client.training.models.softmax_passes import TorchPasses
 from client.training.models.tied_autoencoder import TiedAutoencoder
 from common.errors import InputError
 from tests.support.clipped_oracle import Oracle, random_rows, relative_error, released
@@ -125,8 +126,8 @@ def test_the_sum_does_not_depend_on_the_parts_it_is_made_in(
         added(self, sparse, clipping_norm, into)
 
     monkeypatch.setattr(TiedAutoencoder, "_add", counted)
-    monkeypatch.setattr(tied_autoencoder, "_MOST_LOGITS", 10 * SIZE)
-    monkeypatch.setattr(tied_autoencoder, "_LEAST_PART", 1)
+    for passes in (KernelPasses, TorchPasses):
+        monkeypatch.setattr(passes, "part_size", lambda self, n_items: 10)
     assert relative_error(released(TiedAutoencoder(start), rows, 0.3), whole) <= 1e-6
     assert sorted(seen) == [7, 8, 8]
 
