@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.peers import user_id
 from simulations.deployment_attacks.accounts import Account
 from simulations.deployment_attacks.apps import evil_relay
 from simulations.deployment_attacks.evil_bundles import other_bundle
@@ -128,14 +129,16 @@ def replayed_message(ours: OurFederation) -> Outcome:
     region = ours.regions[0]
     settings = ours.settings(region)
     engine = settings.home.root.stat().st_uid
-    relay = settings.engine.socket.stat().st_gid
+    relay, group = settings.relay_users[0], settings.engine.socket.stat().st_gid
     party = ours.region(region)
     folder = ours.coordinator.folder.parent / "hostile-region"
-    hostile = Account.at("hostile-region", relay, folder, ours.attacker.scripts)
+    hostile = Account.at("hostile-region", user_id(relay), folder, ours.attacker.scripts)
+    hostile = hostile.in_group(group)
     key = hostile.give("node_key", settings.node.key.read_bytes())
     before = len(refusals_of(ours, region))
-    with ours.without(party, "node", "relay"):
-        replaying = ours.start(
+    with (
+        ours.without(party, "node", "relay"),
+        ours.start(
             "replay",
             account=hostile,
             key=str(key),
@@ -144,9 +147,10 @@ def replayed_message(ours: OurFederation) -> Outcome:
             kind="train",
             times=2,
             seconds=4 * ANSWER_S,
-        )
+        ) as replaying,
+    ):
         ours.command("fedpref-server", "submit", "deployment", RUN)
-        sent = replaying.found()
+        sent = replaying.found(within_s=6 * ANSWER_S)
         wait_until(
             lambda: len(refusals_of(ours, region)) > before,
             within_s=ANSWER_S,

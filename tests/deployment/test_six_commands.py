@@ -41,7 +41,7 @@ def test_they_end_in_a_published_model_of_three_rounds_by_all_regions(deployed: 
         assert each["refused"] == []
     assert len(ours.server_records("model")) == 1
     assert ours.deployment.home(RUN).model.is_file()
-    assert ours.plan(RUN).aggregation == "secure-sum"
+    assert ours.plan(RUN).aggregation.rule == "secure-sum"
 
 
 def test_nothing_is_uncharged_doubled_or_lost_and_all_logs_verify(deployed: Deployed) -> None:
