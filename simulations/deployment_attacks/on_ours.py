@@ -38,13 +38,17 @@ def stolen_ca(ours: OurFederation) -> Outcome:
     """Only the fleet API is at the regions' port; the admin port asks for a token and a secret."""
     said = Said(ours)
     asks = [ask(DESCRIBE, {})]
-    doors = {
-        "the regions' port": ours.attack("coordinate", nodes=1, asks=asks),
-        "the admin port": ours.attack(
-            "coordinate", address=ours.admin_address, ca=None, nodes=1, asks=asks
-        ),
-        "its tasks": ours.attack("take-server-task", address=ours.admin_address, ca=None),
-    }
+    admin: dict[str, Any] = {"address": ours.admin_address, "ca": None}
+    with (
+        ours.start("coordinate", nodes=1, asks=asks) as at_regions_port,
+        ours.start("coordinate", nodes=1, asks=asks, **admin) as at_admin_port,
+        ours.start("take-server-task", **admin) as at_tasks,
+    ):
+        doors = {
+            "the regions' port": at_regions_port.found(),
+            "the admin port": at_admin_port.found(),
+            "its tasks": at_tasks.found(),
+        }
     refused = {where: str(found.get("refused", _ACCEPTED)) for where, found in doors.items()}
     return Outcome(
         _ACCEPTED in refused.values(),
@@ -233,19 +237,17 @@ def local_user(ours: OurFederation) -> Outcome:
         "asks": [{"method": "describe", "header": {}}],
     }
     group = settings.engine.socket.stat().st_gid
-    tried = {
-        "the engine's socket": ours.attack("knock", **given),
-        "the same, in the socket's group": ours.attack(
-            "knock", account=ours.attacker.in_group(group), **given
-        ),
-        "the node's tasks": ours.attack(
-            "seize-client-task",
-            address=f"127.0.0.1:{settings.node.runtime_port}",
-            ca=None,
-            answer={},
-            seconds=1.0,
-        ),
-    }
+    runtime: dict[str, Any] = {"address": f"127.0.0.1:{settings.node.runtime_port}", "ca": None}
+    with (
+        ours.start("knock", **given) as outside,
+        ours.start("knock", account=ours.attacker.in_group(group), **given) as in_group,
+        ours.start("seize-client-task", answer={}, seconds=1.0, **runtime) as at_node,
+    ):
+        tried = {
+            "the engine's socket": outside.found(),
+            "the same, in the socket's group": in_group.found(),
+            "the node's tasks": at_node.found(),
+        }
     refused = {
         where: str((found.get("answers") or [found])[0].get("refused", _ACCEPTED))
         for where, found in tried.items()
