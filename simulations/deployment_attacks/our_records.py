@@ -156,9 +156,10 @@ def _wanted(ours: OurFederation, region: str) -> dict[str, list[str]]:
     return {
         "read": [*map(str, files), "/etc/passwd", str(ours.deployment.config)],
         "write": [str(home), str(folder), str(Path(evil_relay.__file__).parent)],
-        "connect": [
-            *(f"127.0.0.1:{settings.node.runtime_port}", ours.address),
-            str(settings.engine.socket),
+        "connect": [f"127.0.0.1:{settings.node.runtime_port}", ours.address],
+        evil_relay.PAST_THE_RELAY: [
+            f"{method} at {settings.engine.socket}"
+            for method in ("describe", "data_quality", "mask")
         ],
         "start": ["/bin/true"],
         "processes nearby:": ["environment", "memory", "signal", "trace"],
