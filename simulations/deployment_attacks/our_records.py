@@ -99,20 +99,23 @@ def log_words(region: str, logged: Sequence[Record]) -> str:
     return f"{region}'s log: {one(str(each['reason']) for each in logged)}" if logged else ""
 
 
-def refusals_of(ours: OurFederation, region: str) -> list[tuple[int, str]]:
-    """Round and reason of each refusal of a region that the coordinator has logged."""
+def refusals_of(ours: OurFederation, run: str, region: str) -> list[tuple[int, str]]:
+    """Round and reason of each refusal of a region's replies that the coordinator has logged."""
+    run_id = ours.plan(run).run_id
     logged = [
         (int(each["round"]), str(who["reason"]))
         for each in ours.server_records("aggregate")
+        if each["run"] == run_id
         for who in each["refused"]
         if who["region"] == region
     ]
     logged += [
         (int(each["round"]), str(each["reason"]))
         for each in ours.server_records("incident")
-        if each["region"] == region and each["round"] is not None
+        if (each["run"], each["region"]) == (run_id, region) and each["round"] is not None
     ]
-    return sorted(set(logged))
+    # A node that was not there yet has sent nothing that could be refused.
+    return [each for each in logged if each[1] != "node-unavailable"]
 
 
 def run_evil_bundle(ours: OurFederation, region: str) -> Found:
