@@ -141,7 +141,7 @@ def replayed_message(ours: OurFederation) -> Outcome:
     relay, group = settings.relay_users[0], settings.engine.socket.stat().st_gid
     party = ours.region(region)
     folder = ours.coordinator.folder.parent / "hostile-region"
-    hostile = Account.at("hostile-region", user_id(relay), folder, ours.attacker.scripts)
+    hostile = Account.at("hostile-region", user_id(str(relay)), folder, ours.attacker.scripts)
     hostile = hostile.in_group(group)
     key = hostile.give("node_key", settings.node.key.read_bytes())
     with (
