@@ -67,13 +67,13 @@ def provision(declaration: Path, target: Path, *, app: Path | None = None) -> Pr
     text = _read(declaration, "federation's declaration")
     config = parse_federation(text, declaration)
     catalogue = _catalogue_of(config, declaration)
-    bundle = _read(app, "app bundle") if app is not None else _built_bundle()
     target = target.absolute()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(
             f"{target} is not empty.",
             remedy="Name a folder that is not there yet; a deployment is never set up twice.",
         )
+    bundle = _read(app, "app bundle") if app is not None else _built_bundle()
     building: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

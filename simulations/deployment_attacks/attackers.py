@@ -6,7 +6,7 @@ import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from common.errors import FederationError
 from simulations.deployment_attacks.accounts import Account
@@ -19,7 +19,7 @@ PATIENCE_S = 300.0
 
 @dataclass
 class Attacker:
-    """An attack under way, in a process of its own.
+    """An attack under way, in a process of its own; a context that ends it, if it still runs.
 
     Attributes:
         action: What it does.
@@ -86,9 +86,14 @@ class Attacker:
             raise FederationError(f"The attacker's {self.action} broke: {found['broke']}")
         return found
 
-    def is_running(self) -> bool:
-        """Whether it has not ended yet."""
-        return self._process.poll() is None
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # Whatever went wrong meanwhile, it must not outlive the deployment that it attacks.
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
 
 
 def attack(

@@ -107,8 +107,9 @@ def replayed_message(stock: StockFederation) -> Outcome:
     """A region's node sends its first update again in the next round, and FedAvg takes it."""
     first = np.arange(agreed.N_ITEMS, dtype=np.float64)
     update = {"arrays": {_POPULARITY: packed(first)}, "metrics": {"num-examples": 1}}
-    with stock.in_place_of(_HOSTILE) as hostile:
-        replaying = stock.start(
+    with (
+        stock.in_place_of(_HOSTILE) as hostile,
+        stock.start(
             "replay",
             account=hostile.account,
             key=str(hostile.key),
@@ -116,7 +117,8 @@ def replayed_message(stock: StockFederation) -> Outcome:
             update=update,
             times=2,
             seconds=2 * _ANSWER_S,
-        )
+        ) as replaying,
+    ):
         asks = [_train(averages=True), _train(averages=True)]
         rounds = stock.operate(nodes=len(REGIONS), asks=asks).get("rounds", [])
         sent = replaying.found()
@@ -187,15 +189,15 @@ def local_user(stock: StockFederation) -> Outcome:
     """Another user of a node's machine takes its task, and answers in its name."""
     # The other region may have been removed by now.
     forged = np.full(agreed.N_ITEMS, -1.0)
-    taking = stock.start(
+    with stock.start(
         "seize-client-task",
         address=stock.nodes[_HOSTILE].runtime,
         ca=None,
         answer={"arrays": {_POPULARITY: packed(forged)}},
         seconds=_ANSWER_S,
-    )
-    found = stock.operate(nodes=1, asks=[_train(of=(_HOSTILE,))])
-    took = taking.found()
+    ) as taking:
+        found = stock.operate(nodes=1, asks=[_train(of=(_HOSTILE,))])
+        took = taking.found()
     believed = [
         each
         for each in _answers(found)

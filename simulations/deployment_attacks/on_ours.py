@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.peers import user_id
 from simulations.deployment_attacks.accounts import Account
 from simulations.deployment_attacks.apps import evil_relay
 from simulations.deployment_attacks.evil_bundles import other_bundle
@@ -37,13 +38,17 @@ def stolen_ca(ours: OurFederation) -> Outcome:
     """Only the fleet API is at the regions' port; the admin port asks for a token and a secret."""
     said = Said(ours)
     asks = [ask(DESCRIBE, {})]
-    doors = {
-        "the regions' port": ours.attack("coordinate", nodes=1, asks=asks),
-        "the admin port": ours.attack(
-            "coordinate", address=ours.admin_address, ca=None, nodes=1, asks=asks
-        ),
-        "its tasks": ours.attack("take-server-task", address=ours.admin_address, ca=None),
-    }
+    admin: dict[str, Any] = {"address": ours.admin_address, "ca": None}
+    with (
+        ours.start("coordinate", nodes=1, asks=asks) as at_regions_port,
+        ours.start("coordinate", nodes=1, asks=asks, **admin) as at_admin_port,
+        ours.start("take-server-task", **admin) as at_tasks,
+    ):
+        doors = {
+            "the regions' port": at_regions_port.found(),
+            "the admin port": at_admin_port.found(),
+            "its tasks": at_tasks.found(),
+        }
     refused = {where: str(found.get("refused", _ACCEPTED)) for where, found in doors.items()}
     return Outcome(
         _ACCEPTED in refused.values(),
@@ -58,7 +63,12 @@ def evil_bundle(ours: OurFederation) -> Outcome:
     region = ours.regions[0]
     found = run_evil_bundle(ours, region)
     told = told_by_bundle(ours, region)
-    reached = {what: how for what, how in told.items() if how.startswith("got ")}
+    # The engine answers its relay's user: what it answers is noised, charged and logged, or a code.
+    reached = {
+        what: how
+        for what, how in told.items()
+        if how.startswith("got ") and not what.startswith(evil_relay.PAST_THE_RELAY)
+    }
     arrived = [each for each in answers(found) if each.get("arrays")]
     return Outcome(
         bool(reached or arrived) or not told,
@@ -128,14 +138,15 @@ def replayed_message(ours: OurFederation) -> Outcome:
     region = ours.regions[0]
     settings = ours.settings(region)
     engine = settings.home.root.stat().st_uid
-    relay = settings.engine.socket.stat().st_gid
+    relay, group = settings.relay_users[0], settings.engine.socket.stat().st_gid
     party = ours.region(region)
     folder = ours.coordinator.folder.parent / "hostile-region"
-    hostile = Account.at("hostile-region", relay, folder, ours.attacker.scripts)
+    hostile = Account.at("hostile-region", user_id(str(relay)), folder, ours.attacker.scripts)
+    hostile = hostile.in_group(group)
     key = hostile.give("node_key", settings.node.key.read_bytes())
-    before = len(refusals_of(ours, region))
-    with ours.without(party, "node", "relay"):
-        replaying = ours.start(
+    with (
+        ours.without(party, "node", "relay"),
+        ours.start(
             "replay",
             account=hostile,
             key=str(key),
@@ -144,22 +155,18 @@ def replayed_message(ours: OurFederation) -> Outcome:
             kind="train",
             times=2,
             seconds=4 * ANSWER_S,
-        )
+        ) as replaying,
+    ):
         ours.command("fedpref-server", "submit", "deployment", RUN)
-        sent = replaying.found()
+        sent = replaying.found(within_s=6 * ANSWER_S)
         wait_until(
-            lambda: len(refusals_of(ours, region)) > before,
+            lambda: bool(refusals_of(ours, RUN, region)),
             within_s=ANSWER_S,
             what="the coordinator has logged a refusal",
         )
-    refused = refusals_of(ours, region)[before:]
-    counted = [
-        each["round"]
-        for each in ours.server_records("aggregate")
-        if each["round"] > 1 and region in {used["region"] for used in each["regions"]}
-    ]
+    refused = refusals_of(ours, RUN, region)
     return Outcome(
-        bool(counted) or sent["again"] == 0,
+        sent["again"] == 0 or not refused,
         f"round 1's update, sent again in round {refused[0][0]}, is refused as {refused[0][1]}",
         f"the coordinator's log names {region}: {refused[0][1]}",
         {"sent": sent, "refused": refused},
@@ -229,19 +236,17 @@ def local_user(ours: OurFederation) -> Outcome:
         "asks": [{"method": "describe", "header": {}}],
     }
     group = settings.engine.socket.stat().st_gid
-    tried = {
-        "the engine's socket": ours.attack("knock", **given),
-        "the same, in the socket's group": ours.attack(
-            "knock", account=ours.attacker.in_group(group), **given
-        ),
-        "the node's tasks": ours.attack(
-            "seize-client-task",
-            address=f"127.0.0.1:{settings.node.runtime_port}",
-            ca=None,
-            answer={},
-            seconds=1.0,
-        ),
-    }
+    runtime: dict[str, Any] = {"address": f"127.0.0.1:{settings.node.runtime_port}", "ca": None}
+    with (
+        ours.start("knock", **given) as outside,
+        ours.start("knock", account=ours.attacker.in_group(group), **given) as in_group,
+        ours.start("seize-client-task", answer={}, seconds=1.0, **runtime) as at_node,
+    ):
+        tried = {
+            "the engine's socket": outside.found(),
+            "the same, in the socket's group": in_group.found(),
+            "the node's tasks": at_node.found(),
+        }
     refused = {
         where: str((found.get("answers") or [found])[0].get("refused", _ACCEPTED))
         for where, found in tried.items()

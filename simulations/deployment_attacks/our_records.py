@@ -99,20 +99,23 @@ def log_words(region: str, logged: Sequence[Record]) -> str:
     return f"{region}'s log: {one(str(each['reason']) for each in logged)}" if logged else ""
 
 
-def refusals_of(ours: OurFederation, region: str) -> list[tuple[int, str]]:
-    """Round and reason of each refusal of a region that the coordinator has logged."""
+def refusals_of(ours: OurFederation, run: str, region: str) -> list[tuple[int, str]]:
+    """Round and reason of each refusal of a region's replies that the coordinator has logged."""
+    run_id = ours.plan(run).run_id
     logged = [
         (int(each["round"]), str(who["reason"]))
         for each in ours.server_records("aggregate")
+        if each["run"] == run_id
         for who in each["refused"]
         if who["region"] == region
     ]
     logged += [
         (int(each["round"]), str(each["reason"]))
         for each in ours.server_records("incident")
-        if each["region"] == region and each["round"] is not None
+        if (each["run"], each["region"]) == (run_id, region) and each["round"] is not None
     ]
-    return sorted(set(logged))
+    # A node that was not there yet has sent nothing that could be refused.
+    return [each for each in logged if each[1] != "node-unavailable"]
 
 
 def run_evil_bundle(ours: OurFederation, region: str) -> Found:
@@ -156,9 +159,10 @@ def _wanted(ours: OurFederation, region: str) -> dict[str, list[str]]:
     return {
         "read": [*map(str, files), "/etc/passwd", str(ours.deployment.config)],
         "write": [str(home), str(folder), str(Path(evil_relay.__file__).parent)],
-        "connect": [
-            *(f"127.0.0.1:{settings.node.runtime_port}", ours.address),
-            str(settings.engine.socket),
+        "connect": [f"127.0.0.1:{settings.node.runtime_port}", ours.address],
+        evil_relay.PAST_THE_RELAY: [
+            f"{method} at {settings.engine.socket}"
+            for method in ("describe", "data_quality", "mask")
         ],
         "start": ["/bin/true"],
         "processes nearby:": ["environment", "memory", "signal", "trace"],

@@ -41,12 +41,12 @@ def test_they_end_in_a_published_model_of_three_rounds_by_all_regions(deployed: 
         assert each["refused"] == []
     assert len(ours.server_records("model")) == 1
     assert ours.deployment.home(RUN).model.is_file()
-    assert ours.plan(RUN).aggregation == "secure-sum"
+    assert ours.plan(RUN).aggregation.rule == "secure-sum"
 
 
 def test_nothing_is_uncharged_doubled_or_lost_and_all_logs_verify(deployed: Deployed) -> None:
     assert deployed.faults(RUN) == []
-    assert "verifies" in deployed.verify(RUN, "evidence").lower()
+    assert deployed.verify(RUN, "evidence").startswith("Verified.")
 
 
 def test_every_process_has_a_user_of_its_own_and_none_is_root(deployed: Deployed) -> None:
@@ -81,17 +81,12 @@ def test_the_regions_port_speaks_tls_to_whoever_trusts_the_ca_and_serves_the_fle
         assert httpx.post(f"{url}{path}", verify=trusting).status_code == 404, path
 
 
-# Attacks that take seconds; all ten are in test_attacks.py.
+# Two that take seconds, from the network and on a region's machine; all ten: test_attacks.py.
 
 
 @pytest.mark.parametrize(
     "attack",
-    [
-        on_ours.stolen_ca,
-        on_ours.wrong_node_key,
-        on_ours.oversized_message,
-        on_ours.local_user,
-    ],
+    [on_ours.stolen_ca, on_ours.local_user],
     ids=lambda attack: attack.__name__.replace("_", "-"),
 )
 def test_it_is_refused_and_on_record(attack: object, deployed: Deployed) -> None:

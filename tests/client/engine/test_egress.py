@@ -322,12 +322,14 @@ def test_a_round_without_its_release_in_the_log_stays(
 ) -> None:
     append = AuditLog.append
 
-    def halved(self: AuditLog, entries: Any, **named: Any) -> range:
-        return append(self, entries[:1] if len(entries) == 2 else entries, **named)
+    def other(self: AuditLog, entries: Any, **named: Any) -> range:
+        # The round's entry, and something else in the release's place.
+        return append(self, entries[:1] * 2 if len(entries) == 2 else entries, **named)
 
-    monkeypatch.setattr(AuditLog, "append", halved)
+    monkeypatch.setattr(AuditLog, "append", other)
     reply, arrays = ask(region.engine, header, {})
-    assert (reply["status"], arrays) == ("refused", {})
+    assert (reply["reason"], arrays) == ("egress-refused", {})
+    assert "one after the other" in str(region.engine.last_refusal)
 
 
 def test_a_seal_that_was_swapped_stays(
