@@ -35,11 +35,13 @@ def deployments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Deployments that are none: what is tested is what is made of outcomes."""
 
     @contextmanager
-    def none(root: Path, *, seed: int = 0) -> Iterator[object]:
+    def none(root: Path, *, seed: int = 0, scripts: Path | None = None) -> Iterator[object]:
         yield object()
 
     monkeypatch.setattr(table, "stock_federation", none)
     monkeypatch.setattr(table, "our_federation", none)
+    # No program is started, so none needs a Python that all users may run.
+    monkeypatch.setattr(table, "require_users", lambda: None)
 
 
 def show(*names: str, as_json: bool = False) -> tuple[bool, str]:
