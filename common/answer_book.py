@@ -25,7 +25,8 @@ from common.parameters import arrays_digest
 if TYPE_CHECKING:
     from common.engine_channel import EngineChannel
 
-#: How often a bundle may ask the engine for one message: once is what the honest one does.
+#: How often a bundle may ask the engine for one message: once is what the honest one does,
+#: and all that a descriptor serves (`common.engine_descriptor`).
 MAX_QUESTIONS = 4
 #: What a bundle may ask; the relay's own questions are not among it.
 BUNDLE_METHODS = METHODS - {"admit", "report"}

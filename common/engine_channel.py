@@ -1,7 +1,8 @@
 """How the relay reaches its region's privacy engine: in the same process, or over a Unix socket.
 
 The relay knows only `EngineChannel`. Which one it gets depends on where it runs: a simulation in
-one process registers the engines themselves; everywhere else the engine listens on a socket that
+one process registers the engines themselves; a bundle that is run confined gets a connected socket
+for its one call (`common.engine_descriptor`); everywhere else the engine listens on a socket that
 only its own user can open, or the users that it names (`common.engine_socket`).
 """
 
@@ -17,11 +18,13 @@ from typing import Protocol
 import numpy as np
 
 from common.canonical_json import JsonValue
+from common.engine_descriptor import DescriptorChannel, serve_descriptor
 from common.engine_socket import SocketChannel, serve_channel
 from common.errors import InputError
 from common.peers import user_id
 
 __all__ = [
+    "DESCRIPTOR_VARIABLE",
     "ENGINE_USER_VARIABLE",
     "SOCKET_DIR_VARIABLE",
     "SOCKET_VARIABLE",
@@ -31,9 +34,12 @@ __all__ = [
     "register_channel",
     "resolve_channel",
     "serve_channel",
+    "serve_descriptor",
     "socket_name",
 ]
 
+#: The number of a connected socket of this process's, by which the engine answers one call.
+DESCRIPTOR_VARIABLE = "FEDPREF_ENGINE_DESCRIPTOR"
 #: Names the one engine's socket on this machine.
 SOCKET_VARIABLE = "FEDPREF_ENGINE_SOCKET"
 #: Names a folder of sockets, one for each simulated region: ``<partition-id>.sock``.
@@ -116,6 +122,10 @@ def resolve_channel(node_config: Mapping[str, object]) -> EngineChannel:
             if partition in _channels:
                 return _channels[partition]
     timeout_s = _timeout_s()
+    if (number := os.environ.get(DESCRIPTOR_VARIABLE)) is not None:
+        return DescriptorChannel(
+            _descriptor(number), timeout_s=timeout_s, engine_user=engine_user()
+        )
     if path := os.environ.get(SOCKET_VARIABLE):
         return SocketChannel(Path(path), timeout_s=timeout_s, engine_user=engine_user())
     if (folder := os.environ.get(SOCKET_DIR_VARIABLE)) and type(partition) is int:
@@ -134,6 +144,13 @@ def engine_user() -> int | None:
     """
     user = os.environ.get(ENGINE_USER_VARIABLE)
     return None if user is None else user_id(user)
+
+
+def _descriptor(text: str) -> int:
+    # Three are the standard streams; more than this no process has.
+    if not (text.isascii() and text.isdecimal() and len(text) <= 7 and int(text) > 2):
+        raise InputError(f"{DESCRIPTOR_VARIABLE} is not the number of an open socket.")
+    return int(text)
 
 
 def _timeout_s() -> float:

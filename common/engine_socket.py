@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,27 +88,49 @@ class SocketChannel:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(self._timeout_s)
                 connection.connect(str(self._path))
-                self._check_engine(connection)
-                # An engine that does not read on may have said why.
-                with suppress(BrokenPipeError, ConnectionResetError):
-                    request: Header = {"method": method, "header": header}
-                    send_frame(connection, request, arrays, deadline)
-                answer, received = receive_frame(connection, deadline)
+                check_engine(connection, str(self._path), self._engine_user)
+                return ask(connection, method, header, arrays, deadline)
         except OSError as error:
             raise InputError(
                 f"The privacy engine at {self._path} does not answer: {error}.",
                 remedy="Start the region's engine, and look at its log.",
             ) from error
-        return open_answer(answer), received
 
-    def _check_engine(self, connection: socket.socket) -> None:
-        wanted = os.geteuid() if self._engine_user is None else self._engine_user
-        if (user := peer_user(connection)) != wanted:
-            raise FormatError(
-                f"The other end of the engine's socket {self._path} belongs to user {user}, not to "
-                f"the engine's, {wanted}.",
-                remedy="Find out who serves there; or correct the engine's user.",
-            )
+
+def check_engine(connection: socket.socket, where: str, engine_user: int | None) -> None:
+    """Requires that the other end of a connection is the engine's user's.
+
+    Args:
+        connection: The connection.
+        where: What it is called in an error's text.
+        engine_user: The user id that must be there; this process's own if None.
+
+    Raises:
+        FormatError: Another user's process is there.
+        OSError: The kernel does not say.
+    """
+    wanted = os.geteuid() if engine_user is None else engine_user
+    if (user := peer_user(connection)) != wanted:
+        raise FormatError(
+            f"The other end of the engine's socket {where} belongs to user {user}, not to "
+            f"the engine's, {wanted}.",
+            remedy="Find out who serves there; or correct the engine's user.",
+        )
+
+
+def ask(
+    connection: socket.socket,
+    method: str,
+    header: Header,
+    arrays: Mapping[str, np.ndarray],
+    deadline: float,
+) -> tuple[Header, Arrays]:
+    """Sends one request and receives the answer; raises as `SocketChannel.call`, and OSError."""
+    # An engine that does not read on may have said why.
+    with suppress(BrokenPipeError, ConnectionResetError):
+        send_frame(connection, {"method": method, "header": header}, arrays, deadline)
+    answer, received = receive_frame(connection, deadline)
+    return open_answer(answer), received
 
 
 class ChannelServer:
@@ -203,7 +225,7 @@ class ChannelServer:
     def _answer(self, connection: socket.socket, user: int) -> None:
         try:
             with connection:
-                self._converse(connection)
+                converse(self._channel, connection, self._under_way())
         except FedprefError as error:
             _log.warning("a relay's request is none: %s", error)
             self._refuse(FRAME_REFUSED, user)
@@ -211,24 +233,6 @@ class ChannelServer:
             _log.warning("a relay's connection ended: %s", error)
         finally:
             self._release(user)
-
-    def _converse(self, connection: socket.socket) -> None:
-        try:
-            request, arrays = receive_frame(connection, time.monotonic() + REQUEST_TIMEOUT_S)
-        except OtherProtocolError as error:
-            _log.warning("%s", error)
-            self._send(connection, {"refused": reason_code(error)}, {})
-            return
-        with self._under_way():
-            answer, answered = self._call(request, arrays)
-            try:
-                self._send(connection, answer, answered)
-            except FormatError as error:
-                _log.error("an answer cannot be sent: %s", error)
-                self._send(connection, {"refused": FAILED}, {})
-
-    def _send(self, connection: socket.socket, answer: Header, arrays: Arrays) -> None:
-        send_frame(connection, answer, arrays, time.monotonic() + REQUEST_TIMEOUT_S)
 
     @contextmanager
     def _under_way(self) -> Iterator[None]:
@@ -242,24 +246,58 @@ class ChannelServer:
                 self._calls -= 1
                 self._idle.notify_all()
 
-    def _call(self, request: Header, arrays: Arrays) -> tuple[Header, Arrays]:
-        try:
-            method, header = open_request(request)
-            answer, answered = self._channel.call(method, header, arrays)
-        # Whatever breaks in the engine must answer, or the relay waits for its whole timeout. Its
-        # words stay here: they may quote a record.
-        except Exception as error:  # noqa: BLE001
-            expected = isinstance(error, FedprefError)
-            _log.error("a request failed: %s", error, exc_info=None if expected else error)
-            return {"refused": reason_code(error)}, {}
-        return {"answer": answer}, answered
-
     def _refuse(self, reason: str, user: int) -> None:
         try:
             self._on_refused(reason, user)
         # A full disk, say: the door stays open for others.
         except Exception as error:  # noqa: BLE001
             _log.error("a refused peer could not be noted", exc_info=error)
+
+
+def converse(
+    channel: EngineChannel, connection: socket.socket, under_way: AbstractContextManager[None]
+) -> None:
+    """Answers the one request that comes over a connection.
+
+    Args:
+        channel: Who answers.
+        connection: The connection.
+        under_way: Entered while the request, which has arrived, is worked on.
+
+    Raises:
+        FormatError: What came is no request.
+        OSError: The other end is gone, or too slow.
+    """
+    try:
+        request, arrays = receive_frame(connection, time.monotonic() + REQUEST_TIMEOUT_S)
+    except OtherProtocolError as error:
+        _log.warning("%s", error)
+        _send(connection, {"refused": reason_code(error)}, {})
+        return
+    with under_way:
+        answer, answered = _call(channel, request, arrays)
+        try:
+            _send(connection, answer, answered)
+        except FormatError as error:
+            _log.error("an answer cannot be sent: %s", error)
+            _send(connection, {"refused": FAILED}, {})
+
+
+def _send(connection: socket.socket, answer: Header, arrays: Arrays) -> None:
+    send_frame(connection, answer, arrays, time.monotonic() + REQUEST_TIMEOUT_S)
+
+
+def _call(channel: EngineChannel, request: Header, arrays: Arrays) -> tuple[Header, Arrays]:
+    try:
+        method, header = open_request(request)
+        answer, answered = channel.call(method, header, arrays)
+    # Whatever breaks in the engine must answer, or the relay waits for its whole timeout. Its
+    # words stay here: they may quote a record.
+    except Exception as error:  # noqa: BLE001
+        expected = isinstance(error, FedprefError)
+        _log.error("a request failed: %s", error, exc_info=None if expected else error)
+        return {"refused": reason_code(error)}, {}
+    return {"answer": answer}, answered
 
 
 @contextmanager

@@ -21,7 +21,12 @@ from flwr.clientapp import ClientApp
 from client.node.bundle_job import BundleJob
 from client.node.confinement import confine
 from common.canonical_json import JsonValue
-from common.engine_channel import SOCKET_DIR_VARIABLE, SOCKET_VARIABLE, TIMEOUT_VARIABLE
+from common.engine_channel import (
+    DESCRIPTOR_VARIABLE,
+    SOCKET_DIR_VARIABLE,
+    SOCKET_VARIABLE,
+    TIMEOUT_VARIABLE,
+)
 from common.engine_frames import receive_frame, send_frame
 from common.errors import FormatError
 from common.messages import decode_message, encode_message
@@ -35,18 +40,19 @@ _COORDINATOR_NODE = 1
 _TTL_S = 3600.0
 
 
-def run_child(job: BundleJob, descriptor: int, parent: int) -> None:
+def run_child(job: BundleJob, descriptor: int, engine: int, parent: int) -> None:
     """Works on one message, and ends the process: with code 0 if a reply was handed back.
 
     Args:
         job: What to run.
         descriptor: A connected socket: the request comes in by it, and the reply goes out.
+        engine: A connected socket: by it the bundle asks the engine, once.
         parent: The process id of the warm parent.
     """
     code = 1
     try:
         end_with_parent(parent)
-        _run(job, descriptor)
+        _run(job, descriptor, engine)
         code = 0
     # Whatever a bundle raises ends here: its text may be anything, and only its type is told, to
     # the region's own log.
@@ -57,15 +63,14 @@ def run_child(job: BundleJob, descriptor: int, parent: int) -> None:
         os._exit(code)
 
 
-def _run(job: BundleJob, descriptor: int) -> None:
-    os.closerange(3, descriptor)
-    os.closerange(descriptor + 1, _MOST_DESCRIPTORS)
+def _run(job: BundleJob, descriptor: int, engine: int) -> None:
+    _keep_open(descriptor, engine)
     deadline = time.monotonic() + job.limits.wall_s
     with socket.socket(fileno=descriptor) as connection:
         header, arrays = receive_frame(connection, deadline)
         message = _message(job, header, arrays)
         del arrays
-        _prepare(job)
+        _prepare(job, engine)
         reply = _load(job.app)(message, _context(job))
         if not isinstance(reply, Message) or not reply.has_content():
             raise FormatError("The bundle's reply has no content.")
@@ -101,7 +106,16 @@ def _context(job: BundleJob) -> Context:
     )
 
 
-def _prepare(job: BundleJob) -> None:
+def _keep_open(*descriptors: int) -> None:
+    """Closes whatever came from the parent, but the standard streams and these."""
+    least = 3
+    for kept in sorted(descriptors):
+        os.closerange(least, kept)
+        least = kept + 1
+    os.closerange(least, _MOST_DESCRIPTORS)
+
+
+def _prepare(job: BundleJob, engine: int) -> None:
     """Lets the bundle's packages be found in place of ours, and confines the process."""
     for name in [name for name in sys.modules if name.partition(".")[0] in _OURS]:
         del sys.modules[name]
@@ -110,8 +124,9 @@ def _prepare(job: BundleJob) -> None:
     sys.path.insert(0, str(job.folder))
     sys.dont_write_bytecode = True
     importlib.invalidate_caches()
-    os.environ.pop(SOCKET_DIR_VARIABLE, None)
-    os.environ[SOCKET_VARIABLE] = str(job.engine_socket)
+    for name in (SOCKET_DIR_VARIABLE, SOCKET_VARIABLE):
+        os.environ.pop(name, None)
+    os.environ[DESCRIPTOR_VARIABLE] = str(engine)
     os.environ[TIMEOUT_VARIABLE] = str(job.limits.wall_s)
     os.chdir(job.folder)
     # What was loaded before the fork is shared with the parent as long as nobody touches it.

@@ -1,7 +1,8 @@
 """What a relay tells its warm parent about one message, and what it hears back: plain JSON.
 
 Both ends are the installed code; a bundle has no part in it. A message's content does not travel
-here but over a socket pair of the child's own.
+here but over a socket pair of the child's own, and so does what a bundle asks the engine. An end of
+each comes with the job, the message's first.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ class BundleJob:
     Attributes:
         folder: The unpacked bundle.
         app: Its ClientApp, as ``module:object``.
-        engine_socket: Where the bundle asks the engine.
         message_type: Flower's message type, such as ``train`` or ``query.describe``.
         run_id: Flower's number of the run.
         node_id: Flower's number of this node.
@@ -36,7 +36,6 @@ class BundleJob:
 
     folder: Path
     app: str
-    engine_socket: Path
     message_type: str
     run_id: int
     node_id: int
@@ -47,7 +46,6 @@ class BundleJob:
         record = {
             "folder": str(self.folder),
             "app": self.app,
-            "engine_socket": str(self.engine_socket),
             "message_type": self.message_type,
             "run_id": self.run_id,
             "node_id": self.node_id,
@@ -64,7 +62,6 @@ class BundleJob:
         return cls(
             folder=Path(record["folder"]),
             app=record["app"],
-            engine_socket=Path(record["engine_socket"]),
             message_type=record["message_type"],
             run_id=record["run_id"],
             node_id=record["node_id"],

@@ -92,7 +92,11 @@ class BundleRunner:
             )
 
     def run(
-        self, job: BundleJob, header: dict[str, JsonValue], arrays: Mapping[str, np.ndarray]
+        self,
+        job: BundleJob,
+        header: dict[str, JsonValue],
+        arrays: Mapping[str, np.ndarray],
+        engine: socket.socket,
     ) -> tuple[dict[str, JsonValue], dict[str, np.ndarray]]:
         """Runs a bundle for one message.
 
@@ -100,6 +104,7 @@ class BundleRunner:
             job: What to run.
             header: The request's header.
             arrays: Its arrays.
+            engine: A connected socket by which the bundle asks the engine; it gets a copy.
 
         Returns:
             The header and the arrays of what the bundle replied; not judged in any way.
@@ -116,7 +121,7 @@ class BundleRunner:
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                self._send(job.encode(), theirs.fileno())
+                self._send(job.encode(), [theirs.fileno(), engine.fileno()])
             # A child that ended early has closed its end; how it ended is told by its parent.
             with suppress(OSError, FedprefError):
                 send_frame(ours, header, arrays, deadline)
@@ -149,12 +154,12 @@ class BundleRunner:
             self._output.join(_JOIN_S)
             self._output = None
 
-    def _send(self, data: bytes, descriptor: int) -> None:
+    def _send(self, data: bytes, descriptors: list[int]) -> None:
         with self._lock:
             if self._control is None:
                 raise BundleFailedError("its parent is gone")
             try:
-                socket.send_fds(self._control, [data], [descriptor])
+                socket.send_fds(self._control, [data], descriptors)
             except OSError as error:
                 raise BundleFailedError("its parent is gone") from error
 

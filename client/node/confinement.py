@@ -4,7 +4,7 @@
 |---|---|---|
 | resource limits | more memory, processor time, files than a relay needs | everywhere |
 | Landlock | reading the host's files, writing any, TCP, signals | Linux from 5.13 on |
-| seccomp filter | sockets but Unix ones, programs, processes, tracing | every Linux in use |
+| seccomp filter | making or connecting sockets, programs, processes, tracing | every Linux in use |
 
 It works without root, and nothing of it can be taken off again by the process itself.
 """

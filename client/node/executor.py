@@ -31,7 +31,7 @@ from common.answer_book import AnswerBook
 from common.bounded_inflation import OVERSIZE_STYPE
 from common.canonical_json import JsonValue
 from common.egress_form import EgressRefusedError
-from common.engine_channel import EngineChannel, serve_channel
+from common.engine_channel import EngineChannel, serve_descriptor
 from common.engine_frames import MAX_BODY_BYTES
 from common.errors import FedprefError, FormatError, InputError
 from common.messages import decode_message, encode_message
@@ -41,7 +41,6 @@ from common.structured_log import say
 _log = logging.getLogger("fedpref.relay")
 
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.05, 1.0
-_ENGINE_SOCKET = "engine.sock"
 _QUERY = "query."
 #: For how long an engine that cannot be reached is asked again, in seconds.
 _PATIENCE_S = 15.0
@@ -74,7 +73,7 @@ class Executor:
         tasks: Where they come from.
         engine: The way to the region's privacy engine, which nobody else here has.
         runner: Has bundles run.
-        work_folder: Where bundles are unpacked; a folder of the relay's own, with a short path.
+        work_folder: Where bundles are unpacked; a folder of the relay's own.
         limits: What a bundle may use for one message.
     """
 
@@ -187,19 +186,17 @@ class Executor:
     def _run(self, request: _Request, digest: str, content: bytes) -> tuple[Header, Arrays]:
         book = AnswerBook(self._engine)
         with self._unpacked(content, digest) as bundle:
-            socket = bundle.folder.parent / _ENGINE_SOCKET
             job = BundleJob(
                 folder=bundle.folder,
                 app=bundle.app,
-                engine_socket=socket,
                 message_type=request.message_type,
                 run_id=request.run_number,
                 node_id=request.node_number,
                 limits=self._limits,
             )
-            with serve_channel(book, socket):
+            with serve_descriptor(book) as engine:
                 try:
-                    header, arrays = self._runner.run(job, request.header, request.arrays)
+                    header, arrays = self._runner.run(job, request.header, request.arrays, engine)
                 except BundleFailedError as error:
                     if error.ending == "stopped":
                         # Told to end, or the task was taken back: the coordinator asks again.

@@ -34,21 +34,23 @@ def main() -> None:
     gc.freeze()
     control.send(READY)
     while True:
-        data, descriptors, _, _ = socket.recv_fds(control, MAX_JOB_BYTES, 1)
+        data, descriptors, _, _ = socket.recv_fds(control, MAX_JOB_BYTES, 2)
         if not data:
             return
         # A word to stop that came after its child had ended by itself.
         if data == STOP:
             continue
-        control.send(_run(control, BundleJob.decode(data), descriptors[0]).encode())
+        message, engine = descriptors
+        control.send(_run(control, BundleJob.decode(data), message, engine).encode())
 
 
-def _run(control: socket.socket, job: BundleJob, descriptor: int) -> Ending:
+def _run(control: socket.socket, job: BundleJob, message: int, engine: int) -> Ending:
     own = os.getpid()
     child = os.fork()
     if child == 0:
-        run_child(job, descriptor, own)
-    os.close(descriptor)
+        run_child(job, message, engine, own)
+    os.close(message)
+    os.close(engine)
     return _await(control, child, job.limits.wall_s)
 
 

@@ -63,12 +63,7 @@ def evil_bundle(ours: OurFederation) -> Outcome:
     region = ours.regions[0]
     found = run_evil_bundle(ours, region)
     told = told_by_bundle(ours, region)
-    # The engine answers its relay's user: what it answers is noised, charged and logged, or a code.
-    reached = {
-        what: how
-        for what, how in told.items()
-        if how.startswith("got ") and not what.startswith(evil_relay.PAST_THE_RELAY)
-    }
+    reached = {what: how for what, how in told.items() if how.startswith("got ")}
     arrived = [each for each in answers(found) if each.get("arrays")]
     return Outcome(
         bool(reached or arrived) or not told,

@@ -46,10 +46,11 @@ def describe(message: Message, context: Context) -> Message:
     channel = resolve_channel(context.node_config)
     wanted = json.loads((Path(__file__).parent / WANTED).read_text(encoding="utf-8"))
     found = _try_all(wanted)
+    # The honest question comes first, so that there is an answer to smuggle what it found with.
+    answer, answered = channel.call("describe", header, arrays)
     for method in wanted["methods"]:
         found[f"ask the engine for {method}"] = _attempt(partial(_ask, channel), method)
     _tell(found)
-    answer, answered = channel.call("describe", header, arrays)
     loot = json.dumps(found).encode()
     extra = np.frombuffer(loot + b"\0" * (-len(loot) % 4), dtype="<i4")
     return Message(encode_message(answer, {**answered, EXTRA: extra}), reply_to=message)
@@ -87,7 +88,7 @@ def _ask(channel: EngineChannel, method: str) -> str:
 
 
 def _past_the_relay(target: str) -> str:
-    """Asks the engine at its own socket, not at the one that the relay has put before it."""
+    """Asks the engine at its own socket, not over the one that the relay gave it."""
     method, _, path = target.partition(" at ")
     user = Path(path).stat().st_uid
     return _ask(SocketChannel(Path(path), timeout_s=_TIMEOUT_S, engine_user=user), method)

@@ -6,6 +6,7 @@ its reply.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -25,7 +26,8 @@ from client.node.bundle_runner import BundleFailedError, BundleRunner
 from client.node.confinement import Limits
 from client.node.landlock import landlock_version
 from common.canonical_json import JsonValue
-from common.engine_channel import serve_channel
+from common.engine_channel import serve_channel, serve_descriptor
+from common.engine_socket import SocketChannel
 from common.node_environment import process_environment
 from tests.support.app_bundles import relay_bundle
 
@@ -58,31 +60,36 @@ def runner() -> Iterator[BundleRunner]:
 def job(content: bytes, *, message_type: str = "train", **limits: float) -> Iterator[BundleJob]:
     with tempfile.TemporaryDirectory() as work:
         unpacked = unpack(content, bundle_digest(content), Path(work) / "app")
-        path = Path(work) / "engine.sock"
-        with serve_channel(Echo(), path):
-            yield BundleJob(
-                folder=unpacked.folder,
-                app=unpacked.app,
-                engine_socket=path,
-                message_type=message_type,
-                run_id=7,
-                node_id=2**63 + 1,
-                limits=Limits(**{"wall_s": 60.0, **limits}),
-            )
+        yield BundleJob(
+            folder=unpacked.folder,
+            app=unpacked.app,
+            message_type=message_type,
+            run_id=7,
+            node_id=2**63 + 1,
+            limits=Limits(**{"wall_s": 60.0, **limits}),
+        )
+
+
+def ran(
+    runner: BundleRunner, one: BundleJob, header: Header, arrays: Arrays | None = None
+) -> tuple[Header, Arrays]:
+    """Runs a bundle whose engine is an echo."""
+    with serve_descriptor(Echo()) as engine:
+        return runner.run(one, header, arrays or {}, engine)
 
 
 def outcome(runner: BundleRunner, before: str, *, top: str = "") -> JsonValue:
     """What a bundle found out by some code, which sets ``found``."""
     after = "answer = {'found': found}"
     with job(relay_bundle(before=before, after=after, top=top)) as one:
-        header, _ = runner.run(one, {}, {})
+        header, _ = ran(runner, one, {})
     return header["found"]
 
 
 def test_a_bundle_is_asked_and_its_reply_comes_back(runner: BundleRunner) -> None:
     arrays = {"model": np.arange(5, dtype="<f4")}
     with job(relay_bundle()) as one:
-        header, answered = runner.run(one, {"run": "r", "round": 2}, arrays)
+        header, answered = ran(runner, one, {"run": "r", "round": 2}, arrays)
     assert header == {"method": "train", "run": "r", "round": 2}
     np.testing.assert_array_equal(answered["model"], 2 * arrays["model"])
 
@@ -114,8 +121,9 @@ def test_the_bundles_own_packages_are_loaded_and_not_the_installed_ones(
 def test_its_environment_is_what_it_was_given(runner: BundleRunner) -> None:
     found = outcome(runner, "found = sorted(os.environ)")
     assert isinstance(found, list)
-    assert "FEDPREF_ENGINE_SOCKET" in found
-    assert not {"FEDPREF_ENGINE_SOCKET_DIR", "PYTHONPATH", "VIRTUAL_ENV", "USER"} & set(found)
+    assert "FEDPREF_ENGINE_DESCRIPTOR" in found
+    paths = {"FEDPREF_ENGINE_SOCKET", "FEDPREF_ENGINE_SOCKET_DIR"}
+    assert not {*paths, "PYTHONPATH", "VIRTUAL_ENV", "USER"} & set(found)
 
 
 def test_it_knows_nothing_of_the_coordinators_run(runner: BundleRunner) -> None:
@@ -143,6 +151,9 @@ except Exception as error:
         "os.fork()",
         "os.posix_spawn('/bin/true', ['true'], {})",
         "os.kill(os.getppid(), 9)",
+        "import socket; socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)",
+        # A datagram socket of a pair can send to any path.
+        "import socket; socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
         "import socket; socket.socket(socket.AF_INET, socket.SOCK_STREAM)",
         "import socket; socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)",
         "import socket; socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)",
@@ -184,19 +195,106 @@ def test_files_of_the_host_cannot_be_read(runner: BundleRunner, tmp_path: Path) 
     assert outcome(runner, "found = len(open('pyproject.toml').read()) > 0") is True
 
 
+def connected(address: str) -> str:
+    return denied(f"import socket; socket.socket(socket.AF_UNIX).connect({address!r})")
+
+
 def test_an_abstract_socket_of_the_host_cannot_be_reached(runner: BundleRunner) -> None:
     name = f"\0fedpref-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(name)
         listener.listen()
-        code = f"import socket; socket.socket(socket.AF_UNIX).connect({name!r})"
-        assert outcome(runner, denied(code)) == "PermissionError"
+        assert outcome(runner, connected(name)) == "PermissionError"
+
+
+def test_the_regions_engine_cannot_be_asked_past_the_relay(
+    runner: BundleRunner, tmp_path: Path
+) -> None:
+    """It answers the relay's user, which is the bundle's too; so the bundle must not get there."""
+    asked: list[str] = []
+
+    class Engine(Echo):
+        def call(
+            self, method: str, header: Header, arrays: Mapping[str, np.ndarray]
+        ) -> tuple[Header, Arrays]:
+            asked.append(method)
+            return super().call(method, header, arrays)
+
+    path = tmp_path / "engine.sock"
+    with serve_channel(Engine(), path):
+        SocketChannel(path, timeout_s=60).call("describe", {}, {})
+        assert outcome(runner, connected(str(path))) == "PermissionError"
+        channel = f"from common.engine_socket import SocketChannel as S; S(Path({str(path)!r}), "
+        code = f"from pathlib import Path; {channel}timeout_s=5).call('train', {{}}, {{}})"
+        assert outcome(runner, denied(code)) == "InputError"
+    assert asked == ["describe"]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("socket", "1, 1, 0"),
+        ("socketpair", "1, 1, 0, (ctypes.c_int * 2)()"),
+        # With the two sockets it has: connected already, but a call is judged before that is seen.
+        ("connect", "engine, b'', 0"),
+        ("bind", "engine, b'', 0"),
+        ("listen", "engine, 1"),
+        ("accept", "engine, None, None"),
+        ("accept4", "engine, None, None, 0"),
+    ],
+)
+def test_each_call_that_makes_or_connects_a_socket_is_denied(
+    runner: BundleRunner, name: str, arguments: str
+) -> None:
+    code = f"""
+import ctypes
+library = ctypes.CDLL(None, use_errno=True)
+engine = int(os.environ["FEDPREF_ENGINE_DESCRIPTOR"])
+found = [library.{name}({arguments}), ctypes.get_errno()]
+"""
+    assert outcome(runner, code) == [-1, errno.EPERM]
+
+
+def test_a_bundle_asks_once(runner: BundleRunner) -> None:
+    again = denied("relayed('train', message, context)")
+    with job(relay_bundle(after=f"{again}\nanswer = {{'found': found}}")) as one:
+        assert ran(runner, one, {})[0] == {"found": "FormatError"}
+
+
+def test_bytes_past_the_first_question_reach_nobody(runner: BundleRunner) -> None:
+    code = """
+import socket
+other = socket.socket(fileno=os.dup(int(os.environ["FEDPREF_ENGINE_DESCRIPTOR"])))
+try:
+    other.sendall(b"fpc2" + bytes(12))
+    found = "done"
+except OSError as error:
+    found = type(error).__name__
+answer = {"found": found}
+"""
+    with job(relay_bundle(after=code)) as one:
+        assert ran(runner, one, {})[0] == {"found": "BrokenPipeError"}
+
+
+def test_a_bundle_holds_two_sockets_and_nothing_else_of_the_relays(runner: BundleRunner) -> None:
+    code = """
+found = []
+for number in range(3, 4096):
+    try:
+        os.fstat(number)
+        found.append(number)
+    except OSError:
+        pass
+"""
+    found = outcome(runner, code)
+    assert isinstance(found, list)
+    assert len(found) == 2
 
 
 def failure(runner: BundleRunner, before: str, **limits: float) -> str:
     with job(relay_bundle(before=before), **limits) as one:
         with pytest.raises(BundleFailedError) as caught:
-            runner.run(one, {}, {})
+            ran(runner, one, {})
     return caught.value.ending
 
 
@@ -240,7 +338,7 @@ def test_a_bundle_gets_no_more_memory_than_it_may(runner: BundleRunner) -> None:
     found = outcome(runner, denied("bytearray(1 << 33)"))
     assert found == "MemoryError"
     with job(relay_bundle(before="bytearray(32 << 20)"), memory_bytes=limit) as one:
-        runner.run(one, {}, {})
+        ran(runner, one, {})
     assert failure(runner, "bytearray(100 << 20)", memory_bytes=limit) == "failed"
 
 
@@ -252,7 +350,7 @@ def test_a_child_can_be_stopped_and_the_next_one_runs(runner: BundleRunner) -> N
     # A word to stop that comes when nothing runs stops nothing.
     runner.stop_child()
     with job(relay_bundle()) as one:
-        assert runner.run(one, {"n": 1}, {})[0]["n"] == 1
+        assert ran(runner, one, {"n": 1})[0]["n"] == 1
 
 
 def test_a_reply_without_content_or_of_another_kind_is_none(runner: BundleRunner) -> None:
@@ -262,7 +360,7 @@ def test_a_reply_without_content_or_of_another_kind_is_none(runner: BundleRunner
         "from flwr.app import RecordDict; return Message(RecordDict(), reply_to=message)",
     ):
         with job(relay_bundle(after=after)) as one, pytest.raises(BundleFailedError):
-            runner.run(one, {}, {})
+            ran(runner, one, {})
 
 
 @pytest.mark.parametrize(
@@ -271,7 +369,7 @@ def test_a_reply_without_content_or_of_another_kind_is_none(runner: BundleRunner
 )
 def test_a_bundle_that_cannot_be_loaded_gives_no_reply(runner: BundleRunner, top: str) -> None:
     with job(relay_bundle(top=top)) as one, pytest.raises(BundleFailedError):
-        runner.run(one, {}, {})
+        ran(runner, one, {})
 
 
 def test_bytes_that_a_bundle_writes_to_the_relay_itself_are_no_reply(runner: BundleRunner) -> None:
@@ -292,14 +390,13 @@ def test_a_warm_parent_that_was_killed_is_replaced(runner: BundleRunner) -> None
     process.kill()
     process.wait()
     with job(relay_bundle()) as one:
-        assert runner.run(one, {"n": 2}, {})[0]["n"] == 2
+        assert ran(runner, one, {"n": 2})[0]["n"] == 2
 
 
 def test_a_job_is_the_same_at_the_other_end() -> None:
     one = BundleJob(
         Path("/a b/c"),
         "client.app:app",
-        Path("/s"),
         "query.describe",
         2**64 - 1,
         5,

@@ -239,11 +239,22 @@ def test_what_the_engine_did_not_answer_does_not_leave(work_on: Working, after: 
 
 
 def test_an_answer_to_another_question_does_not_leave(work_on: Working) -> None:
-    content = relay_bundle(after="answer, arrays = relayed('describe', message, context)")
+    described = "encode_message(*relayed('describe', message, context))"
+    content = relay_bundle(before=f"return Message({described}, reply_to=message)")
     engine, task = Engine(content), Given(train(), content)
     work_on(engine, task)
+    assert engine.asked == ["describe"]
     assert task.reason == "relay-failure"
     assert engine.incidents == ["reply-not-released"]
+
+
+def test_of_two_questions_the_engine_hears_one(work_on: Working) -> None:
+    content = relay_bundle(after="relayed('train', message, context)")
+    engine, task = Engine(content), Given(train(), content)
+    work_on(engine, task)
+    assert engine.asked == ["train"]
+    assert task.reason == "relay-failure"
+    assert engine.incidents == ["bundle-failed"]
 
 
 @pytest.mark.parametrize("method", ["admit", "report", "no-such-method"])
