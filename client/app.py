@@ -13,33 +13,10 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from common.engine_channel import resolve_channel
-from common.errors import (
-    BudgetError,
-    ConsentError,
-    FedprefError,
-    FormatError,
-    InputError,
-    PolicyError,
-    QualityGateError,
-    StorageError,
-    VerificationError,
-)
+from common.errors import FedprefError
 from common.messages import decode_message, encode_message
-from common.reason_codes import EngineBusyError, EngineFailedError, OtherProtocolError
+from common.reason_codes import relay_reason_code
 
-_REASONS: tuple[tuple[type[FedprefError], str], ...] = (
-    (EngineBusyError, "engine-busy"),
-    (EngineFailedError, "engine-failure"),
-    (OtherProtocolError, "other-protocol"),
-    (FormatError, "malformed-request"),
-    (BudgetError, "budget-exhausted"),
-    (ConsentError, "no-consent"),
-    (QualityGateError, "data-quality"),
-    (PolicyError, "not-permitted"),
-    (VerificationError, "own-records-do-not-verify"),
-    (StorageError, "storage-failure"),
-    (InputError, "engine-unreachable"),
-)
 _log = logging.getLogger("fedpref.relay")
 
 app = ClientApp()
@@ -98,13 +75,9 @@ def _relay(method: str, message: Message, context: Context) -> Message:
         content = encode_message(answer, answered)
     except FedprefError as error:
         _log.warning("%s was refused: %s", method, type(error).__name__)
-        content = encode_message({"status": "refused", "reason": _reason(error)}, {})
+        content = encode_message({"status": "refused", "reason": relay_reason_code(error)}, {})
     # Flower sends the text of any exception that gets past here to the coordinator.
     except Exception as error:  # noqa: BLE001
         _log.error("%s failed: %s", method, type(error).__name__)
         content = encode_message({"status": "refused", "reason": "relay-failure"}, {})
     return Message(content, reply_to=message)
-
-
-def _reason(error: FedprefError) -> str:
-    return next((code for kind, code in _REASONS if isinstance(error, kind)), "refused")

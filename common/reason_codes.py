@@ -66,6 +66,12 @@ def reason_code(error: BaseException) -> str:
     return next((code for kind, code in REASON_CODES if isinstance(error, kind)), REFUSED)
 
 
+def relay_reason_code(error: FedprefError) -> str:
+    """The code by which a relay answers for an error that it met with itself."""
+    # A relay has no configuration of its own but the way to its engine.
+    return "engine-unreachable" if type(error) is InputError else reason_code(error)
+
+
 def error_of(code: str) -> FedprefError:
     """The error that a code stands for; an unknown code gives the most general one."""
     kind = next((kind for kind, known in REASON_CODES if known == code), FedprefError)

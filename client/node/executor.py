@@ -35,7 +35,7 @@ from common.engine_channel import EngineChannel, serve_descriptor
 from common.engine_frames import MAX_BODY_BYTES
 from common.errors import FedprefError, FormatError, InputError
 from common.messages import decode_message, encode_message
-from common.reason_codes import reason_code
+from common.reason_codes import relay_reason_code
 from common.structured_log import say
 
 _log = logging.getLogger("fedpref.relay")
@@ -153,7 +153,7 @@ class Executor:
         except _RefusedError as error:
             refusal = error.refusal
         except FedprefError as error:
-            refusal = _Refusal(_relay_reason(error))
+            refusal = _Refusal(relay_reason_code(error))
         # A full disk, a defect of ours: the region answers all the same, and goes on.
         except Exception as error:  # noqa: BLE001
             _log.error("a message was not relayed", exc_info=error)
@@ -212,7 +212,7 @@ class Executor:
         try:
             self._engine.call("report", {"incident": incident, "bundle": digest, "run": run}, {})
         except FedprefError as error:
-            say(_log, logging.ERROR, "incident-not-reported", reason=_relay_reason(error))
+            say(_log, logging.ERROR, "incident-not-reported", reason=relay_reason_code(error))
 
     @contextmanager
     def _unpacked(self, content: bytes, digest: str) -> Iterator[UnpackedBundle]:
@@ -286,8 +286,3 @@ def _oversized(message: Message) -> bool:
         return False
     records = [each for each in message.content.values() if isinstance(each, ArrayRecord)]
     return any(array.stype == OVERSIZE_STYPE for record in records for array in record.values())
-
-
-def _relay_reason(error: FedprefError) -> str:
-    # The relay has no configuration but its way to the engine.
-    return _UNREACHABLE if type(error) is InputError else reason_code(error)

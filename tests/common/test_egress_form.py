@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from client.app import _REASONS as RELAY_CODES
 from client.engine.incidents import _REASONS as ENGINE_CODES
 from common import messages
 from common.canonical_json import JsonValue
 from common.egress_form import MAX_ARRAYS, METHODS, ArrayLimit, EgressRefusedError, check_form
 from common.egress_reasons import ENGINE_REASONS, REASONS, RELAY_REASONS, SECURE_SUM_REASONS
+from common.reason_codes import REASON_CODES, relay_reason_code
 from tests.support.answers import ANSWERS, ARRAYS, OK, TRAIN
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -173,7 +173,8 @@ def test_what_is_refused_is_not_repeated() -> None:
 
 def test_the_list_is_of_the_codes_that_are_raised() -> None:
     assert {code for _, code in ENGINE_CODES} | {"refused"} == ENGINE_REASONS
-    relay = {code for _, code in RELAY_CODES} | {"refused", "relay-failure"}
+    relay = {relay_reason_code(kind("It failed.")) for kind, _ in REASON_CODES}
+    relay |= {"refused", "relay-failure"}
     # The relay of a region judges bundles as well.
     assert relay | {"bundle-not-permitted"} == RELAY_REASONS
     raised: set[str] = set()
