@@ -18,19 +18,23 @@ NAMES = (
 ALL = "all"
 
 
-def find_names(name: str) -> tuple[str, ...]:
+def find_names(name: str, names: tuple[str, ...] = NAMES) -> tuple[str, ...]:
     """The attack of that name, or all of them.
+
+    Args:
+        name: The name, or ``all``.
+        names: The attacks there are.
 
     Raises:
         UsageError: There is none; names the nearest and all there are.
     """
     if name == ALL:
-        return NAMES
-    if name in NAMES:
+        return names
+    if name in names:
         return (name,)
-    near = difflib.get_close_matches(name, [*NAMES, ALL], n=1)
+    near = difflib.get_close_matches(name, [*names, ALL], n=1)
     guess = f" Did you mean {near[0]}?" if near else ""
     raise UsageError(
         f"There is no attack {name[:80]!r}.{guess}",
-        remedy=f"Attacks: {', '.join([*NAMES, ALL])}.",
+        remedy=f"Attacks: {', '.join([*names, ALL])}.",
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
+from simulations.attack_demos import names
 
-from common.errors import UsageError
+__all__ = ["ALL", "NAMES", "find_names"]
 
 #: In the table's order.
 NAMES = (
@@ -19,7 +19,7 @@ NAMES = (
     "oversized-message",
     "local-user",
 )
-ALL = "all"
+ALL = names.ALL
 
 
 def find_names(name: str) -> tuple[str, ...]:
@@ -28,13 +28,4 @@ def find_names(name: str) -> tuple[str, ...]:
     Raises:
         UsageError: There is none; names the nearest and all there are.
     """
-    if name == ALL:
-        return NAMES
-    if name in NAMES:
-        return (name,)
-    near = difflib.get_close_matches(name, [*NAMES, ALL], n=1)
-    guess = f" Did you mean {near[0]}?" if near else ""
-    raise UsageError(
-        f"There is no attack {name[:80]!r}.{guess}",
-        remedy=f"Attacks: {', '.join([*NAMES, ALL])}.",
-    )
+    return names.find_names(name, NAMES)

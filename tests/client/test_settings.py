@@ -15,6 +15,7 @@ from client.engine.policy import RegionPolicy
 from client.settings import RegionSettings, SettingsError, declared_source, settings_file
 from client.settings_tables import _MODELS, Tables, split_address
 from common.errors import InputError
+from tests.support.least_settings import TABLES
 from tests.support.region_folder import toml_text
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,26 +32,7 @@ time = "sold_at"
 
 def tables(**changes: Any) -> dict[str, Any]:
     """The least that settings must state, with some tables replaced or left out (None)."""
-    least: dict[str, Any] = {
-        "region": {"name": "eu-west", "federation": "shop.example", "jurisdiction": "DE"},
-        "coordinator": {"address": "federation.example:9092"},
-        "source": {"file": "home/data/source.toml"},
-        "policy": {
-            "purpose": "fedpref:FederatedTraining",
-            "epsilon_cap_per_year": "8",
-            "delta_max": "0.000001",
-            "noise_multiplier_min": "0.5",
-            "clipping_norm_max": "1",
-            "rounds_max": 64,
-            "quorum_min": 2,
-            "quality_threshold": "0.98",
-            "consent_age_max_s": 600,
-            "withdrawal_in_round": "finish",
-            "notice_grace_s": 0,
-            "modes": ["local"],
-        },
-    }
-    return {name: table for name, table in {**least, **changes}.items() if table is not None}
+    return {name: table for name, table in {**TABLES, **changes}.items() if table is not None}
 
 
 def write(folder: Path, **changes: Any) -> Path:
