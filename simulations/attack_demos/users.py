@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import os
 import pwd
+import socket
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import count, islice
+from functools import cache
+from itertools import islice
 from pathlib import Path
 
+from common.errors import StorageError
 from simulations.faults.children import end_with_parent
 
-_FIRST_NUMBER = 61_000
+_FIRST_NUMBER, _BLOCK, _MOST_BLOCKS = 61_000, 64, 64
 _HOME_MODE = 0o700
 _PASSABLE_MODE = 0o711
 
@@ -78,5 +82,28 @@ def _users(how_many: int) -> list[User]:
     if not are_distinct():
         return [User(None)] * how_many
     taken = {entry.pw_uid for entry in pwd.getpwall()}
-    free = (number for number in count(_FIRST_NUMBER) if number not in taken)
-    return [User(number) for number in islice(free, how_many)]
+    free = (number for number in _own_numbers() if number not in taken)
+    users = [User(number) for number in islice(free, how_many)]
+    if len(users) < how_many:
+        raise StorageError(f"An attack needs {how_many} users; only {len(users)} numbers are free.")
+    return users
+
+
+@cache
+def _own_numbers() -> range:
+    """The numbers that this process gives out: two at work on one machine share none."""
+    for block in range(_MOST_BLOCKS):
+        claim = socket.socket(socket.AF_UNIX)
+        with suppress(OSError):
+            # A name that no file stands for; it is free again once this process and its forks end.
+            claim.bind(f"\0fedpref-users-{block}")
+            _claims.append(claim)
+            return range(_FIRST_NUMBER + block * _BLOCK, _FIRST_NUMBER + (block + 1) * _BLOCK)
+        claim.close()
+    raise StorageError(
+        f"{_MOST_BLOCKS} attacks are under way on this machine, and have all the numbers.",
+        remedy="Wait till one has ended.",
+    )
+
+
+_claims: list[socket.socket] = []

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Error, Message
+from flwr.app import Error, Message, MessageType
 from flwr.serverapp.strategy import Strategy
 
 from common.errors import BudgetError, FederationError, InputError, VerificationError
@@ -24,6 +24,7 @@ from server.aggregation import first_model, next_model
 from server.audit_trail import AuditTrail
 from server.checkpoint import CheckpointStore
 from server.strategy import RegionSumStrategy
+from simulations.in_process_grid import ReplyHook
 from tests.support.fake_federation import (
     Arrays,
     FakeFederation,
@@ -255,25 +256,47 @@ def test_a_region_that_hangs_costs_one_timeout_and_no_more(tmp_path: Path) -> No
         release.set()
 
 
+class Described:
+    """A reply hook that knows when a region has said again which one it is.
+
+    Args:
+        partition: The region's node.
+        then: What happens to replies besides.
+    """
+
+    def __init__(self, partition: int, then: ReplyHook | None = None) -> None:
+        self._partition = partition
+        self._then = then
+        self._asked = 0
+        self._again = threading.Event()
+
+    def __call__(self, partition: int, message: Message, reply: Message) -> Sequence[Message]:
+        described = message.metadata.message_type == f"{MessageType.QUERY}.describe"
+        if described and partition == self._partition:
+            self._asked += 1
+            if self._asked == 2:
+                self._again.set()
+        return [reply] if self._then is None else self._then(partition, message, reply)
+
+    def wait(self) -> None:
+        assert self._again.wait(10)
+        # The hook is called just before the reply is put where the server finds it.
+        time.sleep(0.2)
+
+
 def test_a_region_that_comes_back_takes_part_again(tmp_path: Path) -> None:
-    release, back = threading.Event(), threading.Event()
+    release, described = threading.Event(), Described(1)
     with open_federation(tmp_path, fake_plan(round_timeout_s=SILENCE_S)) as federation:
         late, other = federation.engines["region-2"], federation.engines["region-1"]
         late.before_train = lambda number: release.wait(200) and None
-        plain = late.describe
-
-        def describe() -> Header:
-            back.set()
-            return plain()
 
         def wait_for_it(number: int) -> None:
             if number == 2:
                 release.set()
-                late.describe = describe  # type: ignore[method-assign]
-                back.wait(10)
+                described.wait()
 
         other.before_train = wait_for_it
-        federation.run()
+        federation.run(reply_hook=described)
         assert refused_regions(federation, 1) == {"region-2": "no-reply"}
         assert used_regions(federation)[3] == list(REGIONS)
         # Its late answer to round 1 was nobody's.
@@ -283,17 +306,11 @@ def test_a_region_that_comes_back_takes_part_again(tmp_path: Path) -> None:
 def test_a_region_whose_reply_was_lost_is_found_again_though_rounds_are_short(
     tmp_path: Path,
 ) -> None:
+    described = Described(1, Once(1, lambda message, reply: []))
     with open_federation(tmp_path, fake_plan(round_timeout_s=1)) as federation:
-        lost, other = federation.engines["region-2"], federation.engines["region-1"]
-
-        def wait_till_it_is_known(number: int) -> None:
-            deadline = time.monotonic() + 10
-            while number == 2 and lost.asked.count(("describe", None)) < 2:
-                assert time.monotonic() < deadline
-                time.sleep(0.005)
-
-        other.before_train = wait_till_it_is_known
-        federation.run(reply_hook=Once(1, lambda message, reply: []))
+        other = federation.engines["region-1"]
+        other.before_train = lambda number: described.wait() if number == 2 else None
+        federation.run(reply_hook=described)
         assert refused_regions(federation, 1) == {"region-2": "no-reply"}
         assert used_regions(federation)[3] == list(REGIONS)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 
 from common.errors import FederationError, InputError
 from simulations.attack_demos.processes import Arrays, Header, Host, Reply, as_attacker, victims
-from simulations.attack_demos.users import are_distinct, let_pass, victims_users
+from simulations.attack_demos.users import are_distinct, attacker, let_pass, victims_users
 
 
 def host(answer: object) -> Host:
@@ -84,3 +87,22 @@ def test_an_attacker_that_breaks_is_reported() -> None:
 
     with pytest.raises(FederationError, match="ZeroDivisionError"):
         as_attacker(attack)
+
+
+def test_two_at_work_on_one_machine_share_no_users() -> None:
+    program = (
+        "from simulations.attack_demos.users import attacker, victims_users\n"
+        "users = [attacker(), *victims_users('abc').values()]\n"
+        "print([user.number for user in users])"
+    )
+    theirs = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    ours = [attacker(), *victims_users("abc").values()]
+    if are_distinct():
+        assert len({*json.loads(theirs), *(user.number for user in ours)}) == 8
+        assert [user.number for user in ours] == [
+            user.number for user in (attacker(), *victims_users("abc").values())
+        ]
+    else:
+        assert theirs.strip() == "[None, None, None, None]"
