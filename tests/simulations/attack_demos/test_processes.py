@@ -95,10 +95,10 @@ def test_two_at_work_on_one_machine_share_no_users() -> None:
         "users = [attacker(), *victims_users('abc').values()]\n"
         "print([user.number for user in users])"
     )
+    ours = [attacker(), *victims_users("abc").values()]
     theirs = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     ).stdout
-    ours = [attacker(), *victims_users("abc").values()]
     if are_distinct():
         assert len({*json.loads(theirs), *(user.number for user in ours)}) == 8
         assert [user.number for user in ours] == [
