@@ -55,7 +55,7 @@ struct sums {
 #include <math.h>
 #include <string.h>
 
-/* A customer's own items: their exponentials are taken out, zeros stay. */
+/* A customer's own items: their logits are put by, and what stays has the exponential 0. */
 static void take_entries(struct panel *panel, float *e, size_t stop)
 {
     for (size_t lane = 0; lane < panel->customers; lane++) {
@@ -63,7 +63,7 @@ static void take_entries(struct panel *panel, float *e, size_t stop)
         for (; at < panel->end[lane] && (size_t)panel->entries->items[at] < stop; at++) {
             float *place = e + (size_t)panel->entries->items[at] * LANES + lane;
             panel->entries->taken[at] = *place;
-            *place = 0.0f;
+            *place = -INFINITY;
         }
         panel->next[lane] = at;
     }

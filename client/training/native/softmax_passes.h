@@ -31,39 +31,46 @@ TARGET static void NAME(find_shift)(const float *e, size_t n, float *shift)
 }
 
 /* Logits to exponentials, in place; adds to the customers' sums, and keeps their largest logits. */
-TARGET static void NAME(exponentials)(float *e, size_t n, struct panel *panel)
+ALWAYS TARGET static void NAME(exponentials)(const int squares, float *e, size_t n,
+                                             struct panel *panel)
 {
     for (size_t lane = 0; lane < LANES; lane += FLOATS) {
         const VEC shift = LOAD(panel->shift + lane);
-        VEC most = LOAD(panel->highest + lane), sum = SET1(0.0f);
+        VEC most = LOAD(panel->highest + lane), sum = SET1(0.0f), square = SET1(0.0f);
         float sums[FLOATS];
         for (size_t i = 0; i < n; i++) {
             const VEC logit = LOAD(e + i * LANES + lane);
             const VEC found = NAME(exponential)(SUB(logit, shift));
             most = LARGER(most, logit);
             sum = ADD(sum, found);
+            if (squares)
+                square = FMA(found, found, square);
             STORE(e + i * LANES + lane, found);
         }
         STORE(panel->highest + lane, most);
         STORE(sums, sum);
         for (size_t l = 0; l < FLOATS; l++)
             panel->sums[lane + l] += sums[l];
+        if (squares) {
+            STORE(sums, square);
+            for (size_t l = 0; l < FLOATS; l++)
+                panel->squares[lane + l] += sums[l];
+        }
     }
 }
 
-TARGET static void NAME(add_squares)(const float *e, size_t n, struct panel *panel)
+/* The exponentials of the entries that were put by; they count in a customer's sum. */
+TARGET static void NAME(add_taken)(struct panel *panel, const int64_t *from)
 {
-    for (size_t lane = 0; lane < LANES; lane += FLOATS) {
-        VEC sum = SET1(0.0f);
-        float sums[FLOATS];
-        for (size_t i = 0; i < n; i++) {
-            const VEC each = LOAD(e + i * LANES + lane);
-            sum = FMA(each, each, sum);
+    for (size_t lane = 0; lane < panel->customers; lane++)
+        for (int64_t at = from[lane]; at < panel->next[lane]; at++) {
+            float *taken = panel->entries->taken + at, found[FLOATS];
+            if (*taken > panel->highest[lane])
+                panel->highest[lane] = *taken;
+            STORE(found, NAME(exponential)(SET1(*taken - panel->shift[lane])));
+            *taken = found[0];
+            panel->sums[lane] += found[0];
         }
-        STORE(sums, sum);
-        for (size_t l = 0; l < FLOATS; l++)
-            panel->squares[lane + l] += sums[l];
-    }
 }
 
 /* slope[k] += sum over a block's items of factors[i, k] e[i]. */
@@ -98,10 +105,14 @@ TARGET static void NAME(block)(const struct model *model, struct panel *panel, f
         NAME(logits)(1, model, panel->hidden, e + i * LANES, i);
     if (find_shift)
         NAME(find_shift)(block, n, panel->shift);
-    NAME(exponentials)(block, n, panel);
+    int64_t from[LANES];
+    memcpy(from, panel->next, sizeof from);
     take_entries(panel, e, stop);
     if (squares)
-        NAME(add_squares)(block, n, panel);
+        NAME(exponentials)(1, block, n, panel);
+    else
+        NAME(exponentials)(0, block, n, panel);
+    NAME(add_taken)(panel, from);
     const float *factors = model->factors + start * rank;
     size_t k = 0;
     for (; k + TILE_ROWS <= rank; k += TILE_ROWS)
