@@ -97,6 +97,4 @@ def solve(
     """The customers' vectors, as ours are solved for."""
     shared = UNOBSERVED_WEIGHT * gram
     shared.diagonal().add_(REGULARISATION)
-    return solve_customers(
-        entries.sparse(), factors.index_select(0, entries.items), shared, dtype=dtype
-    )
+    return solve_customers(entries.sparse(), factors, shared, dtype=dtype)

@@ -106,7 +106,7 @@ class OpacusMatrixFactorisation(nn.Module):
         factors = self.loss.item_factors.detach()
         shared = self.loss.unobserved_weight * (factors.T @ factors).double()
         shared.diagonal().add_(self.loss.regularisation)
-        solved = solve_customers(sparse, factors[items], shared, dtype=torch.float64)
+        solved = solve_customers(sparse, factors, shared, dtype=torch.float64)
         return solved.vectors.to(factors.dtype)
 
 

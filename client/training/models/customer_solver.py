@@ -18,8 +18,8 @@ import torch
 from client.training.models.sparse_batch import SparseBatch
 from common.errors import InputError
 
-# So many entries are padded at a time: bounds memory for very long histories.
-_PADDED_ENTRIES = 1 << 14
+# So many entries are padded at a time: their factors stay in the cache.
+_PADDED_ENTRIES = 1 << 11
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,23 +54,23 @@ class _Padded:
     longest: int
 
     def spread(self, values: torch.Tensor, fill: float = 0.0) -> torch.Tensor:
-        """Entries' values as a tensor (rows, longest, …)."""
+        """The values of its entries as a tensor (rows, longest, …)."""
         shape = (self.rows.stop - self.rows.start, self.longest, *values.shape[1:])
         if len(self.owners) == shape[0] * shape[1]:
-            return values[self.entries].view(shape)
+            return values.view(shape)
         padded = torch.full(shape, fill, dtype=values.dtype)
-        padded[self.owners, self.places] = values[self.entries]
+        padded[self.owners, self.places] = values
         return padded
 
 
 def solve_customers(
-    sparse: SparseBatch, taken: torch.Tensor, shared: torch.Tensor, *, dtype: torch.dtype
+    sparse: SparseBatch, factors: torch.Tensor, shared: torch.Tensor, *, dtype: torch.dtype
 ) -> Solved:
     """Each customer's vector, by Cholesky factors.
 
     Args:
         sparse: The customers' confidences, above 0.
-        taken: float32[n_entries, d], the factors of their items.
+        factors: float32[m, d], the items'.
         shared: float64[d, d], A, positive definite.
         dtype: float64, or float32 for twice the speed and vectors that are off by some 1e-6 times
             the systems' condition; whoever uses them bounds what the vector that it got gives.
@@ -81,15 +81,15 @@ def solve_customers(
     identity = torch.eye(len(shared), dtype=torch.float64)
     # L⁻¹ once, for products with it are faster than solving, and as exact while A is sound.
     inverse = torch.linalg.solve_triangular(_cholesky(shared), identity, upper=False).to(dtype)
-    whitened = taken.to(dtype) @ inverse.T
     confidences = sparse.values.to(dtype)
     vectors = torch.zeros(sparse.n_rows, len(shared), dtype=dtype)
     missing = torch.zeros_like(confidences)
     for part in _parts(sparse):
+        whitened = factors.index_select(0, sparse.items[part.entries]).to(dtype) @ inverse.T
         if part.longest <= len(shared):
-            _solve_by_items(part, whitened, confidences, vectors, missing)
+            _solve_by_items(part, whitened, confidences[part.entries], vectors, missing)
         else:
-            _solve_by_factors(part, whitened, confidences, vectors, missing)
+            _solve_by_factors(part, whitened, confidences[part.entries], vectors, missing)
     return Solved(vectors @ inverse, missing)
 
 
@@ -126,8 +126,8 @@ def _solve_by_factors(
     system.diagonal(dim1=1, dim2=2).add_(1.0)
     solved = torch.cholesky_solve(weighted.sum(1)[:, :, None], _cholesky(system))[:, :, 0]
     vectors[part.rows] = solved
-    scores = (whitened[part.entries] * solved[part.owners]).sum(1)
-    missing[part.entries] = confidences[part.entries] * (1.0 - scores)
+    scores = (whitened * solved[part.owners]).sum(1)
+    missing[part.entries] = confidences * (1.0 - scores)
 
 
 def _cholesky(matrix: torch.Tensor) -> torch.Tensor:
@@ -143,7 +143,7 @@ def _cholesky(matrix: torch.Tensor) -> torch.Tensor:
 
 def _parts(sparse: SparseBatch) -> Iterator[_Padded]:
     """The rows in runs that take at most `_PADDED_ENTRIES` padded entries, or one row each."""
-    sizes = torch.bincount(sparse.owners, minlength=sparse.n_rows)
+    sizes = sparse.sizes
     start = 0
     while start < sparse.n_rows:
         longest = torch.cummax(sizes[start:].clamp_min(1), 0).values

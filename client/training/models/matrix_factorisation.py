@@ -133,10 +133,9 @@ class MatrixFactorisation:
     def _customers(self, sparse: SparseBatch) -> Solved:
         if len(sparse.values) and float(sparse.values.min()) <= 0:
             raise InputError("A customer's row has a confidence that is not above 0.")
-        taken = self.parameters["item_factors"].index_select(0, sparse.items)
         shared = self._unobserved * self._gram
         shared = shared + self._regularisation * torch.eye(len(shared), dtype=torch.float64)
-        solved = solve_customers(sparse, taken, shared, dtype=self._dtype)
+        solved = solve_customers(sparse, self.parameters["item_factors"], shared, dtype=self._dtype)
         if not bool(torch.isfinite(solved.vectors).all()):
             raise InputError("A customer's vector is not finite; nothing is released.")
         return solved
@@ -153,5 +152,4 @@ class MatrixFactorisation:
         squared = (everywhere - there).clamp_min(0.0) + own
         squared = squared + _ROUNDING * (everywhere.abs() + there + own)
         norms = 2.0 * squared.sqrt() * torch.linalg.vector_norm(vectors, dim=1)
-        present = sparse.sums(torch.ones_like(scores)) > 0
-        return clip_to(norms, clipping_norm, present=present)
+        return clip_to(norms, clipping_norm, present=sparse.sizes > 0)

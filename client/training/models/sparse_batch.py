@@ -56,6 +56,12 @@ class SparseBatch:
             )
         return cls(bounds[:-1], owners, items, values, rows.n_rows)
 
+    @property
+    def sizes(self) -> torch.Tensor:
+        """int64[n]: how many entries each row has."""
+        end = self.offsets.new_tensor([len(self.items)])
+        return torch.diff(self.offsets, append=end)
+
     def product(self, values: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
         """float32[n, d]: the rows with these values, times a matrix float32[n_items, d]."""
         return torch.nn.functional.embedding_bag(
