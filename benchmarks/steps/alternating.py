@@ -37,7 +37,10 @@ class Times:
 
 
 def alternate(things: Mapping[str, Work], *, turns: int) -> Times:
-    """Does each thing once unmeasured, then all of them in turn.
+    """Does each thing once unmeasured, then all of them in turn, there and back.
+
+    What comes after something that has filled memory and caches is slowed by it: every other turn
+    goes backwards, so that this is not always the same one.
 
     Args:
         things: What to do, by name.
@@ -46,9 +49,10 @@ def alternate(things: Mapping[str, Work], *, turns: int) -> Times:
     for work in things.values():
         work()
     seconds: dict[str, list[float]] = {name: [] for name in things}
-    for _ in range(turns):
-        for name, work in things.items():
-            seconds[name].append(cpu_s(work))
+    order = list(things)
+    for turn in range(turns):
+        for name in order if turn % 2 == 0 else reversed(order):
+            seconds[name].append(cpu_s(things[name]))
     return Times(seconds)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from client.data.dataset import CustomerItemMatrix
@@ -112,7 +113,12 @@ def train_locally(
         normaliser=settings.expected_batch_size,
         weight_decay=settings.weight_decay,
     )
-    sums: Sums = {name: torch.empty_like(each) for name, each in model.parameters.items()}
+    # NumPy asks for huge pages: a large array is then not made page by page, which takes longer than
+    # filling it.
+    sums: Sums = {
+        name: torch.from_numpy(np.empty(each.shape, dtype=np.float32))
+        for name, each in model.parameters.items()
+    }
     for step in range(settings.steps):
         clipping_norm, learning_rate = settings.at(step)
         noisy_sums(model, examples, settings, noise, clipping_norm=clipping_norm, into=sums)
