@@ -113,8 +113,7 @@ def train_locally(
         normaliser=settings.expected_batch_size,
         weight_decay=settings.weight_decay,
     )
-    # NumPy asks for huge pages: a large array is then not made page by page, which takes longer than
-    # filling it.
+    # NumPy asks for huge pages: made page by page, a large array takes longer than to be filled.
     sums: Sums = {
         name: torch.from_numpy(np.empty(each.shape, dtype=np.float32))
         for name, each in model.parameters.items()
