@@ -8,10 +8,10 @@ from benchmarks.steps import alternating
 from benchmarks.steps.alternating import Times, alternate, quickest
 
 
-def test_each_is_warmed_up_once_and_then_all_take_turns() -> None:
+def test_each_is_warmed_up_once_and_then_all_take_turns_there_and_back() -> None:
     done: list[str] = []
     times = alternate({"a": lambda: done.append("a"), "b": lambda: done.append("b")}, turns=3)
-    assert done == ["a", "b"] * 4
+    assert done == ["a", "b", "a", "b", "b", "a", "a", "b"]
     assert {name: len(each) for name, each in times.seconds.items()} == {"a": 3, "b": 3}
 
 
