@@ -22,7 +22,7 @@ from tests.support.deployed import (
     SERVER_PROGRAMS,
     Deployed,
     fill,
-    full_disk,
+    own_disk,
 )
 from tests.support.shared_python import shared_scripts
 
@@ -160,9 +160,9 @@ def test_a_region_s_disk_is_full_and_then_is_not(
     run, region = "region-disk", deployed.ours.regions[0]
     home = deployed.ours.settings(region).home.root
     deployed.ours.command("fedpref-region", "stop", deployed.ours.folder(region))
-    with full_disk(home):
-        ballast = fill(home)
+    with own_disk(home):
         deployed.ours.command("fedpref-region", "start", deployed.ours.folder(region))
+        ballast = fill(home)
         deployed.submit(run)
         deployed.lives_for(AWAY_S)
         assert deployed.rounds_done(run) == 0
@@ -177,9 +177,9 @@ def test_the_coordinator_s_disk_is_full_and_then_is_not(
 ) -> None:
     run, server = "server-disk", deployed.ours.deployment.server
     deployed.ours.command("fedpref-server", "stop", "deployment")
-    with full_disk(server):
-        ballast = fill(server)
+    with own_disk(server):
         deployed.ours.command("fedpref-server", "start", "deployment")
+        ballast = fill(server)
         deployed.submit(run)
         deployed.lives_for(AWAY_S)
         assert deployed.rounds_done(run) == 0

@@ -26,6 +26,8 @@ REGION_PROGRAMS = ("engine", "node", "relay")
 SERVER_PROGRAMS = ("superlink", "superexec", "dispatcher")
 #: How long a run may take to go on after whatever was done to it, in seconds.
 RECOVERS_WITHIN_S = 300.0
+# What a party wants to see free before it starts, and some more.
+_ROOM_BYTES = 512 << 20
 
 
 @dataclass
@@ -181,8 +183,8 @@ def processes_like(program: str, user: int) -> list[int]:
 
 
 @contextmanager
-def full_disk(folder: Path) -> Iterator[None]:
-    """Puts a folder on a file system of its own that is full while the body runs.
+def own_disk(folder: Path) -> Iterator[None]:
+    """Puts a folder on a small file system of its own while the body runs.
 
     What is in the folder is copied there and back; nothing may have it open meanwhile.
     """
@@ -192,7 +194,7 @@ def full_disk(folder: Path) -> Iterator[None]:
     folder.mkdir()
     try:
         subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={2 * size + (8 << 20)}", "tmpfs", folder],
+            ["mount", "-t", "tmpfs", "-o", f"size={2 * size + _ROOM_BYTES}", "tmpfs", folder],
             check=True,
         )
         _move_contents(kept, folder)
