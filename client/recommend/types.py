@@ -29,6 +29,8 @@ NotPersonal = Literal[
     "no-history",  # no purchase in the window and no live event
     "consents-unreadable",  # the consent log cannot be read or does not verify: nobody's consent
     "cold-region",  # nobody's history: the store has none yet
+    "scores-not-finite",  # the model or a local release gave this customer no numbers
+    "experiment",  # the customer's arm is shown popularity
 ]
 NOT_PERSONAL: tuple[str, ...] = get_args(NotPersonal)
 
@@ -156,8 +158,8 @@ class Answer:
         personal: Whether the customer's own history or live events were used.
         why_not_personal: One of `NOT_PERSONAL`, or None for a personal answer.
         model: The digest of the model's arrays, as the log entry of its release names it.
-        variant: The customer's arm of the running experiment; the settings' first one if there is
-            none.
+        variant: The customer's arm of the running experiment; ``none`` if there is none or she is
+            not in it.
         consent_size: The size of the region's log that consent was judged at; 0 if it cannot be
             read.
     """
