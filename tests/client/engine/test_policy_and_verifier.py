@@ -57,7 +57,9 @@ def verifier_allows(policy: Record) -> bool:
     for mechanism in entry.parts("mechanisms"):
         bounds += [
             holds
-            for _, holds in policy_bounds._mechanism_bounds(mechanism, policy, mechanism["name"])
+            for _, holds in policy_bounds._mechanism_bounds(
+                mechanism, policy, full_batch=mechanism["name"] in policy_bounds._FULL_BATCH
+            )
         ]
     return all(bounds)
 
