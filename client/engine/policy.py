@@ -28,10 +28,10 @@ from common.canonical_json import JsonValue
 from common.errors import FormatError, InputError, PolicyError
 from common.parameters import ArraySpec
 from common.plan import Mechanism, RunPlan
-from common.strategies import FACTORS
+from common.strategies import SUMS
 
 # They take every customer, once in a round: bounds on sampling say nothing about them.
-_FULL_BATCH = ("popularity", FACTORS)
+_FULL_BATCH = ("popularity", *SUMS)
 
 
 class RegionPolicy(BaseModel):
@@ -72,6 +72,8 @@ class RegionPolicy(BaseModel):
             coordinator see them, noised; ``confidential`` does not. Without it, all three.
         app_bundles: The app bundles (relays) that may run in the region, by SHA-256. Without it,
             whichever a permit names.
+        catalogues: The public catalogues that a run may be over, by digest: which items there are,
+            and what is said of them. Without it, whichever lies in the region's home.
         arrays: The arrays that may leave the region, by name and type, and the largest shape of
             each. Without it, whichever the plan of a permit has.
         retention_days: For how long what is over is kept. Without it, for good.
@@ -104,6 +106,7 @@ class RegionPolicy(BaseModel):
         default_factory=lambda: list(AGGREGATIONS), min_length=1
     )
     app_bundles: list[Sha256] | None = Field(default=None, min_length=1, max_length=64)
+    catalogues: list[Sha256] | None = Field(default=None, min_length=1, max_length=64)
     arrays: list[ArrayBound] | None = Field(default=None, min_length=1, max_length=256)
     retention_days: Retention | None = None
 
@@ -111,6 +114,7 @@ class RegionPolicy(BaseModel):
         "epsilon_max_per_run",
         "clipping_norm_min",
         "app_bundles",
+        "catalogues",
         "arrays",
         "retention_days",
         mode="before",
@@ -159,6 +163,8 @@ class RegionPolicy(BaseModel):
         self._require(
             plan.quorum >= self.quorum_min, "quorum", plan.quorum, f"at least {self.quorum_min}"
         )
+        if self.catalogues is not None:
+            self._require_named("catalogue", plan.catalogue, self.catalogues)
         rounds = sum(len(mechanism.rounds) for mechanism in plan.mechanisms)
         self._require(rounds <= self.rounds_max, "rounds", rounds, f"at most {self.rounds_max}")
         self._within("delta", plan.delta, most=self.delta_max)
@@ -178,8 +184,7 @@ class RegionPolicy(BaseModel):
             PolicyError: It is not.
         """
         if self.app_bundles is not None:
-            allowed = ", ".join(f"{each[:12]}…" for each in self.app_bundles)
-            self._require(app in self.app_bundles, "app", f"{app[:12]}…", allowed)
+            self._require_named("app", app, self.app_bundles)
 
     def _check_mechanism(self, mechanism: Mechanism) -> None:
         name = mechanism.name
@@ -223,6 +228,10 @@ class RegionPolicy(BaseModel):
         bounds = [f"at least {least}"] if least is not None else []
         bounds += [f"at most {most}"] if most is not None else []
         self._require(inside, field, asked, " and ".join(bounds))
+
+    def _require_named(self, field: str, digest: str, named: list[str]) -> None:
+        allowed = ", ".join(f"{each[:12]}…" for each in named)
+        self._require(digest in named, field, f"{digest[:12]}…", allowed)
 
     def _require(self, holds: bool, field: str, asked: object, allowed: str) -> None:
         if not holds:

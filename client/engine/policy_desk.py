@@ -48,7 +48,7 @@ _FLOORS = frozenset(
         "quality_threshold",
     }
 )
-_LISTS = frozenset({"modes", "aggregations", "app_bundles", "arrays"})
+_LISTS = frozenset({"modes", "aggregations", "app_bundles", "catalogues", "arrays"})
 _TABLES = frozenset({"epsilon_caps_per_model", "epsilon_caps_per_purpose"})
 
 

@@ -46,6 +46,7 @@ _OPTIONAL: dict[str, f.Check] = {
     "steps_max": f.positive,
     "aggregations": f.list_of(f.one_of(*_AGGREGATIONS)),
     "app_bundles": f.list_of(f.digest),
+    "catalogues": f.list_of(f.digest),
     "arrays": f.list_of(_ARRAY),
     "retention_days": f.table_of(f.positive),
     "queries": f.table_of(f.decimal),
@@ -116,6 +117,7 @@ class _RegionPolicies:
                 ("quorum", _whole(plan.record["quorum"]) >= _whole(policy["quorum_min"])),
                 ("mode", plan.record["mode"] in _listed(policy["modes"])),
                 ("aggregation", name in _listed(policy.get("aggregations", [*_AGGREGATIONS]))),
+                ("catalogue", _catalogue_allowed(plan.record, policy)),
             ]
         for each in mechanisms:
             bounds += _mechanism_bounds(each, policy, full_batch=each["name"] in _FULL_BATCH)
@@ -233,6 +235,10 @@ def _at_most(value: object, policy: Record, name: str) -> bool:
 
 def _app_allowed(entry: Entry, policy: Record) -> bool:
     return "app_bundles" not in policy or entry.record["app"] in _listed(policy["app_bundles"])
+
+
+def _catalogue_allowed(plan: Record, policy: Record) -> bool:
+    return "catalogues" not in policy or plan["catalogue"] in _listed(policy["catalogues"])
 
 
 def _arrays_allowed(entry: Entry, policy: Record) -> bool:

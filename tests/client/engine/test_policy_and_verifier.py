@@ -52,6 +52,7 @@ def verifier_allows(policy: Record) -> bool:
     bounds = [
         policy_bounds._at_most(PERMIT["epsilon_cap"], policy, "epsilon_max_per_run"),
         policy_bounds._app_allowed(entry, policy),
+        policy_bounds._catalogue_allowed(PLAN.to_record(), policy),
         policy_bounds._arrays_allowed(entry, policy),
     ]
     for mechanism in entry.parts("mechanisms"):
@@ -96,6 +97,7 @@ BOUNDS = st.fixed_dictionaries(
         "clipping_norm_max": near("1"),
         "noise_multiplier_min": near("1"),
         "app_bundles": st.lists(st.sampled_from([APP, "b" * 64]), min_size=1, max_size=2),
+        "catalogues": st.lists(st.sampled_from([PLAN.catalogue, "b" * 64]), min_size=1, max_size=2),
         "arrays": array_bounds(),
         "steps_max": st.sampled_from([4, 5, 6]),
         "sampling_probability_min": near("0.5"),
