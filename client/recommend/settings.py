@@ -127,6 +127,11 @@ class LiveWeights(_Section):
     abandon: Weight = 0.2
     favourite: Weight = 0.8
 
+    def of(self, kind: EventKind) -> float:
+        """The weight of a kind of event; 0 for a purchase."""
+        weights: dict[str, float] = self.model_dump()
+        return weights.get(kind, 0.0)
+
 
 class LiveSpread(_Section):
     """How much of an event's weight goes to which items.
