@@ -89,7 +89,7 @@ def expected_popularity(
 
 def _components(released: FloatArray, noise_stddev: float) -> tuple[FloatArray, FloatArray]:
     """Centre and width, float64[components], of each normal that the prior is a mixture of."""
-    largest = max(float(released.max()), 1.0)
+    largest = max(float(released.max()), noise_stddev) or 1.0
     scale = max(noise_stddev, _LEAST_SCALE * largest) / 4
     count = min(_MOST_COMPONENTS, 2 + int(np.log(max(largest / scale, 1.0)) / np.log(_RATIO)))
     ratio = max(_RATIO, (largest / scale) ** (1 / max(1, count - 1)))
