@@ -42,8 +42,8 @@ BRAND_EXPONENT = 0.1
 SHARED_EXPONENT = 0.3
 #: What a cold item's score counts beside a shared one: less is known of it.
 COLD_WEIGHT = 1.0
-# A customer's shares are smoothed as if so many more items had been bought at the global shares.
-_SMOOTHING = 20.0
+#: A customer's shares are smoothed as if so many more items had been bought at the global shares.
+SMOOTHING = 20.0
 # Nothing is so rare that a single purchase of it makes all others vanish.
 _LEAST_SHARE = 1e-5
 #: Of items in one place of the catalogue only so many are candidates: they differ by their expected
@@ -58,14 +58,17 @@ class ColdScores:
     Attributes:
         items: int64[n_cold], numbers of the candidates in the catalogue, ascending.
         popularity: float64[n_items of the catalogue], expected; see `expected_popularity`.
+        base: float64[n_items of the catalogue], popularity's part of the formula.
+        levels: Of the catalogue, each with its part.
+        shared_groups: The part of the categories' shared scores.
     """
 
     items: IntArray
     popularity: FloatArray = field(repr=False)
     _vocabulary: IntArray = field(repr=False)
-    _base: FloatArray = field(repr=False)
-    _levels: tuple[_Level, ...] = field(repr=False)
-    _shared: _SharedGroups = field(repr=False)
+    base: FloatArray = field(repr=False)
+    levels: tuple[Level, ...] = field(repr=False)
+    shared_groups: SharedGroups = field(repr=False)
 
     @classmethod
     def of(
@@ -95,7 +98,7 @@ class ColdScores:
             catalogue, model.popularity, noise_stddev=popularity_noise_stddev
         )
         levels = tuple(
-            _Level.of(codes, expected, exponent)
+            Level.of(codes, expected, exponent)
             for codes, exponent in (
                 (catalogue.category, CATEGORY_EXPONENT),
                 (catalogue.product_type, TYPE_EXPONENT),
@@ -106,9 +109,9 @@ class ColdScores:
             items=_candidates(catalogue, expected, model.vocabulary, per_place),
             popularity=expected,
             _vocabulary=model.vocabulary,
-            _base=expected**POPULARITY_EXPONENT,
-            _levels=levels,
-            _shared=_SharedGroups.of(catalogue.category, model, expected),
+            base=expected**POPULARITY_EXPONENT,
+            levels=levels,
+            shared_groups=SharedGroups.of(catalogue.category, model, expected),
         )
 
     def scores(self, own: ItemSets, shared: npt.NDArray[np.floating]) -> Scores:
@@ -170,10 +173,10 @@ class ColdScores:
             raise InputError("A score is not a finite number; it has no place in a ranking.")
         positive = np.maximum(shared, 0.0).astype(np.float64)
         cold, warm = (
-            np.tile(self._base[which], (own.n_customers, 1)) for which in (items, self._vocabulary)
+            np.tile(self.base[which], (own.n_customers, 1)) for which in (items, self._vocabulary)
         )
-        lifts = [level.lifts(own) for level in self._levels]
-        lifts.append(self._shared.lifts(positive))
+        lifts = [level.lifts(own) for level in self.levels]
+        lifts.append(self.shared_groups.lifts(positive))
         for groups, lift in zip(self._groups(), lifts, strict=True):
             cold *= lift[:, groups[items]]
             warm *= lift[:, groups[self._vocabulary]]
@@ -183,11 +186,11 @@ class ColdScores:
         return result
 
     def _groups(self) -> list[npt.NDArray[np.int32]]:
-        return [*(level.codes for level in self._levels), self._shared.codes]
+        return [*(level.codes for level in self.levels), self.shared_groups.codes]
 
 
 @dataclass(frozen=True, eq=False)
-class _Level:
+class Level:
     """One level of the catalogue: each item's group, and the groups' shares of all purchases.
 
     Attributes:
@@ -201,7 +204,8 @@ class _Level:
     exponent: float
 
     @classmethod
-    def of(cls, codes: npt.NDArray[np.int32], expected: FloatArray, exponent: float) -> _Level:
+    def of(cls, codes: npt.NDArray[np.int32], expected: FloatArray, exponent: float) -> Level:
+        """Prepares a level, of each item's group and expected popularity."""
         shares = np.bincount(codes, weights=expected)
         shares = np.maximum(shares / max(float(shares.sum()), 1e-300), _LEAST_SHARE)
         return cls(codes, shares / shares.sum(), exponent)
@@ -211,14 +215,14 @@ class _Level:
         n_groups = len(self.shares)
         cells = own.owners * n_groups + self.codes[own.items]
         counts = np.bincount(cells, minlength=own.n_customers * n_groups)
-        own_shares = counts.reshape(own.n_customers, n_groups) + _SMOOTHING * self.shares
-        own_shares /= own.sizes[:, None] + _SMOOTHING
+        own_shares = counts.reshape(own.n_customers, n_groups) + SMOOTHING * self.shares
+        own_shares /= own.sizes[:, None] + SMOOTHING
         lifted: FloatArray = (own_shares / self.shares) ** self.exponent
         return lifted
 
 
 @dataclass(frozen=True, eq=False)
-class _SharedGroups:
+class SharedGroups:
     """The categories of the vocabulary, and what an average customer's shared scores are of each.
 
     Attributes:
@@ -234,7 +238,8 @@ class _SharedGroups:
     @classmethod
     def of(
         cls, codes: npt.NDArray[np.int32], model: ModelState, expected: FloatArray
-    ) -> _SharedGroups:
+    ) -> SharedGroups:
+        """Prepares the categories of a model's vocabulary."""
         of_vocabulary = codes[model.vocabulary]
         scores = _average_scores(model, expected)
         average = np.bincount(of_vocabulary, weights=scores, minlength=int(codes.max()) + 1)

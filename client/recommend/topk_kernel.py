@@ -150,10 +150,7 @@ def _customers_of(items: ItemTable, customers: Customers, kept: Kept) -> _Custom
     columns = zip(*tables, strict=True) if tables else ((),) * 4
     return _Customers(
         *(_address(each, kept) for each in arrays),
-        *(
-            (ctypes.c_void_p * MOST_TILTS)(*(_address(e, kept) for e in column))
-            for column in columns
-        ),
+        *(_pointers(column, kept) for column in columns),
         customers.n_customers,
     )
 

@@ -17,7 +17,7 @@ IntArray = npt.NDArray[np.int64]
 Int32Array = npt.NDArray[np.int32]
 
 #: At most so many tables of tilts.
-MOST_TILTS = 2
+MOST_TILTS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ class ItemTable:
         if len(np.unique(numbers)) != len(numbers) or (len(numbers) and int(numbers.min()) < 0):
             raise InputError("The items' numbers are not distinct, or below 0.")
         if len(codes) > MOST_TILTS or (codes and not positive):
-            raise InputError("There are tilts for positive scores only, and two of them at most.")
+            raise InputError("There are tilts for positive scores only, and three of them at most.")
         reach = np.linalg.norm(factors.astype(np.float64), axis=1) * weighed
         order = np.lexsort((numbers, -reach))
         placed = numbers[order].astype(np.int32)

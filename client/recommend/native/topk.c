@@ -19,7 +19,7 @@
 
 #define LANES 32
 #define BLOCK 256
-#define TABLES 2
+#define TABLES 3
 #define MOST_PANELS 8
 /* Candidates at a time whose products are summed side by side. */
 #define TOGETHER 16

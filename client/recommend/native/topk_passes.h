@@ -42,7 +42,7 @@ ALWAYS TARGET static void NAME(scores)(const int rows, const int tables, const i
                 if (positive)
                     score = LARGER(score, SET1(0.0f));
                 score = MUL(score, weight);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
                 for (int t = 0; t < tables; t++)
                     score = MUL(score, LOAD(panel->tilts[t] +
                                             (size_t)items->codes[t][i + r] * LANES + at));
@@ -65,7 +65,9 @@ ALWAYS TARGET static void NAME(scores)(const int rows, const int tables, const i
 TARGET static void NAME(block)(const struct items *items, struct panel *panel, size_t start,
                                size_t stop)
 {
-    if (items->tables == 2 && items->positive)
+    if (items->tables == 3 && items->positive)
+        SCORE_WITH(3, 1);
+    else if (items->tables == 2 && items->positive)
         SCORE_WITH(2, 1);
     else if (items->tables == 1 && items->positive)
         SCORE_WITH(1, 1);
