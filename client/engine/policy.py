@@ -6,6 +6,7 @@ The policy is the region's file. The coordinator's run plan can only ask for les
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -28,6 +29,7 @@ from common.canonical_json import JsonValue
 from common.errors import FormatError, InputError, PolicyError
 from common.parameters import ArraySpec
 from common.plan import Mechanism, RunPlan
+from common.privacy import epsilon_gaussian
 from common.strategies import SUMS
 
 # They take every customer, once in a round: bounds on sampling say nothing about them.
@@ -77,6 +79,9 @@ class RegionPolicy(BaseModel):
         arrays: The arrays that may leave the region, by name and type, and the largest shape of
             each. Without it, whichever the plan of a permit has.
         retention_days: For how long what is over is kept. Without it, for good.
+        queries: What may be computed of the region's customers besides training, by name, and the
+            most ε of each by itself. Unlike the other tables, this one permits: what it does not
+            name is not computed, and without it nothing is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -109,6 +114,7 @@ class RegionPolicy(BaseModel):
     catalogues: list[Sha256] | None = Field(default=None, min_length=1, max_length=64)
     arrays: list[ArrayBound] | None = Field(default=None, min_length=1, max_length=256)
     retention_days: Retention | None = None
+    queries: CapTable = Field(default_factory=dict)
 
     @field_validator(
         "epsilon_max_per_run",
@@ -174,6 +180,36 @@ class RegionPolicy(BaseModel):
             for spec in plan.released_arrays(mechanism.name):
                 self._check_array(mechanism.name, spec)
 
+    def check_query(
+        self, mechanisms: Mapping[str, tuple[str, str]], *, epsilon: str, delta: str
+    ) -> None:
+        """Checks a query against every bound but the caps of ε, which the ledger enforces.
+
+        Args:
+            mechanisms: By what is asked its noise multiplier and its clipping norm; everyone takes
+                part, once.
+            epsilon: ε of all together.
+            delta: δ.
+
+        Raises:
+            PolicyError: Names the region, the field, what was asked and what is allowed.
+        """
+        self._within("delta", delta, most=self.delta_max)
+        self._within("epsilon", epsilon, most=self.epsilon_max_per_run)
+        for name, (noise_multiplier, clipping_norm) in mechanisms.items():
+            self._require(
+                name in self.queries, "queries", name, ", ".join(sorted(self.queries)) or "none"
+            )
+            self._check_noise(name, noise_multiplier, clipping_norm)
+            spent = epsilon_gaussian(float(noise_multiplier), float(delta))
+            self._require(
+                # Written so that a NaN is refused too.
+                spent <= float(self.queries[name]),
+                f"queries.{name}",
+                f"{spent:.6f}",
+                f"ε of at most {self.queries[name]}",
+            )
+
     def check_app(self, app: str) -> None:
         """Checks that an app bundle is one that may run here.
 
@@ -188,15 +224,7 @@ class RegionPolicy(BaseModel):
 
     def _check_mechanism(self, mechanism: Mechanism) -> None:
         name = mechanism.name
-        self._within(
-            f"{name}.noise_multiplier", mechanism.noise_multiplier, least=self.noise_multiplier_min
-        )
-        self._within(
-            f"{name}.clipping_norm",
-            mechanism.clipping_norm,
-            least=self.clipping_norm_min,
-            most=self.clipping_norm_max,
-        )
+        self._check_noise(name, mechanism.noise_multiplier, mechanism.clipping_norm)
         self._require(
             mechanism.steps <= self.steps_max,
             f"{name}.steps",
@@ -210,6 +238,15 @@ class RegionPolicy(BaseModel):
                 least=self.sampling_probability_min,
                 most=self.sampling_probability_max,
             )
+
+    def _check_noise(self, name: str, noise_multiplier: str, clipping_norm: str) -> None:
+        self._within(f"{name}.noise_multiplier", noise_multiplier, least=self.noise_multiplier_min)
+        self._within(
+            f"{name}.clipping_norm",
+            clipping_norm,
+            least=self.clipping_norm_min,
+            most=self.clipping_norm_max,
+        )
 
     def _check_array(self, mechanism: str, spec: ArraySpec) -> None:
         if self.arrays is not None:
