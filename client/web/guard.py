@@ -92,7 +92,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.monotonic()
+        began, log = time.monotonic(), self._log
         answer = _Answer(send, scope, hsts=self._hsts)
         try:
             self._check(scope)
@@ -103,10 +103,10 @@ class Guard:
             await refused(scope, receive, answer.unless_started)
         # The last frame: whatever it is, who asked gets no traceback, and the log has it.
         except Exception as error:  # noqa: BLE001
-            self._log.error("a request failed: %s", route_of(scope), exc_info=error)
+            log.error("a request failed: %s", route_of(scope), exc_info=error)
             refused = self._refuse(Request(scope), INTERNAL.code, {})
             await refused(scope, receive, answer.unless_started)
-        self._log.info(
+        log.info(
             "%s %s %d %.0f ms",
             scope["method"],
             route_of(scope),
