@@ -40,22 +40,26 @@ class Judgement:
         sid: The customer's pseudonym, only if consent stands.
         refused: Why it does not, or None.
         consent_size: The size of the log that was asked; 0 if it cannot be read.
+        ended: The pseudonym of a known customer whose consent does not stand, for what is kept of
+            her to be forgotten; nothing may be made of it.
     """
 
     sid: str | None
     refused: NotPersonal | None
     consent_size: int
+    ended: str | None = None
 
 
 @dataclass(frozen=True)
 class _Records:
-    """The log and the subjects' table, open for reading; and which files they are."""
+    """The log and the subjects' table, open for reading; which files, under which registry."""
 
     log: AuditLog
     state: LogState
     subjects: SubjectKeys
     note_keys: tuple[NoteKey, ...]
     files: tuple[tuple[int, int], ...]
+    registry: str
     closing: ExitStack
 
     @property
@@ -108,7 +112,7 @@ class ConsentGate:
                 sid, RECOMMENDATIONS, self._clock_ms(), notice_grace_s=records.notice_grace_s
             )
             if not subject.in_force:
-                return Judgement(None, "no-consent", size)
+                return Judgement(None, "no-consent", size, ended=sid)
             return Judgement(sid, None, size)
 
     def size(self) -> int:
@@ -160,15 +164,20 @@ class ConsentGate:
         return None if fault is None else str(fault)
 
     def refresh(self) -> None:
-        """Opens everything anew, with the newest key registry.
+        """Opens everything anew if the key registry is another one by now.
 
         Raises:
-            InputError, StorageError, VerificationError: As at first; the gate is closed then.
+            InputError, StorageError, VerificationError: As at first; nothing has changed then.
         """
+        head = self._home.read_registry().head_sha256
+        with self._lock:
+            if self._records is not None and self._records.registry == head:
+                return
+        # Beside the one in use, which answers meanwhile: a long log takes minutes.
+        records = self._open()
         with self._lock:
             self.close()
-            self._records = self._open()
-            self._fault = None
+            self._records, self._fault = records, None
 
     def close(self) -> None:
         """Closes the files; the gate opens them again when it is asked."""
@@ -224,7 +233,9 @@ class ConsentGate:
                 open_subject_keys(self._home.subjects, self._home.stored_key)
             )
             self._seen = (log.size, log.root)
-            return _Records(log, state, subjects, keys, files, stack.pop_all())
+            return _Records(
+                log, state, subjects, keys, files, registry.head_sha256, stack.pop_all()
+            )
 
     def _check_head(self, log: AuditLog, keys: tuple[NoteKey, ...]) -> None:
         """Requires that the log's own key has signed what it has come to."""

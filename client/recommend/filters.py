@@ -120,23 +120,6 @@ def most_popular(
     return found
 
 
-def by_scene(
-    tables: ScoringTables, scene: npt.NDArray[np.floating], k: int, *, allowed: BoolArray
-) -> tuple[IntArray, FloatArray]:
-    """The most popular items for a scene, with popularity times the scene's factor.
-
-    Args:
-        tables: Of the catalogue.
-        scene: float[n_categories], at least 0.
-        k: How many.
-        allowed: bool[n_items].
-    """
-    scores = np.maximum(tables.popularity, 0.0) * scene[tables.catalogue.category]
-    items = np.flatnonzero(allowed)
-    best = _best(scores[items], items, k)
-    return items[best], scores[items[best]]
-
-
 def _best(scores: FloatArray, items: IntArray, k: int) -> IntArray:
     """Where the k best scores are, best first; ties go to the smaller number."""
     chosen = np.arange(len(scores))

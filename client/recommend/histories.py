@@ -124,6 +124,10 @@ class Histories:
         )
         return sum(array.nbytes for array in arrays)
 
+    def first_sids(self, most: int) -> list[str]:
+        """The pseudonyms of the first customers; their order tells nothing."""
+        return [sid.tobytes().hex() for sid in self._sids[:most]]
+
     def row(self, sid: str) -> PreferenceDataset:
         """One customer's history as a data set of one row, or of none; views, not copies.
 

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from client.data.dataset import PreferenceDataset
 from client.recommend.events import LiveEvent
 from client.recommend.item_groups import Places
 from client.recommend.likeness import Likeness
@@ -37,6 +38,7 @@ from client.recommend.types import ReasonCode
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
+_SAME_PURCHASE_MS = 86_400_000
 _CODES: dict[str, ReasonCode] = {
     "view": "viewed",
     "click": "viewed",
@@ -102,12 +104,16 @@ class LiveRules:
     places: Places = field(repr=False)
     likeness: Likeness = field(repr=False)
 
-    def effect(self, events: Sequence[LiveEvent], now_ms: int) -> LiveEffect:
+    def effect(
+        self, events: Sequence[LiveEvent], now_ms: int, row: PreferenceDataset | None = None
+    ) -> LiveEffect:
         """What a customer's events do to her list now.
 
         Args:
             events: Her events that still count, oldest first.
             now_ms: The time, milliseconds since the epoch.
+            row: Her history as the store has it, one row or none: a purchase that is in it does not
+                count again.
         """
         if not events:
             return NO_EFFECT
@@ -130,9 +136,7 @@ class LiveRules:
             else:
                 self._apply(rule, items, raised, left_out)
         items, boosts, causes = raised.strongest()
-        bought = tuple(
-            each.item for each in events if each.kind == "purchase" and each.item is not None
-        )
+        bought = _not_in_store(events, row)
         return LiveEffect(items, boosts, causes, frozenset(left_out), usual, diversity, bought)
 
     def _raise(self, event: LiveEvent, now_ms: int, raised: _Raised) -> None:
@@ -215,6 +219,24 @@ def _in_cart(events: Sequence[LiveEvent]) -> set[int]:
             else:
                 cart.discard(event.item)
     return cart
+
+
+def _not_in_store(events: Sequence[LiveEvent], row: PreferenceDataset | None) -> tuple[int, ...]:
+    """Numbers of the items bought, but for purchases that the store has by now.
+
+    The store's clock and the sender's may differ: a purchase of the item that is not more than
+    `_SAME_PURCHASE_MS` older is the same one.
+    """
+    known: dict[int, int] = {}
+    if row is not None:
+        known = dict(zip(row.indices.tolist(), row.last_ms.tolist(), strict=True))
+    return tuple(
+        event.item
+        for event in events
+        if event.kind == "purchase"
+        and event.item is not None
+        and known.get(event.item, -_SAME_PURCHASE_MS) < event.at_ms - _SAME_PURCHASE_MS
+    )
 
 
 def _matched(rule: LiveRule, events: Sequence[LiveEvent], now_ms: int) -> list[int] | None:

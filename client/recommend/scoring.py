@@ -58,7 +58,7 @@ class TiltTable:
     """One level of the catalogue for the tilts; see `personalisation.tilted_scores`.
 
     Attributes:
-        of_item: int32[n_items], the place of each item's code among the vocabulary's; −1 for others.
+        of_item: int32[n_items], each item's code's place among the vocabulary's; −1 for others.
         of_vocabulary: int32[m], those of the vocabulary's items.
         overall: float64[n_used], the released share of each, adding up to 1.
         exponent: What the ratio of shares is raised to.
@@ -154,18 +154,15 @@ class ScoringTables:
             model: The model.
             catalogue: The region's catalogue: the model's, or one that extends it.
             popularity_noise_stddev: Of its popularity, from the run plan.
-            regional_bias: float[n_items], above 0, by what each item is bought more in the region
-                than elsewhere, as released; None for none.
+            regional_bias: float[n_items of the model], above 0, by how much each item is bought
+                more in the region than elsewhere, as released; None for none.
 
         Raises:
             InputError: The catalogue has fewer items than the model, or a bias is not above 0.
         """
         cold = ColdScores.of(catalogue, model, popularity_noise_stddev=popularity_noise_stddev)
         extended = cold.extended(model)
-        # Written so that NaN fails it.
-        bias = np.ones(catalogue.n_items) if regional_bias is None else regional_bias
-        if bias.shape != (catalogue.n_items,) or not ((bias > 0) & (bias < np.inf)).all():
-            raise InputError("The regional bias is not one number above 0 for each item.")
+        bias = _bias(regional_bias, model.n_items, catalogue.n_items)
         column = np.full(catalogue.n_items, -1, dtype=np.int32)
         column[extended.vocabulary] = np.arange(len(extended.vocabulary), dtype=np.int32)
         missing = catalogue.n_items - model.n_items
@@ -333,6 +330,17 @@ def score_customer(
     if not np.isfinite(scores).all():
         raise ScoresNotFiniteError("The scores of a customer are not finite.")
     return Scored(items, scores, own, shared, live, factor)
+
+
+def _bias(released: npt.NDArray[np.floating] | None, n_released: int, n_items: int) -> FloatArray:
+    """float64[n_items]: the regional bias; 1 for items that are newer than the model."""
+    bias = np.ones(n_items)
+    if released is not None:
+        # Written so that NaN fails it.
+        if released.shape != (n_released,) or not ((released > 0) & (released < np.inf)).all():
+            raise InputError("The regional bias is not one number above 0 for each item.")
+        bias[:n_released] = released
+    return bias
 
 
 def _places(tables: ScoringTables, others: IntArray, items: IntArray) -> IntArray:

@@ -109,7 +109,7 @@ class Query:
     diversity: float = 0.0
 
     def __post_init__(self) -> None:
-        _require_places(self.k)
+        require_places(self.k)
         if self.customer is not None:
             require_reference("customer", self.customer)
         # Written so that NaN, which is not in the range, is refused too.
@@ -266,6 +266,14 @@ class Recommends(Protocol):
         """
         ...
 
+    def customers(self, limit: int) -> tuple[str, ...]:
+        """Some customers who would get a list of their own now, as the store refers to them.
+
+        Args:
+            limit: How many at most.
+        """
+        ...
+
     def refresh(self) -> None:
         """Reads the store's rows, the published model and local releases anew.
 
@@ -296,7 +304,12 @@ def require_reference(what: str, reference: str) -> None:
         )
 
 
-def _require_places(k: int) -> None:
+def require_places(k: int) -> None:
+    """Requires a number of items that a list can have.
+
+    Raises:
+        InputError: It is not in 1 to `MAX_K`.
+    """
     if type(k) is not int or not 1 <= k <= MAX_K:
         raise InputError(
             f"A list of {k!r} items cannot be made.",
