@@ -137,17 +137,19 @@ class Histories:
         place = self._place(sid)
         if place is None:
             return _dataset((), self.n_items, self.window)
-        bounds = self._counts.indptr[place : place + 2]
-        entries = slice(int(bounds[0]), int(bounds[1]))
-        purchases = slice(int(self._first_purchase[place]), int(self._first_purchase[place + 1]))
+        return self.part(place, place + 1)
+
+    def part(self, start: int, stop: int) -> PreferenceDataset:
+        """The histories of the customers from place `start` up to `stop`; views, not copies.
+
+        For batches, which ask the consent log about each of them. The places' order tells nothing.
+        """
+        bounds = self._counts.indptr[start : stop + 1]
+        entries = slice(int(bounds[0]), int(bounds[-1]))
+        purchases = slice(int(self._first_purchase[start]), int(self._first_purchase[stop]))
         return PreferenceDataset(
-            sids=(sid,),
-            counts=CustomerItemMatrix(
-                bounds - bounds[0],
-                self._counts.indices[entries],
-                self._counts.values[entries],
-                self.n_items,
-            ),
+            sids=tuple(sid.tobytes().hex() for sid in self._sids[start:stop]),
+            counts=self._counts.rows(start, stop),
             last_ms=self._last_ms[entries],
             ages_weeks=self._ages_weeks[purchases],
             start_ms=self.window.start_ms,

@@ -151,7 +151,7 @@ class Recommender:
         if judged.sid is None:
             items = popular_items(served, query)
             return _answer(served, items, judged.refused, NO_VARIANT, judged.consent_size)
-        arm = None if self._assignment is None else self._assignment.arm(judged.sid)
+        arm = self.arm(judged.sid)
         items, why = self._items(served, query, judged.sid, arm)
         answer = _answer(
             served, items, why, NO_VARIANT if arm is None else arm.name, judged.consent_size
@@ -231,6 +231,10 @@ class Recommender:
         """
         self._require_open()
         return self.gate.eligible()
+
+    def arm(self, sid: str) -> Arm | None:
+        """The arm of the running experiment that a pseudonym is in; None without one."""
+        return None if self._assignment is None else self._assignment.arm(sid)
 
     def refresh(self) -> None:
         """Reads the store's rows, the published model and the region's releases anew.
