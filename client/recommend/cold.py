@@ -58,6 +58,7 @@ class ColdScores:
     Attributes:
         items: int64[n_cold], numbers of the candidates in the catalogue, ascending.
         popularity: float64[n_items of the catalogue], expected; see `expected_popularity`.
+        vocabulary: int64[m], the model's.
         base: float64[n_items of the catalogue], popularity's part of the formula.
         levels: Of the catalogue, each with its part.
         shared_groups: The part of the categories' shared scores.
@@ -65,7 +66,7 @@ class ColdScores:
 
     items: IntArray
     popularity: FloatArray = field(repr=False)
-    _vocabulary: IntArray = field(repr=False)
+    vocabulary: IntArray = field(repr=False)
     base: FloatArray = field(repr=False)
     levels: tuple[Level, ...] = field(repr=False)
     shared_groups: SharedGroups = field(repr=False)
@@ -108,7 +109,7 @@ class ColdScores:
         return cls(
             items=_candidates(catalogue, expected, model.vocabulary, per_place),
             popularity=expected,
-            _vocabulary=model.vocabulary,
+            vocabulary=model.vocabulary,
             base=expected**POPULARITY_EXPONENT,
             levels=levels,
             shared_groups=SharedGroups.of(catalogue.category, model, expected),
@@ -138,7 +139,7 @@ class ColdScores:
         Returns:
             float32[n, n_items]: for an empty history the expected popularity's order.
         """
-        nothing = np.zeros((own.n_customers, len(self._vocabulary)))
+        nothing = np.zeros((own.n_customers, len(self.vocabulary)))
         return self._of(own, nothing, np.arange(len(self.popularity)))
 
     def extended(self, model: ModelState) -> ModelState:
@@ -159,10 +160,10 @@ class ColdScores:
         )
 
     def _of(self, own: ItemSets, shared: npt.NDArray[np.floating], items: IntArray) -> Scores:
-        if shared.shape != (own.n_customers, len(self._vocabulary)):
+        if shared.shape != (own.n_customers, len(self.vocabulary)):
             raise InputError(
                 f"Shared scores of shape {shared.shape} are not of {own.n_customers} customers and "
-                f"{len(self._vocabulary)} items."
+                f"{len(self.vocabulary)} items."
             )
         if own.n_items != len(self.popularity):
             raise InputError(
@@ -173,13 +174,13 @@ class ColdScores:
             raise InputError("A score is not a finite number; it has no place in a ranking.")
         positive = np.maximum(shared, 0.0).astype(np.float64)
         cold, warm = (
-            np.tile(self.base[which], (own.n_customers, 1)) for which in (items, self._vocabulary)
+            np.tile(self.base[which], (own.n_customers, 1)) for which in (items, self.vocabulary)
         )
         lifts = [level.lifts(own) for level in self.levels]
         lifts.append(self.shared_groups.lifts(positive))
         for groups, lift in zip(self._groups(), lifts, strict=True):
             cold *= lift[:, groups[items]]
-            warm *= lift[:, groups[self._vocabulary]]
+            warm *= lift[:, groups[self.vocabulary]]
         known, formula = positive.sum(axis=1), warm.sum(axis=1)
         scale = np.where((known > 0) & (formula > 0), known / np.maximum(formula, 1e-300), 1.0)
         result: Scores = (cold * (COLD_WEIGHT * scale)[:, None]).astype(np.float32)

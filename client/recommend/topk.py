@@ -67,7 +67,8 @@ def top_k(
         raise InputError(f"Lists of {k} items cannot be made of vectors of this length.")
     if len(customers.tilts) != len(items.codes):
         raise InputError("There is not one tilt for each of the items' codes.")
-    require_in_range(items, customers)
+    if not in_range(items, customers).all():
+        raise InputError("A customer's vector is not finite, or too long; nothing is ranked by it.")
     wanted = min(with_spare(k), items.n_items)
     if not wanted:
         return ranked_in_full(items, customers, k)
@@ -87,16 +88,12 @@ def with_spare(k: int) -> int:
     return k + max(_LEAST_SPARE, k // _SPARE_OF)
 
 
-def require_in_range(items: ItemTable, customers: Customers) -> None:
-    """Requires that no score can leave the range of single precision.
-
-    Raises:
-        InputError: A customer's vector or tilt is not finite, or a score would be too large.
-    """
+def in_range(items: ItemTable, customers: Customers) -> BoolArray:
+    """Whose vector and tilts are finite, and whose scores cannot leave single precision's range."""
     longest = customers.lengths * max(float(items.reach[0]) if items.n_items else 0.0, 1.0)
-    # Written so that what is no number does not pass.
-    if not bool((longest <= _LARGEST).all()):
-        raise InputError("A customer's vector is not finite, or too long; nothing is ranked by it.")
+    # Written so that what is no number is not.
+    found: BoolArray = longest <= _LARGEST
+    return found
 
 
 def exact_scores(items: ItemTable, customers: Customers, found: Candidates) -> FloatArray:

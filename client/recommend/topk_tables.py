@@ -218,6 +218,17 @@ class Candidates:
     products: FloatArray
     counts: Int32Array
 
+    @classmethod
+    def none(cls, n_customers: int) -> Candidates:
+        """No candidates for anybody."""
+        empty = np.empty((n_customers, 0))
+        return cls(
+            empty.astype(np.int32),
+            empty.astype(np.float32),
+            empty,
+            np.zeros(n_customers, dtype=np.int32),
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
