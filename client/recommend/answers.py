@@ -86,16 +86,40 @@ def popular_items(
         diversity: The least diversity of the list.
     """
     tables, scene = served.tables, served.scene_factor(query.scene)
-    allowed = allowed_items(tables, query)
-    spread = max(query.diversity, diversity)
-    if scene is None and not spread:
-        items = most_popular(tables, query.k, allowed=allowed)
-        chosen = Chosen(items, np.maximum(tables.popularity[items], 0.0), items)
-    else:
-        scored = _by_popularity(served, scene)
-        chosen = choose(tables, scored, query.k, allowed=allowed, diversity=spread)
+    chosen = popular_choice(
+        served,
+        query.k,
+        allowed=allowed_items(tables, query),
+        scene=scene,
+        diversity=max(query.diversity, diversity),
+    )
     reasons = popular_reasons(tables, chosen.items, scene=scene, regional=served.is_regional)
     return _recommended(served.catalogue, chosen.items, chosen.scores, reasons)
+
+
+def popular_choice(
+    served: Served,
+    k: int,
+    *,
+    allowed: npt.NDArray[np.bool_],
+    scene: npt.NDArray[np.floating] | None,
+    diversity: float = 0.0,
+) -> Chosen:
+    """The items of `popular_items`.
+
+    Args:
+        served: What is served.
+        k: How many.
+        allowed: bool[n_items], which may be shown.
+        scene: float[n_categories], by what a scene raises each category; None for no scene.
+        diversity: Of the list.
+    """
+    tables = served.tables
+    if scene is None and not diversity:
+        items = most_popular(tables, k, allowed=allowed)
+        return Chosen(items, np.maximum(tables.popularity[items], 0.0), items)
+    scored = _by_popularity(served, scene)
+    return choose(tables, scored, k, allowed=allowed, diversity=diversity)
 
 
 def similar_items(served: Served, item: str, k: int) -> tuple[Recommended, ...]:

@@ -61,19 +61,20 @@ class BulkLists:
     new_only: bool = False
     threads: int = 1
 
-    def lists(self, rows: PreferenceDataset) -> tuple[IntArray, FloatArray]:
+    def lists(self, rows: PreferenceDataset) -> tuple[IntArray, FloatArray, BoolArray]:
         """The customers' lists.
 
         Args:
             rows: n customers' histories, over the region's catalogue.
 
         Returns:
-            int64[n, k] item numbers, the best first, `NO_ITEM` where items run out; and their
-            scores, float64[n, k], 0 for what popularity added. Of a customer whose scores are not
-            finite all are `NO_ITEM`: she gets what everybody gets.
+            int64[n, k] item numbers, the best first, `NO_ITEM` where items run out; their scores,
+            float64[n, k], 0 for what popularity added; and bool[n], whose scores are finite: who
+            has others gets what everybody gets.
         """
+        finite = np.ones(rows.n_customers, dtype=bool)
         if not rows.n_customers:
-            return np.empty((0, self.k), dtype=np.int64), np.empty((0, self.k))
+            return np.empty((0, self.k), dtype=np.int64), np.empty((0, self.k)), finite
         own = bought(rows)
         # Scores that are no numbers are found below.
         with np.errstate(invalid="ignore", over="ignore"):
@@ -86,8 +87,9 @@ class BulkLists:
         doubtful |= may_have_missed(*chosen, kth * (1.0 - CLOSE))
         numbers, scores = numbers[:, : self.k].copy(), scores[:, : self.k].copy()
         for row in np.flatnonzero(doubtful):
-            numbers[row], scores[row] = self._alone(row_range(rows, int(row), int(row) + 1))
-        return numbers, scores
+            alone = row_range(rows, int(row), int(row) + 1)
+            numbers[row], scores[row], finite[row] = self._alone(alone)
+        return numbers, scores, finite
 
     def _by_products(
         self, rows: PreferenceDataset, own: ItemSets, table: ItemTable
@@ -199,7 +201,7 @@ class BulkLists:
         table[owners, places] = scores[order][kept]
         return numbers, table
 
-    def _alone(self, row: PreferenceDataset) -> tuple[IntArray, FloatArray]:
+    def _alone(self, row: PreferenceDataset) -> tuple[IntArray, FloatArray, bool]:
         """One customer's list as she would be recommended it by herself."""
         numbers, scores = np.full(self.k, NO_ITEM, dtype=np.int64), np.zeros(self.k)
         allowed = self.bulk.allowed
@@ -209,11 +211,11 @@ class BulkLists:
         try:
             scored = score_customer(self.bulk.tables, row, scene=self.bulk.scene)
         except ScoresNotFiniteError:
-            return numbers, scores
+            return numbers, scores, False
         chosen = choose(self.bulk.tables, scored, self.k, allowed=allowed)
         numbers[: len(chosen.items)] = chosen.items
         scores[: len(chosen.items)] = chosen.scores
-        return numbers, scores
+        return numbers, scores, True
 
 
 def _best(parts: list[Part], k: int) -> tuple[IntArray, FloatArray]:
