@@ -30,6 +30,7 @@ from client.commands import (
     policy,
     prepare,
     processes,
+    recommend,
     tidy,
 )
 from common.terminal import EXIT_CODES, run_command
@@ -47,6 +48,7 @@ app.add_typer(consents.app, name="consents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(notice.app, name="notice")
 app.add_typer(policy.app, name="policy")
+app.add_typer(recommend.app, name="recommend")
 choose.register(app)
 app.command()(engine_process.engine)
 app.command()(budget.budget)

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from client.commands import recommend_prepare
-from common.errors import InputError, UsageError
+from client.commands.recommend_prepare import prepare
+from common.errors import EXIT_OK, InputError, UsageError
 
 if TYPE_CHECKING:
     from client.recommend.recommender import Recommender
@@ -24,6 +25,8 @@ app = typer.Typer(
 )
 
 app.command()(recommend_prepare.prepare)
+
+app.command()(prepare)
 
 HomeArgument = Annotated[Path, typer.Argument(help="The region's home folder.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
@@ -191,6 +194,83 @@ def ask(
         typer.echo(json.dumps(answer_record(answer), indent=2))
     else:
         _print_answer(answer)
+
+
+@app.command()
+def check(home: HomeArgument, as_json: JsonOption = False) -> int:
+    """Verify all that would be served, and say what it is. Exit code 3 if anything is not used."""
+    from client.engine.home import RegionHome
+    from client.recommend.config import read_service_settings
+
+    read_service_settings(RegionHome.read(home))
+    with closing(_open(home)) as recommender:
+        facts = _facts(recommender)
+        faults = recommender.faults
+    if as_json:
+        typer.echo(json.dumps({**facts, "faults": list(faults)}, indent=2))
+    else:
+        console = Console(highlight=False, soft_wrap=True)
+        table = Table(box=None, show_header=False)
+        for name, value in facts.items():
+            table.add_row(name.replace("_", " "), str(value))
+        console.print(table)
+        for fault in faults:
+            console.print(f"[bold red]Not used:[/bold red] {fault}")
+        if not faults:
+            console.print("[bold green]Everything verifies; it can be served.[/bold green]")
+    return InputError.exit_code if faults else EXIT_OK
+
+
+def _facts(recommender: Recommender) -> dict[str, str | int]:
+    """What would be served. Counts are exact: for the region's own eyes."""
+    served = recommender.served
+    logged, plan = served.release.logged, served.release.plan
+    return {
+        "model": served.release.digest,
+        "run": plan.run_id,
+        "strategy": plan.strategy,
+        "log_entry": logged.index,
+        "cosigned_by": ", ".join(sorted(logged.witnesses)),
+        "items": served.catalogue.n_items,
+        "consenting_customers": len(recommender.consenting().sids),
+        "customers_with_purchases": served.histories.n_customers,
+        "own_releases": ", ".join(sorted(served.regional.answers)) or "none",
+    }
+
+
+@app.command()
+def batch(
+    home: HomeArgument,
+    out: Annotated[Path, typer.Option(help="The Parquet file to write, or to replace.")],
+    k: Annotated[int, typer.Option("-k", "--k", min=1, help="How many items a customer.")] = 10,
+    daypart: Daypart = None,
+    weekday: Weekday = None,
+    store_type: StoreType = None,
+    exclude: Exclude = None,
+    in_stock: InStock = None,
+    new_only: NewOnly = False,
+) -> None:
+    """Write a list for every customer whose consent for recommendations stands, as Parquet.
+
+    Whoever withdraws meanwhile is not in the file.
+    """
+    from client.recommend.batch import write_batch
+
+    with closing(_open(home)) as recommender:
+        summary = write_batch(
+            recommender,
+            out,
+            k=k,
+            scene=_scene(daypart, weekday, store_type),
+            new_only=new_only,
+            in_stock=_stock(in_stock),
+            exclude=frozenset(exclude or ()),
+        )
+    Console(highlight=False, soft_wrap=True).print(
+        f"{out}: lists of {summary.customers} customers, {summary.personal} of them personal, "
+        f"{summary.bytes / 1e6:.1f} MB, by the model {summary.model[:16]}…; "
+        f"{summary.withdrawn_meanwhile} withdrew meanwhile."
+    )
 
 
 def _open(home: Path) -> Recommender:

@@ -37,6 +37,8 @@ class ServiceSettings(BaseModel):
             header may be beside the address that the service listens on.
         max_body_bytes: The largest request; lists of what is in stock are long.
         max_connections: How many connections may be open at once; further ones are answered 503.
+        refresh_every_s: After how many seconds store and model are read anew; 0 for never. Consents
+            are looked at with every request.
         session_s: How long the operator stays signed in to the try page, in seconds.
         idle_s: How long without a request, in seconds.
     """
@@ -46,6 +48,7 @@ class ServiceSettings(BaseModel):
     hosts: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-\[\]:]{1,255}$")]] = []
     max_body_bytes: Annotated[int, Field(ge=16_384, le=1 << 26)] = 4 << 20
     max_connections: Annotated[int, Field(ge=2, le=10_000)] = 256
+    refresh_every_s: Annotated[int, Field(ge=0, le=7 * 86_400)] = 3600
     session_s: Seconds = 8 * 3600
     idle_s: Seconds = 3600
 

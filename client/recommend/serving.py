@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from client.recommend.types import Recommends
 from client.web.serving import listening, make_server
 from common.catalogue import Catalogue
 from common.engine_socket import listen_on
+from common.errors import FedprefError
 from common.loopback import LoopbackAddress
 from common.structured_log import log_as_json
 
@@ -32,9 +34,21 @@ from common.structured_log import log_as_json
 EXAMPLES = 50
 _BACKLOG = 128
 
+_log = logging.getLogger("fedpref.recommend")
+
+
+class _ServedNow(Protocol):
+    @property
+    def catalogue(self) -> Catalogue: ...
+
 
 class ServedRecommender(Recommends, Protocol):
-    """A recommender that also knows whom it would be worth looking at."""
+    """A recommender that also knows what the try page shows."""
+
+    @property
+    def served(self) -> _ServedNow:
+        """What answers are made of at the moment."""
+        ...
 
     def customers(self, limit: int) -> tuple[str, ...]:
         """Some customers who would get a personal list now."""
@@ -84,6 +98,7 @@ def serve_recommender(
     with (
         closing(open_recommender(home, recommending)) as recommender,
         _listening(place) as (listener, where, hosts),
+        _refreshing(recommender, every_s=settings.refresh_every_s),
     ):
         serving = Serving(
             recommender,
@@ -92,7 +107,7 @@ def serve_recommender(
             dayparts=tuple(recommending.scenes.dayparts),
             store_types=recommending.scenes.store_types,
         )
-        page = _page(home, serving, recommender, settings, where) if try_page else None
+        page = _page(serving, recommender, settings, where) if try_page else None
         app = create_app(serving, settings, hosts=hosts, try_page=page)
         server = make_server(app, most_connections=settings.max_connections)
         say(
@@ -106,23 +121,45 @@ def serve_recommender(
 
 
 def _page(
-    home: RegionHome,
-    serving: Serving,
-    recommender: ServedRecommender,
-    settings: ServiceSettings,
-    origin: str,
+    serving: Serving, recommender: ServedRecommender, settings: ServiceSettings, origin: str
 ) -> TryPage:
     def examples() -> Sequence[str]:
         return recommender.customers(EXAMPLES)
 
     return TryPage(
         serving,
-        Catalogue.load(home.catalogue),
+        # Asked each time: a refresh may bring new items.
+        lambda: recommender.served.catalogue,
         examples,
         origin=origin,
         session_s=settings.session_s,
         idle_s=settings.idle_s,
     )
+
+
+@contextmanager
+def _refreshing(recommender: Recommends, *, every_s: int) -> Iterator[None]:
+    """Reads store and model anew from time to time while the body runs; 0 for never."""
+    ended = threading.Event()
+
+    def refresh() -> None:
+        while not ended.wait(every_s):
+            try:
+                recommender.refresh()
+            except FedprefError as error:
+                # What was served goes on being served; `recommend check` says what is wrong.
+                _log.error("the recommender cannot be refreshed: %s", error)
+
+    if not every_s:
+        yield
+        return
+    thread = threading.Thread(target=refresh, name="refresh", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager

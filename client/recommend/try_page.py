@@ -90,7 +90,7 @@ class TryPage:
 
     Attributes:
         serving: The recommender, and the token that signs in.
-        catalogue: What items are called.
+        catalogue: Gives the catalogue: what items are called.
         customers: Gives customers that are worth looking at.
         origin: Scheme, host and port as the browser shows them.
         session_s: How long a session lasts, in seconds.
@@ -98,7 +98,7 @@ class TryPage:
     """
 
     serving: Serving
-    catalogue: Catalogue
+    catalogue: Callable[[], Catalogue]
     customers: Callable[[], Sequence[str]]
     origin: str
     session_s: int
@@ -179,7 +179,8 @@ async def look(request: Request, page: PageOf) -> Response:
     recommender = page.serving.recommender
     answer = recommender.recommend(looking.query())
     history = () if looking.customer is None else recommender.history(looking.customer)
-    view = TryView(_words(request), page.catalogue, looking.shown, answer, history)
+    catalogue = page.catalogue()
+    view = TryView(_words(request), catalogue, looking.shown, answer, history)
     # What is shown now is what the next list is compared with; a problem is told once.
     visit.looking = replace(looking, shown=tuple(each.item for each in answer.items), problem=None)
     return _render(
@@ -197,7 +198,7 @@ async def look(request: Request, page: PageOf) -> Response:
         places=PLACES,
         diversities=DIVERSITIES,
         kinds=EVENT_KINDS,
-        categories=page.catalogue.category_names,
+        categories=catalogue.category_names,
     )
 
 

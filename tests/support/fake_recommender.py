@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 from client.recommend.settings import RecommendSettings
 from client.recommend.types import (
@@ -124,6 +125,10 @@ class FakeRecommender:
     def history(self, customer: str) -> tuple[tuple[str, int], ...]:
         self._check()
         return tuple(self.histories.get(customer, [])) if customer in self.consenting else ()
+
+    @property
+    def served(self) -> SimpleNamespace:
+        return SimpleNamespace(catalogue=CATALOGUE)
 
     def customers(self, limit: int) -> tuple[str, ...]:
         return tuple(sorted(self.consenting & self.histories.keys()))[:limit]

@@ -42,7 +42,7 @@ class RecommenderService:
         )
         page = TryPage(
             to_serve,
-            CATALOGUE,
+            lambda: CATALOGUE,
             lambda: self.recommender.customers(50),
             origin=f"http://{self.host}",
             session_s=made.session_s,
