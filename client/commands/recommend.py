@@ -252,24 +252,25 @@ def batch(
 ) -> None:
     """Write a list for every customer whose consent for recommendations stands, as Parquet.
 
-    Whoever withdraws meanwhile is not in the file.
+    Whoever withdraws meanwhile is not in the file; one row, without a customer, is what everybody else
+    is shown.
     """
-    from client.recommend.batch import write_batch
+    from client.recommend.batch import BatchRequest, write_batch
 
     with closing(_open(home)) as recommender:
-        summary = write_batch(
-            recommender,
-            out,
+        request = BatchRequest(
             k=k,
             scene=_scene(daypart, weekday, store_type),
             new_only=new_only,
             in_stock=_stock(in_stock),
             exclude=frozenset(exclude or ()),
         )
+        summary = write_batch(recommender, out, request)
     Console(highlight=False, soft_wrap=True).print(
-        f"{out}: lists of {summary.customers} customers, {summary.personal} of them personal, "
-        f"{summary.bytes / 1e6:.1f} MB, by the model {summary.model[:16]}…; "
-        f"{summary.withdrawn_meanwhile} withdrew meanwhile."
+        f"{out}: lists of {summary.customers:,} customers, {summary.size_bytes / 1e6:,.1f} MB, by the "
+        f"model {summary.model[:16]}… and the consents among the first {summary.consent_size} entries "
+        f"of the log. Left out: {summary.withdrawn:,} who withdrew meanwhile, {summary.not_finite:,} "
+        "whose scores are no numbers."
     )
 
 

@@ -58,6 +58,8 @@ def _reference(text: str) -> str:
 Reference = Annotated[
     str, Field(min_length=1, max_length=MAX_REF_BYTES), AfterValidator(_reference)
 ]
+# Lists of what is in stock are long: what is in no catalogue is left alone there, printable or not.
+Listed = Annotated[str, Field(min_length=1, max_length=MAX_REF_BYTES)]
 Places = Annotated[int, Field(ge=1, le=MAX_K)]
 
 
@@ -86,11 +88,11 @@ class QueryBody(_Body):
     k: Places = Field(default=10, description="How many items; fewer if there are no more.")
     scene: SceneBody | None = None
     exclude: Annotated[
-        list[Reference], Field(max_length=MAX_ITEMS_NAMED, description="Items not to show.")
+        list[Listed], Field(max_length=MAX_ITEMS_NAMED, description="Items not to show.")
     ] = []
     in_stock: (
         Annotated[
-            list[Reference],
+            list[Listed],
             Field(max_length=MAX_ITEMS_NAMED, description="The items that can be had."),
         ]
         | None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pyarrow.parquet as pq
 import pytest
 
 from client import cli
@@ -206,9 +207,9 @@ def test_a_withdrawal_while_serving_takes_effect_on_the_next_request(installed: 
         # A live event counts at once.
         new = "item-0150"
         assert new not in [each["item"] for each in before["items"]]
-        assert shop.post("/events", customer=CUSTOMER, kind="cart", item=new) == {"kept": True}
+        assert shop.post("/events", customer=CUSTOMER, kind="view", item=new) == {"kept": True}
         moved = shop.post("/recommendations", customer=CUSTOMER, k=10)
-        assert "in-cart" in {r["code"] for each in moved["items"] for r in each["reasons"]}
+        assert "viewed" in {r["code"] for each in moved["items"] for r in each["reasons"]}
 
         def act(path: str, **body: object) -> None:
             headers = {"Authorization": f"Bearer {issuer.token(CUSTOMER)}"}
@@ -273,3 +274,15 @@ def test_it_listens_on_this_machine_alone(
     status, _, errors = command("serve", installed, *arguments)
     assert status in (EXIT_USAGE, InputError.exit_code)
     assert told in errors
+
+
+def test_a_batch_has_the_lists_that_are_asked_for(
+    installed: Path, command: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "lists.parquet"
+    status, output, errors = command("batch", installed, "--out", out, "-k", "5")
+    assert status == 0, errors
+    assert str(out) in output
+    asked = json.loads(command("ask", installed, "--customer", CUSTOMER, "-k", "5", "--json")[1])
+    rows = {row["customer"]: row for row in pq.read_table(out).to_pylist()}
+    assert rows[CUSTOMER]["items"] == [each["item"] for each in asked["items"]]
