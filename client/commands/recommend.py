@@ -252,8 +252,8 @@ def batch(
 ) -> None:
     """Write a list for every customer whose consent for recommendations stands, as Parquet.
 
-    Whoever withdraws meanwhile is not in the file; one row, without a customer, is what everybody else
-    is shown.
+    Whoever withdraws meanwhile is not in the file. One row, without a customer, has what everybody
+    else is shown.
     """
     from client.recommend.batch import BatchRequest, write_batch
 
@@ -265,11 +265,11 @@ def batch(
             in_stock=_stock(in_stock),
             exclude=frozenset(exclude or ()),
         )
-        summary = write_batch(recommender, out, request)
+        made = write_batch(recommender, out, request)
     Console(highlight=False, soft_wrap=True).print(
-        f"{out}: lists of {summary.customers:,} customers, {summary.size_bytes / 1e6:,.1f} MB, by the "
-        f"model {summary.model[:16]}… and the consents among the first {summary.consent_size} entries "
-        f"of the log. Left out: {summary.withdrawn:,} who withdrew meanwhile, {summary.not_finite:,} "
+        f"{out}: lists of {made.customers:,} customers, {made.size_bytes / 1e6:,.1f} MB, by the "
+        f"model {made.model[:16]}… and the consents among the first {made.consent_size:,} entries "
+        f"of the log. Left out: {made.withdrawn:,} who withdrew meanwhile, {made.not_finite:,} "
         "whose scores are no numbers."
     )
 
