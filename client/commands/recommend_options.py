@@ -1,4 +1,4 @@
-"""What several commands of ``fedpref-region recommend`` ask for, and how they open a recommender."""
+"""What several commands of ``fedpref-region recommend`` ask for, and what they make of it."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ MAX_STOCK_BYTES = 1 << 28
 
 
 def open_recommender(home: Path) -> Recommender:
+    """Opens the recommender of a region as its settings say; to be closed by the caller."""
     from client.engine.home import RegionHome
     from client.recommend.recommender import Recommender
     from client.recommend.settings import RecommendSettings
@@ -44,6 +45,7 @@ def open_recommender(home: Path) -> Recommender:
 
 
 def scene_of(daypart: str | None, weekday: int | None, store_type: str | None) -> Scene | None:
+    """The scene of a command's options; None if they name none."""
     from client.recommend.types import Scene
 
     if daypart is None and weekday is None and store_type is None:
@@ -52,7 +54,11 @@ def scene_of(daypart: str | None, weekday: int | None, store_type: str | None) -
 
 
 def stock_of(path: Path | None) -> frozenset[str] | None:
-    """The items that a file lists, one a line."""
+    """The items that a file lists, one a line; None without a file.
+
+    Raises:
+        InputError: It cannot be read, is too long, or is no text.
+    """
     if path is None:
         return None
     try:
