@@ -58,11 +58,13 @@ class Prepared:
 
     Attributes:
         name: What was asked.
+        query: The query.
         answer: The logged answer.
         outlook: What noise was expected to do to it.
     """
 
     name: str
+    query: Query
     answer: LoggedAnswer
     outlook: Outlook
 
@@ -197,7 +199,7 @@ def prepare(engine: PrivacyEngine, draft: QueryDraft, *, anyway: bool = False) -
     for statistic in draft.statistics:
         answer = engine.answer(query.permit_id, statistic)
         publish(engine.home, statistic.name, answer.sealed)
-        done.append(Prepared(statistic.name, answer, expected[statistic.name]))
+        done.append(Prepared(statistic.name, query, answer, expected[statistic.name]))
     return done
 
 

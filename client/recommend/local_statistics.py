@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +63,13 @@ class Clock:
                 "The parts of the day overlap, or there are none.",
                 remedy="Let each hour belong to one part at most.",
             )
+        try:
+            ZoneInfo(self.zone)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"There is no time zone {self.zone[:64]!r}.",
+                remedy="Use a name of the tz database, such as Europe/Berlin.",
+            ) from error
 
     def daypart(self, hours: npt.NDArray[np.int64]) -> LongArray:
         """int64[n]: the number of the part of the day of each hour; −1 where none has it."""
