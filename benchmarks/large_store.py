@@ -29,7 +29,7 @@ _BASKET_ROWS = 8
 # So many of the most bought items are about equally bought.
 _HEAD = 50
 _FAULTY = 0.01
-_SOURCE = """\
+SOURCE = """\
 kind = "files"
 path = "days"
 time_zone = "UTC"
@@ -55,18 +55,20 @@ def item(number: int) -> str:
     return f"ART-{number:07}"
 
 
-def make(root: Path, rows: int, customers: int, items: int, n_days: int) -> None:
-    """Makes the home, with some days in its store."""
+def make(
+    root: Path, rows: int, customers: int, items: int, n_days: int, *, first_day: int = 0
+) -> None:
+    """Makes the home, with some days in its store; the same days have the same purchases."""
     home = RegionHome(root, REGION, FEDERATION)
     days = home.source.parent / "days"
     days.mkdir(parents=True)
     home.keys.mkdir(mode=0o700)
     make_storage_key(home.stored_key)
     home.write_identity()
-    home.source.write_text(_SOURCE, "utf-8")
+    home.source.write_text(SOURCE, "utf-8")
     write_durably(home.policy, canonical_json.encode(_policy().to_record()))
     Catalogue.of([item(number) for number in range(items)]).save(home.catalogue)
-    for day in range(n_days):
+    for day in range(first_day, first_day + n_days):
         write_day(home, day, rows // n_days, customers, items)
 
 
