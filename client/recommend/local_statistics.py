@@ -36,7 +36,7 @@ WEEKDAYS = 7
 #: data were looked at: it serves to say beforehand that noise would swamp an answer.
 POPULAR_SHARE = {SCENES: 0.05, REGIONAL_BIAS: 0.03, ALSO_BOUGHT: 0.0014}
 #: Of a customer who bought more of the vocabulary, pairs are made of the items bought most often.
-MOST_PAIRED_ITEMS = 64
+MOST_PAIRED_ITEMS = 32
 
 _NONE = -1
 LongArray = npt.NDArray[np.int64]

@@ -165,11 +165,11 @@ def clip_rows(rows: csr_matrix, clipping_norm: float) -> csr_matrix:
     np.maximum.at(largest, owner, np.abs(rows.data))
     scale = np.where(largest > 0, largest, 1.0)
     scaled = rows.data / scale[owner]
-    norms = scale * np.sqrt(np.bincount(owner, weights=scaled**2, minlength=rows.shape[0]))
     bound = clipping_norm * (1.0 - _MARGIN)
     # A norm beyond what a float holds is infinite: such a row becomes zero.
     with np.errstate(over="ignore"):
-        factor = np.where(norms > bound, bound / norms, 1.0)
+        norms = scale * np.sqrt(np.bincount(owner, weights=scaled**2, minlength=rows.shape[0]))
+        factor = np.where(norms > bound, bound / np.maximum(norms, bound), 1.0)
     return csr_matrix((rows.data * factor[owner], rows.indices, rows.indptr), shape=rows.shape)
 
 
