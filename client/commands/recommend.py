@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from client.commands import recommend_ask, recommend_prepare
+from client.commands import recommend_ask, recommend_prepare, recommend_uplift
 from client.commands.recommend_options import (
     Daypart,
     Exclude,
@@ -36,6 +36,7 @@ app = typer.Typer(
 
 app.command()(recommend_ask.ask)
 app.command()(recommend_prepare.prepare)
+app.command()(recommend_uplift.uplift)
 
 
 @app.command()

@@ -112,6 +112,8 @@ class Query:
         require_places(self.k)
         if self.customer is not None:
             require_reference("customer", self.customer)
+        if not (self.scene is None or isinstance(self.scene, Scene)):
+            raise InputError("A request's scene is none.", remedy="Pass a Scene, or None for any.")
         # Written so that NaN, which is not in the range, is refused too.
         if not 0.0 <= self.diversity <= 1.0:
             raise InputError(
