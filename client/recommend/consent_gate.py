@@ -143,19 +143,22 @@ class ConsentGate:
             InputError, StorageError, VerificationError: The log or the table cannot be read or does
                 not verify.
         """
+        # By a table of its own: the other would keep all customers' references. Of many customers
+        # it takes seconds, in which requests are judged.
+        with open_subject_keys(self._home.subjects, self._home.stored_key) as subjects:
+            pseudonyms = subjects.pseudonyms()
         with self._lock:
             records = self._current()
-            # By a table of its own: it would keep what it has read, all customers' references.
-            with open_subject_keys(self._home.subjects, self._home.stored_key) as subjects:
-                pseudonyms = subjects.pseudonyms()
-            return EligibleCustomers.from_replay(
-                records.state.consents,
-                RECOMMENDATIONS,
-                self._clock_ms(),
-                records.state.size,
-                pseudonyms,
-                notice_grace_s=records.notice_grace_s,
-            )
+            size = records.state.size
+        # The replay may be ahead of that size by now: then it is of more recent choices.
+        return EligibleCustomers.from_replay(
+            records.state.consents,
+            RECOMMENDATIONS,
+            self._clock_ms(),
+            size,
+            pseudonyms,
+            notice_grace_s=records.notice_grace_s,
+        )
 
     @property
     def fault(self) -> str | None:

@@ -55,10 +55,6 @@ class ItemGroups:
             return _NOTHING
         return self._of(place, most)
 
-    def has(self, name: str) -> bool:
-        """Whether there is a group of a name; that of items without a label is none."""
-        return bool(len(self.named(name, 1)))
-
     def name_of(self, item: int) -> str | None:
         """The name of an item's group; None if it has no label."""
         name = self.names[int(self.codes[item])]
