@@ -10,13 +10,16 @@ from __future__ import annotations
 import hmac
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from client.recommend.problems import NOT_ADMITTED, PROBLEMS, UNAVAILABLE
 from client.recommend.records import answer_record, item_records
@@ -37,7 +40,9 @@ from client.web.description import refusals
 from client.web.problems import RefusedError
 from common.errors import InputError
 
-PREFIX = "/api/v1"
+_API = "/api/"
+PREFIX = f"{_API}v1"
+# For the description only: `TokenGate` asks for it, before a body is read.
 _BEARER = HTTPBearer(auto_error=False, description="The region's access token.")
 _EXAMPLE_CUSTOMER = "customer-0001"
 _EXAMPLE_ITEM = "item-00042"
@@ -261,17 +266,29 @@ async def serving_of(request: Request) -> Serving:
 ServingOf = Annotated[Serving, Depends(serving_of)]
 
 
-async def require_token(
-    serving: ServingOf,
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
-) -> None:
-    """Requires the access token.
+class TokenGate:
+    """ASGI middleware: without the access token nothing of the API is even read.
 
-    Raises:
-        RefusedError: There is none, or another.
+    Args:
+        app: The application.
+        admits: Whether a token is the service's.
     """
-    if credentials is None or not serving.admits(credentials.credentials.strip()):
-        raise RefusedError(NOT_ADMITTED, headers={"WWW-Authenticate": "Bearer"})
+
+    def __init__(self, app: ASGIApp, admits: Callable[[str], bool]) -> None:
+        self._app = app
+        self._admits = admits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handles one request.
+
+        Raises:
+            RefusedError: It is to the API, and has no token or another.
+        """
+        if scope["type"] == "http" and scope["path"].startswith(_API):
+            scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not self._admits(token.strip()):
+                raise RefusedError(NOT_ADMITTED, headers={"WWW-Authenticate": "Bearer"})
+        await self._app(scope, receive, send)
 
 
 def _refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
@@ -279,7 +296,7 @@ def _refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
     return refusals(PROBLEMS[code] for code in (*codes, *everywhere))
 
 
-router = APIRouter(prefix=PREFIX, tags=["recommend"], dependencies=[Depends(require_token)])
+router = APIRouter(prefix=PREFIX, tags=["recommend"], dependencies=[Depends(_BEARER)])
 
 
 @router.post(

@@ -11,7 +11,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp
 
 from client.recommend import api
-from client.recommend.api import Serving
+from client.recommend.api import Serving, TokenGate
 from client.recommend.config import ServiceSettings
 from client.recommend.problems import PROBLEMS
 from client.recommend.try_page import TryPage, add_try_page, problem_page
@@ -67,7 +67,13 @@ def create_app(
     _add_handlers(app)
     describe_problems(app)
     named = None if hosts is None else {name.lower() for name in (*hosts, *settings.hosts)}
-    return Guard(app, hosts=named, max_body_bytes=settings.max_body_bytes, refuse=_refuse, log=_log)
+    return Guard(
+        TokenGate(app, serving.admits),
+        hosts=named,
+        max_body_bytes=settings.max_body_bytes,
+        refuse=_refuse,
+        log=_log,
+    )
 
 
 def _add_handlers(app: FastAPI) -> None:
