@@ -116,7 +116,7 @@ def test_most_customers_are_not_scored_one_by_one(
     tables, rows = tables_of(n_vocabulary), customers_of(150)
     bulk = BulkTables.of(tables, allowed=np.ones(N_ITEMS, dtype=bool))
     BulkLists(bulk, 10).lists(rows)
-    assert len(counted) <= 15
+    assert len(counted) <= 30
 
 
 @pytest.mark.parametrize("n_vocabulary", [60, N_ITEMS])
