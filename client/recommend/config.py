@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -98,9 +99,9 @@ def access_token(home: RegionHome) -> str:
     path = token_file(home)
     try:
         make_folder_durably(path.parent)
-        create_whole(path, f"{secrets.token_urlsafe(_TOKEN_BYTES)}\n".encode())
-    except FileExistsError:
-        pass  # Made before, or by another process a moment ago.
+        with suppress(FileExistsError):
+            # Made before, or by another process a moment ago.
+            create_whole(path, f"{secrets.token_urlsafe(_TOKEN_BYTES)}\n".encode())
     except OSError as error:
         raise StorageError(f"The token {path} cannot be written: {error.strerror}.") from error
     token = read_private(path, "recommender's token").decode("ascii", "replace").strip()

@@ -138,11 +138,11 @@ def test_a_withdrawal_while_looking_takes_effect_on_the_next_page(
     visit = open_visit()
     visit.sign_in()
     visit.look_at("bo")
-    expect(visit.page.get_by_text("bought before")).to_be_visible()
+    expect(visit.page.locator(".reason", has_text="bought before")).to_be_visible()
     recommender.consenting.discard("bo")
     visit.page.reload()
     expect(visit.page.get_by_text("no consent for recommendations stands")).to_be_visible()
-    assert visit.page.get_by_text("bought before").count() == 0
+    assert visit.page.locator(".reason", has_text="bought before").count() == 0
     visit.assert_quiet()
 
 

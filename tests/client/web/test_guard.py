@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable
 
 import pytest
+from fastapi.testclient import TestClient
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from client.web.guard import Guard, check_origin
