@@ -34,6 +34,10 @@ def evaluate(
             "file a region.",
         ),
     ] = None,
+    catalogue: Annotated[
+        Path | None,
+        typer.Option(help="The public catalogue.parquet, where the mapping files name none."),
+    ] = None,
     epsilon: Annotated[str, typer.Option(metavar="LIST", help="Which ε.")] = "8,3,1",
     delta: Annotated[float, typer.Option(help="δ, a public constant.")] = 1e-6,
     seeds: Annotated[int, typer.Option(min=1, max=50, help="Over how many seeds of noise.")] = 5,
@@ -94,6 +98,7 @@ def evaluate(
         places=_places(k),
         refusal_share=refusal_share,
         libraries=libraries,
+        catalogue=catalogue,
     )
     result = evaluate_with_progress(request, console)
     folder = out or Path("evaluation") / result["data"]["name"]

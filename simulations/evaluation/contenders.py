@@ -98,9 +98,15 @@ Ranking = tuple[str, Counted, IntArray]
 class Contender(Protocol):
     """Ranks for everybody who is asked."""
 
-    methods: tuple[Method, ...]
-    #: Whether chance has a part in it, so that it is measured once for each seed.
-    has_chance: bool
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """What it is called, and what its figures are of."""
+        ...
+
+    @property
+    def has_chance(self) -> bool:
+        """Whether chance has a part in it, so that it is measured once for each seed."""
+        ...
 
     def rank(self, question: Question, seed: int) -> Iterator[Ranking]:
         """Each method's rankings, of the protocols it has any for."""

@@ -119,8 +119,12 @@ def scenario_data(scenario: Scenario, folder: Path, *, seed: int) -> EvaluationD
     )
 
 
-def mapped_data(paths: Sequence[Path]) -> EvaluationData:
+def mapped_data(paths: Sequence[Path], catalogue_file: Path | None = None) -> EvaluationData:
     """Data by mapping files: one whose customers are divided into regions, or one for each region.
+
+    Args:
+        paths: The mapping files.
+        catalogue_file: The public catalogue as Parquet, if not as the mapping files say.
 
     Raises:
         InputError: A file or a store cannot be read, or the files contradict each other.
@@ -129,7 +133,9 @@ def mapped_data(paths: Sequence[Path]) -> EvaluationData:
     mappings = [read_mapping(path) for path in paths]
     table = common_table(mappings)
     notes: list[str] = []
-    if table.catalogue is None:
+    if catalogue_file is not None:
+        catalogue = Catalogue.load(catalogue_file)
+    elif table.catalogue is None:
         catalogue = _occurring(mappings)
         notes.append(_CATALOGUE_NOTE)
     else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -102,7 +103,10 @@ def _fitted(
     learnt = population.pooled
     everything = np.arange(learnt.n_items)
     # The library wants the older matrix type.
-    model.fit(scipy.sparse.csr_matrix(binary_rows(learnt, everything)), show_progress=False)
+    with warnings.catch_warnings():
+        # The library warns of a conversion of its own.
+        warnings.simplefilter("ignore")
+        model.fit(scipy.sparse.csr_matrix(binary_rows(learnt, everything)), show_progress=False)
     history = baselines.pool(
         [population.evaluated[region].history for region in population.regions]
     )

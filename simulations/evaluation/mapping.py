@@ -166,8 +166,15 @@ class DataMapping:
 
     @property
     def region(self) -> str:
-        """The region's name, if this is one mapping file of several."""
-        return self.table.region or self.path.stem.lower()
+        """The region's name, if this is one mapping file of several.
+
+        That of the file, or of the region's home for its ``data/source.toml``.
+        """
+        if self.table.region is not None:
+            return self.table.region
+        folder = self.path.absolute().parent
+        at_home = self.path.name == "source.toml" and folder.name == "data"
+        return (folder.parent.name if at_home else self.path.stem).lower()
 
 
 def read_mapping(path: Path) -> DataMapping:

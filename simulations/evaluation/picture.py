@@ -178,7 +178,7 @@ def _line(
     up: Scale,
     aside: float,
 ) -> dict[str, Any]:
-    dots = []
+    dots: list[dict[str, Any]] = []
     for method in result["methods"]:
         row = rows.get((method["method"], protocol))
         own = (method["strategy"], method["mode"]) == (series.strategy, series.mode)
@@ -194,7 +194,7 @@ def _line(
                 "label": f"{method['label']}: {row['mean']:.4f} ({low:.4f}–{high:.4f})",
             }
         )
-    dots.sort(key=lambda dot: float(dot["x"]))
+    dots.sort(key=lambda dot: dot["x"])
     return {
         "colour": series.colour,
         "dash": series.dash,

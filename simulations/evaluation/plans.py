@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Final, get_args
 
 from common.aggregation_rules import NOISE_MODES, SECURE_SUM_QUORUM, NoiseMode
-from common.errors import InputError, UsageError
+from common.errors import UsageError
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
-from common.strategies import AUTO, StrategyChoice, StrategyName
+from common.strategies import AUTO, SUMS, StrategyChoice, StrategyName
 from common.timestamps import format_time
 from simulations.evaluation.data import EvaluationData
 from simulations.evaluation.protocols import Split
@@ -79,24 +79,28 @@ def settings_of(
     Raises:
         InputError: ε or δ is out of range.
     """
-    # A strategy that trains with local noise has a plan, so what fails below is the mode.
     settings: list[Setting] = []
     omitted: dict[str, Omission] = {}
     for strategy, mode, epsilon in itertools.product(strategies, modes, epsilons):
         name = f"{strategy}, {mode} noise"
-        if mode == DISTRIBUTED and len(data.regions) < SECURE_SUM_QUORUM:
-            why = f"a secure sum needs {SECURE_SUM_QUORUM} regions"
+        why = _why_not(strategy, mode, len(data.regions))
+        if why is not None:
             omitted.setdefault(name, Omission(name, why))
             continue
-        try:
-            plan = plan_of(data, split, strategy=strategy, mode=mode, epsilon=epsilon, delta=delta)
-        except InputError as error:
-            if mode == LOCAL:
-                raise
-            omitted.setdefault(name, Omission(name, error.message))
-            continue
+        plan = plan_of(data, split, strategy=strategy, mode=mode, epsilon=epsilon, delta=delta)
         settings.append(Setting(strategy, mode, epsilon, plan))
     return settings, list(omitted.values())
+
+
+def _why_not(strategy: StrategyChoice, mode: NoiseMode, n_regions: int) -> str | None:
+    """Why there is no plan for a combination; None if there is one."""
+    if mode == LOCAL:
+        return None
+    if strategy not in (*SUMS, AUTO):
+        return f"distributed noise is for sums over all customers: {' and '.join(SUMS)}"
+    if n_regions < SECURE_SUM_QUORUM:
+        return f"a secure sum needs {SECURE_SUM_QUORUM} regions"
+    return None
 
 
 def plan_of(

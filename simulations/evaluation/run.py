@@ -69,6 +69,7 @@ class EvaluationRequest:
         refusal_share: Share of customers who refuse training; None for the data's.
         libraries: Whether the kept library's baselines are measured.
         replicates: Bootstrap resamples.
+        catalogue: The public catalogue as Parquet, if not as the mapping files say.
         data_seed: Of made-up data.
     """
 
@@ -84,6 +85,7 @@ class EvaluationRequest:
     refusal_share: float | None = None
     libraries: bool = True
     replicates: int = REPLICATES
+    catalogue: Path | None = None
     data_seed: int = 1
 
     def __post_init__(self) -> None:
@@ -158,7 +160,7 @@ def run_evaluation(request: EvaluationRequest, progress: Progress) -> dict[str, 
 
 def _data_of(request: EvaluationRequest) -> EvaluationData:
     if request.scenario is None:
-        return mapped_data(request.data)
+        return mapped_data(request.data, request.catalogue)
     scenario = find_scenario(request.scenario)
     with tempfile.TemporaryDirectory(prefix="fedpref-evaluation-") as folder:
         return scenario_data(scenario, Path(folder), seed=request.data_seed)

@@ -119,7 +119,6 @@ def test_training_without_privacy_finds_the_leading_directions() -> None:
 
 @pytest.mark.parametrize("by_items", [False, True])
 def test_ease_is_its_closed_form(by_items: bool) -> None:
-    # Half of the items are fewer than the customers in both; a third region alone is fewer yet.
     items = np.arange(0, N_ITEMS, 2 if by_items else 1)
     train = pool(REGIONS) if by_items else REGIONS[0]
     model = Ease.fit(train, items)
