@@ -10,6 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from client.web.language import LANGUAGES
 from tests.support.chromium import chromium
 from tests.support.fake_recommender import FakeRecommender
 from tests.support.recommender_service import TOKEN, RecommenderService, running
@@ -29,7 +30,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def recommender() -> FakeRecommender:
     made = FakeRecommender()
-    for name in (LONG, "cy", "dee", "eve"):
+    several = [f"{LONG}-{lang}-{where}" for lang in LANGUAGES for where in ("phone", "desk")]
+    for name in (*several, "cy"):
         made.histories[name] = [("item-002", 1_700_000_000_000)]
         made.consenting.add(name)
     return made
@@ -161,13 +163,13 @@ def test_everything_works_without_scripts_and_by_keyboard(open_visit) -> None:
     visit.assert_quiet()
 
 
-def states(visit: Visit) -> Iterator[str]:
-    """Leads through every state of the page; gives the name of each."""
+def states(visit: Visit, customer: str) -> Iterator[str]:
+    """Leads through every state of the page, with a customer of its own; gives the name of each."""
     visit.page.goto(f"{visit.url}/try")
     yield "sign in"
     visit.sign_in()
     yield "nobody"
-    visit.look_at(LONG)
+    visit.look_at(customer)
     yield "personal"
     visit.page.locator("#item").fill("item-003")
     visit.page.locator("#item").press("Enter")
@@ -187,7 +189,7 @@ def test_nothing_sticks_out_and_all_can_be_read_and_pressed_on_a_phone(
 ) -> None:
     visit = open_visit(viewport={"width": 390, "height": 800}, locale=lang, has_touch=True)
     page = visit.page
-    for name in states(visit):
+    for name in states(visit, f"{LONG}-{lang}-phone"):
         assert page.evaluate("document.documentElement.lang") == lang, name
         for width in (320, 390):
             page.set_viewport_size({"width": width, "height": 800})
@@ -225,7 +227,7 @@ SMALL_TARGETS = """least => [...document.querySelectorAll(
 )
 def test_axe_finds_no_serious_fault(open_visit, lang: str, schemes: tuple[str]) -> None:
     visit, axe = open_visit(locale=lang, reduced_motion="reduce"), Axe()
-    for name in states(visit):
+    for name in states(visit, f"{LONG}-{lang}-desk"):
         for scheme in schemes:
             visit.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
             found = [
