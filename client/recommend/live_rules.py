@@ -135,9 +135,8 @@ class LiveRules:
                 diversity = max(diversity, rule.strength)
             else:
                 self._apply(rule, items, raised, left_out)
-        items, boosts, causes = raised.strongest()
         bought = _not_in_store(events, row)
-        return LiveEffect(items, boosts, causes, frozenset(left_out), usual, diversity, bought)
+        return LiveEffect(*raised.strongest(), frozenset(left_out), usual, diversity, bought)
 
     def _raise(self, event: LiveEvent, now_ms: int, raised: _Raised) -> None:
         weight = self.settings.weights.of(event.kind)

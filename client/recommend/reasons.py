@@ -14,7 +14,7 @@ from client.data.dataset import PreferenceDataset
 from client.recommend.filters import Chosen
 from client.recommend.live_rules import LiveEffect
 from client.recommend.scoring import Scored, ScoringTables, shared_row
-from client.recommend.types import Reason
+from client.recommend.types import Reason, ReasonCode
 from common.catalogue import UNLABELLED
 
 FloatArray = npt.NDArray[np.float64]
@@ -83,7 +83,8 @@ def _weighed(grounds: Grounds, place: int, raised: int | None, like: Reason | No
     shares = [
         (float(scored.own[place]), Reason("bought-before")),
         (float(scored.live[place]), live),
-        (0.0 if like is None else float(scored.shared[place]), like),
+        # What she buys herself is not recommended for being like something.
+        (0.0 if scored.own[place] > 0 else float(scored.shared[place]), like),
     ]
     shares.sort(key=lambda each: -each[0])
     return [reason for share, reason in shares if share > 0 and reason is not None]
@@ -117,7 +118,7 @@ def _likes(grounds: Grounds, items: IntArray) -> list[Reason | None]:
     ):
         if product > 0:
             item = int(tables.numbers[own[best]])
-            code = "just-bought" if item in bought_now else "like"
+            code: ReasonCode = "just-bought" if item in bought_now else "like"
             found[row] = Reason(code, tables.catalogue.items[item])
     return found
 

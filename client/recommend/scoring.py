@@ -27,6 +27,7 @@ import numpy.typing as npt
 
 from client.data.dataset import PreferenceDataset
 from client.recommend.cold import ColdScores
+from client.recommend.histories import Histories, HistoryWindow, with_purchases
 from client.recommend.live_rules import NO_EFFECT, LiveEffect
 from client.recommend.settings import Method
 from client.training.personalisation import (
@@ -47,6 +48,9 @@ from common.strategies import SUMS
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+
+# Of a customer who is only thought of.
+_NOBODY = "0" * 64
 
 
 class ScoresNotFiniteError(InputError):
@@ -123,6 +127,8 @@ class ScoringTables:
         by_popularity: int64[n_items], all items by it, the most popular first.
         category: The tilt by category.
         product_type: The tilt by the finer type.
+        usual_total: About what a customer's positive shared scores add up to. Scores of one whom
+            the model misses are scaled to it: her purchases weigh beside them as others' do.
     """
 
     catalogue: Catalogue = field(repr=False)
@@ -138,6 +144,7 @@ class ScoringTables:
     by_popularity: IntArray = field(repr=False)
     category: TiltTable = field(repr=False)
     product_type: TiltTable = field(repr=False)
+    usual_total: float
 
     @classmethod
     def of(
@@ -170,7 +177,7 @@ class ScoringTables:
         # As `rank_fused` has it, in single precision.
         popularity = extended.popularity.astype(np.float64) * bias
         power = popularity_power(extended, popularity_noise_stddev=popularity_noise_stddev)
-        return cls(
+        tables = cls(
             catalogue=catalogue,
             model=padded,
             n_released=model.n_items,
@@ -184,7 +191,9 @@ class ScoringTables:
             by_popularity=by_score(popularity),
             category=TiltTable.of(catalogue.category, padded, CATEGORY_TILT),
             product_type=TiltTable.of(catalogue.product_type, padded, TYPE_TILT),
+            usual_total=1.0,
         )
+        return replace(tables, usual_total=_usual_total(tables))
 
     @property
     def n_items(self) -> int:
@@ -244,7 +253,24 @@ def shared_scores(tables: ScoringTables, rows: PreferenceDataset) -> FloatArray:
     Raises:
         ScoresNotFiniteError: A score is no number.
     """
-    # What is no number is told of below, not by a warning.
+    scores = _of_model(tables, rows)
+    if not np.isfinite(scores).all():
+        raise ScoresNotFiniteError("The shared model's scores of a customer are not finite.")
+    cold = tables.cold.scores(bought(rows), scores).astype(np.float64)
+    unknown: npt.NDArray[np.bool_] = np.logical_not((scores > 0).any(axis=1))
+    if unknown.any():
+        # The model has nothing to say of them; the catalogue does.
+        whole = tables.cold.whole(bought(_taken(rows, unknown))).astype(np.float64)
+        of_vocabulary = whole[:, tables.model.vocabulary]
+        scale = tables.usual_total / np.maximum(of_vocabulary.sum(axis=1), 1e-300)
+        scores[unknown] = of_vocabulary * scale[:, None]
+        cold[unknown] = whole[:, tables.cold.items] * scale[:, None]
+    return np.concatenate([scores, cold], axis=1)
+
+
+def _of_model(tables: ScoringTables, rows: PreferenceDataset) -> FloatArray:
+    """float64[n, m]: the shared model's scores of the vocabulary, tilted; finite or not."""
+    # What is no number is told of by the caller, not by a warning.
     with np.errstate(invalid="ignore", over="ignore"):
         if tables.model.strategy in SUMS:
             scores = hidden_rows(tables, rows) @ tables.factors.T
@@ -253,17 +279,18 @@ def shared_scores(tables: ScoringTables, rows: PreferenceDataset) -> FloatArray:
         tilt = np.ones_like(scores)
         for level in (tables.category, tables.product_type):
             tilt *= level.tilts(rows)[:, level.of_vocabulary]
-        scores = np.where(scores > 0, scores * tilt, scores)
-    if not np.isfinite(scores).all():
-        raise ScoresNotFiniteError("The shared model's scores of a customer are not finite.")
-    cold = tables.cold.scores(bought(rows), scores).astype(np.float64)
-    unknown = ~(scores > 0).any(axis=1)
-    if unknown.any():
-        # The model has nothing to say of them; the catalogue does.
-        whole = tables.cold.whole(bought(_taken(rows, unknown)))
-        scores[unknown] = whole[:, tables.model.vocabulary]
-        cold[unknown] = whole[:, tables.cold.items]
-    return np.concatenate([scores, cold], axis=1)
+        tilted: FloatArray = np.where(scores > 0, scores * tilt, scores)
+    return tilted
+
+
+def _usual_total(tables: ScoringTables) -> float:
+    """What the positive shared scores add up to of whoever bought the most popular item."""
+    window = HistoryWindow(0, 1)
+    popular = int(tables.model.vocabulary[np.argmax(tables.popularity[tables.model.vocabulary])])
+    nobody = Histories.none(window, tables.n_items).row(_NOBODY)
+    scores = _of_model(tables, with_purchases(nobody, _NOBODY, [popular]))
+    total = float(np.maximum(scores, 0.0).sum())
+    return total if 0 < total < np.inf else 1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,6 +118,7 @@ class PublishedFiles:
     witnesses: Sequence[tuple[str, MemorySigner]] = (("witness", WITNESS),)
     origin: str = f"{FEDERATION}/server"
     before: int = 3
+    at_ms: int = field(default_factory=now_ms)
 
     @property
     def digest(self) -> str:
@@ -131,7 +132,7 @@ class PublishedFiles:
             "rounds": self.plan.total_rounds,
             "plan": self.plan.digest,
             "catalogue": self.plan.catalogue,
-            "time": format_time(now_ms()),
+            "time": format_time(self.at_ms),
             **self.entry_fields,
         }
         entry = make_entry(record, self.signer)
@@ -140,7 +141,7 @@ class PublishedFiles:
         head = Checkpoint(self.origin, len(leaves), root_hash(leaves))
         note = sign_note(head.body(), self.origin, self.log_signer)
         for party, signer in self.witnesses:
-            note = add_cosignature(note.encode(), party, signer, time_s=now_ms() // 1000)
+            note = add_cosignature(note.encode(), party, signer, time_s=self.at_ms // 1000)
         proof = LogProof(
             self.before, tuple(inclusion_proof(leaves, self.before, len(leaves))), note.encode()
         )

@@ -94,7 +94,9 @@ TAMPERED: dict[str, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
         ENTRY_NAME: files[ENTRY_NAME].replace(b'"sig":"', b'"sig":"A', 1)
     },
     "no entry": lambda files: {ENTRY_NAME: b"\xff"},
-    "another entry's proof": lambda files: {PROOF_NAME: published(before=2).files()[PROOF_NAME]},
+    "another entry's proof": lambda files: {
+        PROOF_NAME: published(entry_fields={"rounds": 9}).files()[PROOF_NAME]
+    },
     "a cut proof": lambda files: {PROOF_NAME: cut_proof(files)},
     "no proof": lambda files: {PROOF_NAME: b"nothing"},
 }
@@ -120,7 +122,7 @@ ANOTHER: dict[str, dict[str, Any]] = {
     "an entry of another plan": {"entry_fields": {"plan": "e" * 64}},
     "an entry of another catalogue": {"entry_fields": {"catalogue": "e" * 64}},
     "another federation's run": {"plan": model_plan(federation="other.example")},
-    "a run without the region": {"plan": model_plan(regions=("region-2", "region-3"))},
+    "a run without the region": {"plan": model_plan(regions=["region-2", "region-3"])},
 }
 
 

@@ -31,6 +31,7 @@ from common.errors import InputError
 from common.model_state import ModelState
 from common.strategies import StrategyName
 from server.aggregation import first_model
+from server.parameter_step import with_initial_parameters
 from tests.support.local_plan import local_plan
 from tests.support.preference_data import Purchases, dataset_of, random_customers
 from tests.support.served_region import CATALOGUE, N_ITEMS, model_arrays, model_plan
@@ -57,7 +58,7 @@ def tables(model: ModelState = MODEL, catalogue: Catalogue = CATALOGUE) -> Scori
 
 def trained(strategy: StrategyName) -> ModelState:
     plan = local_plan(strategy)
-    arrays = first_model(np.linspace(60, 1, N_ITEMS), plan)
+    arrays = with_initial_parameters(first_model(np.linspace(60, 1, N_ITEMS), plan), plan)
     return ModelState.of_plan(arrays, plan)
 
 
@@ -105,6 +106,7 @@ def _row(dataset: PreferenceDataset, row: int) -> PreferenceDataset:
     "model",
     [
         MODEL,
+        replace(MODEL, strategy="gram"),
         trained("tied-autoencoder"),
         trained("matrix-factorisation"),
         trained("sasrec"),
