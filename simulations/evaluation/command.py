@@ -14,6 +14,8 @@ from rich.console import Console
 
 from common.errors import UsageError
 
+_FILE_WIDTH = 140
+
 
 class ProtocolOption(StrEnum):
     """How purchases are split; see `simulations.evaluation.protocols`."""
@@ -106,7 +108,9 @@ def evaluate(
     if as_json:
         sys.stdout.write(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     else:
-        show(result, Console(highlight=False))
+        # A file or a pipe has no width of its own.
+        shown = Console(highlight=False)
+        show(result, shown if shown.is_terminal else Console(highlight=False, width=_FILE_WIDTH))
     console.print(f"Result: [bold]{written}[/bold]\nPicture: [bold]{drawn}[/bold]", soft_wrap=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -37,10 +37,11 @@ def show(result: Record, console: Console) -> None:
         for row in result["rows"]
         if row["setting"] == "everyone"
     }
-    for protocol, title in _TITLES.items():
+    for protocol in _TITLES:
         if any(key[1] == protocol for key in rows):
             console.print()
-            console.print(_methods(result, rows, protocol, title))
+            console.print(_accuracy(result, rows, protocol))
+            console.print(_others(result, rows, protocol))
     for table in (*_segments(result), *_refusals(result)):
         console.print()
         console.print(table)
@@ -49,97 +50,89 @@ def show(result: Record, console: Console) -> None:
         console.print(line, style="dim")
 
 
-def _methods(result: Record, rows: Rows, protocol: str, title: str) -> Table:
+def _accuracy(result: Record, rows: Rows, protocol: str) -> Table:
+    """The main metric with its interval, and what it is of each reference."""
+    told: list[tuple[str, str, Callable[[Record | None], str]]] = [
+        ("× popularity", "ratio_to_popularity", _ratio),
+        ("of EASE", "ratio_to_ease", _percent),
+    ]
+    if protocol == "all":
+        told.append(("× own recent", "ratio_to_own_recent", _ratio))
     first = result["places"][0]
+    table = _table(_TITLES[protocol], "method")
+    _columns(table, f"NDCG@{first} (95%)", *(title for title, _, _ in told))
+    for method in result["methods"]:
+        row = rows.get((method["method"], protocol, result["main_metric"]))
+        if row is not None:
+            ratios = [tell(row[field]) for _, field, tell in told]
+            table.add_row(method["label"], _estimate(row), *ratios, style=_style(method))
+    return table
+
+
+def _others(result: Record, rows: Rows, protocol: str) -> Table:
+    """All other metrics."""
     metrics = [
         metric
         for metric in dict.fromkeys(row["metric"] for row in result["rows"])
         if metric != result["main_metric"]
     ]
-    table = _table(title)
-    for name in ("method", f"NDCG@{first} (95%)", "× popularity", "of EASE"):
-        table.add_column(name, justify="left" if name == "method" else "right")
-    if protocol == "all":
-        table.add_column("× own recent", justify="right")
-    for metric in metrics:
-        table.add_column(_short(metric), justify="right")
+    table = _table("", "method")
+    _columns(table, *(_short(metric) for metric in metrics))
     for method in result["methods"]:
-        row = rows.get((method["method"], protocol, result["main_metric"]))
-        if row is None:
-            continue
-        cells = [
-            method["label"],
-            _estimate(row),
-            _ratio(row["ratio_to_popularity"]),
-            _percent(row["ratio_to_ease"]),
-        ]
-        if protocol == "all":
-            cells.append(_ratio(row["ratio_to_own_recent"]))
-        cells += [_figure(rows[method["method"], protocol, metric]) for metric in metrics]
-        table.add_row(*cells, style="bold" if method["kind"] == "private" else None)
+        if (method["method"], protocol, result["main_metric"]) in rows:
+            figures = (_figure(rows[method["method"], protocol, metric]) for metric in metrics)
+            table.add_row(method["label"], *figures, style=_style(method))
     return table
 
 
 def _segments(result: Record) -> Iterator[Table]:
-    """By region and activity: the first private method, beside popularity."""
-    methods = _shown(result)
+    """By region and activity: the first strategy and mode at each ε, beside popularity."""
+    private = [each for each in result["methods"] if each["kind"] == "private"]
+    strategy, mode = private[0]["strategy"], private[0]["mode"]
+    shown = {
+        each["method"]: f"ε = {each['epsilon']}"
+        for each in private
+        if (each["strategy"], each["mode"]) == (strategy, mode)
+    } | {"popularity": "popularity"}
     for protocol, title in _TITLES.items():
         rows = [row for row in result["segments"] if row["protocol"] == protocol]
         if not rows:
             continue
-        table = _table(f"Who is served how, {title}")
-        for name in ("segment", "customers", *(label for _, label in methods)):
-            table.add_column(name, justify="left" if name == "segment" else "right")
-        for segmentation, segment in dict.fromkeys(
-            (row["segmentation"], row["segment"]) for row in rows
-        ):
-            own = {
-                row["method"]: row
-                for row in rows
-                if (row["segmentation"], row["segment"]) == (segmentation, segment)
-            }
+        table = _table(f"Who is served how by {strategy}, {mode} noise; {title}", "segment")
+        _columns(table, "customers", *shown.values())
+        own: dict[tuple[str, str], dict[str, Record]] = {}
+        for row in rows:
+            place = (row["segmentation"], row["segment"])
+            own.setdefault(place, {})[row["method"]] = row
+        for (segmentation, segment), figures in own.items():
             table.add_row(
                 f"{segmentation}: {segment}",
-                f"{next(iter(own.values()))['customers']:,}",
-                *(_estimate(own[method]) if method in own else "" for method, _ in methods),
+                f"{next(iter(figures.values()))['customers']:,}",
+                *(_estimate(figures[method]) if method in figures else "" for method in shown),
             )
         yield table
 
 
-def _shown(result: Record) -> list[tuple[str, str]]:
-    """The methods whose segments are shown: of the first strategy and mode each ε; popularity."""
-    private = [each for each in result["methods"] if each["kind"] == "private"]
-    first = private[0]
-    same = [
-        (each["method"], each["label"])
-        for each in private
-        if (each["strategy"], each["mode"]) == (first["strategy"], first["mode"])
-    ]
-    return [*same, ("popularity", "popularity")]
-
-
 def _refusals(result: Record) -> Iterator[Table]:
     """What refusing training changes."""
-    labels = {each["method"]: each["label"] for each in result["methods"]}
-    kinds = {each["method"]: each["kind"] for each in result["methods"]}
+    private = {
+        each["method"]: each["label"] for each in result["methods"] if each["kind"] == "private"
+    }
     for protocol, title in _TITLES.items():
         rows = [
             row
             for row in result["refusals"]
-            if row["protocol"] == protocol and kinds[row["method"]] == "private"
+            if row["protocol"] == protocol and row["method"] in private
         ]
         if not rows:
             continue
         share = f"{100 * result['refusal_share']:g}%"
-        table = _table(f"If {share} refuse training, {title}")
-        for name in ("method", "who", "customers", "nobody refuses", "they refuse"):
-            table.add_column(name, justify="left" if name in ("method", "who") else "right")
-        table.add_column("difference (95%)", justify="right")
-        table.add_column("popularity", justify="right")
+        table = _table(f"If {share} refuse training; {title}", "method", "who")
+        _columns(table, "customers", "nobody refuses", "they do", "difference (95%)", "popularity")
         for row in rows:
             change = row["difference"]
             table.add_row(
-                labels[row["method"]],
+                private[row["method"]],
                 row["group"],
                 f"{row['customers']:,}",
                 f"{row['everyone']:.4f}",
@@ -155,18 +148,33 @@ def _omitted(result: Record) -> Iterator[str]:
         yield f"Not measured: {each['what']}: {each['why']}."
 
 
-def _table(title: str) -> Table:
-    return Table(box=None, header_style="dim", title=title, title_justify="left")
+def _table(title: str, *names: str) -> Table:
+    """A table whose first columns are of words."""
+    table = Table(box=None, header_style="dim", title=title, title_justify="left")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    return table
+
+
+def _columns(table: Table, *titles: str) -> None:
+    """Columns of figures, which are not broken over lines."""
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+
+
+def _style(method: Record) -> str | None:
+    return "bold" if method["kind"] == "private" else None
 
 
 def _short(metric: str) -> str:
     name, _, place = metric.partition("@")
-    short = {"ndcg": "NDCG", "recall": "Recall", "hit_rate": "HR", "long_tail": "tail"}
+    short = {"ndcg": "NDCG", "recall": "recall", "hit_rate": "HR", "long_tail": "tail"}
     return f"{short.get(name, name)}@{place}"
 
 
 def _figure(row: Record) -> str:
-    return f"{row['mean']:.2f}" if row["metric"].startswith("novelty") else f"{row['mean']:.4f}"
+    digits = 2 if row["metric"].startswith("novelty") else 3
+    return f"{row['mean']:.{digits}f}"
 
 
 def _estimate(row: Record) -> str:
