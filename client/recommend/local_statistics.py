@@ -65,7 +65,7 @@ class Clock:
             )
         try:
             ZoneInfo(self.zone)
-        except (OSError, ValueError) as error:
+        except (KeyError, OSError, ValueError) as error:
             raise InputError(
                 f"There is no time zone {self.zone[:64]!r}.",
                 remedy="Use a name of the tz database, such as Europe/Berlin.",
@@ -154,7 +154,7 @@ class Scenes:
         moments = pd.DatetimeIndex(purchases.time_ms.astype("datetime64[ms]"), tz="UTC")
         local = moments.tz_convert(self.clock.zone)
         daypart = self.clock.daypart(np.asarray(local.hour, dtype=np.int64))
-        weekday = np.asarray(local.weekday, dtype=np.int64) + len(self.clock.dayparts)
+        weekday = np.asarray(local.day_of_week, dtype=np.int64) + len(self.clock.dayparts)
         owner = purchases.owner.astype(np.int64)
         base = self.category[purchases.item].astype(np.int64) * self.n_moments
         known = daypart != _NONE

@@ -67,10 +67,6 @@ _NOTES = tuple(
         (r"(?P<region>.*) charged (?P<count>[0-9]+) rounds that it .*", "note.unexplained"),
         (r"(?P<region>.*) answered (?P<count>[0-9]+) parts of queries .*", "note.answers"),
         (
-            r"(?P<region>.*): (?P<count>[0-9]+) answers to queries are younger .*",
-            "note.answers_unseen",
-        ),
-        (
             r"Of the log of (?P<party>.*), (?P<held>[0-9]+) of (?P<size>[0-9]+) entries are in .*",
             "note.partial",
         ),

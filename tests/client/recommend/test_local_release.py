@@ -212,7 +212,7 @@ def test_a_file_that_does_not_hold_is_left_out_and_said_to_be(
     scenes.write_bytes(b"")
     left_out("damaged")
     scenes.write_bytes(bias.read_bytes())
-    left_out("does not ask for 'scenes'")
+    left_out("of another round, mechanism")
 
     sealed = SealedAnswer.decode(kept, scenes)
     other = {"scenes": sealed.arrays["scenes"] + np.float32(1)}
