@@ -16,7 +16,15 @@ from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.errors import VerificationError
 from common.timestamps import format_time, now_ms
-from tests.support.region_home import ALL, DAY_MS, make_region_home, open_home
+from tests.support.memory_signer import MemorySigner
+from tests.support.region_home import (
+    ALL,
+    DAY_MS,
+    GRACE_S,
+    make_region_home,
+    notice_record,
+    open_home,
+)
 from tests.support.served_region import choose, withdraw, without_recommendations
 
 
@@ -142,8 +150,6 @@ def test_all_who_consent_are_eligible(home: RegionHome, gate: ConsentGate) -> No
 
 
 def test_a_notice_that_lapses_ends_consents_to_it(home: RegionHome, gate: ConsentGate) -> None:
-    from tests.support.region_home import GRACE_S, notice_record
-
     with open_home(home) as opened:
         first = opened.state.notices[0].sha256
         newer = notice_record(
@@ -155,7 +161,30 @@ def test_a_notice_that_lapses_ends_consents_to_it(home: RegionHome, gate: Consen
     assert gate.judge("ada").refused == "no-consent"
 
 
-def test_refreshing_changes_nothing_while_the_registry_is_the_same(gate: ConsentGate) -> None:
-    sid = gate.judge("ada").sid
+def test_nothing_is_opened_anew_while_the_registry_is_the_same(
+    home: RegionHome, gate: ConsentGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log of a million consents takes minutes to read: a refresh must not begin it again."""
+
+    def never(gate: ConsentGate) -> None:
+        raise AssertionError("opened anew")
+
+    monkeypatch.setattr(ConsentGate, "_open", never)
+    withdraw(home, "ada")
     gate.refresh()
-    assert gate.judge("ada").sid == sid
+    assert gate.judge("ada").refused == "no-consent"
+
+
+def test_a_head_that_the_logs_key_has_not_signed_closes_the_gate(
+    home: RegionHome, gate: ConsentGate
+) -> None:
+    """Whoever can write the file but has not the log's key cannot append to it unseen."""
+    assert gate.judge("ada").refused is None
+    stranger = MemorySigner("stranger")
+    with AuditLog.open(home.log, origin=home.origin, signer=stranger) as log:
+        # The entry itself is fine.
+        entry = make_entry(notice_record(notice_id="pn-9"), home.signer("controller"))
+        log.append([entry])
+    assert gate.judge("ada").refused == "consents-unreadable"
+    with pytest.raises(VerificationError, match="did not sign"):
+        ConsentGate(home)

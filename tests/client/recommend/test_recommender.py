@@ -14,6 +14,7 @@ import pytest
 
 from client.consent_service.registrar import Choice
 from client.engine.home import RegionHome
+from client.recommend.exposure import Exposure, ExposureLog
 from client.recommend.recommender import Recommender
 from client.recommend.release import MODEL_NAME, release_folder
 from client.recommend.settings import RecommendSettings
@@ -31,7 +32,7 @@ from client.recommend.types import (
     UnknownItemError,
 )
 from common.catalogue import Catalogue
-from common.errors import FedprefError, InputError, VerificationError
+from common.errors import FedprefError, InputError, StorageError, VerificationError
 from common.timestamps import now_ms
 from tests.support.preference_data import END_MS
 from tests.support.region_home import ALL
@@ -527,4 +528,94 @@ def test_many_threads_ask_observe_withdraw_and_refresh(home: RegionHome) -> None
         thread.join(timeout=60)
     assert not faults
     assert ask(recommender, "ada").personal
+    recommender.close()
+
+
+def experiment(*arms: dict[str, Any], name: str = "trial") -> RecommendSettings:
+    return RecommendSettings.model_validate(
+        {"history": {"until": "model"}, "experiment": {"name": name, "arms": list(arms)}}
+    )
+
+
+HALVES = (
+    {"name": "usual", "share": 0.5, "method": "history"},
+    {"name": "popular", "share": 0.5, "method": "popular"},
+)
+
+
+def exposures(recommender: Recommender, name: str = "trial") -> list[Exposure]:
+    assert recommender._exposures is not None
+    return list(recommender._exposures.all(name))
+
+
+def test_each_customer_stays_in_an_arm_and_what_she_saw_is_logged(tmp_path: Path) -> None:
+    several = tuple(f"customer-{number}" for number in range(12))
+    sales = tuple((customer, 7, 2.0) for customer in several)
+    home = make_served_region(tmp_path / "home", sales=sales, consenting=(*several, "new"))
+    recommender = opened(home, experiment(*HALVES))
+    arms: dict[str, set[str]] = {}
+    for customer in several * 2:
+        answer = ask(recommender, customer, k=3)
+        arms.setdefault(customer, set()).add(answer.variant)
+        popular = answer.variant == "popular"
+        assert answer.personal is not popular
+        assert answer.why_not_personal == ("experiment" if popular else None)
+        assert (names(answer)[0] == CATALOGUE.items[7]) is not popular
+    assert all(len(each) == 1 for each in arms.values())
+    assert set.union(*arms.values()) == {"usual", "popular"}
+    # Nobody else is in it, nor in the log: the one who refused, the unknown, nobody at all.
+    for other in ("cy", "nobody-we-know", None):
+        assert ask(recommender, other).variant == "none"
+    logged = exposures(recommender)
+    assert len(logged) == 24
+    assert {each.arm for each in logged} == {"usual", "popular"}
+    assert all(len(each.items) == 3 for each in logged)
+    recommender.close()
+
+
+def test_an_arm_may_leave_live_events_out(home: RegionHome) -> None:
+    arms = ({"name": "a", "share": 0.5, "live": False}, {"name": "b", "share": 0.5, "live": False})
+    recommender = opened(home, experiment(*arms))
+    before = ask(recommender, "bo").items
+    assert recommender.observe(event("bo", "view", 9))
+    assert ask(recommender, "bo").items == before
+    wide = (
+        {"name": "a", "share": 0.5, "diversity": 1.0},
+        {"name": "b", "share": 0.5, "diversity": 1.0},
+    )
+    spread = opened(home, experiment(*wide))
+    kinds = [number % 6 for number in numbers(ask(spread, "bo", k=5))]
+    assert len(set(kinds)) == 5
+    for each in (recommender, spread):
+        each.close()
+
+
+def test_a_refresh_takes_out_the_exposures_of_whoever_withdrew(home: RegionHome) -> None:
+    recommender = opened(home, experiment(*HALVES))
+    ask(recommender, "ada")
+    ask(recommender, "bo")
+    assert len(exposures(recommender)) == 2
+    withdraw(home, "ada")
+    recommender.refresh()
+    (left,) = exposures(recommender)
+    bo = recommender.gate.judge("bo").sid
+    assert recommender._assignment is not None
+    assert left.customer == recommender._assignment.pseudonym(str(bo))
+    recommender.close()
+
+
+def test_a_disk_that_refuses_exposures_keeps_nobody_from_her_list(
+    home: RegionHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = opened(home, experiment(*HALVES))
+
+    def full(log: ExposureLog, exposure: Exposure) -> None:
+        raise StorageError("The disk is full.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ExposureLog, "add", full)
+        assert len(ask(recommender, "bo").items) == 10
+        assert recommender.faults == ("The disk is full.",)
+    ask(recommender, "bo")
+    assert recommender.faults == ()
     recommender.close()
