@@ -22,7 +22,7 @@ _SIZES = f"{CUSTOMERS:,} customers × {ITEMS:,} items × {REGIONS} regions"
 ROUND = Bar(f"a DP round, {_SIZES}: factors", "s", 600)
 MEMORY = Bar("… memory of all processes, the most there was", "MB", 8_000)
 WIDE_ROUND = Bar("… of the tied autoencoder over all items", "s", 600)
-WIDE_MEMORY = Bar("… its memory", "MB", 8_000)
+WIDE_MEMORY = Bar("… memory of that round", "MB", 8_000)
 
 BARS = (*batch_scoring.BARS, *serving.BARS, ROUND, MEMORY, WIDE_ROUND, WIDE_MEMORY)
 

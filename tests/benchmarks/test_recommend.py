@@ -50,7 +50,7 @@ def test_a_service_is_loaded_and_a_batch_made(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_rounds_are_played_from_stores_to_the_next_model(tmp_path: Path) -> None:
-    figures = recommend.measure_rounds(tmp_path / "federation", 300, 400, 3)
+    figures = recommend.measure_rounds(tmp_path / "federation", 300, 5_000, 3)
     assert set(figures) == {
         recommend.ROUND,
         recommend.MEMORY,
@@ -58,7 +58,7 @@ def test_rounds_are_played_from_stores_to_the_next_model(tmp_path: Path) -> None
         recommend.WIDE_MEMORY,
     }
     assert all(figure.value > 0 for figure in figures.values())
-    assert "m = 400, d =" in str(figures[recommend.WIDE_ROUND].baseline)
+    assert "m = 5,000, d =" in str(figures[recommend.WIDE_ROUND].baseline)
     assert (tmp_path / "federation" / "model.npz").is_file()
     assert not list((tmp_path / "federation").glob("release-*.npz"))
 
