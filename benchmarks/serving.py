@@ -124,7 +124,7 @@ def _answers(path: Path) -> bool:
 
 
 def _is_live(target: Target, customer: str) -> bool:
-    """Whether an item far down a customer's list moves up in the very next one if she looks at it."""
+    """Whether an item far down a customer's list moves up in the next one if she looks at it."""
     asked = {"customer": customer, "k": _LISTED}
     before = _items(_post(target, RECOMMENDATIONS, asked))
     viewed = before[_FAR_DOWN]

@@ -34,14 +34,14 @@ def hidden_rows(tables: ScoringTables, rows: PreferenceDataset) -> FloatArray:
 
 def tilt_of(level: TiltTable, own: ItemSets) -> Tilt:
     """As `scoring.TiltTable.tilts`."""
-    smoothed = own.sizes + TILT_SMOOTHING
+    smoothed = own.sizes.astype(np.float64) + TILT_SMOOTHING
     places = level.of_item[own.items]
     return _tilt(own, places, level.overall, smoothed, TILT_SMOOTHING, exponent=level.exponent)
 
 
 def lift_of(level: Level, own: ItemSets) -> Tilt:
     """As `cold.Level.lifts`."""
-    smoothed = own.sizes + SMOOTHING
+    smoothed = own.sizes.astype(np.float64) + SMOOTHING
     return _tilt(
         own, level.codes[own.items], level.shares, smoothed, SMOOTHING, exponent=level.exponent
     )

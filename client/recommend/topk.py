@@ -181,8 +181,8 @@ def _weighed(
     items: ItemTable, customers: Customers, products: FloatArray, places: npt.NDArray[np.integer]
 ) -> FloatArray:
     """float64[n, c]: the scores that belong to products with the items at some places."""
-    scores = np.maximum(products, 0.0) if items.positive else products
-    scores = scores * items.weights[places]
+    kept = np.maximum(products, 0.0) if items.positive else products
+    scores: FloatArray = kept * items.weights[places]
     whose = np.broadcast_to(np.arange(len(products))[:, None], products.shape)
     for tilt, codes in zip(customers.tilts, items.codes, strict=True):
         scores = scores * tilt.at(whose, codes[places])

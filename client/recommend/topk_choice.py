@@ -68,7 +68,8 @@ def _numpy_part(items: ItemTable, customers: Customers, k: int) -> Candidates:
         best = np.tile(np.arange(items.n_items), (customers.n_customers, 1))
     chosen = np.take_along_axis(scores, best, axis=1)
     order = np.lexsort((items.numbers[best], -chosen), axis=1)
-    best, chosen = (np.take_along_axis(each, order, axis=1) for each in (best, chosen))
+    best = np.take_along_axis(best, order, axis=1)
+    chosen = np.take_along_axis(chosen, order, axis=1)
     there = chosen > -np.inf
     products = np.zeros(best.shape)
     for factor in range(items.rank):

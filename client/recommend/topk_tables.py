@@ -97,7 +97,7 @@ class ItemTable:
     @property
     def rank(self) -> int:
         """How many factors."""
-        return self.factors.shape[1]
+        return int(self.factors.shape[1])
 
 
 @dataclass(frozen=True, eq=False)
