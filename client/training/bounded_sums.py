@@ -186,8 +186,10 @@ def _sum_of_rows(
     # What one customer adds to one coordinate counts once, as a whole.
     rows.sum_duplicates()
     clipped = clip_rows(rows, clipping_norm)
-    total: FloatArray = np.bincount(clipped.indices, weights=clipped.data, minlength=size)
-    return total.astype(np.float64)
+    total: FloatArray = np.bincount(clipped.indices, weights=clipped.data, minlength=size).astype(
+        np.float64
+    )
+    return total
 
 
 def _within(part: Purchases, start_ms: int, end_ms: int) -> Purchases:

@@ -79,8 +79,8 @@ def test_json_says_the_same(home: RegionHome, command: Command) -> None:
     [
         (("--epsilon", "0.1"), BudgetError, "Nothing was spent"),
         (("--epsilon", "3"), PolicyError, "queries.scenes"),
-        (("--epsilon", "0"), InputError, "epsilon"),
-        (("--epsilon", "nan"), InputError, "epsilon"),
+        (("--epsilon", "0"), InputError, "No noise brings"),
+        (("--epsilon", "nan"), InputError, "No noise brings"),
         (("--epsilon", "2", "--ask", "regional-bias"), InputError, "no model is installed"),
         (("--epsilon", "2", "--ask", "everything"), InputError, "nothing that a region"),
         (("--epsilon", "2", "--time-zone", "Nowhere"), InputError, "no time zone"),

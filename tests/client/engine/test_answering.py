@@ -144,25 +144,26 @@ def killed_at(point: Point, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
             yield
 
 
-POINTS = (
+#: Between two stages; the places within a durable write are tried, too, when there is time.
+STAGES = (Point.LEDGER_COMMITTED, Point.CHARGED, Point.NOISED, Point.SEALED, Point.LOGGED)
+WITHIN = (
     Point.BEGUN,
     Point.LEDGER_ADMITTED,
     Point.LEDGER_WRITTEN,
-    Point.LEDGER_COMMITTED,
     Point.LOG_WRITTEN,
     Point.LOG_COMMITTED,
-    Point.CHARGED,
-    Point.NOISED,
     Point.FILE_OPENED,
     Point.FILE_WRITTEN,
     Point.FILE_SYNCED,
     Point.FILE_RENAMED,
-    Point.SEALED,
-    Point.LOGGED,
 )
+POINTS = [
+    *(pytest.param(point, id=point.name) for point in STAGES),
+    *(pytest.param(point, id=point.name, marks=pytest.mark.slow) for point in WITHIN),
+]
 
 
-@pytest.mark.parametrize("point", POINTS, ids=[point.name for point in POINTS])
+@pytest.mark.parametrize("point", POINTS)
 def test_killed_anywhere_it_goes_on_with_one_charge_and_one_answer(
     federation: Federation, point: Point, monkeypatch: pytest.MonkeyPatch
 ) -> None:
