@@ -68,7 +68,9 @@ def evaluate(
     ] = True,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of evaluation.json and privacy-utility.svg [evaluation/NAME]."),
+        typer.Option(
+            help="Folder of evaluation.json and privacy-utility.svg [runs/evaluation-NAME]."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
@@ -103,7 +105,7 @@ def evaluate(
         catalogue=catalogue,
     )
     result = evaluate_with_progress(request, console)
-    folder = out or Path("evaluation") / result["data"]["name"]
+    folder = out or Path("runs") / f"evaluation-{result['data']['name']}"
     written, drawn = write_result(result, folder)
     if as_json:
         sys.stdout.write(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")

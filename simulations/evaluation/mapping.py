@@ -23,12 +23,13 @@ from client.data.source_config import (
     read_declaration,
     source_from_table,
 )
-from common.catalogue import LEVELS, Catalogue
+from common.catalogue import BRAND, LEVELS, Catalogue
 from common.errors import InputError
 from common.validate import PARTY
 
 TABLE = "evaluation"
 DEFAULT_REGIONS = 5
+_LEVELS = (*LEVELS, BRAND)
 _ENCODINGS = {"utf-8": "utf-8-sig", "latin-1": "latin-1", "utf-16": "utf-16"}
 
 
@@ -41,9 +42,10 @@ class CatalogueTable(BaseModel):
         delimiter: The CSV column separator.
         encoding: The CSV text encoding.
         item: The column with the items' references, as the store spells them.
-        category: The column with their category; likewise the next two. None: no labels.
+        category: The column with their category; likewise the next three. None: no labels.
         product_type: The finer type.
         department: The department.
+        brand: Whose make each item is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -56,6 +58,7 @@ class CatalogueTable(BaseModel):
     category: ColumnName | None = None
     product_type: ColumnName | None = None
     department: ColumnName | None = None
+    brand: ColumnName | None = None
 
     def read(self, base: Path) -> Catalogue:
         """Reads the catalogue.
@@ -68,19 +71,15 @@ class CatalogueTable(BaseModel):
         """
         path = base / self.path
         kind = self.format or ("parquet" if path.suffix in (".parquet", ".pq") else "csv")
-        plain = kind == "parquet" and not self.model_fields_set & {"item", *LEVELS}
+        plain = kind == "parquet" and not self.model_fields_set & {"item", *_LEVELS}
         if plain:
             return Catalogue.load(path)
-        wanted = [self.item, *(name for name in self._levels if name is not None)]
+        named = {level: getattr(self, level) for level in _LEVELS}
+        labelled = {level: column for level, column in named.items() if column is not None}
+        wanted = [self.item, *labelled.values()]
         columns = self._parquet(path, wanted) if kind == "parquet" else self._csv(path, wanted)
-        labels = [None if name is None else columns[name] for name in self._levels]
-        return Catalogue.of(
-            columns[self.item], category=labels[0], product_type=labels[1], department=labels[2]
-        )
-
-    @property
-    def _levels(self) -> tuple[str | None, ...]:
-        return (self.category, self.product_type, self.department)
+        labels = {level: columns[column] for level, column in labelled.items()}
+        return Catalogue.of(columns[self.item], **labels)
 
     def _csv(self, path: Path, wanted: list[str]) -> dict[str, list[str]]:
         try:
