@@ -70,8 +70,19 @@ def ask(
         raise UsageError("--similar and --also-bought are two questions.", remedy="Ask one.")
     if event and customer is None:
         raise UsageError("An event is somebody's.", remedy="Name her with --customer.")
+    # All that can be refused is refused before anything is loaded.
+    events = [_event(str(customer), text) for text in event or ()]
+    query = Query(
+        customer=customer,
+        k=k,
+        scene=scene_of(daypart, weekday, store_type),
+        exclude=frozenset(exclude or ()),
+        in_stock=stock_of(in_stock),
+        new_only=new_only,
+        diversity=diversity,
+    )
+    about = similar or also_bought
     with closing(open_recommender(home)) as recommender:
-        about = similar or also_bought
         if about is not None:
             items = (recommender.similar if similar else recommender.also_bought)(about, k)
             if as_json:
@@ -79,19 +90,9 @@ def ask(
             else:
                 _print_items(items)
             return
-        for text in event or ():
-            _observe(recommender, _event(str(customer), text))
-        answer = recommender.recommend(
-            Query(
-                customer=customer,
-                k=k,
-                scene=scene_of(daypart, weekday, store_type),
-                exclude=frozenset(exclude or ()),
-                in_stock=stock_of(in_stock),
-                new_only=new_only,
-                diversity=diversity,
-            )
-        )
+        for each in events:
+            _observe(recommender, each)
+        answer = recommender.recommend(query)
     if as_json:
         typer.echo(json.dumps(answer_record(answer), indent=2))
     else:

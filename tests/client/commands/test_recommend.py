@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ import pytest
 
 from client import cli
 from client.consent_service.demo_issuer import make_demo_issuer, trust_demo_issuer
+from client.engine.home import RegionHome
 from client.recommend.config import token_file
+from client.recommend.recommender import Recommender
+from client.recommend.release import install_release
 from common.errors import EXIT_USAGE, InputError, VerificationError
 from tests.support.consent_service import free_port
 
@@ -62,9 +65,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 @pytest.fixture(scope="module")
 def installed(home: Path) -> Path:
     """The home, with the run's model installed by the command."""
-    from client.engine.home import RegionHome
-    from client.recommend.release import install_release
-
     install_release(RegionHome.read(home), home.parents[1])
     return home
 
@@ -97,8 +97,6 @@ class Shop:
     """A program of the shop's, at a running service."""
 
     def __init__(self, home: Path, url: str) -> None:
-        from client.engine.home import RegionHome
-
         token = token_file(RegionHome.read(home)).read_text().strip()
         self.http = httpx.Client(
             base_url=f"{url}/api/v1", headers={"Authorization": f"Bearer {token}"}, timeout=60
@@ -166,10 +164,10 @@ def test_filters_of_the_command_are_kept_to(
         (("--customer", CUSTOMER, "--diversity", "nan"), 3, "diversity"),
         (("--customer", CUSTOMER, "--daypart", "teatime"), 3, "teatime"),
         (("--customer", CUSTOMER, "--event", "stare=item-0001"), 3, "stare"),
-        (("--customer", CUSTOMER, "--event", "view=nothing"), 3, "nothing"),
+        (("--customer", CUSTOMER, "--event", "view=nothing"), 3, "not in the region's catalogue"),
         (("--customer", CUSTOMER, "--event", "view"), 3, "neither an item nor a category"),
         (("--event", "view=item-0001"), EXIT_USAGE, "--customer"),
-        (("--similar", "nothing"), 3, "nothing"),
+        (("--similar", "nothing"), 3, "not in the region's catalogue"),
         (("--similar", "item-0001", "--also-bought", "item-0001"), EXIT_USAGE, "two questions"),
         (("--in-stock", "/nowhere/stock"), 3, "/nowhere/stock"),
     ],
@@ -184,11 +182,17 @@ def test_bad_questions_end_with_one_message(
     assert "Traceback" not in errors
 
 
+def another_customer(home: Path) -> str:
+    """A customer with consent and purchases, whom no other test asks for."""
+    with closing(Recommender.open(RegionHome.read(home))) as recommender:
+        return next(each for each in recommender.customers(2) if each != CUSTOMER)
+
+
 def test_a_withdrawal_while_serving_takes_effect_on_the_next_request(installed: Path) -> None:
-    """Two real processes: the customer withdraws at the one, the shop asks the other."""
+    """Two real processes: a customer withdraws at the one, the shop asks the other."""
+    customer = another_customer(installed)
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    from client.engine.home import RegionHome
 
     issuer = make_demo_issuer(installed.parent / "issuer.pem")
     trust_demo_issuer(installed, issuer, public_url=url)
@@ -200,36 +204,36 @@ def test_a_withdrawal_while_serving_takes_effect_on_the_next_request(installed: 
         address = ready.split(" ready on ")[1].split(",")[0]
         shop = Shop(installed, address)
 
-        before = shop.post("/recommendations", customer=CUSTOMER, k=10)
+        before = shop.post("/recommendations", customer=customer, k=10)
         assert before["personal"] is True
-        assert shop.post("/history", customer=CUSTOMER)["items"]
+        assert shop.post("/history", customer=customer)["items"]
 
         # A live event counts at once.
-        new = "item-0150"
-        assert new not in [each["item"] for each in before["items"]]
-        assert shop.post("/events", customer=CUSTOMER, kind="view", item=new) == {"kept": True}
-        moved = shop.post("/recommendations", customer=CUSTOMER, k=10)
+        listed = [each["item"] for each in before["items"]]
+        new = next(item for item in ("item-0150", "item-0151") if item not in listed)
+        assert shop.post("/events", customer=customer, kind="view", item=new) == {"kept": True}
+        moved = shop.post("/recommendations", customer=customer, k=10)
         assert "viewed" in {r["code"] for each in moved["items"] for r in each["reasons"]}
 
         def act(path: str, **body: object) -> None:
-            headers = {"Authorization": f"Bearer {issuer.token(CUSTOMER)}"}
+            headers = {"Authorization": f"Bearer {issuer.token(customer)}"}
             answer = httpx.post(f"{url}/api/v1{path}", json=body, headers=headers, timeout=60)
             assert answer.status_code == 201, answer.text
 
         act("/withdrawal")
-        after = shop.post("/recommendations", customer=CUSTOMER, k=10)
+        after = shop.post("/recommendations", customer=customer, k=10)
         assert (after["personal"], after["why_not_personal"]) == (False, "no-consent")
         assert after["consent_size"] > before["consent_size"]
         nobody = shop.post("/recommendations", k=10)
         assert after["items"] == nobody["items"]
-        assert shop.post("/history", customer=CUSTOMER) == {"items": []}
-        assert shop.post("/events", customer=CUSTOMER, kind="view", item=new) == {"kept": False}
+        assert shop.post("/history", customer=customer) == {"items": []}
+        assert shop.post("/events", customer=customer, kind="view", item=new) == {"kept": False}
 
         server.send_signal(signal.SIGTERM)
         output, errors = server.communicate(timeout=READY_S)
         assert server.returncode == 0, errors
         assert "recommender stopped" in output
-        assert CUSTOMER not in output + errors
+        assert customer not in output + errors
 
 
 def test_a_tampered_release_is_not_served(
