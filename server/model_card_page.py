@@ -36,7 +36,8 @@ LIMITS = (
     "How good it is is not said here: any such figure would be about customers.",
 )
 
-_STRATEGIES = {
+#: What each strategy makes, in words.
+STRATEGIES = {
     FACTORS: "item factors by noisy block power iteration on customers' weighted rows",
     GRAM: "item factors from one noisy sum of which items are bought together",
     TIED_AUTOENCODER: "an autoencoder with one table of item factors, trained by DP-SGD steps",
@@ -101,7 +102,7 @@ _DIGESTS = (
 
 
 def _opening(record: Mapping[str, Any]) -> str:
-    about = _STRATEGIES[record["strategy"]]
+    about = STRATEGIES[record["strategy"]]
     return (
         f"Published by the coordinator of {record['federation']} at {record['published']}, made by "
         f"the run `{record['run']}`.\n\n"

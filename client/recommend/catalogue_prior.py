@@ -27,7 +27,8 @@ _MOST_COMPONENTS = 24
 _LEAST_SCALE = 1e-3
 # As if this many items had been seen at the shares of the level above.
 _LEVEL_SMOOTHING = 10.0
-_ROUNDS = 8
+# EM needs many rounds from a flat start; further down it starts near where it ends.
+_FIRST_ROUNDS, _ROUNDS = 40, 6
 
 
 def item_paths(catalogue: Catalogue) -> list[IntArray]:
@@ -82,8 +83,11 @@ def expected_popularity(
     shares = _shares(item_paths(catalogue), likelihood, known)
     posterior = shares[:known] * likelihood
     posterior /= posterior.sum(axis=1, keepdims=True)
-    expected = shares @ centres
-    expected[:known] = (posterior * _means(released, centres, widths, noise_stddev)).sum(axis=1)
+    means = posterior * _means(released, centres, widths, noise_stddev)
+    # What is of a component lies around its centre, not at it.
+    weight = posterior.sum(axis=0)
+    expected = shares @ np.where(weight > 0, means.sum(axis=0) / np.maximum(weight, 1e-300), 0.0)
+    expected[:known] = means.sum(axis=1)
     return np.maximum(expected, 0.0)
 
 
@@ -122,14 +126,14 @@ def _shares(paths: list[IntArray], likelihood: FloatArray, known: int) -> FloatA
     """float64[n_items, components]: the shares of each item's finest group."""
     n_components = likelihood.shape[1]
     above, path_above = np.full((1, n_components), 1.0 / n_components), np.zeros_like(paths[0])
-    for path in paths:
+    for level, path in enumerate(paths):
         groups, first = np.unique(path, return_index=True)
         prior = above[path_above[first]]
         own = path[:known]
         members = csr_matrix((np.ones(known), (own, np.arange(known))), (len(groups), known))
         sizes = np.bincount(own, minlength=len(groups))[:, None]
         shares = prior
-        for _ in range(_ROUNDS):
+        for _ in range(_ROUNDS if level else _FIRST_ROUNDS):
             posterior = shares[own] * likelihood
             posterior /= posterior.sum(axis=1, keepdims=True)
             shares = (members @ posterior + _LEVEL_SMOOTHING * prior) / (sizes + _LEVEL_SMOOTHING)
