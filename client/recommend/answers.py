@@ -14,6 +14,7 @@ from client.recommend.filters import (
     allowed_items,
     choose,
     most_popular,
+    pool_size,
 )
 from client.recommend.histories import Histories, with_purchases
 from client.recommend.live_rules import LiveEffect
@@ -29,6 +30,8 @@ FloatArray = npt.NDArray[np.float64]
 
 # Of a customer who is only thought of: she has bought one item.
 _NOBODY = "0" * 64
+# With more items that may not be shown, as with a short list of what is in stock, all are scored.
+_MOST_HIDDEN = 2000
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +63,6 @@ def personal_items(served: Served, query: Query, customer: Customer) -> tuple[Re
         ScoresNotFiniteError: Her scores are no numbers.
     """
     tables, scene = served.tables, served.scene_factor(query.scene)
-    scored = score_customer(
-        tables, customer.row, method=customer.method, effect=customer.effect, scene=scene
-    )
     allowed = allowed_items(
         tables,
         query,
@@ -70,6 +70,17 @@ def personal_items(served: Served, query: Query, customer: Customer) -> tuple[Re
         left_out=customer.effect.left_out,
     )
     diversity = max(query.diversity, customer.effect.diversity, customer.diversity)
+    # Each item that may not be shown may stand before one that may.
+    hidden = tables.n_items - int(np.count_nonzero(allowed))
+    most = pool_size(query.k, diversity) + hidden
+    scored = score_customer(
+        tables,
+        customer.row,
+        method=customer.method,
+        effect=customer.effect,
+        scene=scene,
+        most=most if hidden <= _MOST_HIDDEN else None,
+    )
     chosen = choose(tables, scored, query.k, allowed=allowed, diversity=diversity)
     grounds = Grounds(tables, customer.row, scored, customer.effect, scene, served.is_regional)
     return _recommended(served.catalogue, chosen.items, chosen.scores, reasons_of(grounds, chosen))

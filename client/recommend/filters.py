@@ -86,7 +86,7 @@ def choose(
         k items, or all that may be shown if there are fewer.
     """
     kept = np.flatnonzero(allowed[scored.items] & (scored.scores > 0))
-    pool = k if not diversity else max(_LEAST_POOL, _POOL_OF * k)
+    pool = pool_size(k, diversity)
     places = kept[_best(scored.scores[kept], scored.items[kept], pool)]
     if diversity:
         places = _spread(tables, scored, places, k, diversity)
@@ -97,6 +97,11 @@ def choose(
         np.concatenate([scores, np.zeros(len(rest))]),
         np.concatenate([places, np.full(len(rest), -1, dtype=np.int64)]),
     )
+
+
+def pool_size(k: int, diversity: float) -> int:
+    """Among how many of the best a list of k is chosen."""
+    return max(_LEAST_POOL, _POOL_OF * k) if diversity else k
 
 
 def most_popular(

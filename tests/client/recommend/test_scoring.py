@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from client.data.dataset import PreferenceDataset
 from client.recommend.cold import ColdScores
-from client.recommend.filters import choose
+from client.recommend.filters import choose, pool_size
 from client.recommend.live_rules import Cause, LiveEffect
 from client.recommend.scoring import (
     ScoresNotFiniteError,
@@ -201,7 +201,8 @@ ROW = dataset_of({"a": {0: [1.0, 2.0], 6: [2.0], 50: [9.0]}}, N_ITEMS)
 def test_a_live_event_adds_a_share_of_the_best_score() -> None:
     made = tables()
     before, after = score_customer(made, ROW), score_customer(made, ROW, effect=effect())
-    best = (before.own + before.shared).max()
+    first = before.items < made.n_vocabulary
+    best = max(before.shared[first].max(), (before.own + before.shared)[before.own > 0].max())
     added = dict(zip(after.items.tolist(), after.live.tolist(), strict=True))
     assert {item: value for item, value in added.items() if value} == pytest.approx(
         {3: 0.5 * best, 59: 2.0 * best}
@@ -220,7 +221,8 @@ def test_the_usual_can_be_raised() -> None:
         ROW,
         effect=effect(items=np.zeros(0, np.int64), boosts=np.zeros(0), causes=(), usual=0.5),
     )
-    best = (plain.own + plain.shared).max()
+    first = plain.items < made.n_vocabulary
+    best = max(plain.shared[first].max(), (plain.own + plain.shared)[plain.own > 0].max())
     assert usual.live == pytest.approx(0.5 * best * plain.own / plain.own.max())
 
 
@@ -278,3 +280,63 @@ def test_one_customers_scores_do_not_depend_on_anothers_rows() -> None:
         score_customer(made, dataset_of(random_customers(1, N_ITEMS, seed=seed), N_ITEMS))
     again = score_customer(made, ROW)
     assert np.array_equal(alone.scores, again.scores)
+
+
+short = st.tuples(
+    customers,
+    st.integers(1, 15),
+    st.sets(st.integers(0, N_ITEMS - 1), max_size=10),
+    st.lists(st.floats(0.25, 4.0), min_size=6, max_size=6),
+    st.sampled_from([0.0, 0.4]),
+)
+
+
+@given(short)
+def test_a_short_list_needs_few_cold_items(
+    case: tuple[Purchases, int, set[int], list[float], float],
+) -> None:
+    """Left out are such cold items only as cannot be in it, whatever is hidden and raised."""
+    history, k, hidden, factors, diversity = case
+    row, made = dataset_of({"a": history}, N_ITEMS), tables()
+    allowed = EVERYTHING.copy()
+    allowed[list(hidden)] = False
+    scene = np.array(factors)
+    most = pool_size(k, diversity) + len(hidden)
+    lists = []
+    for few in (None, most):
+        scored = score_customer(made, row, effect=effect(), scene=scene, most=few)
+        chosen = choose(made, scored, k, allowed=allowed, diversity=diversity)
+        lists.append((chosen.items.tolist(), chosen.scores.tolist()))
+    assert lists[0] == lists[1]
+
+
+def test_a_short_list_leaves_most_cold_items_out() -> None:
+    n_items, size = 5000, 50
+    catalogue = Catalogue.of(
+        [f"i{number}" for number in range(n_items)],
+        category=[f"c{number % 40}" for number in range(n_items)],
+        product_type=[f"t{number % 400}" for number in range(n_items)],
+    )
+    generator = np.random.default_rng(1)
+    model = ModelState.from_arrays(
+        {
+            "popularity": (1000 / np.arange(1, n_items + 1)).astype(np.float32),
+            "vocabulary": np.arange(size),
+            "item_weights": np.ones(size, dtype=np.float32),
+            "item_factors": generator.normal(size=(size, 4)).astype(np.float32),
+        }
+    )
+    made = ScoringTables.of(model, catalogue, popularity_noise_stddev=2.0)
+    row = dataset_of({"a": {3: [1.0], 7: [2.0], 4000: [1.0]}}, n_items)
+    everything = np.ones(n_items, dtype=bool)
+    full, few = score_customer(made, row), score_customer(made, row, most=10)
+    assert len(few.items) < len(full.items) / 4
+    assert 4000 in few.items.tolist()
+    lists = [choose(made, scored, 10, allowed=everything) for scored in (full, few)]
+    assert np.array_equal(lists[0].items, lists[1].items)
+    assert np.array_equal(lists[0].scores, lists[1].scores)
+    scores = dict(zip(full.items.tolist(), full.scores.tolist(), strict=True))
+    assert all(
+        scores[item] == value
+        for item, value in zip(few.items.tolist(), few.scores.tolist(), strict=True)
+    )
