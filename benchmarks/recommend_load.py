@@ -118,7 +118,7 @@ def put_load(
             counted.
 
     Raises:
-        OSError: There is no service.
+        InputError: There is no service.
     """
     return asyncio.run(_Loading(target, requests, rate, connections, seed).run(warm_up))
 
@@ -146,7 +146,7 @@ class _Loading:
 
     async def run(self, warm_up: int) -> Load:
         """Sends everything."""
-        opened = [await self._target.connect() for _ in range(self._connections)]
+        opened = await self._open()
         for request in self._requests[:warm_up]:
             await _exchange(*opened[0], request)
         workers = [asyncio.create_task(self._work(*streams)) for streams in opened]
@@ -163,6 +163,16 @@ class _Loading:
         for _, writer in opened:
             writer.close()
         return Load(tuple(sorted(self._times_ms)), self._refused, self._lost, seconds)
+
+    async def _open(self) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        try:
+            return [await self._target.connect() for _ in range(self._connections)]
+        except OSError as error:
+            where = self._target.unix_socket or self._target.address
+            raise InputError(
+                f"No service answers at {where}: {error.strerror}.",
+                remedy="Start one: fedpref-region recommend serve.",
+            ) from error
 
     async def _work(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (waiting := await self._waiting.get()) is not None:
@@ -212,6 +222,14 @@ def print_load(load: Load) -> None:
     print(told)  # noqa: T201
 
 
+def _lines(path: Path) -> list[str]:
+    """The lines of a file that say something."""
+    try:
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}.") from error
+
+
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
@@ -234,12 +252,11 @@ def main(
     Ends with 1 if a request was refused or lost.
     """
     target = Target(
-        token_file.read_text(encoding="ascii").strip(),
+        "".join(_lines(token_file)),
         address=None if socket else LoopbackAddress.parse(address),
         unix_socket=socket,
     )
-    references = customers.read_text(encoding="utf-8").split("\n")
-    references = [reference for reference in references if reference]
+    references = _lines(customers)
     if not references:
         raise InputError(f"{customers} names no customer.", remedy="One reference a line.")
     count = max(1, round(rate * seconds))

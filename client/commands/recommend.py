@@ -132,7 +132,9 @@ def check(home: HomeArgument, as_json: JsonOption = False) -> int:
         typer.echo(json.dumps({**facts, "faults": list(faults)}, indent=2))
     else:
         console = Console(highlight=False, soft_wrap=True)
-        table = Table(box=None, show_header=False)
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim", no_wrap=True)
+        table.add_column(overflow="fold")
         for name, value in facts.items():
             table.add_row(name.replace("_", " "), str(value))
         console.print(table)
