@@ -51,24 +51,29 @@ def gram_model(
         InputError: A value is not finite, or the shape is not the plan's.
         FormatError: The model is malformed.
     """
-    ModelState.from_arrays(model)
+    # The first factor after the popularity round is the weighted popularity.
+    popular = ModelState.from_arrays(model).directions[:, 0]
     pairs = checked_sum(pair_sum, (n_pairs(plan.vocabulary_size),), "item_gram")
     factors = gram_factors(
         symmetric(pairs, plan.vocabulary_size),
+        popular,
         rank=plan.rank,
         noise_stddev=noise_stddev_of(plan, GRAM, noise_gain),
     )
     return {**model, "item_factors": factors}
 
 
-def gram_factors(gram: FloatArray, *, rank: int, noise_stddev: float) -> npt.NDArray[np.float32]:
+def gram_factors(
+    gram: FloatArray, popular: FloatArray, *, rank: int, noise_stddev: float
+) -> npt.NDArray[np.float32]:
     """Factors from a symmetric matrix whose diagonal is missing and whose other values are noisy.
 
-    The directions are the leading eigenvectors, the strengths their eigenvalues without what noise
-    adds to them; norms are as in `server.aggregation.power_step`.
+    The directions are the leading eigenvectors of what is left without the noise, the strengths
+    their eigenvalues; norms are as in `server.aggregation.power_step`.
 
     Args:
         gram: float64[m, m], symmetric; its diagonal is not looked at.
+        popular: float64[m], a direction of norm 1 that is known beforehand; see `denoised`.
         rank: d.
         noise_stddev: Standard deviation of the noise on each pair; 0 for none.
 
@@ -79,16 +84,52 @@ def gram_factors(gram: FloatArray, *, rank: int, noise_stddev: float) -> npt.NDA
     diagonal = np.zeros(len(gram))
     for _ in range(_COMPLETIONS):
         completed[np.diag_indices_from(completed)] = diagonal
-        basis, strength = _leading(completed, rank, noise_stddev)
+        kept = denoised(completed, popular, rank=rank, noise_stddev=noise_stddev)
+        basis, strength = _leading(kept, rank)
+        strength = np.maximum(strength, 0.0)
         diagonal = (basis**2) @ strength
     return factors_of(basis, strength)
 
 
-def _leading(square: FloatArray, rank: int, noise_stddev: float) -> tuple[FloatArray, FloatArray]:
-    """float64[m, d] eigenvectors by falling eigenvalue, float64[d] eigenvalues without noise."""
+def denoised(
+    square: FloatArray, popular: FloatArray, *, rank: int, noise_stddev: float
+) -> FloatArray:
+    """The symmetric matrix without its noise, where one direction is known to be strong in it.
+
+    Along that direction there is one number, which noise hardly moves; across it a vector, which
+    is shrunk as a whole (James and Stein, 1961); off it a matrix, whose eigenvalues are shrunk one
+    by one. So where noise drowns everything, what popularity tells is left and no noise.
+
+    Args:
+        square: float64[m, m], symmetric.
+        popular: float64[m], of norm 1.
+        rank: How many eigenvalues are kept off the direction.
+        noise_stddev: Standard deviation of the noise on each pair; 0 for none.
+
+    Returns:
+        float64[m, m], symmetric; positive along the direction if there is noise.
+    """
+    size = len(square)
+    onto = square @ popular
+    along = max(float(popular @ onto), noise_stddev)
+    across = onto - float(popular @ onto) * popular
+    off = square - np.outer(onto, popular) - np.outer(popular, across)
+    energy = float(across @ across)
+    if energy > 0:
+        across *= max(0.0, 1.0 - noise_stddev**2 * size / energy)
+    basis, values = _leading(off, rank)
+    strength = shrink_eigenvalues(values, size, noise_stddev)
+    mixed = np.outer(across, popular)
+    kept: FloatArray = along * np.outer(popular, popular) + mixed + mixed.T
+    kept += (basis * strength) @ basis.T
+    return kept
+
+
+def _leading(square: FloatArray, rank: int) -> tuple[FloatArray, FloatArray]:
+    """float64[m, d] eigenvectors and float64[d] eigenvalues, the largest first."""
     values, vectors = np.linalg.eigh(square)
     order = np.argsort(-values, kind="stable")[:rank]
-    return vectors[:, order], shrink_eigenvalues(values[order], len(square), noise_stddev)
+    return vectors[:, order], values[order]
 
 
 def shrink_eigenvalues(values: FloatArray, size: int, noise_stddev: float) -> FloatArray:

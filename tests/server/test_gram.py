@@ -10,7 +10,7 @@ from common.item_pairs import n_pairs, upper_triangle
 from common.model_state import ModelState
 from common.parameters import check_arrays
 from server.aggregation import first_model
-from server.gram import gram_factors, gram_model, shrink_eigenvalues
+from server.gram import denoised, gram_factors, gram_model, shrink_eigenvalues
 from tests.support.preference_data import plan_of
 
 PLAN = plan_of(n_items=60, strategy="gram")
@@ -25,6 +25,10 @@ def low_rank(size: int, strengths: list[float], seed: int = 0) -> tuple[np.ndarr
     return (basis * strengths) @ basis.T, basis
 
 
+def unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
+
+
 def wigner(size: int, stddev: float, seed: int = 0) -> np.ndarray:
     noise = np.triu(np.random.default_rng(seed).standard_normal((size, size)) * stddev, 1)
     return noise + noise.T
@@ -34,7 +38,8 @@ def test_factors_are_the_leading_eigenvectors_though_the_diagonal_is_missing() -
     gram, basis = low_rank(60, [900.0, 500.0, 200.0])
     given = gram.copy()
     given[np.diag_indices(60)] = GENERATOR.standard_normal(60) * 1e6
-    factors = gram_factors(given, rank=3, noise_stddev=0.0).astype(np.float64)
+    popular = unit(GENERATOR.random(60))
+    factors = gram_factors(given, popular, rank=3, noise_stddev=0.0).astype(np.float64)
     norms = np.linalg.norm(factors, axis=0)
     overlap = np.abs(basis.T @ (factors / norms))
     assert overlap == pytest.approx(np.eye(3), abs=0.02)
@@ -71,13 +76,31 @@ def test_shrinkage_brings_a_noisy_matrix_nearer_to_the_truth() -> None:
     assert shrunk < 0.8 * raw
 
 
-def test_noise_alone_leaves_directions_and_no_strength() -> None:
-    factors = gram_factors(wigner(50, 1.0), rank=4, noise_stddev=2.0)
-    assert np.linalg.norm(factors, axis=0) == pytest.approx([1.0] * 4, rel=1e-5)
-    # What the noise does not explain stands out of it.
-    one = wigner(50, 1.0) + 10.0
-    norms = np.linalg.norm(gram_factors(one, rank=4, noise_stddev=1.1), axis=0)
-    assert norms == pytest.approx([1.0, 1e-3, 1e-3, 1e-3], rel=1e-5)
+def test_where_noise_drowns_everything_popularity_is_left() -> None:
+    popular = unit(GENERATOR.random(50) + 0.1)
+    factors = gram_factors(wigner(50, 1.0), popular, rank=4, noise_stddev=1.5)
+    assert np.linalg.norm(factors, axis=0) == pytest.approx([1.0, 1e-3, 1e-3, 1e-3], rel=1e-5)
+    assert factors[:, 0] == pytest.approx(popular, abs=1e-6)
+
+
+def test_what_popularity_does_not_tell_stands_out_of_the_noise() -> None:
+    size, stddev = 200, 1.0
+    popular = unit(GENERATOR.random(size) + 0.1)
+    apart = GENERATOR.standard_normal(size)
+    apart = unit(apart - (apart @ popular) * popular)
+    gram = 400.0 * np.outer(popular, popular) + 150.0 * np.outer(apart, apart)
+    noisy = gram + wigner(size, stddev)
+    factors = gram_factors(noisy, popular, rank=2, noise_stddev=stddev).astype(np.float64)
+    directions = factors / np.linalg.norm(factors, axis=0)
+    assert abs(directions[:, 0] @ popular) > 0.99
+    assert abs(directions[:, 1] @ apart) > 0.97
+
+
+def test_without_noise_nothing_is_taken_off() -> None:
+    gram, _ = low_rank(40, [90.0, 50.0, 20.0])
+    kept = denoised(gram, unit(GENERATOR.random(40)), rank=40, noise_stddev=0.0)
+    # Off the direction a positive matrix is positive still, so that no eigenvalue is cut off.
+    assert kept == pytest.approx(gram, abs=1e-9)
 
 
 def test_the_model_is_the_plans_and_keeps_what_popularity_decided() -> None:
