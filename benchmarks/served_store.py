@@ -32,7 +32,7 @@ def make(root: Path, customers: int, items: int, rows_each: int) -> None:
     numbers = range(items)
     catalogue = Catalogue.of(
         [large_store.item(number) for number in numbers],
-        category=[f"category {number % CATEGORIES}" for number in numbers],
+        category=[f"category {number % TYPES % CATEGORIES}" for number in numbers],
         product_type=[f"type {number % TYPES}" for number in numbers],
     )
     catalogue.save(home.catalogue)
