@@ -110,8 +110,9 @@ class ConsentReplay:
         # The journal: each record's log index, and the place of its subject's record before.
         self._indices = array("Q")
         self._before = array("q")
-        # For each purpose and notice: consenting subjects, and until when.
-        self._granted: dict[str, dict[str, dict[str, int]]] = {}
+        # For each choice of purposes and each notice: consenting subjects, and until when. Of many
+        # subjects, who make few choices, each stands in one of them only.
+        self._granted: dict[frozenset[str], dict[str, dict[str, int]]] = {}
         # For each superseded notice: from when the one that supersedes it first is in force.
         self._superseded: dict[str, int] = {}
         self._answers: dict[tuple[str, int], _Answer] = {}
@@ -200,7 +201,9 @@ class ConsentReplay:
             if answer is None or not answer.since_ms <= at_ms < answer.until_ms:
                 groups = [
                     (granted, self._lapse_ms(notice, notice_grace_s))
-                    for notice, granted in self._granted.get(purpose, {}).items()
+                    for purposes, notices in self._granted.items()
+                    if purpose in purposes
+                    for notice, granted in notices.items()
                 ]
                 answer = _judge(groups, at_ms)
                 self._answers[key] = answer
@@ -270,26 +273,22 @@ class ConsentReplay:
             raise VerificationError("The envelope's digest is not a SHA-256 in lower-case hex.")
 
     def _revoke(self, record: ConsentRecord) -> None:
-        notice = record.form.notice_sha256
-        for purpose in record.purposes:
-            granted = self._granted.get(purpose, {}).get(notice, {})
-            if granted.pop(record.sid, None) is not None:
-                self._forget_answers(purpose)
+        purposes = _granted_purposes(record)
+        granted = self._granted.get(purposes, {}).get(record.form.notice_sha256, {})
+        if granted.pop(record.sid, None) is not None:
+            self._forget_answers(purposes)
 
     def _grant(self, record: ConsentRecord, until_ms: int) -> None:
-        if record.state != GIVEN:
-            return
-        notice = record.form.notice_sha256
-        for purpose, granted in record.purposes.items():
-            if granted:
-                notices = self._granted.setdefault(purpose, {})
-                notices.setdefault(notice, {})[record.sid] = until_ms
-                self._forget_answers(purpose)
+        purposes = _granted_purposes(record)
+        if purposes:
+            notices = self._granted.setdefault(purposes, {})
+            notices.setdefault(record.form.notice_sha256, {})[record.sid] = until_ms
+            self._forget_answers(purposes)
 
-    def _forget_answers(self, purpose: str) -> None:
+    def _forget_answers(self, purposes: frozenset[str]) -> None:
         if self._answers:
             self._answers = {
-                key: answer for key, answer in self._answers.items() if key[0] != purpose
+                key: answer for key, answer in self._answers.items() if key[0] not in purposes
             }
 
     def _lapse_ms(self, notice: str, grace_s: int) -> int:
@@ -326,6 +325,13 @@ def _judge(groups: Sequence[tuple[Mapping[str, int], int]], at_ms: int) -> _Answ
         since_ms=max((end for end in ends if end <= at_ms), default=-1),
         until_ms=min((end for end in ends if end > at_ms), default=_FOREVER),
     )
+
+
+def _granted_purposes(record: ConsentRecord) -> frozenset[str]:
+    """The purposes that a record allows; none if it does not give consent."""
+    if record.state != GIVEN:
+        return frozenset()
+    return frozenset(purpose for purpose, granted in record.purposes.items() if granted)
 
 
 def _check_import(record: ConsentRecord, latest: ConsentRecord) -> None:
