@@ -191,7 +191,7 @@ def batch(
         )
         made = write_batch(recommender, out, request)
     Console(highlight=False, soft_wrap=True).print(
-        f"{out}: lists of {made.customers:,} customers, {made.size_bytes / 1e6:,.1f} MB, by the "
+        f"{out}: lists of {made.customers:,} customers, {made.size_bytes:,} bytes, by the "
         f"model {made.model[:16]}… and the consents among the first {made.consent_size:,} entries "
         f"of the log. Left out: {made.withdrawn:,} who withdrew meanwhile, {made.not_finite:,} "
         "whose scores are no numbers."

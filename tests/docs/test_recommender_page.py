@@ -32,7 +32,7 @@ PAGE = DOCS / "recommender.md"
 
 def test_codes_are_those_of_the_answers() -> None:
     assert [codes(row[0])[0] for row in table(PAGE, "`why_not_personal`")] == list(NOT_PERSONAL)
-    reasons = [code for row in table(PAGE, "reason", "what") for code in codes(row[0])]
+    reasons = [code for row in table(PAGE, "reason", "what `about` is") for code in codes(row[0])]
     assert sorted(reasons) == sorted(REASON_CODES)
     events = re.search(r"An event is one of ([^.]*)\.", " ".join(prose(PAGE).split()))
     assert events is not None
