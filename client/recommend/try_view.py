@@ -31,6 +31,19 @@ _ABOUT_ITEM = frozenset(
 
 
 @dataclass(frozen=True)
+class Why:
+    """One reason.
+
+    Attributes:
+        text: In words; an item in them goes by what it is.
+        about: The item or category itself; empty if the reason is about none.
+    """
+
+    text: str
+    about: str
+
+
+@dataclass(frozen=True)
 class Row:
     """One place of the list.
 
@@ -39,7 +52,7 @@ class Row:
         item: The item's reference.
         name: What it is, as the catalogue says; empty if it does not.
         share: Its score as a share of the best one's, 0 to 1.
-        reasons: Why, in words.
+        reasons: Why, the strongest first.
         moved: By how many places it rose (above 0) or fell since the list before; None if it was
             not on it, or there was none.
         new: Whether it was not on the list before, and there was one.
@@ -49,7 +62,7 @@ class Row:
     item: str
     name: str
     share: float
-    reasons: tuple[str, ...]
+    reasons: tuple[Why, ...]
     moved: int | None
     new: bool
 
@@ -143,14 +156,14 @@ class TryView:
             item=each.item,
             name=self.name(each.item),
             share=min(1.0, max(0.0, each.score / best)) if best > 0 else 0.0,
-            reasons=tuple(self._reason(reason) for reason in each.reasons),
+            reasons=tuple(map(self._why, each.reasons)),
             moved=None if before is None else before - place,
             new=bool(places) and before is None,
         )
 
-    def _reason(self, reason: Reason) -> str:
-        key = f"reason.{reason.code}"
-        if reason.about is None or f"{key}.about" not in self.t.texts:
-            return self.t(key)
-        about = self.named(reason.about) if reason.code in _ABOUT_ITEM else reason.about
-        return self.t(f"{key}.about", about=about)
+    def _why(self, reason: Reason) -> Why:
+        key, about = f"reason.{reason.code}", reason.about or ""
+        if not about or f"{key}.about" not in self.t.texts:
+            return Why(self.t(key), about)
+        shown = (self.name(about) or about) if reason.code in _ABOUT_ITEM else about
+        return Why(self.t(f"{key}.about", about=shown), about)

@@ -28,7 +28,7 @@ from tests.support.consent_service import free_port, serving
 
 TOKEN = "only-for-the-picture"
 REGION = "region-1"
-HEIGHT, DESK_WIDTH, PHONE_WIDTH = 1000, 1180, 390
+HEIGHT, DESK_WIDTH, PHONE_WIDTH = 1000, 1260, 390
 
 
 def take_picture(run: Path, out: Path) -> None:

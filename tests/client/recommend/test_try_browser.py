@@ -125,7 +125,7 @@ def test_pick_change_the_scene_add_an_event_and_watch_the_list_move(
     after = visit.items()
     assert after.index("item-003") < 3
     assert page.locator(".move .up").count() > 0
-    expect(page.get_by_text("after viewing phones 3 item-003").first).to_be_visible()
+    expect(page.get_by_title("item-003").first).to_be_visible()
     with page.expect_navigation():
         page.locator(".row").nth(9).get_by_role("button", name="buys").click()
     assert recommender.events[-1].kind == "purchase"
