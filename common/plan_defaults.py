@@ -122,19 +122,14 @@ def default_plan(
     except ValueError as error:
         raise InputError(f"ε = {epsilon!r} or δ = {delta!r} is not a decimal number.") from error
     n_regions = max(1, len(regions))
+    # What the noise of all regions comes to, in units of what one mechanism's σ says.
+    gain = math.sqrt(n_regions / max(1, honest_survivors_min))
+    signal = planned_customers / (sigma * gain)
     if strategy == AUTO:
-        strategy = choose_strategy(
-            planned_customers=planned_customers,
-            n_regions=n_regions,
-            n_items=n_items,
-            epsilon=float(epsilon),
-            mode=mode,
-        )
+        strategy = choose_strategy(signal=signal, n_items=n_items)
     if strategy in SUMS:
         _require_no_schedule(strategy, server_learning_rate_decay, patience_rounds)
-        # What the noise of all regions comes to, in units of what one mechanism's σ says.
-        gain = math.sqrt(n_regions / max(1, honest_survivors_min))
-        sized = _sums(strategy, planned_customers / (sigma * gain), sigma, n_items, rounds)
+        sized = _sums(strategy, signal, sigma, n_items, rounds)
     else:
         training = training_rule(
             strategy,

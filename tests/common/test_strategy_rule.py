@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from common.errors import FormatError
+from common.plan import RunPlan
 from common.plan_defaults import default_plan
 from common.strategies import SUMS
+from common.strategy_rule import choose_strategy
 from common.sum_rules import FACTOR_SIZES, GRAM_SIZES, sum_sizes
 from tests.common.test_plan import ARGUMENTS
 
@@ -30,5 +33,34 @@ def test_a_table_begins_at_no_signal_and_ascends() -> None:
     assert all(row.training_rounds == 1 for row in GRAM_SIZES)
 
 
-def plan_of(**changes: Any) -> Any:
-    return default_plan(**{**ARGUMENTS, "strategy": "auto", **changes})
+def chosen(**changes: Any) -> str:
+    return default_plan(**{**ARGUMENTS, "strategy": "auto", **changes}).strategy
+
+
+def shared(honest: int) -> dict[str, Any]:
+    """Distributed noise, of so many of the five regions."""
+    rule = {"mode": "distributed", "rule": "secure-sum", "quorum": honest}
+    return {**rule, "honest_survivors_min": honest}
+
+
+def test_auto_takes_pairs_where_they_outweigh_the_noise() -> None:
+    # Signals of 1,712, 724, 265; with the noise of all together of 3,828, 1,619, 593.
+    assert [chosen(epsilon=each) for each in ("8", "3", "1")] == ["gram", "factors", "factors"]
+    assert [chosen(epsilon=each, **shared(5)) for each in ("8", "3", "1")] == [
+        "gram",
+        "gram",
+        "factors",
+    ]
+    assert chosen(epsilon="1", planned_customers=25_000) == "gram"
+    assert chosen(epsilon="8", regions=[f"r{n}" for n in range(64)]) == "factors"
+
+
+def test_a_catalogue_without_pairs_has_none_to_learn_from() -> None:
+    assert chosen(n_items=1) == "factors"
+    assert choose_strategy(signal=1e9, n_items=2) == "gram"
+
+
+def test_no_plan_says_auto() -> None:
+    record = default_plan(**{**ARGUMENTS, "strategy": "auto"}).to_record()
+    with pytest.raises(FormatError, match="strategy"):
+        RunPlan.from_record({**record, "strategy": "auto"})
