@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import socket
 import threading
@@ -116,7 +117,8 @@ def serve_recommender(
         )
         if page is not None:
             say(f"Try it: {where}{PATH}")
-        server.run(sockets=[listener])
+        with _settled():
+            server.run(sockets=[listener])
         say(f"{home.region}: recommender stopped.")
 
 
@@ -138,6 +140,25 @@ def _page(
 
 
 @contextmanager
+def _settled() -> Iterator[None]:
+    """Keeps what is loaded out of the garbage collector's rounds while the body runs.
+
+    A round over the consents of a million customers would keep everybody waiting.
+    """
+    _settle()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _settle() -> None:
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
+@contextmanager
 def _refreshing(recommender: Recommends, *, every_s: int) -> Iterator[None]:
     """Reads store and model anew from time to time while the body runs; 0 for never."""
     ended = threading.Event()
@@ -146,6 +167,7 @@ def _refreshing(recommender: Recommends, *, every_s: int) -> Iterator[None]:
         while not ended.wait(every_s):
             try:
                 recommender.refresh()
+                _settle()
             except FedprefError as error:
                 # What was served goes on being served; `recommend check` says what is wrong.
                 _log.error("the recommender cannot be refreshed: %s", error)

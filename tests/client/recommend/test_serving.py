@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -34,12 +35,13 @@ def served(
     use: Callable[[list[str]], None],
     *,
     try_page: bool = False,
+    recommender: FakeRecommender | None = None,
 ) -> tuple[list[str], FakeRecommender]:
     """Serves in this thread; another one uses the service, then ends it by a signal."""
     said: list[str] = []
     ready, ended = threading.Event(), threading.Event()
     failures: list[BaseException] = []
-    recommender = FakeRecommender()
+    answering = recommender or FakeRecommender()
 
     def say(text: str) -> None:
         said.append(text)
@@ -60,7 +62,7 @@ def served(
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     thread.start()
     try:
-        serve_recommender(home, lambda *_: recommender, place=place, try_page=try_page, say=say)
+        serve_recommender(home, lambda *_: answering, place=place, try_page=try_page, say=say)
     finally:
         ready.set()
         ended.set()
@@ -68,7 +70,7 @@ def served(
         signal.signal(signal.SIGTERM, before)
     if failures:
         raise failures[0]
-    return said, recommender
+    return said, answering
 
 
 def client(**options: object) -> httpx.Client:
@@ -153,3 +155,29 @@ def test_a_release_that_does_not_verify_is_not_served(home: RegionHome) -> None:
     with pytest.raises(VerificationError):
         serve_recommender(home, refuse, place=Place(), try_page=False, say=said.append)
     assert said == []
+
+
+def test_store_and_model_are_read_anew_from_time_to_time(home: RegionHome) -> None:
+    (home.root / "recommend").mkdir()
+    (home.root / "recommend" / "service.toml").write_text("refresh_every_s = 1\n")
+    asked: list[int] = []
+
+    class Counting(FakeRecommender):
+        def refresh(self) -> None:
+            asked.append(1)
+            if len(asked) == 1:
+                # What was served goes on being served, and it is tried again.
+                raise StorageError("The store cannot be read.")
+            refreshed.set()
+
+    refreshed = threading.Event()
+
+    def use(said: list[str]) -> None:
+        assert refreshed.wait(60)
+        url = said[0].split(" ready on ")[1].split(",")[0]
+        with client() as http:
+            assert http.get(f"{url}/healthz").is_success
+
+    served(home, Place(LoopbackAddress("127.0.0.1", 0)), use, recommender=Counting())
+    assert len(asked) >= 2
+    assert gc.get_freeze_count() == 0
