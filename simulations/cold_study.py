@@ -106,7 +106,8 @@ def _rare_methods(
 
     def beside(history: PreferenceDataset) -> FloatArray:
         scores = tilted(history)
-        return np.concatenate([scores, cold.scores(bought(history), scores)], axis=1)
+        own = bought(history)
+        return np.concatenate([cold.floored(own, scores), cold.scores(own, scores)], axis=1)
 
     def new(scores: Rank, served: ModelState, universe: BoolArray | None = None) -> Rank:
         return lambda history: rank_shared(
@@ -194,10 +195,9 @@ def _by_cold(
     def rank(history: PreferenceDataset) -> IntArray:
         older = _first_items(history, known)
         scores = tilted_scores(shared_scores(older, model), older, model, first)
-        both = np.concatenate([scores, cold.scores(bought(history), scores)], axis=1)
-        return rank_shared(
-            both, extended, RANKED_PLACES, excluded=bought(history), universe=universe
-        )
+        own = bought(history)
+        both = np.concatenate([cold.floored(own, scores), cold.scores(own, scores)], axis=1)
+        return rank_shared(both, extended, RANKED_PLACES, excluded=own, universe=universe)
 
     return rank
 

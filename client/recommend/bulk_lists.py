@@ -116,6 +116,8 @@ class BulkLists:
         chosen, part, beyond = self._from_kernel(
             self.bulk.cold, made.scale[:, None], own, made.tilts
         )
+        if len(tables.cold.items):
+            positive = np.where(positive > 0, positive, made.warm)
         columns = tables.column[own.items]
         known = (columns >= 0) & (columns < tables.n_vocabulary)
         shared = np.zeros(len(own.items))

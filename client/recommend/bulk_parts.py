@@ -80,10 +80,12 @@ class ColdParts:
 
     Attributes:
         scale: float64[n], what makes them comparable with the customer's shared scores.
+        warm: float32[n, m], the scores of the vocabulary's items, weighed as the cold ones' are.
         tilts: By category, where the shared model's part is in it, by product type and by brand.
     """
 
     scale: FloatArray = field(repr=False)
+    warm: npt.NDArray[np.float32] = field(repr=False)
     tilts: tuple[Tilt, ...] = field(repr=False)
 
     @classmethod
@@ -111,7 +113,8 @@ class ColdParts:
             warm *= tilt.table()[:, level.codes[vocabulary]]
         known, formula = positive.sum(axis=1), warm.sum(axis=1)
         scale = np.where((known > 0) & (formula > 0), known / np.maximum(formula, 1e-300), 1.0)
-        return cls(COLD_WEIGHT * scale, (dense, *finer))
+        weighed = COLD_WEIGHT * scale
+        return cls(weighed, (warm * weighed[:, None]).astype(np.float32), (dense, *finer))
 
     def scores(self, cold: ColdScores, owners: IntArray, items: IntArray) -> FloatArray:
         """The scores of pairs of a customer and an item."""

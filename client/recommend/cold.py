@@ -8,9 +8,11 @@ of such items than others do.
               · (shared score of i's category / an average customer's) ^ c
 
 The same formula applies to the vocabulary's items, which do have shared scores. A customer's q are
-scaled so that over the vocabulary they add up to her shared scores: so a cold item's score can be
-ranked beside those. A customer of whom the shared model knows nothing has q for all items; one
-without any history has the expected popularity, as everybody would.
+scaled so that over the vocabulary they add up to her shared scores, and count `COLD_WEIGHT` of
+those: what the shared model says comes first, and where it has nothing above 0 to say, of an item
+of the vocabulary as of any other, the catalogue decides. A customer of whom the shared model knows
+nothing has q for all items; one without any history has the expected popularity, as everybody
+would.
 
 Formal guarantees: a customer's own history, released values and the public catalogue enter. What
 comes of it stays with the customer (joint differential privacy), so it costs no ε.
@@ -40,8 +42,8 @@ CATEGORY_EXPONENT = 0.3
 TYPE_EXPONENT = 0.3
 BRAND_EXPONENT = 0.1
 SHARED_EXPONENT = 0.3
-#: What a cold item's score counts beside a shared one: less is known of it.
-COLD_WEIGHT = 1.0
+#: What q counts beside a shared score. Measured: the more, the worse are the first ten.
+COLD_WEIGHT = 0.001
 #: A customer's shares are smoothed as if so many more items had been bought at the global shares.
 SMOOTHING = 20.0
 # Nothing is so rare that a single purchase of it makes all others vanish.
@@ -128,7 +130,24 @@ class ColdScores:
         Raises:
             InputError: Numbers of customers or items differ, or a score is not finite.
         """
-        return self._of(own, shared, self.items)
+        cold, _, scale = self._parts(own, shared, self.items)
+        return _weighed(cold, scale)
+
+    def floored(self, own: ItemSets, shared: npt.NDArray[np.floating]) -> FloatArray:
+        """The vocabulary's scores: shared ones, the catalogue's where these are not above 0.
+
+        Args:
+            own: As of `scores`.
+            shared: Likewise.
+
+        Returns:
+            float64[n, m].
+
+        Raises:
+            InputError: As of `scores`.
+        """
+        _, warm, scale = self._parts(own, shared, self.items[:0])
+        return np.where(shared > 0, shared.astype(np.float64), _weighed(warm, scale))
 
     def whole(self, own: ItemSets) -> Scores:
         """Every item's score by the catalogue alone, of customers whom the shared model misses.
@@ -140,7 +159,8 @@ class ColdScores:
             float32[n, n_items]: for an empty history the expected popularity's order.
         """
         nothing = np.zeros((own.n_customers, len(self.vocabulary)))
-        return self._of(own, nothing, np.arange(len(self.popularity)))
+        every, _, scale = self._parts(own, nothing, np.arange(len(self.popularity)))
+        return _weighed(every, scale)
 
     def extended(self, model: ModelState) -> ModelState:
         """The model with its cold items at the end of the vocabulary, for ranking only.
@@ -159,7 +179,10 @@ class ColdScores:
             ),
         )
 
-    def _of(self, own: ItemSets, shared: npt.NDArray[np.floating], items: IntArray) -> Scores:
+    def _parts(
+        self, own: ItemSets, shared: npt.NDArray[np.floating], items: IntArray
+    ) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What q is of some items and of the vocabulary, float64[n, …], and customers' scales."""
         if shared.shape != (own.n_customers, len(self.vocabulary)):
             raise InputError(
                 f"Shared scores of shape {shared.shape} are not of {own.n_customers} customers and "
@@ -183,8 +206,7 @@ class ColdScores:
             warm *= lift[:, groups[self.vocabulary]]
         known, formula = positive.sum(axis=1), warm.sum(axis=1)
         scale = np.where((known > 0) & (formula > 0), known / np.maximum(formula, 1e-300), 1.0)
-        result: Scores = (cold * (COLD_WEIGHT * scale)[:, None]).astype(np.float32)
-        return result
+        return cold, warm, scale
 
     def _groups(self) -> list[npt.NDArray[np.int32]]:
         return [*(level.codes for level in self.levels), self.shared_groups.codes]
@@ -259,6 +281,12 @@ class SharedGroups:
         floor = 1.0 / max(1, len(self.of_vocabulary))
         lifted: FloatArray = ((shares + floor) / (self.average + floor)) ** SHARED_EXPONENT
         return lifted
+
+
+def _weighed(q: FloatArray, scale: FloatArray) -> Scores:
+    """float32[n, …]: what q comes to beside shared scores."""
+    weighed: Scores = (q * (COLD_WEIGHT * scale)[:, None]).astype(np.float32)
+    return weighed
 
 
 def _average_scores(model: ModelState, expected: FloatArray) -> FloatArray:

@@ -82,11 +82,13 @@ class ColdLifts:
     Attributes:
         places: The cold items.
         lifts: For each level, and for the shared model's part in the categories, float64[n_groups].
+        warm: float64[m], the formula's values of the vocabulary.
         scale: What makes them comparable with her shared scores.
     """
 
     places: ColdPlaces = field(repr=False)
     lifts: tuple[FloatArray, ...] = field(repr=False)
+    warm: FloatArray = field(repr=False)
     scale: float
 
     @classmethod
@@ -107,7 +109,7 @@ class ColdLifts:
             warm = warm * lift[codes[cold.vocabulary]]
         known, formula = float(positive.sum(axis=1)[0]), float(warm.sum(axis=1)[0])
         scale = known / max(formula, 1e-300) if known > 0 and formula > 0 else 1.0
-        return cls(places, tuple(lifts), scale)
+        return cls(places, tuple(lifts), warm[0], scale)
 
     def scores(self, items: IntArray) -> FloatArray:
         """float64[c]: the scores of some cold items, in single precision as all of them are."""
@@ -115,7 +117,16 @@ class ColdLifts:
         scores = cold.base[items]
         for codes, lift in zip(_codes(cold), self.lifts, strict=True):
             scores = scores * lift[codes[items]]
-        return (scores * (COLD_WEIGHT * self.scale)).astype(np.float32).astype(np.float64)
+        return self._weighed(scores)
+
+    def floored(self, shared: FloatArray) -> FloatArray:
+        """float64[m]: as `ColdScores.floored`; the shared scores alone if there is no cold item."""
+        if not len(self.places.items):
+            return shared
+        return np.where(shared > 0, shared, self._weighed(self.warm))
+
+    def _weighed(self, q: FloatArray) -> FloatArray:
+        return (q * (COLD_WEIGHT * self.scale)).astype(np.float32).astype(np.float64)
 
     def leading(self, most: int, scene: npt.NDArray[np.floating] | None = None) -> IntArray:
         """Numbers of the cold items that can be among the best.

@@ -147,6 +147,7 @@ def _shared(
         # Of whom the model has nothing to say, all cold items are scored in another way.
         if (of_model > 0).any():
             parts = ColdLifts.of(tables.cold_places, bought(row), of_model)
+            of_model = parts.floored(of_model)
             hers = hers[tables.column[hers] >= tables.n_vocabulary]
             cold = np.union1d(hers, parts.leading(most, scene))
             others = np.union1d(cold, beyond)

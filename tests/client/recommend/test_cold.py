@@ -126,6 +126,28 @@ def test_cold_scores_are_in_the_unit_of_the_shared_ones(
         assert scaled == pytest.approx(plain * unit, rel=1e-4)
 
 
+@given(histories, shared_rows)
+def test_where_the_model_has_nothing_to_say_the_catalogue_does(
+    own: list[int], shared: list[float]
+) -> None:
+    found = COLD.floored(sets_of(own), np.array([shared]))[0]
+    for place, (item, score) in enumerate(zip(VOCABULARY, shared, strict=True)):
+        expected = score if score > 0 else by_the_book(own, shared, int(item))
+        assert found[place] == pytest.approx(expected, rel=1e-4, abs=1e-30)
+
+
+def test_what_the_model_says_comes_before_what_the_catalogue_says() -> None:
+    shared = np.array([[1.0, 0.5, 0.2, 0.1, -1.0, 0.0, -2.0, -3.0]])
+    cold, warm = (
+        COLD.scores(sets_of([1, 5, 9]), shared)[0],
+        COLD.floored(sets_of([1, 5, 9]), shared),
+    )
+    assert cold.max() < 0.1
+    assert warm[0, :4].tolist() == shared[0, :4].tolist()
+    assert (warm[0, 4:] > 0).all()
+    assert warm[0, 4:].max() < 0.1
+
+
 def test_all_items_outside_the_vocabulary_are_cold_new_ones_too() -> None:
     assert COLD.items.tolist() == [
         number for number in range(N_ITEMS + NEW) if number not in set(VOCABULARY.tolist())
@@ -174,7 +196,7 @@ def test_cold_items_are_ranked_among_the_others() -> None:
     own = ItemSets(history.indptr, history.indices.astype(np.int64), N_ITEMS + NEW)
     shared = np.full((2, 8), 0.01)
     shared[1] = 100.0
-    both = np.concatenate([shared, COLD.scores(own, shared) * [[1000.0], [1e-9]]], axis=1)
+    both = np.concatenate([shared, COLD.scores(own, shared) * [[1e6], [1e-9]]], axis=1)
     extended = COLD.extended(MODEL)
     new = rank_shared(both, extended, 8, excluded=own)
     assert not set(new[0].tolist()) & set(VOCABULARY.tolist())

@@ -68,7 +68,8 @@ def by_rank_fused(
     """The lists of the library functions that the quality study uses."""
     cold = ColdScores.of(CATALOGUE, model, popularity_noise_stddev=STDDEV)
     tilted = tilted_scores(personalisation.shared_scores(history, model), history, model, CATALOGUE)
-    scores = np.concatenate([tilted, cold.scores(bought(history), tilted)], axis=1)
+    own = bought(history)
+    scores = np.concatenate([cold.floored(own, tilted), cold.scores(own, tilted)], axis=1)
     return rank_fused(
         scores,
         history,
@@ -160,7 +161,10 @@ def test_the_tables_keep_what_the_model_says() -> None:
     history = dataset_of({"a": {0: [1.0], 6: [2.0]}}, N_ITEMS)
     shared = shared_scores(made, history)[:, : made.n_vocabulary]
     tilted = tilted_scores(personalisation.shared_scores(history, MODEL), history, MODEL, CATALOGUE)
-    assert shared == pytest.approx(tilted)
+    # Where the model has nothing to say the catalogue does, far below.
+    assert shared[tilted > 0] == pytest.approx(tilted[tilted > 0])
+    assert (shared > 0).all()
+    assert shared[tilted <= 0].max() < 0.01 * shared.max()
 
 
 def test_whom_the_model_misses_the_catalogue_knows() -> None:
