@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -55,6 +56,11 @@ def item(number: int) -> str:
     return f"ART-{number:07}"
 
 
+def by_popularity(items: int) -> npt.NDArray[np.int64]:
+    """The items' numbers, the most bought first."""
+    return np.random.default_rng(1).permutation(items)
+
+
 def make(
     root: Path, rows: int, customers: int, items: int, n_days: int, *, first_day: int = 0
 ) -> None:
@@ -81,7 +87,7 @@ def write_day(home: RegionHome, day: int, rows: int, customers: int, items: int)
     who = generator.integers(0, customers, baskets)[basket]
     # The law of Zipf and Mandelbrot over the items, in an order that is the same every day.
     ranks = _HEAD * ((items / _HEAD + 1) ** generator.random(rows) - 1)
-    what = np.random.default_rng(1).permutation(items)[ranks.astype(np.int64)]
+    what = by_popularity(items)[ranks.astype(np.int64)]
     second = np.sort(generator.integers(0, 86_400_000_000, baskets))[basket]
     sold_at = FIRST_DAY + np.timedelta64(day, "D") + second.astype("timedelta64[us]")
     pieces = np.where(generator.random(rows) < _FAULTY, -1, generator.integers(1, 5, rows))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from benchmarks import large_store
 from client.consent_service.registrar import Choice
 from client.engine.home import RegionHome
@@ -16,7 +18,7 @@ from common.catalogue import Catalogue
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
 from tests.support.region_home import ALL, FEDERATION, REGION, make_region_home, open_home
-from tests.support.served_region import OTHERS, PublishedFiles, model_arrays
+from tests.support.served_region import OTHERS, Arrays, PublishedFiles, model_arrays
 
 DAYS = 20
 CATEGORIES, TYPES = 300, 2_000
@@ -41,9 +43,18 @@ def make(root: Path, customers: int, items: int, rows_each: int) -> None:
     for day in range(DAYS):
         large_store.write_day(home, day, customers * rows_each // DAYS, customers, items)
     plan = plan_of(catalogue, customers)
-    PublishedFiles(plan, model_arrays(plan)).put(home)
+    PublishedFiles(plan, _arrays(plan)).put(home)
     (home.root / "recommend" / "settings.toml").write_text(SETTINGS, "utf-8")
     consent(home, customers)
+
+
+def _arrays(plan: RunPlan) -> Arrays:
+    """A model whose vocabulary is what the store's customers buy most."""
+    order = large_store.by_popularity(plan.n_items)
+    popularity = np.empty(plan.n_items, dtype="<f4")
+    popularity[order] = 1e6 / (np.arange(plan.n_items) + 50.0)
+    chosen = order[: plan.vocabulary_size].astype("<i8")
+    return {**model_arrays(plan), "popularity": popularity, "vocabulary": chosen}
 
 
 def consent(home: RegionHome, customers: int) -> None:
