@@ -51,6 +51,7 @@ from simulations.study_data import DELTA, StudyData, real_data
 FloatArray = npt.NDArray[np.float64]
 # For one region's history: the ranking of its customers.
 Rank = Callable[[PreferenceDataset], IntArray]
+Score = Callable[[PreferenceDataset], FloatArray]
 
 _PLACES = 10
 _CHUNK = 128
@@ -109,12 +110,12 @@ def _rare_methods(
         own = bought(history)
         return np.concatenate([cold.floored(own, scores), cold.scores(own, scores)], axis=1)
 
-    def new(scores: Rank, served: ModelState, universe: BoolArray | None = None) -> Rank:
+    def new(scores: Score, served: ModelState, universe: BoolArray | None = None) -> Rank:
         return lambda history: rank_shared(
             scores(history), served, RANKED_PLACES, excluded=bought(history), universe=universe
         )
 
-    def fused(scores: Rank, served: ModelState) -> Rank:
+    def fused(scores: Score, served: ModelState) -> Rank:
         return lambda history: rank_fused(
             scores(history), history, served, RANKED_PLACES, popularity_noise_stddev=noise
         )

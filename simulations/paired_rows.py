@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,8 +22,8 @@ class PairedRow:
     Attributes:
         method: Its name.
         mean: Over customers and seeds.
-        ratio: To the reference's mean.
-        interval: The ratio's 95% interval.
+        ratio: To the reference's mean; NaN if that is 0.
+        interval: The ratio's 95% interval; NaN if the reference is 0 in some resamples.
     """
 
     method: str
@@ -56,7 +57,10 @@ def paired_rows(
     resampled = bootstrap.means(compared[defined])
     rows = []
     for method, own in values.items():
-        low, high = np.percentile(bootstrap.means(own[defined]) / resampled, _INTERVAL)
         mean, other = float(own[defined].mean()), float(compared[defined].mean())
-        rows.append(PairedRow(method, mean, mean / other, (float(low), float(high))))
+        low = high = math.nan
+        if (resampled > 0).all():
+            low, high = np.percentile(bootstrap.means(own[defined]) / resampled, _INTERVAL)
+        ratio = mean / other if other > 0 else math.nan
+        rows.append(PairedRow(method, mean, ratio, (float(low), float(high))))
     return rows

@@ -172,7 +172,10 @@ class _Trainer:
             own = {
                 region: {
                     **starts[region],
-                    **{name: starts[region][name] + change[change_of(name)] for name in names},
+                    **{
+                        name: starts[region][name].astype(np.float32) + change[change_of(name)]
+                        for name in names
+                    },
                 }
                 for region, change in zip(self._regions, changes, strict=True)
             }
