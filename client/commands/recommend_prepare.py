@@ -75,14 +75,14 @@ def prepare(
         f"{spent.cap:g} is spent this year (δ = {done[0].query.delta}; {UNIT_AND_RELATION})."
     )
     table = Table(box=None, header_style="dim")
-    for title in ("prepared", "log entry", "noise σ/C", "noise against a popular value"):
+    for title in ("prepared", "log entry", "noise σ/C", "noise ÷ signal"):
         table.add_column(title)
     for each in done:
         table.add_row(
             each.name,
             str(each.answer.index),
             each.query.part(each.name).noise_multiplier,
-            f"{each.outlook.noise_share:.0%}",
+            f"{each.outlook.noise_share:.2f}",
         )
     console.print(table)
 

@@ -117,6 +117,18 @@ def make_query(
     return query
 
 
+def asks_the_same(query: Query, draft: QueryDraft) -> bool:
+    """Whether a query that was signed asks what a draft asks: after a crash one goes on with it."""
+    return (
+        [(part.name, part.spec, dict(part.parameters)) for part in query.parts]
+        == [(each.name, each.spec, dict(each.parameters)) for each in draft.statistics]
+        and (query.epsilon, query.purpose, query.model, query.catalogue)
+        == (draft.epsilon, draft.purpose, draft.model, draft.catalogue)
+        and (query.start_ms, query.end_ms) == (draft.start_ms, draft.end_ms)
+        and set(query.consented) == {draft.purpose, *draft.also}
+    )
+
+
 def sign_query(home: RegionHome, log: AuditLog, query: Query) -> None:
     """Signs, logs and keeps a query; only then may it be answered.
 

@@ -15,6 +15,8 @@ from common.item_pairs import symmetric
 
 #: No factor is below or above; one cell must not bury a category or put it on top of everything.
 FACTOR_RANGE = (0.25, 4.0)
+#: A sum of noisy values is taken for known if it is above so many deviations of its noise.
+KNOWN_DEVIATIONS = 3.0
 #: A pair counts if it is above what is expected by so many standard deviations of its noise.
 PAIR_DEVIATIONS = 3.0
 
@@ -28,9 +30,9 @@ def shrunk_ratios(
     """By how much values exceed what is expected of them, drawn towards 1.
 
     The true ratios are taken for draws with mean 1 and a variance τ², which is estimated from all
-    cells at once: what is left of the squared deviations once the noise's part is taken off. Each
-    ratio then moves by τ²e² / (τ²e² + v) of what is seen, e being its expected value and v its
-    noise's variance.
+    cells at once: what is left of the squared deviations once the noise's part is taken off, the
+    cells of much expected value and little noise counting most. Each ratio then moves by
+    τ²e² / (τ²e² + v) of what is seen, e being its expected value and v its noise's variance.
 
     Args:
         observed: float64[n], noisy values.
@@ -43,8 +45,11 @@ def shrunk_ratios(
     usable = expected > 0
     deviation = np.where(usable, observed - expected, 0.0)
     squares = np.where(usable, expected, 0.0) ** 2
-    total = float(squares.sum())
-    explained = float((deviation**2 - noise_variance)[usable].sum())
+    # (deviation² − v) / e² says τ² with a variance of 2 v² / e⁴: each cell counts by the reverse.
+    variance = np.maximum(noise_variance, 1e-30)
+    weights = squares / variance**2
+    total = float((weights * squares).sum())
+    explained = float((weights * (deviation**2 - variance)).sum())
     spread = max(0.0, explained / total) if total > 0 else 0.0
     signal = spread * squares
     weight = np.where(
@@ -73,18 +78,24 @@ def scene_factors(scenes: Float32Array, n_dayparts: int, noise_stddev: float) ->
 
 
 def _table_factors(table: FloatArray, noise_stddev: float) -> FloatArray:
-    """Each cell against the product of its row's and its column's share."""
-    rows, columns = table.sum(axis=1), table.sum(axis=0)
-    total = float(table.sum())
-    # Noise of deviation s in n cells makes a sum of deviation s √n: below three, it says nothing.
-    if not total > 3.0 * noise_stddev * np.sqrt(table.size):
+    """Each cell against what its row's sum and the moments' shares make one expect.
+
+    Shares of moments are taken from the rows that stand out of the noise: the sum over all rows has
+    the noise of all cells.
+    """
+    n_columns = table.shape[1]
+    rows = table.sum(axis=1)
+    known = rows > KNOWN_DEVIATIONS * noise_stddev * np.sqrt(n_columns)
+    columns = np.maximum(table[known].sum(axis=0), 0.0)
+    total = float(columns.sum())
+    if not total > 0:
         return np.ones(table.shape)
-    known = rows > 3.0 * noise_stddev * np.sqrt(table.shape[1])
-    column_shares = np.maximum(columns, 0.0) / max(float(np.maximum(columns, 0.0).sum()), 1e-300)
-    expected = np.where(known[:, None], rows[:, None] * column_shares[None, :], 0.0)
-    # The row's own noise is in the expected value, too: a cell's own part of it cancels.
-    shares = np.broadcast_to(column_shares, table.shape)
-    variance = noise_stddev**2 * ((1.0 - shares) ** 2 + shares**2 * (table.shape[1] - 1))
+    shares = columns / total
+    expected = np.where(known[:, None], rows[:, None] * shares[None, :], 0.0)
+    # A cell's own noise, less its part of the row's; and that of the shares, times the row.
+    own = noise_stddev**2 * ((1.0 - shares) ** 2 + shares**2 * (n_columns - 1))
+    of_shares = float(known.sum()) * np.where(known, rows / total, 0.0) ** 2
+    variance = own[None, :] * (1.0 + of_shares[:, None])
     ratios = shrunk_ratios(table.ravel(), expected.ravel(), variance.ravel())
     return ratios.reshape(table.shape)
 
@@ -102,7 +113,8 @@ def bias_factors(regional: Float32Array, shared: Float32Array, noise_stddev: flo
     """
     positive = np.maximum(shared.astype(np.float64), 0.0)
     total = float(regional.sum(dtype=np.float64))
-    if not (total > 3.0 * noise_stddev * np.sqrt(len(regional)) and positive.sum() > 0):
+    known = total > KNOWN_DEVIATIONS * noise_stddev * np.sqrt(len(regional))
+    if not (known and positive.sum() > 0):
         return np.ones(len(regional), dtype=np.float32)
     shares = positive / positive.sum()
     variance = noise_stddev**2 * ((1.0 - shares) ** 2 + shares**2 * (len(shares) - 1))

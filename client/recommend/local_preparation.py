@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 from client.engine.answering import LoggedAnswer
 from client.engine.queries import Query
-from client.engine.query_desk import QueryDraft, make_query, sign_query
+from client.engine.query_desk import QueryDraft, asks_the_same, make_query, sign_query
 from client.engine.service import PrivacyEngine
 from client.recommend.local_release import local_path, publish
 from client.recommend.local_statistics import (
     ALSO_BOUGHT,
-    POPULAR_SHARE,
     REGIONAL_BIAS,
     SCENES,
+    SIGNAL_SHARE,
     AlsoBought,
     Clock,
     RegionalBias,
@@ -30,7 +30,7 @@ from common.errors import BudgetError, InputError
 MODEL_NAME = "local-recommender"
 #: So long a query may be answered: a crash in between is mended within that time.
 VALID_FOR_S = 3600
-#: Noise of so many times a popular value's size: the answer would be noise.
+#: Noise of so many times what there is to see: the answer would be noise.
 SWAMPED = 1.0
 
 
@@ -40,7 +40,7 @@ class Outlook:
 
     Attributes:
         name: What is asked.
-        noise_share: The noise's standard deviation as a share of what a popular value comes to.
+        noise_share: The noise's standard deviation, by what there is to see.
     """
 
     name: str
@@ -167,7 +167,7 @@ def outlooks(query: Query, n_customers: int) -> list[Outlook]:
             two.
     """
     return [
-        Outlook(part.name, part.noise_stddev / (n_customers * POPULAR_SHARE[part.name]))
+        Outlook(part.name, part.noise_stddev / (n_customers * SIGNAL_SHARE[part.name]))
         for part in query.parts
     ]
 
@@ -211,16 +211,7 @@ def unfinished(engine: PrivacyEngine, draft: QueryDraft) -> Query | None:
         draft: What is asked.
     """
     for query in engine.queries.open_queries():
-        same = (
-            [(part.name, part.spec, dict(part.parameters)) for part in query.parts]
-            == [(each.name, each.spec, dict(each.parameters)) for each in draft.statistics]
-        ) and (
-            (query.epsilon, query.purpose, query.model, query.catalogue)
-            == (draft.epsilon, draft.purpose, draft.model, draft.catalogue)
-            and (query.start_ms, query.end_ms) == (draft.start_ms, draft.end_ms)
-            and set(query.consented) == {draft.purpose, *draft.also}
-        )
-        if same:
+        if asks_the_same(query, draft):
             done = all(_is_published(engine, query, each.name) for each in draft.statistics)
             return None if done else query
     return None
@@ -240,8 +231,7 @@ def _require_worth(found: Sequence[Outlook], *, anyway: bool) -> None:
     if swamped and not anyway:
         worst = ", ".join(f"{each.name} ({each.noise_share:.1f})" for each in swamped)
         raise BudgetError(
-            "Nothing was spent: the noise would be larger than what a popular value comes to, for "
-            f"{worst}.",
+            f"Nothing was spent: the noise would be larger than what there is to see, for {worst}.",
             remedy="Ask for less at once, give it more ε, wait for more customers, or say "
             "--anyway.",
         )

@@ -30,11 +30,11 @@ SCENES, REGIONAL_BIAS, ALSO_BOUGHT = "scenes", "regional-bias", "also-bought"
 #: Every statistic, in the order in which a query asks for them.
 STATISTICS = (SCENES, REGIONAL_BIAS, ALSO_BOUGHT)
 WEEKDAYS = 7
-#: What a popular coordinate comes to per customer, about, of a row of norm 1: somebody's purchases
-#: are in some 100 cells of scenes, half of the customers in a popular one; of 50 items of the
-#: vocabulary, a popular one is every fifth customer's, and a popular pair every twentieth's. No
-#: data were looked at: it serves to say beforehand that noise would swamp an answer.
-POPULAR_SHARE = {SCENES: 0.05, REGIONAL_BIAS: 0.03, ALSO_BOUGHT: 0.0014}
+#: What there is to see in a coordinate, per customer of the region: about by how much those that
+#: matter differ from what one would expect anyway, measured on the public retail data
+#: (docs/decisions/0043-a-regions-own-queries.md). It serves to say beforehand that noise would
+#: swamp an answer.
+SIGNAL_SHARE = {SCENES: 0.0005, REGIONAL_BIAS: 0.002, ALSO_BOUGHT: 0.0002}
 #: Of a customer who bought more of the vocabulary, pairs are made of the items bought most often.
 MOST_PAIRED_ITEMS = 32
 
