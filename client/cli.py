@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client.commands import (
+    analytics,
     backup,
     budget,
     check,
@@ -43,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(analytics.app, name="analytics")
 app.add_typer(consent.app, name="consent")
 app.add_typer(consents.app, name="consents")
 app.add_typer(keys.app, name="keys")

@@ -167,7 +167,7 @@ def recency_cuts(*, window_days: int, end_ms: int, cells: int = 64) -> PurchaseS
         end_ms: Where it ends, milliseconds since the epoch.
         cells: How many cells the days are told apart by.
     """
-    question = Cuts(RECENCY, growing_edges(window_days, cells))
+    question = Cuts(RECENCY, growing_edges(window_days, cells), unit="days")
 
     def rows(purchases: Purchases) -> Contributions:
         names, whose = np.unique(purchases.owner.astype(np.int64), return_inverse=True)
@@ -182,7 +182,8 @@ def frequency_cuts(*, most_days: int = MOST_DAYS, cells: int = 64) -> PurchaseSt
     """Quantiles of the number of days (in UTC) on which each customer bought something."""
     # Numbers of days are whole: a border between each two of the small ones.
     growing = growing_edges(most_days, cells)
-    question = Cuts(FREQUENCY, tuple(sorted({math.floor(each) + 0.5 for each in growing})))
+    edges = tuple(sorted({math.floor(each) + 0.5 for each in growing}))
+    question = Cuts(FREQUENCY, edges, unit="days with purchases")
 
     def rows(purchases: Purchases) -> Contributions:
         owner, _ = _purchase_days(purchases)

@@ -39,12 +39,14 @@ class Cuts:
             Numbers below the first count in the first cell, others beyond in the last.
         probabilities: The shares, ascending, each above 0 and below 1.
         wanted: The furthest that an interval is of use, in percentiles.
+        unit: What the numbers are in.
     """
 
     name: str
     edges: tuple[float, ...] = field(repr=False)
     probabilities: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8)
     wanted: float = 4.0
+    unit: str = ""
 
     def __post_init__(self) -> None:
         ascending = all(one < other for one, other in pairwise(self.edges))

@@ -112,7 +112,7 @@ def table(size: int, rows: Contributions) -> npt.NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(facts=FACTS)
 def test_no_row_is_longer_than_one_whatever_the_facts(kind: str, facts: Facts) -> None:
     size, make = KINDS[kind]
@@ -124,7 +124,7 @@ def test_no_row_is_longer_than_one_whatever_the_facts(kind: str, facts: Facts) -
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(facts=FACTS)
 def test_a_row_depends_on_nobody_else(kind: str, facts: Facts) -> None:
     size, make = KINDS[kind]
@@ -135,7 +135,7 @@ def test_a_row_depends_on_nobody_else(kind: str, facts: Facts) -> None:
 
 
 @pytest.mark.parametrize("kind", ["counts", "shares", "funnel", "trend", "score"])
-@settings(max_examples=20)
+@settings(max_examples=15)
 @given(facts=FACTS, seed=st.integers(0, 2**32))
 def test_the_order_of_facts_does_not_matter(kind: str, facts: Facts, seed: int) -> None:
     size, make = KINDS[kind]
