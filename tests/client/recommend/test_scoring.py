@@ -107,7 +107,6 @@ def _row(dataset: PreferenceDataset, row: int) -> PreferenceDataset:
     "model",
     [
         MODEL,
-        replace(MODEL, strategy="gram"),
         trained("tied-autoencoder"),
         trained("matrix-factorisation"),
         trained("sasrec"),
