@@ -21,9 +21,9 @@ import pytest
 from client import cli
 from client.consent_service.demo_issuer import make_demo_issuer, trust_demo_issuer
 from client.engine.home import RegionHome
+from client.recommend import release
 from client.recommend.config import token_file
 from client.recommend.recommender import Recommender
-from client.recommend.release import install_release
 from common.errors import EXIT_USAGE, InputError, VerificationError
 from tests.support.consent_service import free_port
 
@@ -35,7 +35,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture(scope="module")
 def home(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A region's home of a copy of the run, with the run's model installed."""
+    """A region's home in a copy of the run, with no model installed yet."""
     run = tmp_path_factory.mktemp("recommend") / "run"
     shutil.copytree(finished_run, run, symlinks=True)
     made = run / "regions" / "region-1"
@@ -64,8 +64,10 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture(scope="module")
 def installed(home: Path) -> Path:
-    """The home, with the run's model installed by the command."""
-    install_release(RegionHome.read(home), home.parents[1])
+    """The home with the run's model installed: by the first test's command, if that has run."""
+    region = RegionHome.read(home)
+    if release.installed(region) is None:
+        release.install_release(region, home.parents[1])
     return home
 
 

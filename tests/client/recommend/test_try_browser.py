@@ -183,7 +183,7 @@ def states(visit: Visit, customer: str) -> Iterator[str]:
     yield "problem"
 
 
-@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("lang", ["en", pytest.param("zh", marks=pytest.mark.slow)])
 def test_nothing_sticks_out_and_all_can_be_read_and_pressed_on_a_phone(
     open_visit, lang: str
 ) -> None:
