@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -242,6 +242,7 @@ class Serving:
         region: The region's name.
         dayparts: The parts of the day that a scene may name.
         store_types: The kinds of stores that a scene may name.
+        faults: Tells what is wrong and makes answers less personal than they could be.
     """
 
     recommender: Recommends
@@ -249,6 +250,7 @@ class Serving:
     region: str
     dayparts: tuple[str, ...] = ()
     store_types: tuple[str, ...] = ()
+    faults: Callable[[], Sequence[str]] = tuple
 
     def admits(self, token: str) -> bool:
         """Whether a token is the service's; takes as long whichever it is."""

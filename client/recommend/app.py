@@ -64,6 +64,12 @@ def create_app(
     async def healthy() -> PlainTextResponse:
         return PlainTextResponse("ok\n")
 
+    @app.get("/readyz", include_in_schema=False)
+    async def ready() -> PlainTextResponse:
+        # What is wrong is for the operator: `fedpref-region recommend check` says it.
+        faulty = bool(serving.faults())
+        return PlainTextResponse("not ready\n" if faulty else "ok\n", 503 if faulty else 200)
+
     _add_handlers(app)
     describe_problems(app)
     named = None if hosts is None else {name.lower() for name in (*hosts, *settings.hosts)}

@@ -51,6 +51,11 @@ class ServedRecommender(Recommends, Protocol):
         """What answers are made of at the moment."""
         ...
 
+    @property
+    def faults(self) -> Sequence[str]:
+        """What is wrong at the moment and makes answers less personal."""
+        ...
+
     def customers(self, limit: int) -> tuple[str, ...]:
         """Some customers who would get a personal list now."""
         ...
@@ -107,6 +112,7 @@ def serve_recommender(
             home.region,
             dayparts=tuple(recommending.scenes.dayparts),
             store_types=recommending.scenes.store_types,
+            faults=lambda: recommender.faults,
         )
         page = _page(serving, recommender, settings, where) if try_page else None
         app = create_app(serving, settings, hosts=hosts, try_page=page)

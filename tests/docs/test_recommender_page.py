@@ -54,7 +54,7 @@ def test_requests_are_the_apis() -> None:
     stated = {codes(row[0])[0] for row in table(PAGE, "request", "body")}
     routes = [route for route in api.router.routes if isinstance(route, APIRoute)]
     own = {f"{method} {route.path}" for route in routes for method in route.methods}
-    assert stated == own | {"GET /healthz"}
+    assert stated == own | {"GET /healthz", "GET /readyz"}
 
 
 def test_fields_of_requests_are_the_apis() -> None:

@@ -65,6 +65,7 @@ class FakeRecommender:
     )
     consenting: set[str] = field(default_factory=lambda: {"ada", "bo", "new"})
     settings: RecommendSettings = field(default_factory=RecommendSettings)
+    faults: tuple[str, ...] = ()
     refreshed: int = 0
     failure: Exception | None = None
 

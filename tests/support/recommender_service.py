@@ -39,6 +39,7 @@ class RecommenderService:
             "region-1",
             dayparts=tuple(scenes.dayparts),
             store_types=scenes.store_types,
+            faults=lambda: self.recommender.faults,
         )
         page = TryPage(
             to_serve,

@@ -153,6 +153,17 @@ def test_another_host_name_finds_nothing(service: RecommenderService) -> None:
     assert http.get("/healthz").text == "ok\n"
 
 
+def test_readiness_tells_that_something_is_wrong_and_not_what(
+    service: RecommenderService,
+) -> None:
+    http = service.http(token=None)
+    assert (http.get("/readyz").status_code, http.get("/readyz").text) == (200, "ok\n")
+    service.recommender.faults = ("The log secret.sqlite cannot be read.",)
+    answer = http.get("/readyz")
+    assert (answer.status_code, answer.text) == (503, "not ready\n")
+    assert http.get("/healthz").is_success
+
+
 # Bad input
 
 
