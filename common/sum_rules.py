@@ -36,7 +36,7 @@ class SumSizes(NamedTuple):
 FACTOR_SIZES = (
     SumSizes(0.0, 100, 4, 2, "0.70"),
     SumSizes(500.0, 100, 8, 4, "0.30"),
-    SumSizes(1200.0, 150, 16, 4, "0.15"),
+    SumSizes(1200.0, 150, 12, 4, "0.15"),
     SumSizes(3000.0, 200, 16, 4, "0.10"),
     SumSizes(6000.0, 300, 32, 4, "0.08"),
     SumSizes(12000.0, 500, 32, 4, "0.08"),

@@ -67,7 +67,7 @@ def test_the_popularity_round_spends_its_share() -> None:
 @pytest.mark.parametrize(
     ("epsilon_text", "customers", "sizes"),
     [
-        ("8", 2500, (150, 16, 4, "0.15")),
+        ("8", 2500, (150, 12, 4, "0.15")),
         ("3", 2500, (100, 8, 4, "0.30")),
         ("1", 2500, (100, 4, 2, "0.70")),
         ("8", 25_000, (500, 32, 4, "0.08")),
@@ -94,7 +94,7 @@ def test_what_is_exchanged_follows_from_the_plan() -> None:
     (popularity,) = PLAN.released_arrays("popularity")
     (gradient,) = PLAN.released_arrays("factors")
     assert (popularity.name, popularity.dtype, popularity.shape) == ("popularity", "<f4", (92_258,))
-    assert (gradient.name, gradient.dtype, gradient.shape) == ("factor_gradient", "<f4", (150, 16))
+    assert (gradient.name, gradient.dtype, gradient.shape) == ("factor_gradient", "<f4", (150, 12))
     assert PLAN.model_arrays(1) == ()
     names = [spec.name for spec in PLAN.model_arrays(2)]
     assert names == ["item_factors", "item_weights", "popularity", "vocabulary"]
