@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.data.dataset import MS_PER_WEEK, PreferenceDataset
@@ -79,6 +79,7 @@ def test_a_region_without_histories() -> None:
     assert none.row(A).n_customers == 0
 
 
+@settings(max_examples=40)
 @given(
     st.dictionaries(
         st.binary(min_size=32, max_size=32).map(bytes.hex),

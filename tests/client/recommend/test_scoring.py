@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.data.dataset import PreferenceDataset
@@ -129,6 +129,7 @@ customers = st.dictionaries(
 )
 
 
+@settings(max_examples=40)
 @given(customers)
 def test_any_history_gives_the_list_of_rank_fused(history: Purchases) -> None:
     dataset = dataset_of({"a": history}, N_ITEMS)
@@ -294,6 +295,7 @@ short = st.tuples(
 )
 
 
+@settings(max_examples=40)
 @given(short)
 def test_a_short_list_needs_few_cold_items(
     case: tuple[Purchases, int, set[int], list[float], float],
