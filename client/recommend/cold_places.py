@@ -55,7 +55,7 @@ class ColdPlaces:
             factor: float64[n_items], what an item's score is multiplied by.
         """
         groups = [level.codes[cold.items] for level in cold.levels]
-        order = np.lexsort([cold.items, *groups[::-1]])
+        order = np.lexsort([cold.items, *(each.astype(np.int64) for each in groups[::-1])])
         items = cold.items[order]
         sorted_groups = [each[order] for each in groups]
         changes = np.zeros(len(items), dtype=bool)
