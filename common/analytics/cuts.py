@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from common.analytics.estimates import (
     LEVEL,
+    TOLD_DEVIATIONS,
     Estimates,
     FloatArray,
     deviations_of,
@@ -111,15 +112,15 @@ class Cuts:
             least the probability `level`, and with exactly that where cells are large beside noise.
 
         Edge cases:
-            A total that is not told from 0: nothing is said.
+            A total that is not well above 0 (`TOLD_DEVIATIONS`): nothing is said.
 
         Raises:
             InputError: It is no answer to this.
         """
         values = require_released(released, self.size, noise_stddev)
         solution = self.tree.solution()
-        total = linear(values, solution.sum(axis=0)[None, :], noise_stddev, level=level)
-        told = total.low[..., 0] > 0
+        weights = solution.sum(axis=0)
+        told = values @ weights > TOLD_DEVIATIONS * noise_stddev * np.linalg.norm(weights)
         found = [
             self._cut(values, share, solution, noise_stddev, level) for share in self.probabilities
         ]

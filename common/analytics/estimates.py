@@ -22,6 +22,9 @@ BoolArray = npt.NDArray[np.bool_]
 
 #: How often an interval covers the truth, unless something else is asked for.
 LEVEL = 0.95
+#: A ratio is stated only if its denominator is so many standard deviations above 0. Those that
+#: chance brought above a lower bound would be wrong more often than their intervals say.
+TOLD_DEVIATIONS = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,8 +184,8 @@ def fieller(
 
     Formal guarantees:
         The ratios that are not refused are a set that covers the true one with exactly the
-        probability `level`. Where the denominator is not told from 0 at that level, that set is no
-        interval: then nothing is said, which covers the truth.
+        probability `level`. Where the denominator is not well above 0 (`TOLD_DEVIATIONS`), nothing
+        is said, which covers the truth.
 
     Args:
         over: float64[...], the numerators as seen.
@@ -192,11 +195,12 @@ def fieller(
         covariance: Of each two.
         level: How often an interval shall cover the truth.
     """
-    square = deviations_of(level) ** 2
+    deviations = deviations_of(level)
+    square = deviations**2
     lead = under**2 - square * np.asarray(variance_under)
     middle = over * under - square * np.asarray(covariance)
     rest = over**2 - square * np.asarray(variance_over)
-    told = (lead > 0) & (under > 0)
+    told = under > max(deviations, TOLD_DEVIATIONS) * np.sqrt(np.asarray(variance_under))
     safe = np.where(told, lead, 1.0)
     # Not negative where the lead is not; rounding may make it so.
     root = np.sqrt(np.maximum(middle**2 - lead * rest, 0.0))

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.analytics.estimates import (
+    TOLD_DEVIATIONS,
     Estimates,
     deviations_of,
     difference,
@@ -56,7 +57,7 @@ def test_a_ratios_interval_is_exactly_what_is_not_refused(
         covariance=covariance,
     )
     if not found.known:
-        assert under <= 1.96 * stddev * (1 + 1e-3)
+        assert under <= TOLD_DEVIATIONS * stddev
         assert (found.low, found.high) == (-np.inf, np.inf)
         return
     for end in (float(found.low), float(found.high)):
