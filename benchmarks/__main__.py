@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import audit, data, demo, federation, node, recommend, training
+from benchmarks import analytics, audit, data, demo, federation, node, recommend, training
 from benchmarks.results import Figure, report
 
 AREAS = {
@@ -15,6 +15,7 @@ AREAS = {
     "data": data,
     "node": node,
     "recommend": recommend,
+    "analytics": analytics,
 }
 
 
