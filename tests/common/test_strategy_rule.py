@@ -45,12 +45,8 @@ def shared(honest: int) -> dict[str, Any]:
 
 def test_auto_takes_pairs_where_they_outweigh_the_noise() -> None:
     # Signals of 1,712, 724, 265; with the noise of all together of 3,828, 1,619, 593.
-    assert [chosen(epsilon=each) for each in ("8", "3", "1")] == ["gram", "factors", "factors"]
-    assert [chosen(epsilon=each, **shared(5)) for each in ("8", "3", "1")] == [
-        "gram",
-        "gram",
-        "factors",
-    ]
+    assert [chosen(epsilon=each) for each in ("8", "3", "1")] == ["gram", "gram", "factors"]
+    assert {chosen(epsilon=each, **shared(5)) for each in ("8", "3", "1")} == {"gram"}
     assert chosen(epsilon="1", planned_customers=25_000) == "gram"
     assert chosen(epsilon="8", regions=[f"r{n}" for n in range(64)]) == "factors"
 
