@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from common.strategies import FACTORS, GRAM, StrategyName
 
-#: From this signal on pairs say more than power iteration finds, on the real data that were measured;
-#: below it, noise drowns them first.
+#: From this signal on pairs say more than power iteration finds, on the real data that were
+#: measured; below it, noise drowns them first.
 GRAM_SIGNAL_FROM = 500.0
 # One item has no pair.
 _LEAST_ITEMS = 2

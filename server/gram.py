@@ -5,7 +5,8 @@ Everything here is post-processing of released values by public constants, so it
 What was released is A + E without its diagonal: A = Σ yᵤ yᵤᵀ over customers, E symmetric with
 independent Gaussian noise. The diagonal says only that who bought an item bought that item, and
 would raise what one customer contributes from √½ to 1, so it is not released; it is completed by
-what the leading eigenvectors say of it (Zhang, Cai and Wu, "Heteroskedastic PCA", 2022, algorithm 1).
+what the leading eigenvectors say of it (Zhang, Cai and Wu, "Heteroskedastic PCA", 2022, algorithm
+1).
 """
 
 from __future__ import annotations
