@@ -145,9 +145,11 @@ def killed_at(point: Point, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 #: Between two stages; the places within a durable write are tried, too, when there is time.
-STAGES = (Point.LEDGER_COMMITTED, Point.CHARGED, Point.NOISED, Point.SEALED, Point.LOGGED)
+STAGES = (Point.LEDGER_COMMITTED, Point.NOISED, Point.SEALED)
 WITHIN = (
     Point.BEGUN,
+    Point.CHARGED,
+    Point.LOGGED,
     Point.LEDGER_ADMITTED,
     Point.LEDGER_WRITTEN,
     Point.LOG_WRITTEN,
@@ -227,16 +229,21 @@ def counted(region: OpenRegion, record: dict[str, Any]) -> str:
 
 
 def test_only_who_consents_to_both_is_counted(federation: Federation, region: OpenRegion) -> None:
-    someone = next(each for each in region.customers if region.registrar.consents(each))
-    region.registrar.record([Choice.give(someone, {FEDERATED_TRAINING: True})])
+    one, other = [each for each in region.customers if region.registrar.consents(each)][:2]
+    region.registrar.record(
+        [
+            Choice.give(one, {FEDERATED_TRAINING: True}),
+            Choice.give(other, {RECOMMENDATIONS: True}),
+        ]
+    )
     query = signed(region, federation[1])
     region.engine.answer(query.permit_id, ASKED[0])
     (record,) = records(region.engine.log, "answer")
     assert record["included"]["root"] == counted(region, record)
-    sid = region.engine.subjects.pseudonyms()[someone]
-    now_ms = region.engine.queries.now_ms()
-    assert sid in region.engine.state.consents.eligible(FEDERATED_TRAINING, now_ms)
-    assert sid not in region.engine.state.consents.eligible(RECOMMENDATIONS, now_ms)
+    consents, now_ms = region.engine.state.consents, region.engine.queries.now_ms()
+    for customer, purpose in ((one, FEDERATED_TRAINING), (other, RECOMMENDATIONS)):
+        sid = region.engine.subjects.pseudonyms()[customer]
+        assert sid in consents.eligible(purpose, now_ms)
 
 
 def test_someone_who_withdraws_before_it_is_logged_discards_it_if_the_policy_says_so(

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.data.assembly import MS_PER_WEEK
@@ -64,6 +64,7 @@ BIAS = RegionalBias(VOCABULARY, N_ITEMS, "m" * 64, START_MS, END_MS)
 PAIRS = AlsoBought(VOCABULARY, N_ITEMS, "m" * 64, START_MS, END_MS)
 
 
+@settings(max_examples=30)
 @given(BOUGHT)
 def test_scenes_count_each_purchase_by_part_of_the_day_and_by_weekday(bought: Bought) -> None:
     found = table(SCENES.contributions(purchases_of(bought)), int(np.prod(SCENES.spec.shape)))
@@ -82,6 +83,7 @@ def test_scenes_count_each_purchase_by_part_of_the_day_and_by_weekday(bought: Bo
     np.testing.assert_array_equal(found, expected.reshape(4, -1))
 
 
+@settings(max_examples=30)
 @given(BOUGHT)
 def test_pairs_are_of_the_distinct_items_of_the_vocabulary(bought: Bought) -> None:
     found = table(PAIRS.contributions(purchases_of(bought)), PAIRS.spec.shape[0])
@@ -106,6 +108,7 @@ def test_pairs_of_who_bought_very_much_are_of_what_she_bought_most() -> None:
     assert np.flatnonzero(square.any(axis=0)).tolist() == list(range(10, many))
 
 
+@settings(max_examples=30)
 @given(BOUGHT)
 def test_the_regional_bias_takes_the_popularity_row_of_training(bought: Bought) -> None:
     found = table(BIAS.contributions(purchases_of(bought)), len(VOCABULARY))
@@ -121,6 +124,7 @@ def test_the_regional_bias_takes_the_popularity_row_of_training(bought: Bought) 
     np.testing.assert_allclose(found, whole[:, VOCABULARY])
 
 
+@settings(max_examples=30)
 @given(BOUGHT, st.sampled_from([SCENES, BIAS, PAIRS]))
 def test_what_a_customer_adds_depends_on_nobody_else(bought: Bought, statistic: Statistic) -> None:
     size = int(np.prod(statistic.spec.shape))
@@ -132,6 +136,7 @@ def test_what_a_customer_adds_depends_on_nobody_else(bought: Bought, statistic: 
         assert not np.delete(alone, customer, axis=0).any()
 
 
+@settings(max_examples=30)
 @given(BOUGHT, st.sampled_from([SCENES, BIAS, PAIRS]))
 def test_the_bounded_sum_is_at_most_the_number_of_customers(
     bought: Bought, statistic: Statistic
