@@ -8,6 +8,7 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.engine import policy
 from client.engine.permit import CodeIdentity, make_permit
 from client.engine.policy import RegionPolicy
 from common.audit.verify import policy_bounds
@@ -15,6 +16,7 @@ from common.audit.verify.fields import Record
 from common.audit.verify.replay import Entry
 from common.errors import PolicyError
 from common.plan import RunPlan
+from common.strategies import SUMS
 from tests.client.engine.test_policy import POLICY, policy_of
 from tests.support.local_plan import local_plan
 
@@ -36,6 +38,12 @@ class PermitEntry:
 
     def parts(self, name: str) -> list[Record]:
         return cast("list[Record]", self.record[name])
+
+
+def test_both_know_which_mechanisms_take_everyone() -> None:
+    everyone = {"popularity", *SUMS}
+    assert set(policy._FULL_BATCH) == everyone
+    assert everyone == policy_bounds._FULL_BATCH
 
 
 def engine_allows(policy: RegionPolicy, plan: RunPlan) -> bool:

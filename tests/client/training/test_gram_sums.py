@@ -87,6 +87,13 @@ def test_no_row_adds_more_than_the_clipping_norm(
     assert np.linalg.norm(own) <= clipping_norm
 
 
+def test_a_norm_that_cancels_in_floats_is_clipped_all_the_same() -> None:
+    # (1 + δ²)² − (1 + δ⁴) is 0 in floats, though the pair is as large as δ.
+    row = np.array([[1.0, 1e-9]])
+    own = clipped_gram([csr_matrix(row)], 2, clipping_norm=1e-10)
+    assert 0 < np.linalg.norm(own) <= 1e-10
+
+
 @pytest.mark.parametrize("clipping_norm", CLIPPING_NORMS)
 def test_adding_any_one_customer_changes_the_sum_by_at_most_the_clipping_norm(
     clipping_norm: str,
