@@ -8,11 +8,13 @@ has no truth to compare with.
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +32,10 @@ from client.data.sources import all_batches, load_source_config
 from client.data.transactions import Purchases
 from client.recommend.local_statistics import WEEKDAYS, Clock
 from client.training.bounded_sums import bounded_sum
+from client.training.bounded_units import unit_sum
+from client.training.exact_bernoulli import WordSource
 from client.training.noise import NoiseSource, SeededNoise
+from client.training.shared_sums import ring_release
 from common.analytics.cuts import Cuts
 from common.analytics.estimates import Estimates
 from common.analytics.funnels import Funnel
@@ -39,14 +44,17 @@ from common.analytics.shares import Shares
 from common.analytics.trends import Trend
 from common.calibration import calibrate_noise_multiplier
 from common.catalogue import Catalogue
+from common.discrete_gaussian import calibrate_share, sensitivity_of
 from common.errors import InputError
-from simulations.regions import EvaluationWindows
+from common.secure_aggregation import Quantiser
 from simulations.scenarios import find_scenario
 
 FloatArray = npt.NDArray[np.float64]
 
 EPSILON, DELTA = 1.0, 1e-6
 TOP = 20
+#: Of rows and noise in a sum of regions.
+GRID_EXPONENT = -10
 #: How often noise is drawn.
 DRAWS = 400
 CUSTOMERS = 5_000
@@ -87,45 +95,93 @@ def noise_of_a_plan() -> float:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A window of purchases, milliseconds since the epoch: its begin, and its end, exclusive."""
+
+    start_ms: int
+    end_ms: int
+
+    @property
+    def days(self) -> int:
+        """How many days it has, rounded up."""
+        return -(-(self.end_ms - self.start_ms) // _DAY_MS)
+
+
+class Answers(Protocol):
+    """Answers to a question: the truth, many noisy ones, and their noise's standard deviation."""
+
+    def __call__(self, statistic: PurchaseStatistic) -> tuple[FloatArray, FloatArray, float]:
+        """float64[size], float64[draws, size], and the deviation."""
+        ...
+
+
+def of_one_region(
+    parts: Sequence[Purchases], window: Window, noise: NoiseSource, draws: int
+) -> Answers:
+    """What one region answers, with noise of its own in full."""
+
+    def answers(statistic: PurchaseStatistic) -> tuple[FloatArray, FloatArray, float]:
+        total, stddev = _true_sum(parts, statistic, window), noise_of_a_plan()
+        return total, total + noise.gaussian((draws, len(total)), stddev), stddev
+
+    return answers
+
+
+def of_a_sum(
+    regions: Sequence[Sequence[Purchases]], window: Window, noise: WordSource, draws: int
+) -> Answers:
+    """What regions answer together: rows on the grid, a share of noise each, added in the ring."""
+    quantiser = Quantiser(GRID_EXPONENT, len(regions))
+
+    def answers(statistic: PurchaseStatistic) -> tuple[FloatArray, FloatArray, float]:
+        size = statistic.question.size
+        share = calibrate_share(
+            noise_of_a_plan(),
+            shares=len(regions),
+            sensitivity=sensitivity_of(1.0, GRID_EXPONENT),
+            coordinates=size,
+        )
+        ring, total = np.zeros((draws, size), dtype=np.uint32), np.zeros(size)
+        for parts in regions:
+            units = unit_sum(
+                parts,
+                statistic,
+                start_ms=window.start_ms,
+                end_ms=window.end_ms,
+                clipping_norm=1.0,
+                grid_exponent=GRID_EXPONENT,
+            )
+            # Wraps around, as the ring does.
+            ring += ring_release(np.tile(units, (draws, 1)), share, quantiser, noise).view(
+                np.uint32
+            )
+            total += _true_sum(parts, statistic, window)
+        values = np.ldexp(ring.view(np.int32).astype(np.float64), GRID_EXPONENT)
+        return total, values, math.ldexp(math.sqrt(share.variance), GRID_EXPONENT)
+
+    return answers
+
+
 def measured(
-    parts: Sequence[Purchases],
-    catalogue: Catalogue,
-    *,
-    start_ms: int,
-    end_ms: int,
-    noise: NoiseSource,
-    draws: int = DRAWS,
+    answers: Answers, parts: Sequence[Purchases], catalogue: Catalogue, window: Window
 ) -> Quality:
-    """Answers about some customers, with the noise of one region, or of a sum with shares of it.
+    """How good answers about some customers are.
 
     Args:
-        parts: The customers' purchases: of one region, or of all that are summed.
+        answers: Gives them.
+        parts: The customers' purchases, of all regions that are summed.
         catalogue: The catalogue that items are numbers of.
-        start_ms: Begin of the window, milliseconds since the epoch, inclusive.
-        end_ms: End of the window, exclusive.
-        noise: Where noise is drawn from. Shares of discrete noise add up to a Gaussian of the same
-            variance (`common.discrete_gaussian`), which is what is drawn.
-        draws: How often.
+        window: The window of purchases.
     """
-    stddev = noise_of_a_plan()
-
-    def answers(statistic: PurchaseStatistic) -> tuple[FloatArray, FloatArray]:
-        total = bounded_sum(parts, statistic, start_ms=start_ms, end_ms=end_ms, clipping_norm=1.0)
-        return total, total + noise.gaussian((draws, len(total)), stddev)
-
-    categories = category_customers(catalogue)
-    precision, stated = _top(
-        categories,
-        answers(categories)[1],
-        _purchases(parts, catalogue, start_ms=start_ms, end_ms=end_ms),
-        stddev,
-    )
-    cuts = [recency_cuts(window_days=_days(start_ms, end_ms), end_ms=end_ms), frequency_cuts()]
+    most = _purchases(parts, catalogue, window)
+    precision, stated = _top(category_customers(catalogue), answers, most)
+    cuts = [recency_cuts(window_days=window.days, end_ms=window.end_ms), frequency_cuts()]
     return Quality(
         top_precision=precision,
         top_stated=stated,
-        share_points=_share_points(*answers(purchase_scenes(CLOCK)), stddev),
-        cut_percentiles=max(_cut_percentiles(each, *answers(each), stddev) for each in cuts),
+        share_points=_share_points(answers),
+        cut_percentiles=max(_cut_percentiles(each, answers) for each in cuts),
     )
 
 
@@ -137,16 +193,18 @@ def coverage(customers: int, seed: int, *, draws: int) -> dict[str, float]:
         seed: The same seed gives the same purchases and noise.
         draws: How often noise is drawn; all draws are read in one call.
     """
-    catalogue, stddev = _made_up_catalogue(), noise_of_a_plan()
-    noise, window = SeededNoise(f"coverage/{customers}/{seed}"), {"start_ms": 0, "end_ms": _END_MS}
-    parts, found = [made_up(customers, seed)], {}
-    for statistic in statistics(ASKABLE, catalogue, CLOCK, **window):
-        total = bounded_sum(parts, statistic, **window, clipping_norm=1.0)
-        question, true = statistic.question, _answer(statistic, total[None, :], _NO_NOISE).value
-        values = _answer(statistic, total + noise.gaussian((draws, len(total)), stddev), stddev)
-        covered = values.covers(true[0])
+    parts, window, found = [made_up(customers, seed)], Window(0, _END_MS), {}
+    answers = of_one_region(parts, window, SeededNoise(f"coverage/{customers}/{seed}"), draws)
+    for statistic in statistics(
+        ASKABLE, _made_up_catalogue(), CLOCK, start_ms=window.start_ms, end_ms=window.end_ms
+    ):
+        total, noisy, stddev = answers(statistic)
+        true, values = (
+            _answer(statistic, *each) for each in ((total[None, :], _NO_NOISE), (noisy, stddev))
+        )
         # Of what noise leaves nothing to say of, no interval is stated.
-        found[question.name] = float(covered[values.known].mean())
+        covered = values.covers(true.value[0])[values.known]
+        found[statistic.name] = float(covered.mean())
     return found
 
 
@@ -156,22 +214,17 @@ def retail(*, draws: int = DRAWS) -> Quality:
     with tempfile.TemporaryDirectory(prefix="fedpref-analytics-") as folder:
         prepared = scenario.prepare(Path(folder), seed=1)
         catalogue = Catalogue.load(prepared.catalogue)
-        parts = [
-            part
+        regions = [
+            [
+                *quality_gate(
+                    all_batches(load_source_config(region.source)), catalogue, region=region.name
+                ).parts()
+            ]
             for region in prepared.regions
-            for part in quality_gate(
-                all_batches(load_source_config(region.source)), catalogue, region=region.name
-            ).parts()
         ]
-    windows: EvaluationWindows = scenario.windows
-    return measured(
-        parts,
-        catalogue,
-        start_ms=windows.train_from_ms,
-        end_ms=windows.train_until_ms,
-        noise=SeededNoise("analytics/retail"),
-        draws=draws,
-    )
+    window = Window(scenario.windows.train_from_ms, scenario.windows.train_until_ms)
+    answers = of_a_sum(regions, window, SeededNoise("analytics/retail"), draws)
+    return measured(answers, [part for parts in regions for part in parts], catalogue, window)
 
 
 def one_region(customers: int, seed: int, *, draws: int = DRAWS) -> Quality:
@@ -185,14 +238,10 @@ def one_region(customers: int, seed: int, *, draws: int = DRAWS) -> Quality:
     Raises:
         InputError: There are no customers.
     """
-    return measured(
-        [made_up(customers, seed)],
-        _made_up_catalogue(),
-        start_ms=0,
-        end_ms=_END_MS,
-        noise=SeededNoise(f"analytics/{customers}/{seed}"),
-        draws=draws,
-    )
+    parts, window = [made_up(customers, seed)], Window(0, _END_MS)
+    noise = SeededNoise(f"analytics/{customers}/{seed}")
+    answers = of_one_region(parts, window, noise, draws)
+    return measured(answers, parts, _made_up_catalogue(), window)
 
 
 def made_up(customers: int, seed: int) -> Purchases:
@@ -248,25 +297,25 @@ def _hours_of_day() -> FloatArray:
     return share
 
 
-def _days(start_ms: int, end_ms: int) -> int:
-    return -(-(end_ms - start_ms) // _DAY_MS)
-
-
-def _purchases(
-    parts: Sequence[Purchases], catalogue: Catalogue, *, start_ms: int, end_ms: int
+def _true_sum(
+    parts: Sequence[Purchases], statistic: PurchaseStatistic, window: Window
 ) -> FloatArray:
+    return bounded_sum(
+        parts, statistic, start_ms=window.start_ms, end_ms=window.end_ms, clipping_norm=1.0
+    )
+
+
+def _purchases(parts: Sequence[Purchases], catalogue: Catalogue, window: Window) -> FloatArray:
     """float64[categories]: the true number of purchases, unbounded."""
     total = np.zeros(len(catalogue.category_names))
     for part in parts:
-        inside = (part.time_ms >= start_ms) & (part.time_ms < end_ms)
+        inside = (part.time_ms >= window.start_ms) & (part.time_ms < window.end_ms)
         total += np.bincount(catalogue.category[part.item[inside]], minlength=len(total))
     return total
 
 
-def _top(
-    statistic: PurchaseStatistic, noisy: FloatArray, true: FloatArray, stddev: float
-) -> tuple[float, float]:
-    question = statistic.question
+def _top(statistic: PurchaseStatistic, answers: Answers, true: FloatArray) -> tuple[float, float]:
+    question, (_, noisy, stddev) = statistic.question, answers(statistic)
     if not isinstance(question, Groups):
         raise InputError("The largest are of groups.")
     wanted = np.argsort(-true, kind="stable")[:TOP]
@@ -275,18 +324,15 @@ def _top(
     return float(np.mean(right)), float(np.mean([each.precision for each in found]))
 
 
-def _share_points(total: FloatArray, noisy: FloatArray, stddev: float) -> float:
-    question = purchase_scenes(CLOCK).question
-    if not isinstance(question, Shares):
-        raise InputError("Scenes are shares.")
-    off = 100 * np.abs(question.read(noisy, stddev).value - total / total.sum())
+def _share_points(answers: Answers) -> float:
+    statistic = purchase_scenes(CLOCK)
+    total, noisy, stddev = answers(statistic)
+    off = 100 * np.abs(_answer(statistic, noisy, stddev).value - total / total.sum())
     return float(np.quantile(off.max(axis=1), 0.95))
 
 
-def _cut_percentiles(
-    statistic: PurchaseStatistic, total: FloatArray, noisy: FloatArray, stddev: float
-) -> float:
-    question = statistic.question
+def _cut_percentiles(statistic: PurchaseStatistic, answers: Answers) -> float:
+    question, (total, noisy, stddev) = statistic.question, answers(statistic)
     if not isinstance(question, Cuts):
         raise InputError("Percentiles are of cuts.")
     cells = question.tree.solution() @ total

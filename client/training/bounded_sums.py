@@ -8,7 +8,7 @@ public grid. No number of customers enters anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -134,15 +134,33 @@ def bounded_sum(
     """
     size = int(np.prod(statistic.spec.shape))
     total = np.zeros(size)
+    for rows in bounded_rows(
+        parts, statistic, start_ms=start_ms, end_ms=end_ms, clipping_norm=clipping_norm
+    ):
+        total += np.bincount(rows.indices, weights=rows.data, minlength=size)
+    return total
+
+
+def bounded_rows(
+    parts: Iterable[Purchases],
+    statistic: Statistic,
+    *,
+    start_ms: int,
+    end_ms: int,
+    clipping_norm: float,
+) -> Iterator[csr_matrix]:
+    """The customers' bounded rows, part by part, one row each; they must not leave.
+
+    Raises:
+        InputError: As in `noisy_sum`; that a customer was in two parts is said after the last.
+    """
+    size = int(np.prod(statistic.spec.shape))
     seen: list[npt.NDArray[np.bytes_]] = []
     for part in parts:
         seen.append(np.array(part.owners, dtype=f"S{_SID_BYTES}"))
-        inside = _within(part, start_ms, end_ms)
-        total += _sum_of_rows(
-            statistic.contributions(inside), len(part.owners), size, clipping_norm
-        )
+        given = statistic.contributions(_within(part, start_ms, end_ms))
+        yield _bounded(given, len(part.owners), size, clipping_norm)
     _require_once(seen)
-    return total
 
 
 def clip_rows(rows: csr_matrix, clipping_norm: float) -> csr_matrix:
@@ -173,9 +191,7 @@ def clip_rows(rows: csr_matrix, clipping_norm: float) -> csr_matrix:
     return csr_matrix((rows.data * factor[owner], rows.indices, rows.indptr), shape=rows.shape)
 
 
-def _sum_of_rows(
-    given: Contributions, n_customers: int, size: int, clipping_norm: float
-) -> FloatArray:
+def _bounded(given: Contributions, n_customers: int, size: int, clipping_norm: float) -> csr_matrix:
     for numbers, most, what in (
         (given.owner, n_customers, "customer"),
         (given.place, size, "coordinate"),
@@ -185,11 +201,7 @@ def _sum_of_rows(
     rows = csr_matrix((given.value, (given.owner, given.place)), shape=(n_customers, size))
     # What one customer adds to one coordinate counts once, as a whole.
     rows.sum_duplicates()
-    clipped = clip_rows(rows, clipping_norm)
-    total: FloatArray = np.bincount(clipped.indices, weights=clipped.data, minlength=size).astype(
-        np.float64
-    )
-    return total
+    return clip_rows(rows, clipping_norm)
 
 
 def _within(part: Purchases, start_ms: int, end_ms: int) -> Purchases:

@@ -102,8 +102,28 @@ def shared_release(
     Returns:
         int32, of the units' shape.
     """
-    shared: SharedNoise = plan.shared_noise(mechanism)
-    room = Quantiser(mechanism.grid_exponent, len(plan.regions)).largest_steps
+    quantiser = Quantiser(mechanism.grid_exponent, len(plan.regions))
+    return ring_release(units, plan.shared_noise(mechanism), quantiser, noise)
+
+
+def ring_release(
+    units: IntArray, shared: SharedNoise, quantiser: Quantiser, noise: WordSource
+) -> npt.NDArray[np.int32]:
+    """A sum of whole grid units with one share of noise, as elements of a quantiser's ring.
+
+    Args:
+        units: int64, whole grid units, each customer's bounded by the shared release's sensitivity.
+        shared: Whose share is added.
+        quantiser: How many regions' sums the ring has room for.
+        noise: Where noise is drawn from.
+
+    Formal guarantees:
+        As `shared_release`, for the release that `shared` describes.
+
+    Returns:
+        int32, of the units' shape.
+    """
+    room = quantiser.largest_steps
     most = max(0, room - int(np.ceil(_NOISE_ROOM * shared.share.value)))
     noisy = np.clip(units, -most, most) + discrete_gaussian(units.shape, shared.share, noise)
     ring: npt.NDArray[np.int32] = (noisy & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
