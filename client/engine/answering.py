@@ -28,7 +28,7 @@ from common.audit.merkle import leaf_hash
 from common.canonical_json import JsonValue
 from common.envelope import Envelope
 from common.errors import InputError, PolicyError
-from common.failpoints import Point, reach
+from common.failpoints import AnswerPoint, reach
 from common.keys import Registry
 from common.parameters import check_arrays
 from common.timestamps import parse_time
@@ -129,11 +129,11 @@ class QueryAnswering:
         sealed = self._store.read(query.run, part.number)
         included: frozenset[str] | None = None
         if sealed is None:
-            reach(Point.BEGUN)
+            reach(AnswerPoint.ANSWER_BEGUN)
             sealed, snapshot = self._compute(self._open(permit_id), part, statistic)
             included = snapshot.eligible.sids
         index = self._log(query, part, sealed, included)
-        reach(Point.LOGGED)
+        reach(AnswerPoint.ANSWER_LOGGED)
         return LoggedAnswer(sealed, index)
 
     def _open(self, permit_id: str) -> Query:
@@ -188,7 +188,7 @@ class QueryAnswering:
         parts.data.checked_transactions()
         snapshot = self._snapshot(query, start_ms)
         charge = parts.charging.charge_query(query, part)
-        reach(Point.CHARGED)
+        reach(AnswerPoint.ANSWER_CHARGED)
         spending = parts.ledger.spending(query.run, charge.request.year, upto_seq=charge.seq)
         parts.observer.charged(spending.year, spending.cap)
         with TRAINING_TURN:
@@ -202,7 +202,7 @@ class QueryAnswering:
                 grid_exponent=part.grid_exponent,
                 noise=parts.noise,
             )
-        reach(Point.NOISED)
+        reach(AnswerPoint.ANSWER_NOISED)
         arrays = {part.spec.name: values}
         check_arrays(arrays, (part.spec,), grid_exponent=part.grid_exponent)
         context = AnswerContext(
@@ -224,7 +224,7 @@ class QueryAnswering:
             arrays=arrays,
         )
         self._store.write(query.run, part.number, sealed)
-        reach(Point.SEALED)
+        reach(AnswerPoint.ANSWER_SEALED)
         return sealed, snapshot
 
     def _snapshot(self, query: Query, at_ms: int) -> ConsentSnapshot:
@@ -331,7 +331,7 @@ class QueryAnswering:
         # The incident marks it for good; only then may the seal go.
         parts.log.append([make_entry(record, parts.trainer)])
         parts.state.refresh()
-        reach(Point.GIVEN_UP)
+        reach(AnswerPoint.ANSWER_GIVEN_UP)
         self._store.remove(query.run, part.number)
         raise error
 

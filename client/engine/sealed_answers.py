@@ -18,7 +18,7 @@ import numpy.typing as npt
 from client.engine.sealed_file import sealed_bytes, unsealed
 from common.durable_file import make_folder_durably, sync_folder, write_durably
 from common.errors import FedprefError, StorageError
-from common.failpoints import Point, reach
+from common.failpoints import AnswerPoint, reach
 
 _VERSION = "fedpref-sealed-answer/1"
 _SUFFIX = ".answer"
@@ -140,7 +140,7 @@ class AnswerStore:
         path = self.path(run, number)
         try:
             path.unlink(missing_ok=True)
-            reach(Point.SEAL_REMOVED)
+            reach(AnswerPoint.ANSWER_REMOVED)
             if self._folder.is_dir():
                 sync_folder(self._folder)
         except OSError as error:

@@ -28,7 +28,7 @@ from common.catalogue import Catalogue
 from common.consent import FEDERATED_TRAINING, RECOMMENDATIONS
 from common.envelope import Envelope
 from common.errors import BudgetError, PolicyError, StorageError
-from common.failpoints import Point
+from common.failpoints import AnswerPoint, Point
 from common.parameters import arrays_digest
 from common.plan import RunPlan
 from common.timestamps import parse_time
@@ -133,7 +133,7 @@ class KilledError(BaseException):
 
 
 @contextmanager
-def killed_at(point: Point, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def killed_at(point: failpoints.AnyPoint, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     def kill(at: failpoints.AnyPoint) -> None:
         if at == point:
             raise KilledError
@@ -145,11 +145,11 @@ def killed_at(point: Point, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 #: Between two stages; the places within a durable write are tried, too, when there is time.
-STAGES = (Point.LEDGER_COMMITTED, Point.NOISED, Point.SEALED)
+STAGES = (Point.LEDGER_COMMITTED, AnswerPoint.ANSWER_NOISED, AnswerPoint.ANSWER_SEALED)
 WITHIN = (
-    Point.BEGUN,
-    Point.CHARGED,
-    Point.LOGGED,
+    AnswerPoint.ANSWER_BEGUN,
+    AnswerPoint.ANSWER_CHARGED,
+    AnswerPoint.ANSWER_LOGGED,
     Point.LEDGER_ADMITTED,
     Point.LEDGER_WRITTEN,
     Point.LOG_WRITTEN,
@@ -167,7 +167,7 @@ POINTS = [
 
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_anywhere_it_goes_on_with_one_charge_and_one_answer(
-    federation: Federation, point: Point, monkeypatch: pytest.MonkeyPatch
+    federation: Federation, point: failpoints.AnyPoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = federation[1]
     with reopened(federation) as region:
@@ -252,7 +252,7 @@ def test_someone_who_withdraws_before_it_is_logged_discards_it_if_the_policy_say
     in_force(federation, withdrawal_in_round="discard")
     with reopened(federation) as region:
         query = signed(region, federation[1])
-        with killed_at(Point.SEALED, monkeypatch):
+        with killed_at(AnswerPoint.ANSWER_SEALED, monkeypatch):
             region.engine.answer(query.permit_id, ASKED[0])
     with reopened(federation) as region:
         leaving = next(each for each in region.customers if region.registrar.consents(each))
@@ -276,7 +276,7 @@ def test_what_was_sealed_too_long_ago_is_given_up(
     folder, plan, _ = federation
     with reopened(federation) as region:
         query = signed(region, plan)
-        with killed_at(Point.SEALED, monkeypatch):
+        with killed_at(AnswerPoint.ANSWER_SEALED, monkeypatch):
             region.engine.answer(query.permit_id, ASKED[0])
         later_ms = region.engine.queries.now_ms() + 601_000
     with open_engine(home_of(folder), clock_ms=lambda: later_ms) as engine:
