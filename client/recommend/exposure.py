@@ -3,7 +3,7 @@
 It holds customers whose consent for recommendations stands, and nobody else: the others are shown
 popularity and leave no trace here. It calls a customer by a pseudonym of its own. Whoever's consent
 ends is taken out with the next refresh, and nothing is kept for longer than the experiment's
-settings say. It stays in the region; figures from it are for the region alone.
+settings say, nor once there is no experiment. It stays in the region; figures from it are for the region alone.
 
 Exposures are written in batches. A crash loses those of the last second: fewer, never wrong ones.
 """
@@ -161,6 +161,19 @@ class ExposureLog:
             # The write-ahead log has the pages as they were.
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             return taken_out
+
+    def clear(self) -> None:
+        """Takes out everything: no experiment runs.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        with self._lock, self._storage_errors():
+            self._waiting.clear()
+            with self._connection:
+                self._connection.execute("DELETE FROM exposures")
+            # The write-ahead log has the pages as they were.
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def close(self) -> None:
         """Writes what waits, and closes the file.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from client.data.consent_filter import EligibleCustomers
 from client.engine.home import RegionHome
@@ -321,6 +321,10 @@ class Recommender:
             since_ms = now - assignment.settings.keep_days * _MS_PER_DAY
             with self._noting():
                 log.keep_only(assignment.settings.name, kept, since_ms=since_ms)
+        elif (path := recommend_folder(self._home) / EXPOSURES_NAME).exists():
+            # Of an experiment that is over: without one, nobody would ever take it out.
+            with self._noting(), closing(ExposureLog(path)) as over:
+                over.clear()
 
     @contextmanager
     def _noting(self) -> Iterator[None]:

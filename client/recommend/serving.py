@@ -177,6 +177,10 @@ def _refreshing(recommender: Recommends, *, every_s: int) -> Iterator[None]:
             except FedprefError as error:
                 # What was served goes on being served; `recommend check` says what is wrong.
                 _log.error("the recommender cannot be refreshed: %s", error)
+            # Whatever it is, it is tried again: with this thread would end that those who withdraw
+            # are taken out.
+            except Exception as error:  # noqa: BLE001
+                _log.error("the recommender cannot be refreshed", exc_info=error)
 
     if not every_s:
         yield

@@ -604,6 +604,20 @@ def test_a_refresh_takes_out_the_exposures_of_whoever_withdrew(home: RegionHome)
     recommender.close()
 
 
+def test_a_refresh_without_an_experiment_takes_out_the_exposures_of_the_last(
+    home: RegionHome,
+) -> None:
+    recommender = opened(home, experiment(*HALVES))
+    ask(recommender, "bo")
+    recommender.close()
+    without = opened(home)
+    without.refresh()
+    without.close()
+    again = opened(home, experiment(*HALVES))
+    assert exposures(again) == []
+    again.close()
+
+
 def test_a_disk_that_refuses_exposures_keeps_nobody_from_her_list(
     home: RegionHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
