@@ -3,7 +3,8 @@
 It holds customers whose consent for recommendations stands, and nobody else: the others are shown
 popularity and leave no trace here. It calls a customer by a pseudonym of its own. Whoever's consent
 ends is taken out with the next refresh, and nothing is kept for longer than the experiment's
-settings say, nor once there is no experiment. It stays in the region; figures from it are for the region alone.
+settings say, nor once there is no experiment. It stays in the region; figures from it are for the
+region alone.
 
 Exposures are written in batches. A crash loses those of the last second: fewer, never wrong ones.
 """
