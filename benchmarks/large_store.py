@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -29,7 +30,7 @@ _BASKET_ROWS = 8
 # So many of the most bought items are about equally bought.
 _HEAD = 50
 _FAULTY = 0.01
-_SOURCE = """\
+SOURCE = """\
 kind = "files"
 path = "days"
 time_zone = "UTC"
@@ -55,18 +56,25 @@ def item(number: int) -> str:
     return f"ART-{number:07}"
 
 
-def make(root: Path, rows: int, customers: int, items: int, n_days: int) -> None:
-    """Makes the home, with some days in its store."""
+def by_popularity(items: int) -> npt.NDArray[np.int64]:
+    """The items' numbers, the most bought first."""
+    return np.random.default_rng(1).permutation(items)
+
+
+def make(
+    root: Path, rows: int, customers: int, items: int, n_days: int, *, first_day: int = 0
+) -> None:
+    """Makes the home, with some days in its store; the same days have the same purchases."""
     home = RegionHome(root, REGION, FEDERATION)
     days = home.source.parent / "days"
     days.mkdir(parents=True)
     home.keys.mkdir(mode=0o700)
     make_storage_key(home.stored_key)
     home.write_identity()
-    home.source.write_text(_SOURCE, "utf-8")
+    home.source.write_text(SOURCE, "utf-8")
     write_durably(home.policy, canonical_json.encode(_policy().to_record()))
     Catalogue.of([item(number) for number in range(items)]).save(home.catalogue)
-    for day in range(n_days):
+    for day in range(first_day, first_day + n_days):
         write_day(home, day, rows // n_days, customers, items)
 
 
@@ -79,7 +87,7 @@ def write_day(home: RegionHome, day: int, rows: int, customers: int, items: int)
     who = generator.integers(0, customers, baskets)[basket]
     # The law of Zipf and Mandelbrot over the items, in an order that is the same every day.
     ranks = _HEAD * ((items / _HEAD + 1) ** generator.random(rows) - 1)
-    what = np.random.default_rng(1).permutation(items)[ranks.astype(np.int64)]
+    what = by_popularity(items)[ranks.astype(np.int64)]
     second = np.sort(generator.integers(0, 86_400_000_000, baskets))[basket]
     sold_at = FIRST_DAY + np.timedelta64(day, "D") + second.astype("timedelta64[us]")
     pieces = np.where(generator.random(rows) < _FAULTY, -1, generator.integers(1, 5, rows))

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client.commands import (
+    analytics,
     backup,
     budget,
     check,
@@ -30,6 +31,7 @@ from client.commands import (
     policy,
     prepare,
     processes,
+    recommend,
     tidy,
 )
 from common.terminal import EXIT_CODES, run_command
@@ -42,11 +44,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(analytics.app, name="analytics")
 app.add_typer(consent.app, name="consent")
 app.add_typer(consents.app, name="consents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(notice.app, name="notice")
 app.add_typer(policy.app, name="policy")
+app.add_typer(recommend.app, name="recommend")
 choose.register(app)
 app.command()(engine_process.engine)
 app.command()(budget.budget)

@@ -3,6 +3,9 @@
 The catalogue is public knowledge, agreed before a run. An item's position in it is the item's
 number in every exchanged array, so its digest is part of the run plan. It is never derived from
 purchases.
+
+New items go to its end: a later catalogue that *extends* an earlier one gives every earlier item
+the same number and the same labels, and whoever holds it can show so by the earlier one's digest.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ MAX_REF_BYTES = 256
 UNLABELLED = "UNLABELLED"
 LEVELS = ("category", "product_type", "department")
 _DIGEST_DOMAIN = b"fedpref-catalogue/1\n"
+#: Finer than a type, and across types: whose make an item is. A catalogue may have none.
+BRAND = "brand"
 _COLUMNS = ("item", *LEVELS)
 _EXCLUDED_KEY = b"fedpref.excluded"
 
@@ -51,6 +56,8 @@ class Catalogue:
         department_names: Its names.
         excluded: References of products known to be no preference (fuel, coupons, postage …): a
             purchase of one is out of scope, not an unknown item.
+        brand: Likewise, whose make each item is.
+        brand_names: The brands' names; `UNLABELLED` alone in a catalogue without brands.
     """
 
     items: tuple[str, ...] = field(repr=False)
@@ -61,6 +68,8 @@ class Catalogue:
     department: IntArray = field(repr=False)
     department_names: tuple[str, ...] = field(repr=False)
     excluded: frozenset[str] = field(repr=False)
+    brand: IntArray = field(repr=False)
+    brand_names: tuple[str, ...] = field(repr=False)
 
     @classmethod
     def of(
@@ -71,6 +80,7 @@ class Catalogue:
         product_type: Sequence[str | None] | None = None,
         department: Sequence[str | None] | None = None,
         excluded: Collection[str] = (),
+        brand: Sequence[str | None] | None = None,
     ) -> Catalogue:
         """Makes a catalogue of plain lists.
 
@@ -80,6 +90,7 @@ class Catalogue:
             product_type: The finer type.
             department: The department.
             excluded: References that are out of scope.
+            brand: Whose make each item is.
 
         Raises:
             InputError: If there is no item, a reference is empty, too long, repeated or has a
@@ -92,7 +103,8 @@ class Catalogue:
             _encode(level, labels, len(references))
             for level, labels in zip(LEVELS, (category, product_type, department), strict=True)
         ]
-        return cls(references, *encoded[0], *encoded[1], *encoded[2], left_out)
+        made = _encode(BRAND, brand, len(references))
+        return cls(references, *encoded[0], *encoded[1], *encoded[2], left_out, *made)
 
     @property
     def n_items(self) -> int:
@@ -115,23 +127,55 @@ class Catalogue:
 
         Hashed are, after the domain line, for each list (items, then per level its names and
         codes, then the sorted excluded references) its name, its length, the byte lengths of its
-        strings as little-endian uint32 and their UTF-8 bytes; codes as little-endian int32.
+        strings as little-endian uint32 and their UTF-8 bytes; codes as little-endian int32. Brands
+        follow, in the form of a level, if any item has one.
         """
         digest = hashlib.sha256(_DIGEST_DOMAIN)
         _hash_strings(digest, "items", self.items)
-        for level, (codes, names) in self._levels().items():
-            _hash_strings(digest, f"{level}.names", names)
-            digest.update(f"{level}.codes {len(codes)}\n".encode("ascii"))
-            digest.update(np.ascontiguousarray(codes, dtype="<i4").tobytes())
+        levels = self._levels()
+        for level in LEVELS:
+            _hash_level(digest, level, *levels[level])
         _hash_strings(digest, "excluded", sorted(self.excluded))
+        if BRAND in levels:
+            _hash_level(digest, BRAND, *levels[BRAND])
         return digest.hexdigest()
 
+    def first(self, n_items: int) -> Catalogue:
+        """The catalogue that has the first items of this one only: what this one may extend.
+
+        Args:
+            n_items: How many items.
+
+        Raises:
+            InputError: This catalogue has fewer.
+        """
+        if not 1 <= n_items <= self.n_items:
+            raise InputError(
+                f"A catalogue of {self.n_items} items has no first {n_items}.",
+                remedy="Use the public catalogue that the run plan names, or one that extends it.",
+            )
+        labels: dict[str, list[str | None]] = {
+            level: [names[code] for code in codes[:n_items]]
+            for level, (codes, names) in self._levels().items()
+        }
+        return Catalogue.of(
+            self.items[:n_items],
+            category=labels["category"],
+            product_type=labels["product_type"],
+            department=labels["department"],
+            excluded=self.excluded,
+            brand=labels.get(BRAND),
+        )
+
     def _levels(self) -> dict[str, tuple[IntArray, tuple[str, ...]]]:
-        return {
+        levels = {
             "category": (self.category, self.category_names),
             "product_type": (self.product_type, self.product_type_names),
             "department": (self.department, self.department_names),
         }
+        if self.brand_names != (UNLABELLED,):
+            levels[BRAND] = (self.brand, self.brand_names)
+        return levels
 
     def save(self, path: Path) -> None:
         """Writes the catalogue as a Parquet file, atomically."""
@@ -170,7 +214,7 @@ class Catalogue:
             raise InputError(
                 f"The public catalogue {path} lacks the column {missing[0]}; it has "
                 f"{', '.join(table.column_names)}.",
-                remedy=f"A catalogue has the columns {', '.join(_COLUMNS)}.",
+                remedy=f"A catalogue has the columns {', '.join(_COLUMNS)}, and may have {BRAND}.",
             )
         excluded = (table.schema.metadata or {}).get(_EXCLUDED_KEY, b"").decode("utf-8", "replace")
         items, *labels = (_strings(table, name, path) for name in _COLUMNS)
@@ -180,6 +224,7 @@ class Catalogue:
             product_type=labels[1],
             department=labels[2],
             excluded=[reference for reference in excluded.split("\n") if reference],
+            brand=_strings(table, BRAND, path) if BRAND in table.column_names else None,
         )
 
 
@@ -238,6 +283,12 @@ def _check_references(items: tuple[str, ...], excluded: frozenset[str]) -> None:
             f"The catalogue both has and excludes the item {min(known & excluded)!r}.",
             remedy="List each reference either as an item or as excluded.",
         )
+
+
+def _hash_level(digest: hashlib._Hash, level: str, codes: IntArray, names: tuple[str, ...]) -> None:
+    _hash_strings(digest, f"{level}.names", names)
+    digest.update(f"{level}.codes {len(codes)}\n".encode("ascii"))
+    digest.update(np.ascontiguousarray(codes, dtype="<i4").tobytes())
 
 
 def _hash_strings(digest: hashlib._Hash, name: str, strings: Sequence[str]) -> None:

@@ -60,6 +60,7 @@ __all__ = [
 
 # Later than any time that a record can state.
 _FOREVER = MAX_TIME_MS + 1
+_DIGEST_BYTES = 32
 
 
 class Standing(StrEnum):
@@ -104,14 +105,17 @@ class ConsentReplay:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._next_index = 0
-        # Each subject's newest record, its digest, and its place in the journal.
-        self._latest: dict[str, tuple[ConsentRecord, bytes, int]] = {}
+        # Each subject's newest record, and each record's place in the journal by its id.
+        self._latest: dict[str, ConsentRecord] = {}
         self._places: dict[str, int] = {}
-        # The journal: each record's log index, and the place of its subject's record before.
+        # The journal: each record's log index, the digest of its envelope, and the place of its
+        # subject's record before.
         self._indices = array("Q")
+        self._digests = bytearray()
         self._before = array("q")
-        # For each purpose and notice: consenting subjects, and until when.
-        self._granted: dict[str, dict[str, dict[str, int]]] = {}
+        # For each choice of purposes and each notice: consenting subjects, and until when. Of many
+        # subjects, who make few choices, each stands in one of them only.
+        self._granted: dict[frozenset[str], dict[str, dict[str, int]]] = {}
         # For each superseded notice: from when the one that supersedes it first is in force.
         self._superseded: dict[str, int] = {}
         self._answers: dict[tuple[str, int], _Answer] = {}
@@ -136,28 +140,29 @@ class ConsentReplay:
             if record.record_id in self._places:
                 raise VerificationError(f"The record id {record.record_id} was used before.")
             latest = self._latest.get(record.sid)
-            expected_seq = 1 if latest is None else latest[0].seq + 1
+            expected_seq = 1 if latest is None else latest.seq + 1
             if record.seq != expected_seq:
                 raise VerificationError(
                     f"The consent record is number {record.seq} of its subject; {expected_seq} is"
                     " next."
                 )
-            if record.prev != (None if latest is None else latest[1].hex()):
+            if record.prev != self.latest_digest(record.sid):
                 raise VerificationError(
                     "The consent record does not name its subject's last envelope."
                 )
             if latest is not None:
-                _check_import(record, latest[0])
+                _check_import(record, latest)
             until_ms = _FOREVER if record.expires is None else parse_time(record.expires)
             if latest is not None:
-                self._revoke(latest[0])
+                self._revoke(latest)
             self._grant(record, until_ms)
             place = len(self._indices)
             self._next_index = index + 1
             self._places[record.record_id] = place
             self._indices.append(index)
-            self._before.append(-1 if latest is None else latest[2])
-            self._latest[record.sid] = (record, bytes.fromhex(envelope_sha256), place)
+            self._digests += bytes.fromhex(envelope_sha256)
+            self._before.append(self._place_of(latest))
+            self._latest[record.sid] = record
 
     def apply_notice(self, index: int, notice: Notice, envelope_sha256: str) -> None:
         """Takes the next notice of the log: consents to what it supersedes will lapse.
@@ -200,7 +205,9 @@ class ConsentReplay:
             if answer is None or not answer.since_ms <= at_ms < answer.until_ms:
                 groups = [
                     (granted, self._lapse_ms(notice, notice_grace_s))
-                    for notice, granted in self._granted.get(purpose, {}).items()
+                    for purposes, notices in self._granted.items()
+                    if purpose in purposes
+                    for notice, granted in notices.items()
                 ]
                 answer = _judge(groups, at_ms)
                 self._answers[key] = answer
@@ -238,19 +245,18 @@ class ConsentReplay:
 
     def latest(self, sid: str) -> ConsentRecord | None:
         """The subject's newest record, or None."""
-        found = self._latest.get(sid)
-        return None if found is None else found[0]
+        return self._latest.get(sid)
 
     def latest_digest(self, sid: str) -> str | None:
         """The digest of the subject's newest envelope in hex (the next ``prev``), or None."""
-        found = self._latest.get(sid)
-        return None if found is None else found[1].hex()
+        with self._lock:
+            start = self._place_of(self._latest.get(sid)) * _DIGEST_BYTES
+            return None if start < 0 else self._digests[start : start + _DIGEST_BYTES].hex()
 
     def indices(self, sid: str) -> list[int]:
         """The log indices of the subject's records, oldest first."""
         with self._lock:
-            found = self._latest.get(sid)
-            place = -1 if found is None else found[2]
+            place = self._place_of(self._latest.get(sid))
             indices = []
             while place >= 0:
                 indices.append(self._indices[place])
@@ -263,6 +269,10 @@ class ConsentReplay:
             place = self._places.get(record_id)
             return None if place is None else self._indices[place]
 
+    def _place_of(self, record: ConsentRecord | None) -> int:
+        """A record's place in the journal; −1 for none."""
+        return -1 if record is None else self._places[record.record_id]
+
     def _check_next(self, index: int, envelope_sha256: str) -> None:
         if index < self._next_index:
             raise VerificationError(f"Log entry {index} was applied already, or out of order.")
@@ -270,26 +280,22 @@ class ConsentReplay:
             raise VerificationError("The envelope's digest is not a SHA-256 in lower-case hex.")
 
     def _revoke(self, record: ConsentRecord) -> None:
-        notice = record.form.notice_sha256
-        for purpose in record.purposes:
-            granted = self._granted.get(purpose, {}).get(notice, {})
-            if granted.pop(record.sid, None) is not None:
-                self._forget_answers(purpose)
+        purposes = _granted_purposes(record)
+        granted = self._granted.get(purposes, {}).get(record.form.notice_sha256, {})
+        if granted.pop(record.sid, None) is not None:
+            self._forget_answers(purposes)
 
     def _grant(self, record: ConsentRecord, until_ms: int) -> None:
-        if record.state != GIVEN:
-            return
-        notice = record.form.notice_sha256
-        for purpose, granted in record.purposes.items():
-            if granted:
-                notices = self._granted.setdefault(purpose, {})
-                notices.setdefault(notice, {})[record.sid] = until_ms
-                self._forget_answers(purpose)
+        purposes = _granted_purposes(record)
+        if purposes:
+            notices = self._granted.setdefault(purposes, {})
+            notices.setdefault(record.form.notice_sha256, {})[record.sid] = until_ms
+            self._forget_answers(purposes)
 
-    def _forget_answers(self, purpose: str) -> None:
+    def _forget_answers(self, purposes: frozenset[str]) -> None:
         if self._answers:
             self._answers = {
-                key: answer for key, answer in self._answers.items() if key[0] != purpose
+                key: answer for key, answer in self._answers.items() if key[0] not in purposes
             }
 
     def _lapse_ms(self, notice: str, grace_s: int) -> int:
@@ -326,6 +332,13 @@ def _judge(groups: Sequence[tuple[Mapping[str, int], int]], at_ms: int) -> _Answ
         since_ms=max((end for end in ends if end <= at_ms), default=-1),
         until_ms=min((end for end in ends if end > at_ms), default=_FOREVER),
     )
+
+
+def _granted_purposes(record: ConsentRecord) -> frozenset[str]:
+    """The purposes that a record allows; none if it does not give consent."""
+    if record.state != GIVEN:
+        return frozenset()
+    return frozenset(purpose for purpose, granted in record.purposes.items() if granted)
 
 
 def _check_import(record: ConsentRecord, latest: ConsentRecord) -> None:

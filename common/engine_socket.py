@@ -157,7 +157,7 @@ class ChannelServer:
         self._path = path
         self._admitted = admitted
         self._on_refused = on_refused
-        self._listener = _listen(path, group)
+        self._listener = listen_on(path, group)
         self._closing = threading.Event()
         self._idle = threading.Condition()
         self._open: Counter[int] = Counter()
@@ -343,7 +343,18 @@ def _tell_nobody(reason: str, user: int) -> None:
     _log.warning("%s: a process of user %d", reason, user)
 
 
-def _listen(path: Path, group: int | None) -> socket.socket:
+def listen_on(path: Path, group: int | None, *, backlog: int = MAX_CONNECTIONS) -> socket.socket:
+    """Makes a Unix socket and listens on it; what a killed process left in its place goes.
+
+    Args:
+        path: Where the socket is made; its folder must exist.
+        group: The group that may open the socket's file (mode 0660); None for 0600.
+        backlog: How many connections may wait to be accepted.
+
+    Raises:
+        InputError: The path is too long for a socket, or not ours to use; or the group is not.
+        StorageError: Another process is serving there.
+    """
     if len(os.fsencode(path)) > _MAX_PATH_BYTES:
         raise InputError(
             f"The socket path {path} is longer than {_MAX_PATH_BYTES} bytes.",
@@ -357,7 +368,7 @@ def _listen(path: Path, group: int | None) -> socket.socket:
         path.chmod(0o600)
         if group is not None:
             _give_group(path, group)
-        listener.listen(MAX_CONNECTIONS)
+        listener.listen(backlog)
     except OSError as error:
         listener.close()
         raise InputError(f"There can be no socket at {path}: {error.strerror}.") from error
@@ -392,7 +403,7 @@ def _remove_stale(path: Path) -> None:
         with suppress(ConnectionRefusedError):
             probe.connect(str(path))
             raise StorageError(
-                f"Another process is serving an engine at {path}.",
+                f"Another process is serving at {path}.",
                 remedy="Stop it, or name another socket.",
             )
     path.unlink()

@@ -110,8 +110,30 @@ class CoordinatorPoint(StrEnum):
     ENDED = "ended"
 
 
+class AnswerPoint(StrEnum):
+    """The places of a region's answer to its own query, in the order in which it passes them.
+
+    Its durable writes pass those of `Point` too: the ledger's, the log's, and the files'.
+    """
+
+    #: The query is known and nothing is sealed yet.
+    ANSWER_BEGUN = "answer begun"
+    #: The charge is in the ledger and in the log; computing and noise come next.
+    ANSWER_CHARGED = "answer charged"
+    #: The noised values are in memory.
+    ANSWER_NOISED = "answer noised"
+    #: The answer is sealed; its entry is not logged.
+    ANSWER_SEALED = "answer sealed"
+    #: The answer is logged.
+    ANSWER_LOGGED = "answer logged"
+    #: Of one that is given up: the incident is logged, the seal is still there.
+    ANSWER_GIVEN_UP = "answer given up"
+    #: Of one that is given up: the seal is removed, not yet durably.
+    ANSWER_REMOVED = "answer removed"
+
+
 #: Any place.
-AnyPoint = Point | CoordinatorPoint
+AnyPoint = Point | CoordinatorPoint | AnswerPoint
 
 #: A test's function. It may end the process or raise what a disk would answer.
 hook: Callable[[AnyPoint], None] | None = None

@@ -81,6 +81,88 @@ def coverage_at_k(ranked: IntArray, n_items: int, k: int) -> float:
     return len(np.unique(shown[shown != NO_ITEM])) / n_items
 
 
+def gini_at_k(ranked: IntArray, n_items: int, k: int) -> float:
+    """How unequally the first k places of all customers are shared out among the items.
+
+    0 if every item is shown as often as any other, near 1 if a few have all places.
+
+    Source: Shani and Gunawardana, "Evaluating recommendation systems" (2011), section 8.3.3.2 (Gini
+    index of sales diversity), divided by n rather than n − 1, so that one item alone gives 1 − 1/n.
+
+    Args:
+        ranked: int64[n, ≥ k], see `hits`.
+        n_items: How many items could have been shown.
+        k: How many places count.
+    """
+    shown = _first(ranked, k)
+    counts = np.sort(np.bincount(shown[shown != NO_ITEM], minlength=n_items)).astype(np.float64)
+    total = counts.sum()
+    if not total > 0:
+        return 0.0
+    places = np.arange(1, n_items + 1)
+    return float(((2 * places - n_items - 1) * counts).sum() / (n_items * total))
+
+
+def novelty_at_k(ranked: IntArray, popularity: FloatArray, n_customers: int, k: int) -> FloatArray:
+    """The mean self-information of the first k places, in bits: how rarely such items are bought.
+
+    Source: Zhou et al., "Solving the apparent diversity–accuracy dilemma of recommender systems"
+    (2010), surprisal −log2(customers with the item / customers). An item that nobody bought counts
+    as if half a customer had, so that the mean stays finite.
+
+    Args:
+        ranked: int64[n, ≥ k], see `hits`.
+        popularity: float64[n_items], how many customers bought each item in training.
+        n_customers: How many customers there are in training, at least 1.
+        k: How many places count.
+
+    Returns:
+        float64[n]; NaN where no place is taken.
+    """
+    surprisal = -np.log2(np.maximum(popularity, 0.5) / n_customers)
+    return _mean_of_shown(_first(ranked, k), surprisal)
+
+
+def tail_share_at_k(ranked: IntArray, in_tail: npt.NDArray[np.bool_], k: int) -> FloatArray:
+    """The share of the first k places that are of the long tail.
+
+    Source: Abdollahpouri, Burke and Mobasher, "Managing popularity bias in recommender systems with
+    personalized re-ranking" (2019), section 4.3 (average percentage of long-tail items).
+
+    Args:
+        ranked: int64[n, ≥ k], see `hits`.
+        in_tail: bool[n_items], see `long_tail`.
+        k: How many places count.
+
+    Returns:
+        float64[n] within [0, 1]; NaN where no place is taken.
+    """
+    return _mean_of_shown(_first(ranked, k), in_tail.astype(np.float64))
+
+
+def long_tail(popularity: FloatArray, *, head_share: float = 0.8) -> npt.NDArray[np.bool_]:
+    """bool[n_items]: all items but the fewest that together have a share of what was bought.
+
+    Source: Celma, "Music Recommendation and Discovery" (2010), chapter 4 (head and tail).
+
+    Args:
+        popularity: float64[n_items], how many customers bought each item.
+        head_share: What the head has together, within (0, 1).
+    """
+    order = np.argsort(-popularity, kind="stable")
+    before = np.cumsum(popularity[order]) - popularity[order]
+    tail = np.ones(len(popularity), dtype=bool)
+    tail[order[before < head_share * popularity.sum()]] = False
+    return tail
+
+
+def _mean_of_shown(shown: IntArray, values: FloatArray) -> FloatArray:
+    """float64[n]: the mean of float64[n_items] over the places that are taken."""
+    taken = shown != NO_ITEM
+    total = np.where(taken, values[np.where(taken, shown, 0)], 0.0).sum(axis=1)
+    return _ratio(total, taken.sum(axis=1).astype(np.float64))
+
+
 def _first(ranked: IntArray, k: int) -> IntArray:
     if k < 1 or ranked.shape[1] < k:
         raise InputError(f"A ranking of {ranked.shape[1]} places has no first {k}.")

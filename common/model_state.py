@@ -30,7 +30,8 @@ class ModelState:
         item_factors: float32[m, d], orthogonal columns. A column's norm says how much a factor
             counts when scoring; training uses its direction alone. The other strategies have the
             item factors of theirs here.
-        strategy: How it was trained; see `common.strategies`.
+        strategy: How it is scored; see `common.strategies`. A model of ``gram`` is one of
+            ``factors``.
         options: The strategy's own constants.
         parameters: All that the strategy trained, by name; empty for ``factors``.
     """

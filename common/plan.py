@@ -19,12 +19,15 @@ from common.aggregation_rules import Aggregation, NoiseMode
 from common.canonical_json import JsonValue
 from common.discrete_gaussian import SharedNoise, calibrate_share, sensitivity_of
 from common.errors import FedprefError, FormatError, InputError
+from common.item_pairs import n_pairs
 from common.parameters import ArraySpec
 from common.privacy import GaussianEvent, epsilon, epsilon_gaussian, total_noise_multiplier
 from common.release_bounds import release_noise_stddev, release_value_bound
 from common.secure_aggregation.quantiser import MAX_SUMMED, Quantiser
 from common.strategies import (
     FACTORS,
+    GRAM,
+    SUMS,
     StrategyName,
     change_of,
     parameter_specs,
@@ -37,6 +40,8 @@ from common.validate import DECIMAL
 _EPSILON_SLACK = 1e-9
 # Rounding to a grid of γ = σ/4 after noise adds γ²/12 to a variance of σ²: half a percent.
 _COARSEST_GRID = 1 / 4
+#: The largest vocabulary of ``gram``: its eigenvectors take a minute or so, its pairs 34 MB.
+MAX_GRAM_ITEMS = 4096
 
 
 def _decimal(text: str) -> str:
@@ -98,7 +103,7 @@ class Mechanism(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: Literal["popularity", "factors", "tied-autoencoder", "matrix-factorisation", "sasrec"]
+    name: Literal["popularity"] | StrategyName
     rounds: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(min_length=1)
     steps: int = Field(ge=1, le=100_000)
     noise_multiplier: PositiveText
@@ -215,9 +220,9 @@ class RunPlan(BaseModel):
         popularity_share: The share of the run's 1/σ² that the popularity round spends.
         mechanisms: ``popularity`` in round 1, then one or more of the strategy's name, each with
             its own rounds: so σ, C and the steps may follow a schedule.
-        local_training: How a region trains between two rounds; None for ``factors``.
-        early_stop: When the run may end before its last round; None for never, as for ``factors``,
-            which splits its noise over a few rounds that it needs.
+        local_training: How a region trains between two rounds; None for ``factors`` and ``gram``.
+        early_stop: When the run may end before its last round; None for never, as for ``factors``
+            and ``gram``, which split their noise over a few rounds that they need.
         row_exponent: An item's weight is its released popularity to this power.
         init_seed: Seed of the public initial factors.
         round_timeout_s: How long a round waits for regions, in seconds.
@@ -272,13 +277,15 @@ class RunPlan(BaseModel):
         _require(Decimal(self.popularity_share) < 1, "popularity_share is not below 1")
         _require(abs(Decimal(self.row_exponent)) <= 4, "row_exponent is not within 4 of 0")
         _require(
-            (self.local_training is None) == (self.strategy == FACTORS),
-            "local_training is for every strategy but factors",
+            (self.local_training is None) == (self.strategy in SUMS),
+            "local_training is for every strategy but factors and gram",
         )
         _require(
             self.early_stop is None or self.local_training is not None,
-            "a run of factors does not end before its last round",
+            f"a run of {self.strategy} does not end before its last round",
         )
+        if self.strategy == GRAM:
+            self._require_one_gram()
         if self.local_training is not None:
             require_options(self.strategy, self.rank, self.local_training.options)
         self._require_mechanisms()
@@ -306,9 +313,16 @@ class RunPlan(BaseModel):
         full = [popularity] if self.local_training else self.mechanisms
         _require(
             all((each.sampling_probability, each.steps) == ("1", 1) for each in full),
-            "popularity and factors take every customer, once in a round",
+            "popularity, factors and gram take every customer, once in a round",
         )
         self._require_epsilon()
+
+    def _require_one_gram(self) -> None:
+        _require(self.training_rounds == 1, "gram has one round after popularity's")
+        _require(
+            2 <= self.vocabulary_size <= MAX_GRAM_ITEMS,
+            f"the vocabulary of gram is not within 2 and {MAX_GRAM_ITEMS} items",
+        )
 
     def _require_ring(self) -> None:
         """A secure sum is exact in its ring, and rounding to its grids costs next to nothing."""
@@ -329,8 +343,9 @@ class RunPlan(BaseModel):
     def _require_shares(self) -> None:
         """Distributed noise: what is accounted for is a sum of noisy sums of whole grid units."""
         _require(
-            self.strategy == FACTORS,
-            f"distributed noise is for sums over all customers: factors, not {self.strategy}",
+            self.strategy in SUMS,
+            "distributed noise is for sums over all customers: factors and gram, not "
+            f"{self.strategy}",
         )
         for each in self.mechanisms:
             try:
@@ -427,6 +442,8 @@ class RunPlan(BaseModel):
             return (ArraySpec("popularity", dtype, (self.n_items,)),)
         if mechanism_name == FACTORS == self.strategy:
             return (ArraySpec("factor_gradient", dtype, (self.vocabulary_size, self.rank)),)
+        if mechanism_name == GRAM == self.strategy:
+            return (ArraySpec("item_gram", dtype, (n_pairs(self.vocabulary_size),)),)
         if mechanism_name == self.strategy:
             return tuple(
                 ArraySpec(change_of(spec.name), spec.dtype, spec.shape)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from decimal import ROUND_CEILING, Context
-from typing import NamedTuple
 
 from common.aggregation_rules import NoiseMode, RuleName
 from common.calibration import calibrate_noise_multiplier
@@ -16,7 +15,17 @@ from common.plan import RunPlan
 from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT, GaussianEvent, calibrate_sigma
 from common.release_bounds import release_value_bound
 from common.secure_aggregation.quantiser import finest_grid
-from common.strategies import FACTORS, StrategyName, parameter_specs
+from common.strategies import (
+    AUTO,
+    FACTORS,
+    GRAM,
+    SUMS,
+    StrategyChoice,
+    StrategyName,
+    parameter_specs,
+)
+from common.strategy_rule import choose_strategy
+from common.sum_rules import sum_sizes
 from common.training_rules import TrainingRule, training_rule
 
 MODEL_NAME = "preference-model"
@@ -25,6 +34,8 @@ GRID_EXPONENT = -12
 CHANGE_GRID_EXPONENT = -22
 POPULARITY_CLIPPING_NORM = "1"
 FACTOR_CLIPPING_NORM = "0.2"
+# √½: the most that a row of norm 1 contributes to the pairs, so that nobody is clipped.
+GRAM_CLIPPING_NORM = "0.7071068"
 ROW_EXPONENT = "-0.25"
 # Below this a round tells nothing worth a charge; nor below two deviations of the cosine of noise.
 _LEAST_SIGNAL = 0.02
@@ -36,27 +47,6 @@ _CALIBRATION_MARGIN = 2e-5
 _FINEST_GRID = -20
 # A coarser grid itself adds a step to what a value may come to, out of millions.
 _RING_MARGIN = 1 + 2**-10
-
-
-class _Sizes(NamedTuple):
-    """Sizes for a signal of at least `signal_from`; see `default_plan`."""
-
-    signal_from: float
-    vocabulary_size: int
-    rank: int
-    training_rounds: int
-    popularity_share: str
-
-
-# The first three rows were measured on the tuning cuts of Complete Journey (docs/decisions); the
-# last two extrapolate to larger federations.
-_SIZES = (
-    _Sizes(0.0, 100, 4, 2, "0.70"),
-    _Sizes(500.0, 100, 8, 4, "0.30"),
-    _Sizes(1200.0, 150, 12, 4, "0.15"),
-    _Sizes(8000.0, 500, 16, 4, "0.10"),
-    _Sizes(30000.0, 1000, 16, 4, "0.08"),
-)
 
 
 def default_plan(
@@ -72,7 +62,7 @@ def default_plan(
     train_until: str,
     epsilon: str,
     planned_customers: int,
-    strategy: StrategyName = FACTORS,
+    strategy: StrategyChoice = FACTORS,
     delta: str = "0.000001",
     purpose: str = FEDERATED_TRAINING,
     model: str = MODEL_NAME,
@@ -88,13 +78,10 @@ def default_plan(
 ) -> RunPlan:
     """A plan whose sizes follow from ε, δ, the number of regions and the public planning size.
 
-    For the strategies that train in the regions the rule is `common.training_rules.training_rule`.
-    For ``factors``: with local noise, customers' contributions add up like n and the regions' noise
-    like σ·√regions, so *signal* = planned_customers / (σ·√regions), σ being the run's total noise
-    multiplier; with distributed noise the shares come to σ·√(regions / honest survivors). The more
-    signal, the larger the vocabulary and the rank it can fill, and the smaller the share that the
-    popularity round needs. Five regions of 2,500 customers in all have a signal of 1,712 at ε = 8,
-    of 724 at ε = 3 and of 265 at ε = 1 (δ = 1e-6) with local noise.
+    For noisy sums the rule is `common.sum_rules.sum_sizes`, by the signal planned_customers /
+    (σ·√regions), σ being the run's total noise multiplier: five regions of 2,500 customers in all
+    have a signal of 1,712 at ε = 8, of 724 at ε = 3 and of 265 at ε = 1 (δ = 1e-6) with local
+    noise. For the strategies that train in the regions it is `common.training_rules.training_rule`.
 
     Noise is calibrated exactly: 1/σ² = 1/σ_popularity² + T/σ_round², both rounded up; for steps on
     samples of customers by privacy loss distributions.
@@ -111,7 +98,7 @@ def default_plan(
         train_until: Its end, exclusive.
         epsilon: ε of the run, a decimal string.
         planned_customers: Public planning size, over all regions.
-        strategy: How the model is trained.
+        strategy: How the model is trained; ``auto`` for what `common.strategy_rule` chooses.
         delta: δ, a decimal string.
         purpose: The consent purpose.
         model: The model's name.
@@ -134,21 +121,25 @@ def default_plan(
         sigma = calibrate_sigma(float(epsilon) * (1 - _CALIBRATION_MARGIN), float(delta))
     except ValueError as error:
         raise InputError(f"ε = {epsilon!r} or δ = {delta!r} is not a decimal number.") from error
-    if strategy == FACTORS:
-        _require_no_schedule(server_learning_rate_decay, patience_rounds)
-        # What the noise of all regions comes to, in units of what one mechanism's σ says.
-        gain = math.sqrt(max(1, len(regions)) / max(1, honest_survivors_min))
-        sized = _factors(planned_customers / (sigma * gain), sigma, n_items, rounds)
+    n_regions = max(1, len(regions))
+    # What the noise of all regions comes to, in units of what one mechanism's σ says.
+    gain = math.sqrt(n_regions / max(1, honest_survivors_min))
+    signal = planned_customers / (sigma * gain)
+    if strategy == AUTO:
+        strategy = choose_strategy(signal=signal, n_items=n_items)
+    if strategy in SUMS:
+        _require_no_schedule(strategy, server_learning_rate_decay, patience_rounds)
+        sized = _sums(strategy, signal, sigma, n_items, rounds)
     else:
         training = training_rule(
             strategy,
             planned_customers=planned_customers,
-            n_regions=len(regions),
+            n_regions=n_regions,
             n_items=n_items,
         )
         if rounds is not None:
             training = training._replace(rounds=rounds - 1)
-        in_region = planned_customers / max(1, len(regions))
+        in_region = planned_customers / n_regions
         sized = _local_steps(strategy, training, sigma, float(epsilon), float(delta), in_region)
         sized |= _schedule(
             strategy,
@@ -250,24 +241,27 @@ def _schedule(
     return {"local_training": scheduled, "early_stop": stop}
 
 
-def _require_no_schedule(server_learning_rate_decay: str, patience_rounds: int | None) -> None:
+def _require_no_schedule(
+    strategy: str, server_learning_rate_decay: str, patience_rounds: int | None
+) -> None:
     if patience_rounds is None and server_learning_rate_decay == "1":
         return
     raise InputError(
-        "A run of factors has a few rounds that it needs, each of which begins anew: it does not "
-        "end early, and the coordinator has no learning rate.",
+        f"A run of {strategy} has a few rounds that it needs, each of which begins anew: it does "
+        "not end early, and the coordinator has no learning rate.",
         remedy="Choose a strategy that trains in the regions, or leave these options out.",
     )
 
 
-def _factors(
-    signal: float, sigma: float, n_items: int, all_rounds: int | None
+def _sums(
+    strategy: str, signal: float, sigma: float, n_items: int, all_rounds: int | None
 ) -> dict[str, JsonValue]:
-    """What a plan of the strategy ``factors`` has for a signal; see `default_plan`."""
-    sizes = next(row for row in reversed(_SIZES) if signal >= row.signal_from)
+    """What a plan of noisy sums has for a signal; see `default_plan`."""
+    sizes = sum_sizes(strategy, signal)
     vocabulary_size = min(sizes.vocabulary_size, n_items)
     share = float(sizes.popularity_share)
     rounds = sizes.training_rounds if all_rounds is None else all_rounds - 1
+    clipping_norm = GRAM_CLIPPING_NORM if strategy == GRAM else FACTOR_CLIPPING_NORM
     return {
         "vocabulary_size": vocabulary_size,
         "rank": min(sizes.rank, vocabulary_size),
@@ -282,10 +276,10 @@ def _factors(
                 GRID_EXPONENT,
             ),
             _mechanism(
-                FACTORS,
+                strategy,
                 list(range(2, rounds + 2)),
                 sigma * math.sqrt(rounds / (1 - share)),
-                FACTOR_CLIPPING_NORM,
+                clipping_norm,
                 GRID_EXPONENT,
             ),
         ],

@@ -84,6 +84,12 @@ class ItemSets:
             parts[0].n_items,
         )
 
+    def rows(self, start: int, stop: int) -> ItemSets:
+        """The customers from `start` up to `stop`, without copying their items."""
+        bounds = self.indptr[start : stop + 1]
+        items = self.items[int(bounds[0]) : int(bounds[-1])]
+        return ItemSets(bounds - bounds[0], items, self.n_items)
+
     def kept(self, keep: BoolArray) -> ItemSets:
         """The entries that bool[n_entries] keeps."""
         sizes = np.bincount(self.owners[keep], minlength=self.n_customers)

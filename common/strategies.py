@@ -1,7 +1,9 @@
 """The strategies of training: what each trains, by name and shape, and from where it starts.
 
-``factors`` is noisy block power iteration, one step a round (`server.aggregation`). The others are
-trained by DP-SGD steps in the regions, and what leaves is the change of the parameters.
+``factors`` is noisy block power iteration, one step a round (`server.aggregation`); ``gram`` is one
+noisy sum of how often items are bought together (`server.gram`). Both come to the same kind of
+model. The others are trained by DP-SGD steps in the regions, and what leaves is the change of the
+parameters.
 
 Everything here is public: no number of anybody's customers enters.
 """
@@ -18,10 +20,16 @@ import numpy.typing as npt
 from common.parameters import ArraySpec
 
 FACTORS: Final = "factors"
+GRAM: Final = "gram"
 TIED_AUTOENCODER: Final = "tied-autoencoder"
 MATRIX_FACTORISATION: Final = "matrix-factorisation"
 SASREC: Final = "sasrec"
-StrategyName = Literal["factors", "tied-autoencoder", "matrix-factorisation", "sasrec"]
+StrategyName = Literal["factors", "gram", "tied-autoencoder", "matrix-factorisation", "sasrec"]
+#: What a plan is asked for where the rule is to choose (`common.strategy_rule`); no plan has it.
+AUTO: Final = "auto"
+StrategyChoice = StrategyName | Literal["auto"]
+#: Noisy sums over all customers, once in a round; the others take steps in the regions.
+SUMS: Final = (FACTORS, GRAM)
 
 _CHANGE = "change_of_"
 Parameters = dict[str, npt.NDArray[np.float32]]
@@ -37,6 +45,7 @@ class _Option(NamedTuple):
 
 _OPTIONS: dict[str, dict[str, _Option]] = {
     FACTORS: {},
+    GRAM: {},
     TIED_AUTOENCODER: {},
     MATRIX_FACTORISATION: {
         "unobserved_weight": _Option(Decimal("1e-9"), Decimal(1), whole=False),
@@ -115,7 +124,7 @@ def initial_parameters(
     """Where training starts: from a public seed, and from the popularity that was released.
 
     Args:
-        strategy: Any but ``factors``.
+        strategy: One that trains in the regions.
         rank: d.
         options: The strategy's own constants, checked.
         popularity: float64[m], the vocabulary's released popularity, above 0.

@@ -44,9 +44,9 @@ def first_model(
     Raises:
         InputError: A value is not finite, or the shape is not the plan's.
     """
-    noise_stddev = _noise_stddev(plan, "popularity", noise_gain)
+    noise_stddev = noise_stddev_of(plan, "popularity", noise_gain)
     return vocabulary_model(
-        _checked(popularity_sum, (plan.n_items,), "popularity"),
+        checked_sum(popularity_sum, (plan.n_items,), "popularity"),
         vocabulary_size=plan.vocabulary_size,
         rank=plan.rank,
         row_exponent=float(plan.row_exponent),
@@ -79,8 +79,8 @@ def next_model(
         FormatError: The model is malformed.
     """
     ModelState.from_arrays(model)
-    gradient = _checked(gradient_sum, (plan.vocabulary_size, plan.rank), "factor_gradient")
-    noise_stddev = _noise_stddev(plan, "factors", noise_gain)
+    gradient = checked_sum(gradient_sum, (plan.vocabulary_size, plan.rank), "factor_gradient")
+    noise_stddev = noise_stddev_of(plan, "factors", noise_gain)
     return {**model, "item_factors": power_step(gradient, noise_stddev=noise_stddev)}
 
 
@@ -140,7 +140,19 @@ def power_step(gradient_sum: FloatArray, *, noise_stddev: float) -> npt.NDArray[
     basis, singular, _ = np.linalg.svd(-gradient_sum, full_matrices=False)
     if not singular[0] > 0:
         raise InputError("The regions' gradients sum to zero; there is nothing to learn from.")
-    strength = shrink(singular, gradient_sum.shape, noise_stddev)
+    return factors_of(basis, shrink(singular, gradient_sum.shape, noise_stddev))
+
+
+def factors_of(basis: FloatArray, strength: FloatArray) -> npt.NDArray[np.float32]:
+    """Factors with the directions of a basis, whose norms say how much each counts.
+
+    Args:
+        basis: float64[m, d], orthonormal columns.
+        strength: float64[d], at least 0, falling.
+
+    Returns:
+        float32[m, d], signs fixed; no column is wholly zero.
+    """
     # Without any strength left all factors are noise; none is then better than another.
     relative = strength / strength[0] if strength[0] > 0 else np.ones_like(strength)
     norms = np.maximum(relative**0.25, _LEAST_NORM)
@@ -187,13 +199,26 @@ def _fix_signs(basis: FloatArray) -> FloatArray:
     return result
 
 
-def _noise_stddev(plan: RunPlan, mechanism_name: str, noise_gain: float | None) -> float:
+def noise_stddev_of(plan: RunPlan, mechanism_name: str, noise_gain: float | None) -> float:
+    """The standard deviation of the noise in each value of a total of a plan's mechanism.
+
+    Args:
+        plan: The run plan.
+        mechanism_name: A mechanism of one round, or the first of several alike.
+        noise_gain: By how much the total's noise is larger than one region's; as of the sum of all
+            regions of the plan by default.
+    """
     mechanism = next(m for m in plan.mechanisms if m.name == mechanism_name)
     gain = math.sqrt(len(plan.regions)) if noise_gain is None else noise_gain
     return mechanism.noise_stddev * gain
 
 
-def _checked(values: npt.NDArray[np.floating], shape: tuple[int, ...], name: str) -> FloatArray:
+def checked_sum(values: npt.NDArray[np.floating], shape: tuple[int, ...], name: str) -> FloatArray:
+    """A total as float64.
+
+    Raises:
+        InputError: It has another shape, or values that are not finite.
+    """
     if values.shape != shape:
         raise InputError(
             f"The sum of {name} has the shape {values.shape}; the run plan's is {shape}."

@@ -17,6 +17,7 @@ from server.config import ServerConfig, ServerHome
 from server.coordinator_process import note_process
 from server.events import EventWriter
 from server.grid_exchange import bounded_superlink
+from server.model_card import card_of
 from server.rounds import require_exact_sums
 from server.strategy import Bounds, RegionSumStrategy
 from server.witness_phase import open_witness_phase
@@ -52,6 +53,8 @@ def run_server(grid: Grid, config: ServerConfig) -> None:
         try:
             note_process(home.process)
             finished = _run_rounds(grid, config, home, events)
+            if finished:
+                card_of(home).write(home.folder)
         except FedprefError as error:
             events.write(
                 "run-failed",

@@ -1,13 +1,14 @@
 """Which published model is the current one, and publishing an earlier one again.
 
 The coordinator's log decides: the current model is the one of its newest ``model`` entry. Published
-models are kept by their digest, so that whoever serves recommendations loads exactly what the log
-names; ``current.json`` repeats the log's word for those who cannot read it.
+models are kept by their digest, each with its card, so that whoever serves recommendations loads
+exactly what the log names; ``current.json`` repeats the log's word for those who cannot read it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from common import canonical_json
 from common.audit.entry import make_entry
@@ -20,6 +21,7 @@ from common.parameters import arrays_digest, load_arrays
 from common.timestamps import format_time, now_ms
 from server.audit_trail import open_audit_trail
 from server.config import SERVER_PARTY, ServerHome
+from server.model_card import CARD_FILES, card_of
 
 _VERSION = "fedpref-current-model/1"
 _MARK = b'"application/vnd.fedpref.model+json"'
@@ -101,6 +103,7 @@ def publish_current(home: ServerHome) -> PublishedModel | None:
         make_folder_durably(home.models)
         if not path.exists():
             write_durably(path, _model_bytes(home, newest), mode=0o644)
+        _write_card(home, newest)
         write_durably(home.current, canonical_json.encode(record), mode=0o644)
     except OSError as error:
         raise StorageError(
@@ -139,6 +142,16 @@ def roll_back(home: ServerHome) -> PublishedModel:
     if current is None or current.model != own[-1].model:
         raise StorageError("The log lost the entry that was just written.")
     return current
+
+
+def _write_card(home: ServerHome, published: PublishedModel) -> None:
+    """The model's card beside it, by the model's digest."""
+    for name in home.runs():
+        run = ServerHome(home.root, name)
+        if run.read_plan().run_id == published.run_id:
+            card_of(run).write_as(
+                {file: home.models / f"{published.model}{Path(file).suffix}" for file in CARD_FILES}
+            )
 
 
 def _model_bytes(home: ServerHome, published: PublishedModel) -> bytes:

@@ -23,6 +23,7 @@ from common.plan import RunPlan
 from common.system_users import SystemUser, acting_as, is_root
 from common.timestamps import now_ms
 from server.config import SERVER_PARTY, ServerHome
+from server.model_card import CARD_FILES, card_of
 
 MODEL_NAME = "model.safetensors"
 _HOME_NAME = "home"
@@ -34,7 +35,7 @@ def bundle_run(home: ServerHome, regions: Sequence[Path], out: Path) -> Verdict:
     Args:
         home: The coordinator's home, for the run.
         regions: The folder of each of the plan's regions, or its home; or a backup of it.
-        out: The folder to write: the model, and ``bundle`` beside it.
+        out: The folder to write: the model, its card, and ``bundle`` beside them.
 
     Raises:
         InputError: A region of the plan is missing, or one is not of the plan.
@@ -50,6 +51,7 @@ def bundle_run(home: ServerHome, regions: Sequence[Path], out: Path) -> Verdict:
     try:
         out.mkdir(parents=True, exist_ok=True)
         write_durably(out / MODEL_NAME, home.model.read_bytes(), mode=0o644)
+        card_of(home).write(out)
     except OSError as error:
         raise StorageError(f"{out} cannot be written: {error.strerror}.") from error
     places = {SERVER_PARTY: home.root, **homes}
@@ -67,7 +69,7 @@ def bundle_run(home: ServerHome, regions: Sequence[Path], out: Path) -> Verdict:
             registry=home.registry_envelopes(),
             plan=home.plan.read_bytes(),
             logs=logs,
-            artifacts=(MODEL_NAME,),
+            artifacts=(MODEL_NAME, *CARD_FILES),
             signer=signer,
             created_at_ms=now_ms(),
             cosigned=cosigned,

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from common.errors import FormatError, InputError
 from common.parameters import ArraySpec
 from common.plan import LocalTraining, RunPlan
-from common.strategies import FACTORS, change_of, initial_parameters
+from common.strategies import FACTORS, GRAM, SUMS, change_of, initial_parameters
 from server.aggregation import Model, first_model, next_model
+from server.gram import gram_model
 from server.round_total import RoundTotal
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -51,14 +52,16 @@ def model_after(
         FormatError: The model or the state is malformed.
     """
     name = plan.mechanism_of(server_round).name
-    if name not in ("popularity", FACTORS):
+    if name not in ("popularity", *SUMS):
         return parameter_step(server_round, model, total, plan, optimizer)
     (released,) = (spec.name for spec in plan.released_arrays(name))
     values = total.values(released)
     if name == FACTORS:
         return next_model(model, values, plan, noise_gain=total.noise_gain), {}
+    if name == GRAM:
+        return gram_model(model, values, plan, noise_gain=total.noise_gain), {}
     first = first_model(values, plan, noise_gain=total.noise_gain)
-    return (first if plan.strategy == FACTORS else with_initial_parameters(first, plan)), {}
+    return (first if plan.strategy in SUMS else with_initial_parameters(first, plan)), {}
 
 
 def with_initial_parameters(model: Model, plan: RunPlan) -> Model:

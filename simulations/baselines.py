@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
-import scipy.sparse
 
 from client.data.dataset import CustomerItemMatrix, PreferenceDataset
 from client.training.dp_sgd import popularity_sum
@@ -27,8 +25,6 @@ from server.aggregation import power_step, vocabulary_model
 
 FloatArray = npt.NDArray[np.float64]
 
-# Chosen on earlier cuts than the evaluated one (500 to 8,000 were tried; docs/decisions/0002).
-EASE_L2 = 1000.0
 _POPULAR_CANDIDATES = 400
 
 
@@ -94,6 +90,7 @@ def rank_by_popularity(
     *,
     excluded: ItemSets | None = None,
     universe: BoolArray | None = None,
+    places: int = RANKED_PLACES,
 ) -> IntArray:
     """The same ranking for everybody, but for what each must not be ranked.
 
@@ -102,6 +99,7 @@ def rank_by_popularity(
         n_customers: How many customers to rank for.
         excluded: Items that a customer must not be ranked.
         universe: bool[n_items], to rank within a part of the catalogue.
+        places: How many items are ranked.
     """
     head = by_score(scores, universe)[:_POPULAR_CANDIDATES]
     shape = (n_customers, len(head))
@@ -109,8 +107,8 @@ def rank_by_popularity(
     if excluded is not None:
         allowed = ~excluded.table(head)
     # Places, not scores: so ties keep the order's rule.
-    places = np.broadcast_to(-np.arange(len(head), dtype=np.float64), shape)
-    ranked = top_k(places, head, RANKED_PLACES, allowed=allowed)
+    scores_of_head = np.broadcast_to(-np.arange(len(head), dtype=np.float64), shape)
+    ranked = top_k(scores_of_head, head, places, allowed=allowed)
     return fill(ranked, scores, excluded=excluded, universe=universe)
 
 
@@ -120,6 +118,7 @@ def rank_by_history(
     fallback: FloatArray,
     *,
     universe: BoolArray | None = None,
+    places: int = RANKED_PLACES,
 ) -> IntArray:
     """Each customer's own items by their value; ties and free places go by popularity.
 
@@ -128,6 +127,7 @@ def rank_by_history(
         values: float[n_entries], of the entries of `history`: a count or a recency.
         fallback: float64[n_items], popularity.
         universe: bool[n_items], to rank within a part of the catalogue.
+        places: How many items are ranked.
     """
     own = bought(history)
     # Small enough not to outweigh any difference of values that matters.
@@ -135,7 +135,7 @@ def rank_by_history(
     if universe is not None:
         kept = universe[own.items]
         own, scores = own.kept(kept), scores[kept]
-    ranked = top_k_entries(own, scores, RANKED_PLACES)
+    ranked = top_k_entries(own, scores, places)
     return fill(ranked, fallback, universe=universe)
 
 
@@ -200,46 +200,3 @@ def sum_of(arrays: Sequence[npt.NDArray[np.floating]]) -> FloatArray:
     for array in arrays:
         total += array
     return total
-
-
-def ease_scores(
-    train: PreferenceDataset, histories: PreferenceDataset, items: IntArray
-) -> FloatArray:
-    """Scores of EASE, a strong linear model without privacy, for orientation.
-
-    Source: Steck, "Embarrassingly Shallow Autoencoders for Sparse Data" (2019), on binary data: B =
-    I − P diag(P)⁻¹ with P = (XᵀX + λI)⁻¹. With fewer customers than items the inverse is taken
-    over customers (Woodbury): P = (I − Xᵀ(XXᵀ + λI)⁻¹X) / λ.
-
-    Args:
-        train: The customers to learn from.
-        histories: The customers to score for.
-        items: int64[c], the items it is over.
-
-    Returns:
-        float64[n_customers of `histories`, c].
-    """
-    learnt, rows = _binary(train, items), _binary(histories, items)
-    gram = (learnt @ learnt.T).toarray()
-    gram[np.diag_indices_from(gram)] += EASE_L2
-    # Single precision will do: with this λ the system is well conditioned.
-    solved = scipy.linalg.solve(gram, learnt.toarray(), assume_a="pos", overwrite_a=True)
-    diagonal = 1.0 - np.asarray(learnt.multiply(solved).sum(axis=0)).ravel()
-    # X B = X − X P diag(P)⁻¹; λ cancels.
-    own = rows.toarray()
-    scores: FloatArray = (own - (own - (rows @ learnt.T).toarray() @ solved) / diagonal).astype(
-        np.float64
-    )
-    return scores
-
-
-def _binary(dataset: PreferenceDataset, items: IntArray) -> scipy.sparse.csr_array:
-    column = np.full(dataset.n_items, -1, dtype=np.int64)
-    column[items] = np.arange(len(items))
-    own = bought(dataset)
-    columns = column[own.items]
-    known = columns >= 0
-    return scipy.sparse.csr_array(
-        (np.ones(int(known.sum()), dtype=np.float32), (own.owners[known], columns[known])),
-        shape=(dataset.n_customers, len(items)),
-    )

@@ -1,10 +1,10 @@
-"""A lower bound on the ε of a whole run of ``factors``, from customers planted to be told apart.
+"""A lower bound on the ε of a whole run of noisy sums, from customers planted to be told apart.
 
 Source: Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run" (2023). The
 auditor is given all that ε allows her: every release of every round, the model that each started
-from, and that nobody but the canaries takes part. Each buys one item that no other buys, so what
-she would add is known and meets no other's, and the likelihood ratio over all rounds is the best
-guess there is.
+from, and that nobody but the canaries takes part. Each buys items that no other buys, one for
+``factors`` and a few for ``gram``, so what she would add is known and meets no other's, and the
+likelihood ratio over all rounds is the best guess there is.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from client.training.audit_gates.canary_gate import lower_bound
 from client.training.noise import NoiseSource, SeededNoise
 from client.training.releases import release
 from common.errors import InputError
+from common.item_pairs import pair_places
 from common.model_state import ModelState
 from common.plan import Mechanism, RunPlan
-from common.strategies import FACTORS
+from common.strategies import GRAM, SUMS
 from common.timestamps import parse_time
 from server.parameter_step import model_after
 from server.round_total import WholeTotal
@@ -32,6 +33,9 @@ BoolArray = npt.NDArray[np.bool_]
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 CONFIDENCE = 0.95
+# Of pairs a customer contributes the more, up to C, the more items she bought: 87% of it with 4.
+_ITEMS_OF_GRAM = 4
+_CANARIES_OF_GRAM = 250
 
 
 def canary_audit(
@@ -44,7 +48,7 @@ def canary_audit(
     """Plants canaries in runs of a plan's mechanisms and guesses who took part.
 
     Args:
-        plan: The run plan, of the strategy ``factors``; its noise, clipping and rounds are used, on
+        plan: The run plan, of ``factors`` or ``gram``; its noise, clipping and rounds are used, on
             a catalogue of the canaries' items.
         runs: How many runs are pooled, with coins of their own each.
         seed: Of coins and noise.
@@ -57,12 +61,14 @@ def canary_audit(
     Raises:
         InputError: The plan is of another strategy.
     """
-    if plan.strategy != FACTORS:
-        raise InputError(f"Canaries are planted in runs of {FACTORS}, not of {plan.strategy}.")
+    if plan.strategy not in SUMS:
+        wanted = " or ".join(SUMS)
+        raise InputError(f"Canaries are planted in runs of {wanted}, not of {plan.strategy}.")
     audited = _small(plan)
+    canaries = audited.n_items // _items_of(audited)
     coins, scores = [], []
     for number in range(runs):
-        included = np.random.default_rng((seed, number)).random(audited.n_items) < 0.5
+        included = np.random.default_rng((seed, number)).random(canaries) < 0.5
         coins.append(included)
         scores.append(_guesses(audited, included, noise_of(f"canaries/{seed}/{number}")))
     bound = lower_bound(
@@ -74,16 +80,18 @@ def canary_audit(
     return {
         "epsilon_at_least": bound,
         "confidence": CONFIDENCE,
-        "canaries": audited.n_items,
+        "canaries": canaries,
         "runs": runs,
     }
 
 
 def _small(plan: RunPlan) -> RunPlan:
-    """The plan over one region and a catalogue whose items all reach the clipping norm."""
+    """The plan over one region and a catalogue whose canaries reach C, or nearly."""
     clipping_norm = float(plan.mechanisms[1].clipping_norm)
     # Directions are orthonormal columns, so the squares of m rows add up to d.
     size = max(plan.rank, min(1000, int(plan.rank / clipping_norm**2)))
+    if plan.strategy == GRAM:
+        size = _CANARIES_OF_GRAM * _ITEMS_OF_GRAM
     return RunPlan.from_record(
         {
             **plan.to_record(),
@@ -100,20 +108,25 @@ def _small(plan: RunPlan) -> RunPlan:
 
 def _guesses(plan: RunPlan, included: BoolArray, noise: NoiseSource) -> FloatArray:
     """float64[canaries]: the log-likelihood ratio of taking part, over all of a run's releases."""
-    dataset = _canaries(plan, np.flatnonzero(included))
-    ratios = np.zeros(plan.n_items)
+    each = _items_of(plan)
+    dataset = _canaries(plan, np.flatnonzero(included), each)
+    ratios = np.zeros(len(included))
     model: Arrays = {}
     for server_round in range(1, plan.total_rounds + 1):
         released = release(dataset, model, plan=plan, server_round=server_round, noise=noise)
         mechanism = plan.mechanism_of(server_round)
         if server_round == 1:
-            size = np.full(plan.n_items, min(1.0, float(mechanism.clipping_norm)))
-            seen = released["popularity"].astype(np.float64) * size
+            size = np.full(len(included), min(1.0, float(mechanism.clipping_norm)))
+            by_canary = released["popularity"].astype(np.float64).reshape(-1, each)
+            seen = by_canary.sum(axis=1) * size / np.sqrt(each)
+        elif mechanism.name == GRAM:
+            size, seen = _of_pairs(released["item_gram"], model, plan, mechanism)
         else:
             size, seen = _of_gradient(released["factor_gradient"], model, plan, mechanism)
         ratios += (seen - size**2 / 2) / mechanism.noise_stddev**2
-        total = WholeTotal.of([released])
-        model, _ = model_after(server_round, model, total, plan, {})
+        if server_round < plan.total_rounds:
+            total = WholeTotal.of([released])
+            model, _ = model_after(server_round, model, total, plan, {})
     return ratios
 
 
@@ -131,14 +144,40 @@ def _of_gradient(
     return by_item[0], by_item[1]
 
 
-def _canaries(plan: RunPlan, items: npt.NDArray[np.int64]) -> PreferenceDataset:
-    """One customer an item, who bought it once, just now."""
+def _of_pairs(
+    pairs: npt.NDArray[np.float32], model: Arrays, plan: RunPlan, mechanism: Mechanism
+) -> tuple[FloatArray, FloatArray]:
+    """As `_of_gradient`, of what is released of pairs."""
+    state = ModelState.of_plan(model, plan)
+    size = len(state.vocabulary)
+    column = np.empty(size, dtype=np.int64)
+    column[state.vocabulary] = np.arange(size)
+    columns = np.sort(column.reshape(-1, _ITEMS_OF_GRAM), axis=1)
+    rows = state.item_weights.astype(np.float64)[columns]
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    first, second = np.triu_indices(_ITEMS_OF_GRAM, 1)
+    contributions = rows[:, first] * rows[:, second]
+    norms = np.linalg.norm(contributions, axis=1)
+    clipped = np.minimum(norms, float(mechanism.clipping_norm))
+    contributions *= (clipped / norms)[:, None]
+    seen = pairs[pair_places(columns[:, first], columns[:, second], size)].astype(np.float64)
+    return clipped, (seen * contributions).sum(axis=1)
+
+
+def _items_of(plan: RunPlan) -> int:
+    """How many items each canary buys."""
+    return _ITEMS_OF_GRAM if plan.strategy == GRAM else 1
+
+
+def _canaries(plan: RunPlan, numbers: npt.NDArray[np.int64], each: int) -> PreferenceDataset:
+    """Customers who bought items of their own, once each, just now."""
     end_ms = parse_time(plan.train_until)
+    items = (numbers[:, None] * each + np.arange(each)).ravel()
     n = len(items)
     return PreferenceDataset(
-        sids=tuple(f"canary-{item:06d}" for item in items.tolist()),
+        sids=tuple(f"canary-{number:06d}" for number in numbers.tolist()),
         counts=CustomerItemMatrix(
-            np.arange(n + 1, dtype=np.int64),
+            np.arange(len(numbers) + 1, dtype=np.int64) * each,
             items.astype(np.int32),
             np.ones(n, dtype=np.float32),
             plan.n_items,

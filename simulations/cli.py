@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from common.terminal import EXIT_CODES, run_command
+from simulations.evaluation.command import evaluate
 
 
 class EngineName(StrEnum):
@@ -33,9 +34,11 @@ class StrategyOption(StrEnum):
     """How the model is trained; see `common.strategies`."""
 
     factors = "factors"
+    gram = "gram"
     tied_autoencoder = "tied-autoencoder"
     matrix_factorisation = "matrix-factorisation"
     sasrec = "sasrec"
+    auto = "auto"
 
 
 class RuleOption(StrEnum):
@@ -89,7 +92,8 @@ def run(
     scenario: Annotated[str, typer.Option(help="See `fedpref-sim scenarios`.")],
     out: Annotated[Path, typer.Option(help="The run's folder; an unfinished run there goes on.")],
     strategy: Annotated[
-        StrategyOption, typer.Option(help="How the model is trained.")
+        StrategyOption,
+        typer.Option(help="How the model is trained; auto: as the rule of public numbers says."),
     ] = StrategyOption.factors,
     epsilon: Annotated[float, typer.Option(help="ε of the run, per customer.")] = 8.0,
     delta: Annotated[float, typer.Option(help="δ of the run, a public constant.")] = 1e-6,
@@ -137,7 +141,7 @@ def run(
         float,
         typer.Option(
             help="The server's learning rate is multiplied by this from round to round; not for "
-            "factors."
+            "factors and gram."
         ),
     ] = 1.0,
     patience: Annotated[
@@ -146,7 +150,7 @@ def run(
             min=0,
             metavar="ROUNDS",
             help="End the run after so many rounds in a row that tell nothing new, with the rest "
-            "of the budget unspent; 0 for never. Not for factors.",
+            "of the budget unspent; 0 for never. Not for factors and gram.",
         ),
     ] = 0,
     quality_seeds: Annotated[
@@ -446,6 +450,10 @@ def attack_deployment(
 
     holds = show_attacks(names, seed=seed, as_json=as_json, console=Console(highlight=False))
     return EXIT_OK if holds else VerificationError.exit_code
+
+
+# Its options are many: they are beside what they ask for.
+app.command()(evaluate)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from client.data.consent_filter import EligibleCustomers, filter_consented
 from client.data.dataset import PreferenceDataset
-from client.data.transactions import ConsentedTransactions
+from client.data.transactions import CheckedTransactions, ConsentedTransactions
 from client.engine.home import RegionHome
 from client.engine.policy import read_policy
 from client.engine.preparation import RegionData
@@ -62,6 +62,27 @@ def _everyone_consents(sids: Collection[str], at_ms: int) -> ConsentReplay:
     return replay
 
 
+def as_if_all_consented(
+    checked: CheckedTransactions, pseudonyms: Mapping[str, str], *, from_ms: int, until_ms: int
+) -> ConsentedTransactions:
+    """Some customers' rows past the consent filter, by consents that nobody gave.
+
+    Args:
+        checked: The rows that passed the quality gate.
+        pseudonyms: Each customer's reference and pseudonym; other customers' rows are left out.
+        from_ms: When they are taken to have consented, milliseconds since the epoch.
+        until_ms: When the consents are judged.
+    """
+    everyone = EligibleCustomers.from_replay(
+        _everyone_consents(pseudonyms.values(), from_ms),
+        purpose=FEDERATED_TRAINING,
+        at_ms=until_ms,
+        consent_size=len(pseudonyms),
+        subject_ids=pseudonyms,
+    )
+    return filter_consented(checked, everyone)
+
+
 def region_splits(
     home: RegionHome,
     pseudonyms: Mapping[str, str],
@@ -77,14 +98,12 @@ def region_splits(
         catalogue: The public catalogue.
     """
     data = RegionData(home, read_policy(home.policy))
-    everyone = EligibleCustomers.from_replay(
-        _everyone_consents(pseudonyms.values(), min(windows.train_from_ms for windows in cuts)),
-        purpose=FEDERATED_TRAINING,
-        at_ms=max(windows.train_until_ms for windows in cuts),
-        consent_size=len(pseudonyms),
-        subject_ids=pseudonyms,
+    consented = as_if_all_consented(
+        data.checked_transactions(),
+        pseudonyms,
+        from_ms=min(windows.train_from_ms for windows in cuts),
+        until_ms=max(windows.train_until_ms for windows in cuts),
     )
-    consented = filter_consented(data.checked_transactions(), everyone)
     return [_split(home.region, consented, windows, catalogue) for windows in cuts]
 
 

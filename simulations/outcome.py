@@ -22,6 +22,7 @@ from common.durable_file import write_durably
 from common.plan import RunPlan
 from common.timestamps import now_ms
 from server.config import ServerHome
+from server.model_card import CARD_FILES, card_of
 from simulations.evaluation_data import excluded_by_round, region_splits
 from simulations.history import run_history
 from simulations.privacy_audit import audit_run
@@ -34,7 +35,7 @@ from simulations.run_folder import RunFolder, RunState
 from simulations.scenarios import Scenario
 from simulations.witness_export import read_witnesses
 
-ARTIFACTS = ("model.safetensors", "metrics.json", "history.json")
+ARTIFACTS = ("model.safetensors", *CARD_FILES, "metrics.json", "history.json")
 
 
 def measure_quality(
@@ -173,7 +174,7 @@ def write_history(
 def bundle_run(
     folder: RunFolder, scenario: Scenario, plan: RunPlan, artifacts: Sequence[str] = ARTIFACTS
 ) -> Verdict:
-    """Publishes the model beside the run, bundles every log, and verifies the bundle.
+    """Puts the model and its card beside the run, bundles every log, and verifies the bundle.
 
     Args:
         folder: The run's folder.
@@ -183,6 +184,7 @@ def bundle_run(
     """
     home = ServerHome(folder.server)
     write_durably(folder.model, home.model.read_bytes(), mode=0o644)
+    card_of(home).write(folder.root)
     with ExitStack() as stack:
         logs = {
             party: stack.enter_context(AuditLog.open_read_only(path / "log.sqlite"))

@@ -28,7 +28,7 @@ from client.training.strategies import model_scores, vocabulary_rows
 from common.errors import InputError
 from common.model_state import ModelState
 from common.plan import RunPlan
-from common.strategies import FACTORS
+from common.strategies import SUMS
 from simulations.canary_audit import canary_audit
 from simulations.quality_methods import Population, RegionSplit, train_private
 
@@ -110,7 +110,7 @@ def audit_run(
             scores.append(_fits(splits, state))
         risks[name] = _attacked(np.array(scores), inside)
     canaries = None
-    if plan.strategy == FACTORS:
+    if plan.strategy in SUMS:
         progress("canaries", total - 1, total)
         canaries = canary_audit(plan, runs=CANARY_RUNS, seed=seed)
     epsilon, delta = float(plan.epsilon), float(plan.delta)
@@ -173,7 +173,7 @@ def _fits(splits: Sequence[RegionSplit], state: ModelState) -> FloatArray:
 
 
 def _learnt(dataset: PreferenceDataset, state: ModelState) -> FloatArray:
-    if state.strategy == FACTORS:
+    if state.strategy in SUMS:
         factors = state.item_factors.astype(np.float64)
         found = [
             np.linalg.norm(rows @ factors, axis=1) for rows in sparse_factor_rows(dataset, state)

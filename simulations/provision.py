@@ -24,6 +24,7 @@ from client.engine.preparation import RegionData
 from client.engine.service import PrivacyEngine, open_engine
 from client.engine.subjects import open_subject_keys
 from client.installation.region_home import begin_records, make_home
+from client.recommend.local_statistics import STATISTICS
 from client.training.noise import NoiseSource
 from common import canonical_json
 from common.audit.witness.home import WitnessHome
@@ -53,6 +54,8 @@ ROOT_THRESHOLD = 2
 _KEYS_VALID_S = 366 * 24 * 3600
 _PERMIT_VALID_S = 7 * 24 * 3600
 _ROUNDS_MAX = 64
+# What regions may compute for their own recommenders, and how much ε each time.
+_EPSILON_PER_QUERY = "2"
 
 _NOTICE_LANG = "en"
 _NOTICE_TEXT = (
@@ -281,6 +284,7 @@ def _policy(set_up: RegionSetUp, plan: RunPlan) -> RegionPolicy:
         withdrawal_in_round=set_up.withdrawal_in_round,
         notice_grace_s=30 * 86_400,
         modes=[plan.mode],
+        queries=dict.fromkeys(STATISTICS, _EPSILON_PER_QUERY),
     )
 
 

@@ -103,7 +103,7 @@ def run_quality_study(
         raise InputError("The study's catalogue is not that of the run plan.")
     study = _Study(splits, catalogue, plan, tuple(seeds), excluded, progress)
     study.total_steps += 1 if earlier else 0
-    with _one_thread():
+    with one_thread():
         study.run()
         before = study.measure_earlier(earlier, replicates) if earlier else None
     return {
@@ -131,7 +131,7 @@ def run_quality_study(
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """Lets torch compute in one thread: a region's tensors are too small to share out."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -20,9 +20,10 @@ from client.training.personalisation import (
 from common.catalogue import Catalogue
 from common.model_state import ModelState
 from common.plan import RunPlan
-from common.ranking import BoolArray, IntArray, ItemSets, top_k
+from common.ranking import BoolArray, IntArray, ItemSets
 from server.robust_noise import noise_gain
 from simulations import baselines
+from simulations.ease import EASE_L2, Ease
 from simulations.quality_methods import ALL_VARIANTS, Population, Variants
 
 FloatArray = npt.NDArray[np.float64]
@@ -37,12 +38,14 @@ class Ranker:
         catalogue: The public catalogue.
         plan: The run plan.
         universes: By name, bool[n_items] or None for the full catalogue.
+        places: How many items are ranked.
     """
 
     population: Population
     catalogue: Catalogue
     plan: RunPlan
     universes: Mapping[str, BoolArray | None]
+    places: int = RANKED_PLACES
 
     def rankings(
         self, protocol: Protocol
@@ -89,7 +92,7 @@ class Ranker:
                             scores["tilt"][region],
                             self.population.evaluated[region].history,
                             models[region],
-                            RANKED_PLACES,
+                            self.places,
                             popularity_noise_stddev=noise,
                             universe=universe,
                         )
@@ -97,7 +100,7 @@ class Ranker:
                         ranked = rank_shared(
                             scores[variant][region],
                             models[region],
-                            RANKED_PLACES,
+                            self.places,
                             excluded=excluded[region],
                             universe=universe,
                         )
@@ -144,7 +147,7 @@ class Ranker:
         return rank_shared(
             tilted_scores(everyone, history, model, self.catalogue),
             model,
-            RANKED_PLACES,
+            self.places,
             excluded=excluded,
             universe=universe,
         )
@@ -159,6 +162,7 @@ class Ranker:
             history.history().values * power[bought(history).items],
             model.popularity.astype(np.float64),
             universe=universe,
+            places=self.places,
         )
 
     def _popularity_noise(self, n_summed: int) -> float:
@@ -183,6 +187,7 @@ class Ranker:
                                 self.population.evaluated[region].history.n_customers,
                                 excluded=excluded[region],
                                 universe=universe,
+                                places=self.places,
                             )
                             for region in self.population.regions
                         ]
@@ -199,22 +204,23 @@ class Ranker:
                 history = self.population.evaluated[region].history
                 values = (history.history() if recent else history.counts).values
                 parts.append(
-                    baselines.rank_by_history(history, values, fallback, universe=universe)
+                    baselines.rank_by_history(
+                        history, values, fallback, universe=universe, places=self.places
+                    )
                 )
             yield Protocol.ALL, name, np.concatenate(parts)
 
-    def by_ease(self, items: IntArray) -> Iterator[tuple[Protocol, str, IntArray]]:
+    def by_ease(
+        self, items: IntArray, *, l2: float = EASE_L2
+    ) -> Iterator[tuple[Protocol, str, IntArray]]:
         """Rankings by EASE over some items; it ranks no others."""
         histories = baselines.pool(
             [self.population.evaluated[region].history for region in self.population.regions]
         )
-        scores = baselines.ease_scores(self.population.pooled, histories, items)
-        seen = ItemSets.concatenated(
-            [self.population.evaluated[region].seen for region in self.population.regions]
-        )
-        fresh = ~seen.table(items)
+        model = Ease.fit(self.population.pooled, items, l2=l2)
+        seen = bought(histories)
         for protocol in Protocol:
-            allowed = fresh if protocol is Protocol.NEW else None
-            ranked = top_k(scores, items, RANKED_PLACES, allowed=allowed)
+            excluded = seen if protocol is Protocol.NEW else None
+            ranked = model.rank(histories, self.places, excluded=excluded)
             for name in self.universes:
                 yield protocol, name, ranked

@@ -58,6 +58,8 @@ _COLUMNS = (
     "transaction_timestamp",
 )
 _LABELS = ("product_category", "product_type", "department")
+# Whose make a product is; the data's own column "brand" says only whether it is the chain's.
+_MAKER = "manufacturer_id"
 # The data's week 1 ends with Sunday, 2017-01-01; weeks begin on Monday, midnight in the stores'
 # zone. Timestamps are in UTC. Both were measured: every row's week follows from its time.
 _STORE_ZONE = ZoneInfo("America/New_York")
@@ -169,7 +171,7 @@ def prepare_retail5(out: Path) -> PreparedScenario:
     Raises:
         InputError: The data package is missing or not the one the map of stores was made for.
     """
-    catalogue = _catalogue(_package_table("products", ("product_id", *_LABELS)))
+    catalogue = _catalogue(_package_table("products", ("product_id", *_LABELS, _MAKER)))
     table = _package_table("transactions", _COLUMNS)
     trips, home_store = _trips_and_homes(table)
     region_of = _region_of_store()
@@ -253,6 +255,7 @@ def _catalogue(products: pa.Table) -> Catalogue:
         product_type=labels[1],
         department=labels[2],
         excluded=[str(product) for product in frame.loc[left_out, "product_id"]],
+        brand=[str(maker) for maker in kept[_MAKER]],
     )
 
 

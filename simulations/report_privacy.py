@@ -15,6 +15,7 @@ Record = Mapping[str, Any]
 _MECHANISMS = {
     "popularity": "How often each item is bought, summed over the customers",
     "factors": "Which way the shared item factors should turn, summed over the customers",
+    "gram": "How often each two items are bought by the same customer, summed over the customers",
     **dict.fromkeys(
         ("tied-autoencoder", "matrix-factorisation", "sasrec"),
         "How far the region’s noised steps moved the shared model",

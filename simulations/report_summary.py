@@ -99,6 +99,7 @@ def _shared_model(plan: Record) -> str:
     rank = plan["rank"]
     return {
         "factors": f"{rank} shared taste factors",
+        "gram": f"{rank} shared taste factors from the noised counts of pairs bought together",
         "tied-autoencoder": f"a shared autoencoder with {rank} hidden units",
         "matrix-factorisation": f"{rank} shared factors of a matrix factorisation",
         "sasrec": f"a shared model of purchase sequences in {rank} dimensions",

@@ -25,7 +25,7 @@ from common.errors import FederationError, InputError, UsageError, VerificationE
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
 from common.privacy import UNIT_AND_RELATION
-from common.strategies import FACTORS, StrategyName
+from common.strategies import AUTO, FACTORS, SUMS, StrategyChoice
 from common.timestamps import format_time
 from server.app_bundle import app_bundle_sha256
 from server.config import ServerHome
@@ -66,7 +66,7 @@ class RunRequest:
     withdrawal_in_round: Literal["finish", "discard"]
     quality_seeds: int
     replace: bool
-    strategy: StrategyName = FACTORS
+    strategy: StrategyChoice = FACTORS
     aggregation: RuleName = "sum"
     # None: one hostile region where the rule is robust, else none.
     tolerated: int | None = None
@@ -285,7 +285,7 @@ class _Run:
                 seeds=range(1, self._state.settings.quality_seeds + 1),
                 # Where regions train by steps, an attacker's many trainings take too long to be
                 # part of every run: `fedpref-sim audit` is for them.
-                attack_models=MODELS if plan.strategy == FACTORS else 0,
+                attack_models=MODELS if plan.strategy in SUMS else 0,
                 console=self._console,
             )
             write_json(self._folder, "metrics.json", metrics)
@@ -337,6 +337,8 @@ class _Run:
             server_learning_rate_decay=settings.server_learning_rate_decay,
             patience_rounds=settings.patience_rounds or None,
         )
+        if settings.strategy == AUTO:
+            self._console.print(f"  --strategy auto: {plan.strategy}.")
         gap = unguarded(plan)
         if gap is not None:
             self._console.print(f"  {gap}.", style="yellow")

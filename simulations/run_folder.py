@@ -16,7 +16,7 @@ from common import canonical_json
 from common.aggregation_rules import NoiseMode, RuleName
 from common.durable_file import write_durably
 from common.errors import FormatError, InputError, StorageError, UsageError
-from common.strategies import StrategyName
+from common.strategies import StrategyChoice
 
 STAGES = ("new", "provisioned", "trained", "evaluated", "finished")
 
@@ -26,7 +26,7 @@ class RunSettings(BaseModel):
 
     Attributes:
         scenario: Its name.
-        strategy: How the model is trained.
+        strategy: How the model is trained; ``auto`` until the plan has chosen.
         epsilon: ε of the run, as a decimal string.
         delta: δ of the run, as a decimal string.
         epsilon_cap: Each region's cap of ε per year, as a decimal string.
@@ -46,7 +46,7 @@ class RunSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     scenario: str
-    strategy: StrategyName
+    strategy: StrategyChoice
     epsilon: str
     delta: str
     epsilon_cap: str

@@ -2,11 +2,13 @@
 
 Items follow Zipf's law and belong to tastes; a customer has few tastes, buys again what she
 bought, and after some items tends to buy a certain other one. Regions have tastes of their own. All
-of it is drawn from one seed, in arrays, without a loop over customers.
+of it is drawn from one seed, in arrays, without a loop over customers; millions of them a region
+and a part of a region at a time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +16,7 @@ import numpy.typing as npt
 
 from client.data.dataset import MS_PER_WEEK, CustomerItemMatrix, PreferenceDataset
 from common.errors import InputError
+from simulations.baselines import pool
 
 TRAIN_WEEKS, TEST_WEEKS = 48, 5
 START_MS = 1_480_000_000_000
@@ -21,6 +24,8 @@ CUT_MS = START_MS + TRAIN_WEEKS * MS_PER_WEEK
 
 _TASTES = 24
 _OWN_TASTES = 3
+# Of the Dirichlet distribution of a region's shares of tastes: the less, the more regions differ.
+_LEAN = 5.0
 _MEAN_PURCHASES = 45
 _MOST_PURCHASES = 160
 # Shares of purchases that are of anything, a repeat, or the usual successor of the last one.
@@ -44,7 +49,12 @@ class RegionPurchases:
 
 
 def synthetic_regions(
-    n_customers: int, *, n_items: int, n_regions: int, seed: int
+    n_customers: int,
+    *,
+    n_items: int,
+    n_regions: int,
+    seed: int,
+    taste_concentration: float = _LEAN,
 ) -> list[RegionPurchases]:
     """Customers over regions, about as many in each.
 
@@ -53,19 +63,70 @@ def synthetic_regions(
         n_items: The catalogue's size, at least 100.
         n_regions: How many regions.
         seed: The same seed gives the same purchases.
+        taste_concentration: Of the Dirichlet distribution of a region's shares of tastes: the less,
+            the more regions differ.
 
     Raises:
         InputError: A number is too small for tastes and regions to mean anything.
     """
+    sizes = _region_sizes(n_customers, n_items, n_regions)
+    generator = np.random.default_rng(seed)
+    world = _World.drawn(n_items, generator)
+    regions = []
+    for number, size in enumerate(sizes):
+        lean = generator.dirichlet(np.full(_TASTES, taste_concentration))
+        regions.append(_region(world, lean, _names(f"r{number}", 0, size), generator))
+    return regions
+
+
+def streamed_regions(
+    n_customers: int, *, n_items: int, n_regions: int, seed: int, part: int = 50_000
+) -> Iterator[RegionPurchases]:
+    """The same kind of customers, region by region: memory for one region, and a part's tables.
+
+    Every part has a generator of its own; the purchases are others than those of
+    `synthetic_regions` by the same seed.
+
+    Args:
+        n_customers: In all.
+        n_items: The catalogue's size, at least 100.
+        n_regions: How many regions.
+        seed: The same seed and part size give the same purchases.
+        part: Customers that are drawn at a time.
+
+    Raises:
+        InputError: As of `synthetic_regions`.
+    """
+    sizes = _region_sizes(n_customers, n_items, n_regions)
+    world = _World.drawn(n_items, np.random.default_rng(seed))
+    for number, size in enumerate(sizes):
+        lean = np.random.default_rng([seed, number]).dirichlet(np.full(_TASTES, _LEAN))
+        parts = [
+            _region(
+                world,
+                lean,
+                _names(f"r{number}", first, min(part, size - first)),
+                np.random.default_rng([seed, number, first]),
+            )
+            for first in range(0, size, part)
+        ]
+        yield RegionPurchases(
+            pool([each.train for each in parts]), pool([each.test for each in parts])
+        )
+
+
+def _region_sizes(n_customers: int, n_items: int, n_regions: int) -> list[int]:
     if n_items < 100 or n_regions < 1 or n_customers < n_regions:
         raise InputError(
             f"{n_customers} customers, {n_items} items and {n_regions} regions are too few.",
             remedy="Use 100 items or more, and a customer for each region at least.",
         )
-    generator = np.random.default_rng(seed)
-    world = _World.drawn(n_items, generator)
-    sizes = np.diff(np.linspace(0, n_customers, n_regions + 1).astype(int))
-    return [_region(world, int(size), f"r{number}", generator) for number, size in enumerate(sizes)]
+    sizes: list[int] = np.diff(np.linspace(0, n_customers, n_regions + 1).astype(int)).tolist()
+    return sizes
+
+
+def _names(region: str, first: int, size: int) -> tuple[str, ...]:
+    return tuple(f"{region}-{number:09d}" for number in range(first, first + size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,9 +161,10 @@ class _World:
 
 
 def _region(
-    world: _World, n_customers: int, name: str, generator: np.random.Generator
+    world: _World, lean: FloatArray, sids: tuple[str, ...], generator: np.random.Generator
 ) -> RegionPurchases:
-    lean = generator.dirichlet(np.full(_TASTES, 5.0))
+    """Some customers of a region whose shares of tastes are `lean`."""
+    n_customers = len(sids)
     own = generator.choice(_TASTES, size=(n_customers, _OWN_TASTES), p=lean)
     lengths = np.minimum(generator.geometric(1 / _MEAN_PURCHASES, n_customers), _MOST_PURCHASES)
     items = _sequences(world, own, int(lengths.max()), generator)
@@ -113,7 +175,6 @@ def _region(
     ends = sums[np.arange(n_customers), lengths]
     times = sums[:, :-1][inside] / ends[owners] * (TRAIN_WEEKS + TEST_WEEKS)
     bought = items[inside]
-    sids = tuple(f"{name}-{number:09d}" for number in range(n_customers))
     late = times >= TRAIN_WEEKS
     return RegionPurchases(
         _dataset(sids, owners[~late], bought[~late], times[~late], world.n_items, test=False),

@@ -27,7 +27,7 @@ from common.model_state import ModelState
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
 from common.privacy import UNIT_AND_RELATION
-from common.strategies import FACTORS, StrategyName
+from common.strategies import SUMS, StrategyName
 from server.parameter_step import model_after
 from server.round_total import WholeTotal
 from simulations.synthetic_scale import RegionPurchases, synthetic_regions
@@ -100,7 +100,7 @@ def popularity_outcome(regions: Sequence[RegionPurchases]) -> Outcome:
 
 
 def _scores(train: PreferenceDataset, state: ModelState) -> FloatArray:
-    if state.strategy == FACTORS:
+    if state.strategy in SUMS:
         own = np.concatenate([state.scores(rows) for rows in factor_rows(train, state)])
     else:
         own = model_scores(train, state)

@@ -13,8 +13,9 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from client.consent_service.desk import Decision, LoggedChoice, Position, ShownNotice
-from client.consent_service.problems import MEDIA_TYPE, PROBLEMS, ProblemError
+from client.consent_service.problems import PROBLEMS, ProblemError
 from client.consent_service.visitor import Language, ServiceOf, WithToken
+from client.web.description import refusals
 from common.canonical_json import JsonValue
 from common.consent import Standing
 
@@ -29,16 +30,6 @@ RecordId = Annotated[
     str,
     Path(pattern=r"^[0-7][0-9A-HJKMNP-TV-Z]{25}$", description="The record's id, a ULID."),
 ]
-
-
-class ProblemAnswer(BaseModel):
-    """A refusal (RFC 9457)."""
-
-    type: str = Field(description="A URN that names the kind of refusal.")
-    title: str = Field(description="What it is.")
-    status: int = Field(description="The HTTP status.")
-    detail: str = Field(description="What to do about it.")
-    code: str = Field(description="The kind's short name.")
 
 
 class NoticeAnswer(BaseModel):
@@ -152,28 +143,9 @@ def _without_repeated_keys(pairs: list[tuple[str, object]]) -> None:
 
 
 def _refusals(*codes: str) -> dict[int | str, dict[str, Any]]:
-    """The documented refusals of a route: schema, and an example of each."""
-    found: dict[int | str, dict[str, Any]] = {}
-    for code in (*codes, "malformed", "foreign-host", "too-many-requests", "unavailable"):
-        problem = PROBLEMS[code]
-        examples = found.setdefault(
-            problem.status,
-            {
-                "description": problem.title,
-                "content": {
-                    MEDIA_TYPE: {
-                        "schema": {"$ref": "#/components/schemas/ProblemAnswer"},
-                        "examples": {},
-                    }
-                },
-            },
-        )["content"][MEDIA_TYPE]["examples"]
-        examples[code] = {"value": problem.record()}
-    if 429 in found:
-        found[429]["headers"] = {
-            "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait."}
-        }
-    return found
+    """The documented refusals of a route, and those of every route."""
+    everywhere = ("malformed", "foreign-host", "too-many-requests", "unavailable")
+    return refusals(PROBLEMS[code] for code in (*codes, *everywhere))
 
 
 _OF_CUSTOMER = ("not-signed-in", "login-refused")

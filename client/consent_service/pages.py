@@ -15,7 +15,7 @@ from client.consent_service.desk import (
     LoggedChoice,
     Position,
 )
-from client.consent_service.language import DEFAULT, Messages, messages
+from client.consent_service.language import messages
 from client.consent_service.problems import PROBLEMS, ProblemError
 from client.consent_service.rendering import render
 from client.consent_service.visitor import (
@@ -27,6 +27,7 @@ from client.consent_service.visitor import (
     check_form,
     service_of,
 )
+from client.web.language import DEFAULT, Messages
 from common import canonical_json
 from common.audit.checkpoint import parse_note
 from common.audit.proof_file import LogProof

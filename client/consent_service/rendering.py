@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 from fastapi import Request
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, Response
 
-from client.consent_service.language import LANGUAGES, messages, negotiate
+from client.consent_service.language import messages
 from client.consent_service.problems import PROBLEMS
-from client.consent_service.visitor import (
-    LANGUAGE_COOKIE,
-    Visitor,
-    language_of,
-    service_of,
-)
+from client.consent_service.visitor import Visitor, language_of, service_of
+from client.web.language import LANGUAGE_COOKIE, LANGUAGES, negotiate
+from client.web.rendering import fill
 
 _YEAR_S = 365 * 24 * 3600
 _FOLDER = Path(__file__).parent / "templates"
 #: Problems that mean: this customer has to sign in.
 _SIGN_IN = frozenset({"not-signed-in", "login-refused", "form-expired"})
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=FileSystemLoader(_FOLDER),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def render(
@@ -58,7 +42,7 @@ def render(
     readable = request.method in {"GET", "HEAD"} and "route" in request.scope
     path = request.url.path if readable and visitor is not None else "/"
     response = HTMLResponse(
-        _fill(template, lang, page_path=path, visitor=visitor, **values),
+        fill(_FOLDER, template, messages(lang), page_path=path, visitor=visitor, **values),
         status_code=status,
         headers={"Content-Language": lang},
     )
@@ -83,11 +67,11 @@ def problem_page(headers: Headers, chosen: str | None, code: str, login_url: str
         code: One of `client.consent_service.problems.PROBLEMS`.
         login_url: Where customers sign in, if that is known.
     """
-    lang = negotiate(headers.get("accept-language"), chosen)
-    t = messages(lang)
-    page = _fill(
+    t = messages(negotiate(headers.get("accept-language"), chosen))
+    page = fill(
+        _FOLDER,
         "message",
-        lang,
+        t,
         page_path="/",
         visitor=None,
         problem=True,
@@ -98,16 +82,3 @@ def problem_page(headers: Headers, chosen: str | None, code: str, login_url: str
         back=t("problem.back"),
     )
     return page.encode()
-
-
-def wants_page(path: str, headers: Headers) -> bool:
-    """Whether whoever asks reads pages: a browser, outside the API."""
-    return not path.startswith("/api/") and "text/html" in headers.get("accept", "")
-
-
-def _fill(template: str, lang: str, **values: object) -> str:
-    return (
-        _environment()
-        .get_template(f"{template}.html.j2")
-        .render(t=messages(lang), languages=LANGUAGES, **values)
-    )

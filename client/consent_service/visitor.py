@@ -11,13 +11,12 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from client.consent_service.config import ConsentServiceSettings
 from client.consent_service.desk import Actor, ConsentDesk
 from client.consent_service.identity import Identity, LoginError, LoginTokens
-from client.consent_service.language import negotiate
 from client.consent_service.problems import ProblemError
 from client.consent_service.rate_limits import RateLimits
-from client.consent_service.security import check_origin
-from client.consent_service.sessions import Session, Sessions
+from client.web.guard import check_origin
+from client.web.language import LANGUAGE_COOKIE, negotiate
+from client.web.sessions import Session, Sessions
 
-LANGUAGE_COOKIE = "fedpref-lang"
 _BEARER = HTTPBearer(
     auto_error=False, bearerFormat="JWT", description="The customer's login token."
 )
@@ -38,7 +37,7 @@ class Service:
     settings: ConsentServiceSettings
     desk: ConsentDesk
     tokens: LoginTokens
-    sessions: Sessions
+    sessions: Sessions[Identity]
     limits: RateLimits
 
     @property
@@ -57,7 +56,7 @@ class Visitor:
     """
 
     identity: Identity
-    session: Session | None
+    session: Session[Identity] | None
 
     @property
     def reference(self) -> str:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 
 import numpy as np
@@ -68,6 +68,7 @@ class EligibleCustomers:
         subject_ids: Mapping[str, str],
         *,
         notice_grace_s: int = 0,
+        also: Collection[str] = (),
     ) -> EligibleCustomers:
         """Takes the customers whose latest logged record allows the purpose.
 
@@ -80,6 +81,7 @@ class EligibleCustomers:
                 was erased are not in it.
             notice_grace_s: For how long the region's policy keeps consents to a superseded notice
                 in force; 0, the strictest, if it is not given.
+            also: Further purposes, each of which it must allow as well.
 
         Raises:
             ConsentError: The replay is not one, or the table gives two customers one pseudonym or
@@ -93,6 +95,8 @@ class EligibleCustomers:
             )
         _check_pseudonyms(subject_ids)
         sids = replay.eligible(purpose, at_ms, notice_grace_s=notice_grace_s)
+        for each in also:
+            sids &= replay.eligible(each, at_ms, notice_grace_s=notice_grace_s)
         linked = {ref: sid for ref, sid in subject_ids.items() if sid in sids}
         return cls(purpose, at_ms, consent_size, sids, linked, seal=_REPLAY_SEAL)
 

@@ -237,27 +237,40 @@ def load_source_config(path: Path) -> FileSourceConfig | SqlSourceConfig:
         InputError: The file is missing, too long, not TOML, or a field is wrong: names the file,
             the field and what to do.
     """
+    return source_from_table(read_declaration(path), path.parent, called(path))
+
+
+def called(path: Path) -> str:
+    """What messages call the declaration in a file."""
+    return f"The declaration of the store, {path}"
+
+
+def read_declaration(path: Path) -> dict[str, Any]:
+    """Reads the TOML of a store's declaration; its fields are not checked.
+
+    Raises:
+        InputError: The file is missing, too long, or not TOML.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_DECLARATION_BYTES + 1)
     except OSError as error:
         raise InputError(
-            f"The declaration of the store, {path}, cannot be read: {error.strerror}.",
+            f"{called(path)}, cannot be read: {error.strerror}.",
             remedy="Write one: kind, path or url, and [columns].",
         ) from error
     if len(data) > MAX_DECLARATION_BYTES:
         raise InputError(
-            f"The declaration of the store, {path}, is longer than {MAX_DECLARATION_BYTES} bytes.",
+            f"{called(path)}, is longer than {MAX_DECLARATION_BYTES} bytes.",
             remedy="Give the path of the declaration, not of the data.",
         )
     try:
-        values = tomllib.loads(data.decode("utf-8"))
+        return tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"The declaration of the store, {path}, is not valid TOML: {error}.",
+            f"{called(path)}, is not valid TOML: {error}.",
             remedy="Correct the line it names.",
         ) from error
-    return source_from_table(values, path.parent, f"The declaration of the store, {path}")
 
 
 def source_from_table(

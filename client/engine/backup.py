@@ -34,7 +34,7 @@ MANIFEST = "backup.json"
 DATABASES = ("log.sqlite", "ledger.sqlite", "subjects.sqlite", "witness.sqlite")
 #: Single files of the home, if they are there.
 FILES = ("home.json", "policy.json", "consent-form.json", "consent.toml", "notice.json")
-FOLDERS = ("seals", "permits", "registry")
+FOLDERS = ("seals", "permits", "queries", "registry")
 
 _VERSION = "fedpref-backup/1"
 _FIELDS = frozenset({"v", "federation", "region", "made_at", "log", "ledger", "files"})

@@ -18,6 +18,7 @@ from client.engine.logged_charges import require_all_charged
 from client.engine.permit import Permit
 from client.engine.permit_shelf import PermitShelf
 from client.engine.policy import RegionPolicy
+from client.engine.queries import SAMPLING_PROBABILITY, STEPS, Query, QueryPart
 from client.engine.refusals import ClockError
 from client.engine.request import TrainRequest
 from client.engine.under_way import RunsUnderWay, events_of_run
@@ -152,6 +153,55 @@ class Charging:
         self._log_missing()
         return charge
 
+    def charge_query(self, query: Query, part: QueryPart) -> Charge:
+        """The charge of one part of a query: made and logged now, or what a crash left unused.
+
+        Args:
+            query: The query.
+            part: Its part.
+
+        Raises:
+            BudgetError: The budget does not pay for the whole query.
+            ClockError: The clock is behind the log's or the ledger's newest entry.
+            StorageError: The charge has paid for an answer already.
+        """
+        charge = self._ledger.find(query.run, part.number)
+        if charge is not None and charge.request.charge_id in self._state.released:
+            raise StorageError(
+                f"The answer to {part.name} of query {query.permit_id} is gone; the log has it.",
+                remedy="Restore it from a backup, or ask anew: that is charged anew.",
+            )
+        if charge is None:
+            now = self._now()
+            # All parts, so that none is paid for in vain.
+            self._ledger.admit(
+                query.run,
+                int(now[:4]),
+                [each.event for each in query.parts],
+                model=query.model,
+                purpose=query.purpose,
+                reserved=self._under_way.reserved(but=query.run, now_ms=parse_time(now)),
+            )
+            charge = self._ledger.charge(
+                ChargeRequest(
+                    charge_id=new_ulid(),
+                    run=query.run,
+                    model=query.model,
+                    purpose=query.purpose,
+                    server_round=part.number,
+                    attempt=1,
+                    mechanism=part.name,
+                    noise_multiplier=part.noise_multiplier,
+                    clipping_norm=part.clipping_norm,
+                    sampling_probability=SAMPLING_PROBABILITY,
+                    steps=STEPS,
+                    permit_id=query.permit_id,
+                    time=now,
+                )
+            )
+        self._log_missing()
+        return charge
+
     def _require_spare(self, plan: RunPlan, mechanism: Mechanism) -> None:
         """The permit is for the plan's ε: all its rounds, and every attempt beyond one at each."""
         events = events_of_run(plan, self._ledger.charges)
@@ -176,7 +226,7 @@ class Charging:
             spending,
             self._home.region,
             self._policy,
-            honest_survivors_min=self._plan_of(charge.request.run).aggregation.honest_survivors_min,
+            honest_survivors_min=self._honest_survivors_min(charge.request.run),
         )
         self._log.append([make_entry(record, self._signer)])
         self._state.refresh()
@@ -195,6 +245,11 @@ class Charging:
         for charge in self._ledger.charges:
             if charge.request.charge_id not in self._state.charges:
                 self.log(charge)
+
+    def _honest_survivors_min(self, run: str) -> int:
+        if (self._home.queries / f"{run}.json").is_file():
+            return 0  # An answer's noise is all the region's own.
+        return self._plan_of(run).aggregation.honest_survivors_min
 
     def _plan_of(self, run: str) -> RunPlan:
         """The plan that a run was charged under, from beside its permit."""

@@ -1,4 +1,4 @@
-"""The log entries of one round, as records: charge, round and release."""
+"""The log entries of one round, as records: charge, round and release; and of an answer."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from client.engine.charges import Charge
 from client.engine.permit import Permit
 from client.engine.policy import RegionPolicy
 from client.engine.preparation import ConsentSnapshot
+from client.engine.queries import Query, QueryPart
 from client.engine.request import TrainRequest
 from client.engine.spending import Spending
 from common.canonical_json import JsonValue
@@ -169,6 +170,69 @@ def round_record(context: RoundContext) -> dict[str, JsonValue]:
     }
 
 
+@dataclass(frozen=True)
+class AnswerContext:
+    """All that an answer's entry states; ``delta`` is the ledger's δ, which every ε is at."""
+
+    query: Query
+    part: QueryPart
+    charge: Charge
+    spending: Spending
+    delta: str
+    snapshot: ConsentSnapshot
+    origin: str
+    arrays: Mapping[str, np.ndarray]
+    start_ms: int
+    end_ms: int
+
+
+def answer_record(context: AnswerContext) -> dict[str, JsonValue]:
+    """A ``fedpref-answer/1`` record: one part of a query, answered."""
+    query, part, charge = context.query, context.part, context.charge.request
+    return {
+        "v": "fedpref-answer/1",
+        "run": query.run,
+        "round": part.number,
+        "attempt": charge.attempt,
+        "region": query.region,
+        "mechanism": part.name,
+        "consent": {
+            "origin": context.origin,
+            "size": context.snapshot.consent_size,
+            "root": context.snapshot.consent_root,
+        },
+        "included": {
+            "root": context.snapshot.train_root,
+            "nonce": context.snapshot.nonce,
+            "n_bucket": context.snapshot.size_bucket,
+            "at": format_time(context.snapshot.at_ms),
+        },
+        "catalogue": query.catalogue,
+        "engine": query.engine,
+        "deps": query.deps,
+        "permit_id": query.permit_id,
+        "charge_id": charge.charge_id,
+        "values": arrays_digest(context.arrays),
+        "arrays": _array_records(context.arrays),
+        "bytes": sum(array.nbytes for array in context.arrays.values()),
+        "grid_exponent": part.grid_exponent,
+        "dp": {
+            "noise_multiplier": charge.noise_multiplier,
+            "clipping_norm": charge.clipping_norm,
+            "sampling_probability": charge.sampling_probability,
+            "steps": charge.steps,
+            "accountant": ACCOUNTANT,
+            "epsilon_total": format_epsilon(context.spending.year),
+            "delta": context.delta,
+            "mode": "local",
+            "honest_survivors_min": 0,
+            "share_stddev": None,
+        },
+        "start": format_time(context.start_ms),
+        "end": format_time(context.end_ms),
+    }
+
+
 def _share_stddev(plan: RunPlan, mechanism: Mechanism) -> str | None:
     """With distributed noise, what the region added to each value, in grid units; exact."""
     if plan.mode != "distributed":
@@ -186,14 +250,18 @@ def release_record(context: RoundContext) -> dict[str, JsonValue]:
         "region": context.region,
         "charge_id": context.charge.request.charge_id,
         "update": arrays_digest(context.update),
-        "arrays": [
-            {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
-            for spec in array_specs(context.update)
-        ],
+        "arrays": _array_records(context.update),
         "bytes": sum(array.nbytes for array in context.update.values()),
         "grid_exponent": context.mechanism.grid_exponent,
         "time": format_time(context.end_ms),
     }
+
+
+def _array_records(arrays: Mapping[str, np.ndarray]) -> list[JsonValue]:
+    return [
+        {"name": spec.name, "dtype": spec.dtype, "shape": list(spec.shape)}
+        for spec in array_specs(arrays)
+    ]
 
 
 def mask_record(masked: MaskedUpdate, time_ms: int) -> dict[str, JsonValue]:

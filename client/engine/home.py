@@ -88,6 +88,11 @@ class RegionHome:
         return self.root / "permits"
 
     @property
+    def queries(self) -> Path:
+        """The folder of signed queries and of their sealed answers."""
+        return self.root / "queries"
+
+    @property
     def prepared(self) -> Path:
         """The folder of what is kept of the store, encrypted; it can be made again at any time."""
         return self.root / "prepared"

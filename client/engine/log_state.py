@@ -31,6 +31,8 @@ OUTDATED = "seal-too-old"
 # only says from when it holds.
 _MADE_AT = {
     "permit": "issued_at",
+    "query": "issued_at",
+    "answer": "end",
     "charge": "time",
     "round": "end",
     "release": "time",
@@ -72,7 +74,8 @@ class LogState:
         notices: Every notice, in the log's order.
         rounds: The indices of the region's round entries.
         charges: Every logged charge by its id.
-        released: The charges under which a round was logged: each has paid for its release.
+        released: The charges under which a round or an answer was logged: each has paid for its
+            release.
         newest_round: By run the number of the last round that the region logged.
         masks: By (run, round) the masks that the region has logged, in order.
         discarded: The (run, round) of each update that was discarded for a withdrawal.
@@ -187,6 +190,8 @@ class LogState:
             self.released.add(str(record["charge_id"]))
             run, number = str(record["run"]), int(str(record["round"]))
             self.newest_round[run] = max(number, self.newest_round.get(run, 0))
+        elif envelope.kind == "answer":
+            self.released.add(str(envelope.record()["charge_id"]))
         elif envelope.kind == "charge":
             self._apply_charge(envelope.record())
         elif envelope.kind == "mask":

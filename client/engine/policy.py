@@ -6,6 +6,7 @@ The policy is the region's file. The coordinator's run plan can only ask for les
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 from typing import Literal
@@ -28,10 +29,11 @@ from common.canonical_json import JsonValue
 from common.errors import FormatError, InputError, PolicyError
 from common.parameters import ArraySpec
 from common.plan import Mechanism, RunPlan
-from common.strategies import FACTORS
+from common.privacy import epsilon_gaussian
+from common.strategies import SUMS
 
 # They take every customer, once in a round: bounds on sampling say nothing about them.
-_FULL_BATCH = ("popularity", FACTORS)
+_FULL_BATCH = ("popularity", *SUMS)
 
 
 class RegionPolicy(BaseModel):
@@ -72,9 +74,14 @@ class RegionPolicy(BaseModel):
             coordinator see them, noised; ``confidential`` does not. Without it, all three.
         app_bundles: The app bundles (relays) that may run in the region, by SHA-256. Without it,
             whichever a permit names.
+        catalogues: The public catalogues that a run may be over, by digest: which items there are,
+            and what is said of them. Without it, whichever lies in the region's home.
         arrays: The arrays that may leave the region, by name and type, and the largest shape of
             each. Without it, whichever the plan of a permit has.
         retention_days: For how long what is over is kept. Without it, for good.
+        queries: What may be computed of the region's customers besides training, by name, and the
+            most ε of each by itself. Unlike the other tables, this one permits: what it does not
+            name is not computed, and without it nothing is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -104,13 +111,16 @@ class RegionPolicy(BaseModel):
         default_factory=lambda: list(AGGREGATIONS), min_length=1
     )
     app_bundles: list[Sha256] | None = Field(default=None, min_length=1, max_length=64)
+    catalogues: list[Sha256] | None = Field(default=None, min_length=1, max_length=64)
     arrays: list[ArrayBound] | None = Field(default=None, min_length=1, max_length=256)
     retention_days: Retention | None = None
+    queries: CapTable = Field(default_factory=dict)
 
     @field_validator(
         "epsilon_max_per_run",
         "clipping_norm_min",
         "app_bundles",
+        "catalogues",
         "arrays",
         "retention_days",
         mode="before",
@@ -159,6 +169,8 @@ class RegionPolicy(BaseModel):
         self._require(
             plan.quorum >= self.quorum_min, "quorum", plan.quorum, f"at least {self.quorum_min}"
         )
+        if self.catalogues is not None:
+            self._require_named("catalogue", plan.catalogue, self.catalogues)
         rounds = sum(len(mechanism.rounds) for mechanism in plan.mechanisms)
         self._require(rounds <= self.rounds_max, "rounds", rounds, f"at most {self.rounds_max}")
         self._within("delta", plan.delta, most=self.delta_max)
@@ -167,6 +179,36 @@ class RegionPolicy(BaseModel):
             self._check_mechanism(mechanism)
             for spec in plan.released_arrays(mechanism.name):
                 self._check_array(mechanism.name, spec)
+
+    def check_query(
+        self, mechanisms: Mapping[str, tuple[str, str]], *, epsilon: str, delta: str
+    ) -> None:
+        """Checks a query against every bound but the caps of ε, which the ledger enforces.
+
+        Args:
+            mechanisms: By what is asked its noise multiplier and its clipping norm; everyone takes
+                part, once.
+            epsilon: ε of all together.
+            delta: δ.
+
+        Raises:
+            PolicyError: Names the region, the field, what was asked and what is allowed.
+        """
+        self._within("delta", delta, most=self.delta_max)
+        self._within("epsilon", epsilon, most=self.epsilon_max_per_run)
+        for name, (noise_multiplier, clipping_norm) in mechanisms.items():
+            self._require(
+                name in self.queries, "queries", name, ", ".join(sorted(self.queries)) or "none"
+            )
+            self._check_noise(name, noise_multiplier, clipping_norm)
+            spent = epsilon_gaussian(float(noise_multiplier), float(delta))
+            self._require(
+                # Written so that a NaN is refused too.
+                spent <= float(self.queries[name]),
+                f"queries.{name}",
+                f"{spent:.6f}",
+                f"ε of at most {self.queries[name]}",
+            )
 
     def check_app(self, app: str) -> None:
         """Checks that an app bundle is one that may run here.
@@ -178,20 +220,11 @@ class RegionPolicy(BaseModel):
             PolicyError: It is not.
         """
         if self.app_bundles is not None:
-            allowed = ", ".join(f"{each[:12]}…" for each in self.app_bundles)
-            self._require(app in self.app_bundles, "app", f"{app[:12]}…", allowed)
+            self._require_named("app", app, self.app_bundles)
 
     def _check_mechanism(self, mechanism: Mechanism) -> None:
         name = mechanism.name
-        self._within(
-            f"{name}.noise_multiplier", mechanism.noise_multiplier, least=self.noise_multiplier_min
-        )
-        self._within(
-            f"{name}.clipping_norm",
-            mechanism.clipping_norm,
-            least=self.clipping_norm_min,
-            most=self.clipping_norm_max,
-        )
+        self._check_noise(name, mechanism.noise_multiplier, mechanism.clipping_norm)
         self._require(
             mechanism.steps <= self.steps_max,
             f"{name}.steps",
@@ -205,6 +238,15 @@ class RegionPolicy(BaseModel):
                 least=self.sampling_probability_min,
                 most=self.sampling_probability_max,
             )
+
+    def _check_noise(self, name: str, noise_multiplier: str, clipping_norm: str) -> None:
+        self._within(f"{name}.noise_multiplier", noise_multiplier, least=self.noise_multiplier_min)
+        self._within(
+            f"{name}.clipping_norm",
+            clipping_norm,
+            least=self.clipping_norm_min,
+            most=self.clipping_norm_max,
+        )
 
     def _check_array(self, mechanism: str, spec: ArraySpec) -> None:
         if self.arrays is not None:
@@ -223,6 +265,10 @@ class RegionPolicy(BaseModel):
         bounds = [f"at least {least}"] if least is not None else []
         bounds += [f"at most {most}"] if most is not None else []
         self._require(inside, field, asked, " and ".join(bounds))
+
+    def _require_named(self, field: str, digest: str, named: list[str]) -> None:
+        allowed = ", ".join(f"{each[:12]}…" for each in named)
+        self._require(digest in named, field, f"{digest[:12]}…", allowed)
 
     def _require(self, holds: bool, field: str, asked: object, allowed: str) -> None:
         if not holds:

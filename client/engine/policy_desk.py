@@ -48,8 +48,8 @@ _FLOORS = frozenset(
         "quality_threshold",
     }
 )
-_LISTS = frozenset({"modes", "aggregations", "app_bundles", "arrays"})
-_TABLES = frozenset({"epsilon_caps_per_model", "epsilon_caps_per_purpose"})
+_LISTS = frozenset({"modes", "aggregations", "app_bundles", "catalogues", "arrays"})
+_TABLES = frozenset({"epsilon_caps_per_model", "epsilon_caps_per_purpose", "queries"})
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,10 @@ def policy_changes(
 def _allows_more(name: str, before: JsonValue, after: JsonValue) -> bool | None:
     if name not in _CAPS | _FLOORS | _LISTS | _TABLES:
         return None
-    # A bound that is not stated bounds nothing; all of these fields are bounds.
+    if name == "queries":
+        # It permits: not to state it allows none.
+        return _table_allows_more(before or {}, after or {})
+    # A bound that is not stated bounds nothing; all of the others are bounds.
     if before is None or after is None:
         return after is None
     if name in _LISTS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from client.data.dataset import MAX_ROWS_PER_CUSTOMER, PreferenceDataset
 from client.data.prepared_files import DamagedRowsError
 from client.data.quality import QualityReport
 from client.data.refresh import Refreshed
-from client.data.transactions import CheckedTransactions
+from client.data.transactions import CheckedTransactions, Purchases
 from client.engine.home import RegionHome
 from client.engine.kept_store import KeptStore
 from client.engine.log_state import LogState
@@ -55,27 +55,38 @@ class ConsentSnapshot:
         pseudonyms: Mapping[str, str],
         *,
         at_ms: int,
-        plan: RunPlan,
+        purpose: str,
         log_root: bytes,
+        also: Collection[str] = (),
     ) -> ConsentSnapshot:
         """Takes a snapshot of a log state that was just refreshed.
+
+        Args:
+            state: The log's state.
+            policy: The region's policy.
+            pseudonyms: The region's customers, by the store's references.
+            at_ms: Now, in milliseconds since the epoch.
+            purpose: What customers must have consented to.
+            log_root: The log's root hash at the state's size.
+            also: What else, all of it.
 
         Raises:
             ConsentError: No customer's consent is in force.
         """
         eligible = EligibleCustomers.from_replay(
             state.consents,
-            purpose=plan.purpose,
+            purpose=purpose,
             at_ms=at_ms,
             consent_size=state.size,
             subject_ids=pseudonyms,
             notice_grace_s=policy.notice_grace_s,
+            also=also,
         )
         if not eligible.sids:
             raise ConsentError(
-                f"{policy.region}: no customer's consent for {plan.purpose} is in force; there is "
-                "nothing to train on.",
-                remedy="Training starts once customers have consented.",
+                f"{policy.region}: no customer's consent for {' and '.join((purpose, *also))} is "
+                "in force; there is nothing to learn from.",
+                remedy="It can be learned from once customers have consented.",
             )
         return cls(
             eligible=eligible,
@@ -166,6 +177,31 @@ class RegionData:
                 dataset.capped_rows,
             )
         return dataset
+
+    def consented(self, eligible: EligibleCustomers, catalogue: str) -> Iterator[Purchases]:
+        """The eligible customers' purchases as the store is now, part by part.
+
+        Args:
+            eligible: The customers.
+            catalogue: Digest of the catalogue that items must be numbers of.
+
+        Raises:
+            QualityGateError: The store is below the policy's threshold.
+            InputError: The store or the catalogue cannot be read.
+            PolicyError: The region's catalogue is another one.
+        """
+        own = self._store.catalogue().digest
+        if own != catalogue:
+            raise PolicyError(
+                f"{self._policy.region}: the query's catalogue ({catalogue[:12]}…) is not the "
+                f"region's ({own[:12]}…).",
+                remedy="Ask anew under the region's public catalogue.",
+            )
+        try:
+            yield from filter_consented(self.checked_transactions(), eligible).parts()
+        except DamagedRowsError:
+            self._store.forget()
+            raise
 
     def customer_refs(self) -> list[str]:
         """The region's own customers, as its store refers to them, sorted."""

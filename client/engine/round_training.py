@@ -157,6 +157,8 @@ class RoundTraining:
         """Trains and seals; gives the seal, and the snapshot of those it was trained on."""
         parts, plan = self._parts, permit.plan
         start_ms = parts.clock_ms()
+        # Items that are others, or said to be, cost the region nothing.
+        parts.data.require_catalogue_of(plan)
         snapshot = self._witnessed(request, start_ms)
         charge = parts.charging.charge(request, permit, mechanism, anew=anew)
         reach(Point.CHARGED)

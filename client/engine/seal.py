@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from common import canonical_json
+from client.engine.sealed_file import sealed_bytes, unsealed
+from common.canonical_json import JsonValue
 from common.durable_file import make_folder_durably, sync_folder, write_durably
 from common.errors import FedprefError, StorageError
 from common.failpoints import Point, reach
-from common.parameters import load_arrays, save_arrays
 
-MAX_SEAL_BYTES = 1 << 30
-_MAX_HEADER_BYTES = 1 << 20
 _VERSION = "fedpref-seal/1"
-_DIGEST_BYTES = 32
 _SUFFIX = ".seal"
 
 
@@ -61,23 +57,19 @@ class SealStore:
         Raises:
             StorageError: The disk is full or refuses; there is no seal then.
         """
-        arrays = save_arrays(seal.arrays)
-        header = canonical_json.encode(
-            {
-                "log_size": seal.log_size,
-                "model_in": seal.model_in,
-                "release_entry": base64.b64encode(seal.release_entry).decode(),
-                "round_entry": base64.b64encode(seal.round_entry).decode(),
-                "v": _VERSION,
-            }
-        )
+        header: dict[str, JsonValue] = {
+            "log_size": seal.log_size,
+            "model_in": seal.model_in,
+            "release_entry": base64.b64encode(seal.release_entry).decode(),
+            "round_entry": base64.b64encode(seal.round_entry).decode(),
+            "v": _VERSION,
+        }
         path = self._path(run, server_round)
         try:
             if not (self._folder_is_durable and self._folder.is_dir()):
                 make_folder_durably(self._folder)
                 self._folder_is_durable = True
-            body = len(header).to_bytes(4, "big") + header + arrays
-            write_durably(path, hashlib.sha256(body).digest() + body)
+            write_durably(path, sealed_bytes(header, seal.arrays))
         except OSError as error:
             raise StorageError(
                 f"The update of round {server_round} cannot be sealed at {path}: {error.strerror}.",
@@ -148,17 +140,11 @@ def is_whole_seal(path: Path) -> bool:
 
 
 def _decode(data: bytes) -> Seal:
-    digest, body = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
-    if hashlib.sha256(body).digest() != digest:
-        raise ValueError("its content does not have the digest it begins with")
-    length = int.from_bytes(body[:4], "big")
-    header = canonical_json.decode(body[4 : 4 + length], max_bytes=_MAX_HEADER_BYTES)
-    if not isinstance(header, dict) or header["v"] != _VERSION:
-        raise ValueError("its version is unknown")
+    header, arrays = unsealed(data, _VERSION)
     return Seal(
         model_in=str(header["model_in"]),
         round_entry=base64.b64decode(str(header["round_entry"]), validate=True),
         release_entry=base64.b64decode(str(header["release_entry"]), validate=True),
         log_size=int(str(header["log_size"])),
-        arrays=load_arrays(body[4 + length :], max_bytes=MAX_SEAL_BYTES),
+        arrays=arrays,
     )

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 import numpy as np
 
 from client.data.quality import QualityReport
+from client.engine.answering import LoggedAnswer, QueryAnswering
 from client.engine.charging import Charging
 from client.engine.egress import EgressGuard
 from client.engine.home import RegionHome
@@ -46,6 +47,7 @@ from client.engine.snapshots import Published, PublishedSnapshots
 from client.engine.subjects import SubjectKeys, open_subject_keys
 from client.engine.turns import Turns
 from client.engine.witnessing import RegionWitness, open_region_witness
+from client.training.bounded_sums import Statistic
 from client.training.noise import NoiseSource, SystemNoise
 from common.audit.log import AuditLog
 from common.audit.registry_entry import registry_entry
@@ -137,7 +139,10 @@ class PrivacyEngine:
             log, self._trainer, home.region, lambda: max(clock_ms(), self.state.newest_ms)
         )
         self._relay_desk = RelayDesk(home, self._permits, self._incidents)
-        self._rounds = RoundTraining(self._round_parts(noise))
+        parts = self._round_parts(noise)
+        self._rounds = RoundTraining(parts)
+        #: What is asked is answered through `answer` alone, in turn with training.
+        self.queries = QueryAnswering(parts, subjects, self.registry)
         self._guard = EgressGuard(
             home,
             self.policy,
@@ -290,6 +295,14 @@ class PrivacyEngine:
         with self._turns.take():
             return self._data.quality_report()
 
+    def answer(self, permit_id: str, statistic: Statistic) -> LoggedAnswer:
+        """Answers one part of a query that the region signed; see `QueryAnswering.answer`.
+
+        It is asked by the region itself and stays in it: the relay has no way to ask.
+        """
+        with self._turns.take():
+            return self.queries.answer(permit_id, statistic)
+
     def preflight(self, plan: RunPlan) -> None:
         """Checks all that a run needs, before it starts and without spending anything.
 
@@ -353,7 +366,7 @@ class PrivacyEngine:
                 self.policy,
                 self.subjects.pseudonyms(),
                 at_ms=self._clock_ms(),
-                plan=plan,
+                purpose=plan.purpose,
                 log_root=self.log.root_at(self.state.size),
             )
 

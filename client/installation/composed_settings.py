@@ -171,6 +171,7 @@ def _composed(
         policy = tables.get("policy")
         if isinstance(policy, dict):
             policy.setdefault("app_bundles", [facts.app_sha256])
+            policy.setdefault("catalogues", [facts.catalogue_sha256])
     return tables
 
 

@@ -1,4 +1,4 @@
-"""The two mechanisms of a run: per-customer clipping, summing, Gaussian noise, the public grid.
+"""Noisy sums over customers: per-customer clipping, summing, Gaussian noise, the public grid.
 
 One customer is one example. The released value is a noisy *sum*: no data set's size enters
 anywhere, so adding a customer changes the sum by at most C and the noise not at all.
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.data.dataset import PreferenceDataset
+from client.training.gram_sums import clipped_gram
 from client.training.models.power_factors import clipped_sum
 from client.training.noise import NoiseSource
 from client.training.rows import factor_rows, popularity_values, sparse_factor_rows
@@ -124,4 +125,50 @@ def factor_sum(
         )
     return clipped_sum(
         sparse_factor_rows(dataset, model), model.directions, clipping_norm=clipping_norm
+    )
+
+
+def gram_release(
+    dataset: PreferenceDataset,
+    mechanism: Mechanism,
+    model_state: Mapping[str, npt.NDArray[np.generic]],
+    *,
+    noise: NoiseSource,
+) -> npt.NDArray[np.float32]:
+    """How often each pair of items is bought together, noised, ready to leave the region.
+
+    Args:
+        dataset: The customers of the round.
+        mechanism: Its σ / C, its C and its grid.
+        model_state: The model that the round starts from: its vocabulary and weights are used.
+        noise: Where noise is drawn from.
+
+    Formal guarantees:
+        One (σ/C)-Gaussian mechanism under add-or-remove of one customer, whatever the data and
+        whatever the model.
+
+    Edge cases:
+        No customers, or none who bought two items of the vocabulary: pure noise.
+
+    Returns:
+        float32[m(m − 1)/2] on the grid, in the order of `common.item_pairs`.
+
+    Raises:
+        FormatError: The model is malformed.
+        InputError: The data set is over another catalogue or has values that are not finite.
+    """
+    model = ModelState.from_arrays(model_state)
+    total = gram_sum(dataset, model, clipping_norm=float(mechanism.clipping_norm))
+    noisy = total + noise.gaussian(total.shape, mechanism.noise_stddev)
+    return snap_to_grid(noisy, mechanism.grid_exponent)
+
+
+def gram_sum(dataset: PreferenceDataset, model: ModelState, *, clipping_norm: float) -> FloatArray:
+    """float64[m(m − 1)/2]: the customers' pairs, each customer's clipped; it must not leave.
+
+    Raises:
+        InputError: As in `gram_release`.
+    """
+    return clipped_gram(
+        sparse_factor_rows(dataset, model), len(model.vocabulary), clipping_norm=clipping_norm
     )

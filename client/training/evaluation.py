@@ -156,6 +156,33 @@ def without_customers(dataset: PreferenceDataset, sids: Iterable[str]) -> Prefer
     return select_customers(dataset, [sid for sid in dataset.sids if sid not in excluded])
 
 
+def keep_entries(dataset: PreferenceDataset, keep: BoolArray) -> PreferenceDataset:
+    """The same customers with some of their items only.
+
+    Args:
+        dataset: The customers.
+        keep: bool[n_entries], of the entries of its counts; all purchases of an item stay or go.
+    """
+    entries = np.flatnonzero(keep)
+    per_entry = dataset.counts.values.astype(np.int64)
+    first_purchase = np.cumsum(per_entry) - per_entry
+    purchases = _ranges(first_purchase[entries], per_entry[entries])
+    bounds = np.concatenate([[0], np.cumsum(keep)])[dataset.indptr]
+    return PreferenceDataset(
+        sids=dataset.sids,
+        counts=CustomerItemMatrix(
+            bounds.astype(np.int64),
+            dataset.indices[entries],
+            dataset.counts.values[entries],
+            dataset.n_items,
+        ),
+        last_ms=dataset.last_ms[entries],
+        ages_weeks=dataset.ages_weeks[purchases],
+        start_ms=dataset.start_ms,
+        end_ms=dataset.end_ms,
+    )
+
+
 def _ranges(starts: IntArray, sizes: IntArray) -> IntArray:
     """start, start + 1 …, `size` numbers for each start, one range after the other."""
     total = int(sizes.sum())

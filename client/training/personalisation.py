@@ -19,7 +19,7 @@ from client.training.strategies import model_scores
 from common.catalogue import Catalogue
 from common.model_state import ModelState
 from common.ranking import BoolArray, IntArray, ItemSets, fill, top_k, top_k_entries
-from common.strategies import FACTORS
+from common.strategies import SUMS
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -45,7 +45,7 @@ def shared_scores(history: PreferenceDataset, model: ModelState) -> FloatArray:
     Returns:
         float64[n_customers, m], for the items of `model.vocabulary`.
     """
-    if model.strategy != FACTORS:
+    if model.strategy not in SUMS:
         return model_scores(history, model)
     chunks = [model.scores(rows) for rows in factor_rows(history, model)]
     return np.concatenate(chunks) if chunks else np.zeros((0, len(model.vocabulary)))

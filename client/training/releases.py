@@ -1,7 +1,8 @@
 """What one round of a plan's strategy lets out of a region: named arrays on the public grid.
 
-`popularity` and `factors` are noisy sums (`client.training.dp_sgd`). The other strategies take
-local DP-SGD steps from the model that the coordinator sent, and let out how far these moved it.
+`popularity`, `factors` and `gram` are noisy sums (`client.training.dp_sgd`). The other strategies
+take local DP-SGD steps from the model that the coordinator sent, and let out how far these moved
+it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from client.data.dataset import PreferenceDataset
-from client.training.dp_sgd import factor_release, popularity_release
+from client.training.dp_sgd import factor_release, gram_release, popularity_release
 from client.training.local_steps import LocalSettings, train_locally
 from client.training.noise import NoiseSource
 from client.training.strategies import examples, trainable
@@ -20,7 +21,7 @@ from common.errors import InputError
 from common.model_state import ModelState
 from common.parameters import snap_to_grid
 from common.plan import Mechanism, RunPlan
-from common.strategies import FACTORS, change_of
+from common.strategies import FACTORS, GRAM, change_of
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 Release = dict[str, npt.NDArray[np.float32]]
@@ -60,6 +61,8 @@ def release(
     if mechanism.name == FACTORS:
         gradient = factor_release(dataset, mechanism, model, noise=noise)
         return {"factor_gradient": gradient}
+    if mechanism.name == GRAM:
+        return {"item_gram": gram_release(dataset, mechanism, model, noise=noise)}
     return _changes(dataset, ModelState.of_plan(model, plan), plan, server_round, noise)
 
 

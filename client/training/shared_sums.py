@@ -19,13 +19,16 @@ from client.data.dataset import PreferenceDataset
 from client.training.clipping import factors_of
 from client.training.discrete_noise import discrete_gaussian
 from client.training.exact_bernoulli import WordSource
+from client.training.gram_sums import clipped_pairs, most_customers
 from client.training.noise import NoiseSource
 from client.training.rows import popularity_values, sparse_factor_rows
 from common.discrete_gaussian import SharedNoise
 from common.errors import InputError
+from common.item_pairs import n_pairs
 from common.model_state import ModelState
 from common.plan import Mechanism, RunPlan
 from common.secure_aggregation import Quantiser
+from common.strategies import GRAM
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
@@ -67,6 +70,8 @@ def shared_round(
     mechanism = plan.mechanism_of(server_round)
     if mechanism.name == "popularity":
         units = popularity_units(dataset, mechanism)
+    elif mechanism.name == GRAM:
+        units = gram_units(dataset, ModelState.from_arrays(model), mechanism)
     else:
         units = factor_units(dataset, ModelState.from_arrays(model), mechanism)
     (spec,) = plan.released_arrays(mechanism.name)
@@ -79,7 +84,7 @@ def shared_release(
     """A sum of whole grid units with one region's share of the noise, as ring elements.
 
     Args:
-        units: What `popularity_units` or `factor_units` gives.
+        units: What `popularity_units`, `factor_units` or `gram_units` gives.
         mechanism: Of a plan with distributed noise.
         plan: The run plan.
         noise: Where noise is drawn from.
@@ -97,8 +102,28 @@ def shared_release(
     Returns:
         int32, of the units' shape.
     """
-    shared: SharedNoise = plan.shared_noise(mechanism)
-    room = Quantiser(mechanism.grid_exponent, len(plan.regions)).largest_steps
+    quantiser = Quantiser(mechanism.grid_exponent, len(plan.regions))
+    return ring_release(units, plan.shared_noise(mechanism), quantiser, noise)
+
+
+def ring_release(
+    units: IntArray, shared: SharedNoise, quantiser: Quantiser, noise: WordSource
+) -> npt.NDArray[np.int32]:
+    """A sum of whole grid units with one share of noise, as elements of a quantiser's ring.
+
+    Args:
+        units: int64, whole grid units, each customer's bounded by the shared release's sensitivity.
+        shared: Whose share is added.
+        quantiser: How many regions' sums the ring has room for.
+        noise: Where noise is drawn from.
+
+    Formal guarantees:
+        As `shared_release`, for the release that `shared` describes.
+
+    Returns:
+        int32, of the units' shape.
+    """
+    room = quantiser.largest_steps
     most = max(0, room - int(np.ceil(_NOISE_ROOM * shared.share.value)))
     noisy = np.clip(units, -most, most) + discrete_gaussian(units.shape, shared.share, noise)
     ring: npt.NDArray[np.int32] = (noisy & 0xFFFFFFFF).astype(np.uint32).view(np.int32)
@@ -133,6 +158,23 @@ def factor_units(dataset: PreferenceDataset, model: ModelState, mechanism: Mecha
     customers = max(1, _CHUNK_PRODUCTS // max(1, directions.size))
     for rows in sparse_factor_rows(dataset, model, chunk=customers):
         _add_gradients(total, rows, directions, mechanism)
+    return total
+
+
+def gram_units(dataset: PreferenceDataset, model: ModelState, mechanism: Mechanism) -> IntArray:
+    """int64[m(m − 1)/2]: the customers' clipped pairs in grid units, summed; must not leave so.
+
+    As `client.training.gram_sums.clipped_gram`, but each customer's products are put on the grid
+    before they are added.
+
+    Raises:
+        InputError: The data set is over another catalogue, or has values that are not finite.
+    """
+    size = len(model.vocabulary)
+    chunks = sparse_factor_rows(dataset, model, chunk=most_customers(size, _CHUNK_PRODUCTS))
+    total = np.zeros(n_pairs(size), dtype=np.int64)
+    for places, values in clipped_pairs(chunks, size, clipping_norm=float(mechanism.clipping_norm)):
+        np.add.at(total, places, _truncated(values, mechanism.grid_exponent))
     return total
 
 

@@ -1,20 +1,26 @@
-"""From a plan's model to what a region trains and ranks with: rows, trainers, scores."""
+"""From a plan's model to what a region trains and ranks with: rows, trainers, scores.
+
+What trains is loaded when it is asked for: who ranks by a sum over customers needs no PyTorch.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from client.data.dataset import CustomerItemMatrix, PreferenceDataset
 from client.data.sequences import purchase_sequences
-from client.training.models.matrix_factorisation import MatrixFactorisation
-from client.training.models.protocol import ClippedModel
-from client.training.models.sasrec import SasRec
-from client.training.models.tied_autoencoder import TiedAutoencoder
 from client.training.rows import recency
 from common.errors import InputError
 from common.model_state import ModelState
 from common.strategies import MATRIX_FACTORISATION, SASREC, TIED_AUTOENCODER
+
+if TYPE_CHECKING:
+    from client.training.models.matrix_factorisation import MatrixFactorisation
+    from client.training.models.protocol import ClippedModel
+    from client.training.models.sasrec import SasRec
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -34,6 +40,8 @@ def trainable(state: ModelState, *, first_step: int, seed: int) -> ClippedModel:
         InputError: The strategy does not train in the regions.
     """
     if state.strategy == TIED_AUTOENCODER:
+        from client.training.models.tied_autoencoder import TiedAutoencoder
+
         return TiedAutoencoder(state.parameters)
     if state.strategy == MATRIX_FACTORISATION:
         return _matrix_factorisation(state)
@@ -101,6 +109,8 @@ def model_scores(history: PreferenceDataset, state: ModelState) -> FloatArray:
 
 def _scores(rows: CustomerItemMatrix, state: ModelState) -> FloatArray:
     if state.strategy == TIED_AUTOENCODER:
+        from client.training.models.tied_autoencoder import TiedAutoencoder
+
         return _softmax(TiedAutoencoder(state.parameters).scores(rows))
     if state.strategy == SASREC:
         # What the next purchase is, whatever the step and its negatives.
@@ -126,6 +136,8 @@ def _require_catalogue(dataset: PreferenceDataset, state: ModelState) -> None:
 
 
 def _sasrec(state: ModelState, *, first_step: int, seed: int) -> SasRec:
+    from client.training.models.sasrec import SasRec
+
     return SasRec(
         state.parameters,
         blocks=int(state.options["blocks"]),
@@ -137,6 +149,8 @@ def _sasrec(state: ModelState, *, first_step: int, seed: int) -> SasRec:
 
 
 def _matrix_factorisation(state: ModelState) -> MatrixFactorisation:
+    from client.training.models.matrix_factorisation import MatrixFactorisation
+
     return MatrixFactorisation(
         state.parameters,
         unobserved_weight=float(state.options["unobserved_weight"]),

@@ -27,7 +27,11 @@ from common.envelope import Envelope
 from common.errors import FormatError, InputError
 from common.keys import Signer
 
-_ROUND_TYPE = b"application/vnd.fedpref.round+json"
+# The records that name the consents they rest on.
+_CONSENT_BOUND = frozenset({"round", "answer"})
+_CONSENT_BOUND_TYPES = tuple(
+    f"application/vnd.fedpref.{kind}+json".encode() for kind in sorted(_CONSENT_BOUND)
+)
 _PARTY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 # A log's party and the two notes, both signed by that log, that cannot both be true of it.
@@ -146,18 +150,20 @@ def _write_witnesses(
 
 
 def _consent_sizes(log: ExportableLog) -> set[int]:
-    """The sizes at which rounds took their consent snapshots: each needs its checkpoint."""
+    """The sizes at which rounds and answers took their consents: each needs its checkpoint."""
     sizes: set[int] = set()
     for _, data in log.entries():
         # Decoding a million consents only to pass them over would take a minute.
-        if _ROUND_TYPE not in data:
+        if not any(each in data for each in _CONSENT_BOUND_TYPES):
             continue
         envelope = Envelope.decode(data)
-        if envelope.kind == "round":
+        if envelope.kind in _CONSENT_BOUND:
             consent = envelope.record()["consent"]
             size = consent["size"] if isinstance(consent, dict) else None
             if not isinstance(size, int):
-                raise FormatError("A round entry does not say at which size its consents end.")
+                raise FormatError(
+                    f"A {envelope.kind} entry does not say at which size its consents end."
+                )
             sizes.add(size)
     return sizes
 

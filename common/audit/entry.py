@@ -17,6 +17,7 @@ MAX_ENTRY_BYTES = 65_535
 SIGNING_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         "aggregate": frozenset({"aggregator"}),
+        "answer": frozenset({"trainer"}),
         "charge": frozenset({"trainer"}),
         "consent": frozenset({"consent"}),
         "incident": frozenset({"aggregator", "trainer"}),
@@ -29,6 +30,7 @@ SIGNING_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "notice": frozenset({"controller"}),
         "permit": frozenset({"permit"}),
         "policy": frozenset({"controller"}),
+        "query": frozenset({"permit"}),
         "release": frozenset({"trainer"}),
         "round": frozenset({"trainer"}),
         "unmask": frozenset({"trainer"}),

@@ -37,8 +37,9 @@ from common.canonical_json import JsonValue
 from common.errors import InputError, PolicyError, VerificationError
 from common.keys import Signer
 
-# Of a run's results, only the published model crosses a border; others count customers by region.
-CROSS_BORDER_ARTIFACTS = frozenset({"model.safetensors"})
+# Of a run's results, only the published model and its card, which has public numbers alone, cross a
+# border; others count customers by region.
+CROSS_BORDER_ARTIFACTS = frozenset({"model.safetensors", "model-card.json", "model-card.md"})
 
 
 @dataclass(frozen=True)

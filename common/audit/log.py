@@ -56,6 +56,8 @@ class AuditLog:
         self._pid = os.getpid()
         # Set while memory may differ from the file: before the first load, after a failed write.
         self._unsure = True
+        # Asked before the first load: what is written meanwhile is looked at again.
+        self._version = store.changes_seen()
         self.origin = store.origin
         #: Entries without a checkpoint at opening; a writer has signed them then. Report them: a
         #: batch and its checkpoint are committed together, so our own crash leaves none.
@@ -270,6 +272,41 @@ class AuditLog:
             stop = min(size, start + TILE_WIDTH)
             bundle = encode_bundle(entry for _, entry in self._entries(start, stop))
             _write_file(folder / entries_path(start // TILE_WIDTH, stop - start), bundle)
+
+    def follow(self) -> bool:
+        """For a reader: takes up what the writer has appended since the last look.
+
+        Looking costs microseconds while nothing was written.
+
+        Returns:
+            Whether there was anything.
+
+        Raises:
+            InputError: The log is open for writing: nobody else appends.
+            StorageError: It cannot be read, is damaged, no longer begins with the entries that it
+                had, or was opened as a file that nobody changes; nothing was taken up.
+        """
+        with self._mutex:
+            self._check_open()
+            if self._signer is not None:
+                raise InputError(f"The log {self.origin} is open for writing; it is up to date.")
+            if self._store.unchanging:
+                raise StorageError(
+                    f"What is appended to {self._store.path} cannot be seen: its side files cannot "
+                    "be used.",
+                    remedy="Read it as the user who owns the folder.",
+                )
+            version = self._store.changes_seen()
+            if version == self._version and not self._unsure:
+                return False
+            size, root, before = self.size, self.root, self._tree
+            self._unsure = True
+            self._load()
+            if self.size < size or self.root_at(size) != root:
+                self._tree, self._unsure = before, True
+                raise self._store.damaged(f"its first {size} entries are not those it had")
+            self._version = version
+            return self.size > size
 
     def _load(self) -> None:
         """Reads the state of the file, and finishes what is unfinished."""

@@ -53,6 +53,8 @@ class LogStore:
 
     def __init__(self, path: Path, connection: apsw.Connection, lock: WriterLock | None) -> None:
         self.path = path
+        #: Whether the file is taken for one that nobody changes; see `_connect_read_only`.
+        self.unchanging = False
         self._connection = connection
         self._lock = lock
 
@@ -96,9 +98,10 @@ class LogStore:
             raise InputError(f"There is no audit log {path}.")
         _check_kind(path)
         with _translated(path), ExitStack() as undo:
-            connection = _connect_read_only(path)
+            connection, unchanging = _connect_read_only(path)
             undo.callback(connection.close, True)
             store = cls(path, connection, None)
+            store.unchanging = unchanging
             store._check_schema()
             undo.pop_all()
         return store
@@ -171,6 +174,11 @@ class LogStore:
                     self._connection.execute("ROLLBACK")
                 raise
             reach(Point.LOG_COMMITTED)
+
+    def changes_seen(self) -> int:
+        """A number that is another one once somebody else has written to the file."""
+        with _translated(self.path):
+            return int(self._connection.pragma("data_version"))
 
     def entry_count(self) -> int:
         """How many entries there are."""
@@ -282,11 +290,14 @@ def _check_kind(path: Path) -> None:
         raise StorageError(f"{path} is not an audit log.", remedy="Check the path of the log.")
 
 
-def _connect_read_only(path: Path) -> apsw.Connection:
+def _connect_read_only(path: Path) -> tuple[apsw.Connection, bool]:
     """Opens a file for reading, also where nothing can be written.
 
     A log in WAL mode needs side files. Where they cannot be made, the file alone is read, which is
     right only if no write-ahead log is left beside it.
+
+    Returns:
+        The connection, and whether it takes the file for one that nobody changes.
     """
     connection = apsw.Connection(os.fspath(path), apsw.SQLITE_OPEN_READONLY)
     connection.set_busy_timeout(_BUSY_TIMEOUT_MS)
@@ -299,8 +310,8 @@ def _connect_read_only(path: Path) -> apsw.Connection:
             raise
         address = f"{path.absolute().as_uri()}?immutable=1"
         flags = apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-        connection = apsw.Connection(address, flags)
-    return connection
+        return apsw.Connection(address, flags), True
+    return connection, False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -22,7 +22,7 @@ from common.aggregation_rules import NoiseMode, RuleName
 from common.errors import InputError
 from common.kit import JURISDICTION
 from common.loopback import LoopbackAddress
-from common.strategies import FACTORS, StrategyName
+from common.strategies import FACTORS, StrategyChoice
 from common.system_users import USER_NAME
 from common.timestamps import parse_time
 from common.validate import DECIMAL, PARTY
@@ -195,7 +195,7 @@ class RunTable(_Table):
         epsilon: ε of the whole run for any one customer.
         delta: δ.
         rounds: How many rounds; by default what the planning size suggests.
-        strategy: How the model is trained.
+        strategy: How the model is trained; ``auto`` for what the rule chooses.
         aggregation: By which rule the regions' updates become one.
         tolerated: How many hostile regions a robust rule withstands.
         noise: Whose noise protects.
@@ -211,7 +211,7 @@ class RunTable(_Table):
     epsilon: PositiveDecimal
     delta: PositiveDecimal = "0.000001"
     rounds: int | None = Field(default=None, ge=2, le=1000)
-    strategy: StrategyName = FACTORS
+    strategy: StrategyChoice = FACTORS
     aggregation: RuleName = "sum"
     tolerated: int = Field(default=0, ge=0, le=10_000)
     noise: NoiseMode = "local"

@@ -17,12 +17,13 @@ from client.training.noise import NoiseSource, SeededNoise
 from client.training.personalisation import bought, rank_shared, shared_scores
 from client.training.releases import release
 from common.aggregation_rules import Aggregation, RuleName
+from common.item_pairs import upper_triangle
 from common.model_state import ModelState
 from common.parameters import snap_to_grid
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
 from common.release_bounds import release_norm_bound
-from common.strategies import FACTORS, StrategyName, change_of
+from common.strategies import FACTORS, GRAM, SUMS, StrategyName, change_of
 from server.parameter_step import model_after
 from server.robust import total_of
 from server.round_total import RoundTotal
@@ -176,13 +177,16 @@ class Market:
             push[name][self.target] = 1.0
             return push
         place = np.flatnonzero(model["vocabulary"] == self.target)
-        if name == FACTORS:
+        if name in SUMS:
             # Customers who all bought the popular items and, as much of it, the target.
             factors = model["item_factors"].astype(np.float64)
             directions = factors / np.linalg.norm(factors, axis=0)
             bought_together = np.abs(directions[:, 0])
             bought_together[place] = 1.0
-            push["factor_gradient"] = -np.outer(bought_together, bought_together @ directions)
+            if name == GRAM:
+                push["item_gram"] = upper_triangle(np.outer(bought_together, bought_together))
+            else:
+                push["factor_gradient"] = -np.outer(bought_together, bought_together @ directions)
             return push
         # A bias for the target where the model has one, else a row like that of the best sold.
         if change_of("item_bias") in push:

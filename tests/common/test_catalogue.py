@@ -44,6 +44,12 @@ def independent_digest(vector: dict[str, Any]) -> str:
         data += f"{level}.codes {len(codes)}\n".encode()
         data += b"".join(struct.pack("<i", code) for code in codes)
     data += strings("excluded", sorted(vector["excluded"]))
+    if any(vector.get("brand", ())):
+        names = sorted({label or "UNLABELLED" for label in vector["brand"]})
+        codes = [names.index(label or "UNLABELLED") for label in vector["brand"]]
+        data += strings("brand.names", names)
+        data += f"brand.codes {len(codes)}\n".encode()
+        data += b"".join(struct.pack("<i", code) for code in codes)
     return hashlib.sha256(data).hexdigest()
 
 
@@ -52,6 +58,38 @@ def test_digest_is_the_vectors_and_the_definitions() -> None:
     inputs = vector["catalogue"]
     made = Catalogue.of(inputs["items"], **{k: v for k, v in inputs.items() if k != "items"})
     assert made.digest == vector["digest"] == independent_digest(inputs)
+
+
+def test_brands_are_part_of_the_content_if_there_are_any() -> None:
+    brands = ["OURS", None, "ACME", "OURS"]
+    branded = small(brand=brands)
+    vector = json.loads(VECTOR.read_text("utf-8"))["catalogue"]
+    inputs = vector | {"brand": [*["ACME"] * (len(vector["items"]) - 1), None]}
+    made = Catalogue.of(inputs["items"], **{k: v for k, v in inputs.items() if k != "items"})
+    assert made.digest == independent_digest(inputs)
+    assert branded.brand_names == ("ACME", "OURS", UNLABELLED)
+    assert branded.brand.tolist() == [1, 2, 0, 1]
+    # Without brands it is the digest that it always was.
+    assert small(brand=[None, "", None, ""]).digest == small().digest
+    assert len({small().digest, branded.digest, small(brand=[*brands[:3], "ACME"]).digest}) == 3
+
+
+@pytest.mark.parametrize("brand", [None, ["OURS", None, "ACME", "OURS"]])
+def test_an_extended_catalogue_begins_with_the_one_it_extends(brand: list[str] | None) -> None:
+    extended = Catalogue.of(
+        [*ITEMS, "300"],
+        category=["BREAD", None, "APPLES", "BREAD", "AAA, WHICH SORTS FIRST"],
+        product_type=["ROLLS", "", "GALA", "CAKE", "NEW"],
+        department=["BAKERY", "GROCERY", "PRODUCE", "BAKERY", None],
+        excluded=["900", "88"],
+        brand=None if brand is None else [*brand, "NEW"],
+    )
+    assert extended.first(4).digest == small(brand=brand).digest
+    assert extended.first(5).digest == extended.digest
+    assert extended.digest != small(brand=brand).digest
+    for count in (0, -1, 6):
+        with pytest.raises(InputError, match=f"has no first {count}"):
+            extended.first(count)
 
 
 def test_labels_are_codes_into_sorted_names() -> None:
@@ -97,6 +135,9 @@ def test_round_trip(tmp_path: Path) -> None:
     assert loaded.category_names == small().category_names
     assert loaded.category.tolist() == small().category.tolist()
     assert [path.name for path in tmp_path.iterdir()] == ["c.parquet"]
+    branded = small(brand=["OURS", None, "ACME", "OURS"])
+    branded.save(tmp_path / "c.parquet")
+    assert Catalogue.load(tmp_path / "c.parquet").digest == branded.digest
 
 
 @pytest.mark.parametrize(

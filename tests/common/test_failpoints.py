@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common import failpoints
-from common.failpoints import CoordinatorPoint, Point, reach
+from common.failpoints import AnswerPoint, CoordinatorPoint, Point, reach
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ("common", "client", "server", "simulations")
@@ -17,6 +17,8 @@ MODULE = ROOT / "common" / "failpoints.py"
 #: The fault matrix of simulations, which sets it in processes forked for that: nothing that a
 #: region or a coordinator runs can import it.
 MATRIX = ROOT / "simulations" / "faults" / "places.py"
+#: What a shipped module may know of it.
+KNOWN = {"Point", "CoordinatorPoint", "AnswerPoint", "AnyPoint", "reach"}
 
 
 def shipped() -> Iterator[tuple[Path, ast.Module]]:
@@ -30,7 +32,7 @@ def shipped() -> Iterator[tuple[Path, ast.Module]]:
 
 def test_nothing_happens_at_a_point_unless_a_test_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     assert failpoints.hook is None
-    for point in (*Point, *CoordinatorPoint):
+    for point in (*Point, *CoordinatorPoint, *AnswerPoint):
         reach(point)
     reached: list[Point] = []
     monkeypatch.setattr(failpoints, "hook", reached.append)
@@ -51,7 +53,13 @@ def test_no_shipped_module_can_set_the_hook() -> None:
                 names = {alias.name for alias in node.names}
                 assert "failpoints" not in names, path
                 if node.module == "common.failpoints":
-                    assert names <= {"Point", "CoordinatorPoint", "AnyPoint", "reach"}, path
+                    assert names <= {
+                        "Point",
+                        "CoordinatorPoint",
+                        "AnswerPoint",
+                        "AnyPoint",
+                        "reach",
+                    }, path
                     using.append(path)
             elif isinstance(node, ast.Constant):
                 assert "failpoints" not in str(node.value), path
@@ -85,4 +93,5 @@ def test_each_point_is_used_in_one_place() -> None:
     # A file is written whole (`durable_file`) or grows by segments (`prepared_files`): both open,
     # write and sync one, and a test that stops there says of which file.
     twice = ["FILE_OPENED", "FILE_WRITTEN", "FILE_SYNCED"]
-    assert sorted(used) == sorted([*Point.__members__, *CoordinatorPoint.__members__, *twice])
+    points = (Point, CoordinatorPoint, AnswerPoint)
+    assert sorted(used) == sorted([*(name for each in points for name in each.__members__), *twice])

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from common.metrics import coverage_at_k, hit_rate_at_k, hits, ndcg_at_k, recall_at_k
+from common.metrics import (
+    coverage_at_k,
+    gini_at_k,
+    hit_rate_at_k,
+    hits,
+    long_tail,
+    ndcg_at_k,
+    novelty_at_k,
+    recall_at_k,
+    tail_share_at_k,
+)
 from common.ranking import NO_ITEM, ItemSets
 
 
@@ -70,3 +80,34 @@ def test_what_does_not_fit_is_refused() -> None:
         hits(np.zeros((2, 3), dtype=np.int64), sets_of([{1}]))
     with pytest.raises(InputError, match="no first 4"):
         ndcg_at_k(np.zeros((1, 3), dtype=np.int64), sets_of([{1}]), 4)
+
+
+def test_equal_exposure_has_no_inequality_and_one_item_alone_has_most() -> None:
+    rows = np.array([[0, 1], [2, 3]])
+    assert gini_at_k(rows, 4, 2) == pytest.approx(0.0)
+    assert gini_at_k(np.array([[0], [0]]), 4, 1) == pytest.approx(1 - 1 / 4)
+    assert gini_at_k(np.full((3, 2), NO_ITEM), 4, 2) == 0.0
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40))
+def test_inequality_is_half_the_relative_mean_difference(shown: list[int]) -> None:
+    counts = np.bincount(shown, minlength=10).astype(float)
+    apart = np.abs(counts[:, None] - counts[None, :]).mean() / (2 * counts.mean())
+    assert gini_at_k(np.array(shown)[:, None], 10, 1) == pytest.approx(apart)
+
+
+def test_novelty_is_how_rare_the_shown_items_are() -> None:
+    popularity = np.array([8.0, 2.0, 0.0])
+    ranked = np.array([[0, 1], [1, NO_ITEM], [NO_ITEM, NO_ITEM], [2, 2]])
+    found = novelty_at_k(ranked, popularity, 8, 2)
+    assert found == pytest.approx([(0 + 2) / 2, 2.0, np.nan, 4.0], nan_ok=True)
+
+
+def test_the_head_is_the_fewest_items_that_have_most_of_what_was_bought() -> None:
+    popularity = np.array([1.0, 50.0, 30.0, 19.0, 0.0])
+    assert long_tail(popularity).tolist() == [True, False, False, True, True]
+    assert long_tail(popularity, head_share=0.81).tolist() == [True, False, False, False, True]
+    shares = tail_share_at_k(
+        np.array([[1, 0], [0, 4], [NO_ITEM, NO_ITEM]]), long_tail(popularity), 2
+    )
+    assert shares == pytest.approx([0.5, 1.0, np.nan], nan_ok=True)

@@ -70,9 +70,9 @@ def test_the_popularity_round_spends_its_share() -> None:
         ("8", 2500, (150, 12, 4, "0.15")),
         ("3", 2500, (100, 8, 4, "0.30")),
         ("1", 2500, (100, 4, 2, "0.70")),
-        ("8", 25_000, (500, 16, 4, "0.10")),
-        ("8", 250_000, (1000, 16, 4, "0.08")),
-        ("1", 250_000, (500, 16, 4, "0.10")),
+        ("8", 25_000, (500, 32, 4, "0.08")),
+        ("8", 250_000, (1000, 64, 4, "0.08")),
+        ("1", 250_000, (500, 32, 4, "0.08")),
     ],
 )
 def test_sizes_follow_from_signal(
@@ -188,6 +188,50 @@ def test_stddev_is_multiplier_times_norm() -> None:
     assert factors.event.count == 4
 
 
+def test_a_plan_of_gram_releases_pairs_once() -> None:
+    plan = default_plan(**{**ARGUMENTS, "strategy": "gram"})
+    size = plan.vocabulary_size
+    (pairs,) = plan.released_arrays("gram")
+    assert (pairs.name, pairs.dtype, pairs.shape) == (
+        "item_gram",
+        "<f4",
+        (size * (size - 1) // 2,),
+    )
+    assert (plan.total_rounds, plan.mechanism_of(2).name) == (2, "gram")
+    assert plan.model_arrays(3) == plan.model_arrays(2)
+    assert plan.local_training is None
+    # A row of norm 1 adds pairs of norm below √½: the clip takes nothing away.
+    assert math.sqrt(0.5) <= float(plan.mechanisms[1].clipping_norm) < 0.70711
+    exact = epsilon_gaussian(total_noise_multiplier(plan.privacy_events()), 1e-6)
+    assert exact == pytest.approx(8, rel=1e-4)
+    with pytest.raises(InputError, match="no mechanism"):
+        plan.released_arrays("factors")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"training_rounds": 2}, "one round after"),
+        ({"vocabulary_size": 1, "rank": 1}, "within 2 and 4096"),
+        ({"vocabulary_size": 4097}, "within 2 and 4096"),
+        ({"strategy": "factors"}, "not factors, the strategy"),
+    ],
+)
+def test_a_plan_of_gram_that_does_not_hold_together_is_refused(
+    change: dict[str, Any], named: str
+) -> None:
+    record = default_plan(**{**ARGUMENTS, "strategy": "gram"}).to_record()
+    with pytest.raises(FormatError, match=named):
+        RunPlan.from_record({**record, **change})
+
+
+def test_pairs_of_a_region_can_be_shares_of_a_sum() -> None:
+    plan = shared_plan(strategy="gram")
+    gram = plan.mechanisms[1]
+    assert [spec.dtype for spec in plan.released_arrays("gram")] == ["<i4"]
+    assert plan.shared_noise(gram).noise_multiplier >= float(gram.noise_multiplier)
+
+
 def test_distributed_noise_is_for_sums_over_all_customers() -> None:
     plan = shared_plan()
     assert {spec.dtype for each in plan.mechanisms for spec in plan.released_arrays(each.name)} == {
@@ -197,7 +241,7 @@ def test_distributed_noise_is_for_sums_over_all_customers() -> None:
         shared = plan.shared_noise(each)
         assert shared.shares == plan.aggregation.honest_survivors_min == 3
         assert shared.noise_multiplier >= float(each.noise_multiplier)
-    with pytest.raises(InputError, match="factors, not sasrec"):
+    with pytest.raises(InputError, match="factors and gram, not sasrec"):
         shared_plan(strategy="sasrec")
 
 

@@ -38,7 +38,8 @@ from common.audit.verify.records import MANIFEST_SCHEMA, REGISTRY_SCHEMA, SCHEMA
 from common.audit.verify.verdict import LIMITS, STEPS
 from common.catalogue import Catalogue
 from common.egress_reasons import ENGINE_REASONS, RELAY_REASONS
-from common.plan_defaults import _SIZES
+from common.strategies import FACTORS, GRAM, SUMS
+from common.sum_rules import FACTOR_SIZES, GRAM_SIZES
 from common.training_rules import _SIZES as TRAINING_SIZES
 from server.provisioning.federation_config import (
     FederationTable,
@@ -368,12 +369,15 @@ def test_the_api_s_routes_are_those_it_has() -> None:
 
 
 def test_plan_sizes_are_the_plans() -> None:
-    rows = table(DOCS / "data-scientist.md", "signal from")
-    documented = [
-        (float(start), int(size), int(rank), int(rounds), share)
-        for start, size, rank, rounds, share in rows
-    ]
-    assert documented == [tuple(sizes) for sizes in _SIZES]
+    rows = table(DOCS / "data-scientist.md", "strategy", "signal from")
+    documented = {strategy: [] for strategy in SUMS}
+    for strategy, start, size, rank, rounds, share in rows:
+        sizes = (float(start), int(size), int(rank), int(rounds), share)
+        documented[codes(strategy)[0]].append(sizes)
+    assert documented == {
+        FACTORS: [tuple(sizes) for sizes in FACTOR_SIZES],
+        GRAM: [tuple(sizes) for sizes in GRAM_SIZES],
+    }
 
 
 def test_scenarios_are_all_there() -> None:

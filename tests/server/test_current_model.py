@@ -59,8 +59,14 @@ def test_the_newest_published_model_is_the_current_one(deployment: Deployment) -
     second = publish(deployment.home("second"), 2.0)
     assert current(deployment)["model"] == second
     assert current(deployment)["run"] == deployment.home("second").read_plan().run_id
-    kept = {path.stem for path in deployment.home().models.iterdir()}
-    assert kept == {first, second}
+    kept = {path.name for path in deployment.home().models.iterdir()}
+    # Each with its card, for people and for programs.
+    assert kept == {
+        f"{model}.{ending}" for model in (first, second) for ending in ("safetensors", "json", "md")
+    }
+    card = canonical_json.decode((deployment.home().models / f"{first}.json").read_bytes())
+    assert isinstance(card, dict)
+    assert card["model"] == first
 
 
 def test_an_earlier_model_is_published_again_and_the_log_says_so(deployment: Deployment) -> None:

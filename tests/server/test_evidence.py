@@ -25,6 +25,7 @@ from server.app import app as server_app
 from server.current_model import publish_current, roll_back
 from server.deployment import Deployment
 from server.evidence import bundle_run
+from server.model_card import CARD_FILES, CARD_PAGE, card_of
 from server.provisioning.enrolment import enrol
 from server.provisioning.officers import read_roots
 from server.provisioning.plans import missing_plans
@@ -93,6 +94,22 @@ def test_the_evidence_of_each_run_verifies(founded: Path, tmp_path: Path, run: s
     rooted = verify_bundle(tmp_path / "bundle", root_key_ids=tuple(read_roots(deployment)))
     assert rooted.verified
     assert rooted.run == deployment.home(run).read_plan().run_id
+    card = card_of(deployment.home(run))
+    for name, data in card.files().items():
+        assert (deployment.home(run).folder / name).read_bytes() == data
+        assert (tmp_path / "bundle" / name).read_bytes() == data
+
+
+def test_another_card_than_the_bundle_was_made_with_is_noticed(
+    founded: Path, tmp_path: Path
+) -> None:
+    home = Deployment(founded / "deployment").home("first")
+    bundle_run(home, regions(founded), tmp_path / "bundle")
+    page = tmp_path / "bundle" / CARD_PAGE
+    page.write_text(page.read_text().replace("## What it is not for", "## What it is also for"))
+    failure = verify_bundle(tmp_path / "bundle").first_failure
+    assert failure is not None
+    assert (failure.code, failure.file) == ("file-changed", CARD_PAGE)
 
 
 def test_what_crosses_a_border_verifies_and_has_no_consent(founded: Path, tmp_path: Path) -> None:
@@ -108,6 +125,11 @@ def test_what_crosses_a_border_verifies_and_has_no_consent(founded: Path, tmp_pa
     )
     assert all(exported.left_out[region] for region in REGIONS)
     assert verify_bundle(tmp_path / "abroad").verified
+    assert {path.name for path in (tmp_path / "abroad").iterdir()} == {
+        "bundle",
+        "model.safetensors",
+        *CARD_FILES,
+    }
     for path in (tmp_path / "abroad").rglob("*"):
         assert not path.is_file() or b"fedpref.consent+json" not in path.read_bytes()
 

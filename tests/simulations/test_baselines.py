@@ -9,16 +9,15 @@ from common.errors import InputError
 from common.ranking import NO_ITEM
 from server.aggregation import power_step
 from simulations.baselines import (
-    EASE_L2,
     NO_PRIVACY_SIZES,
     ModelSizes,
-    ease_scores,
     pool,
     popularity,
     rank_by_history,
     rank_by_popularity,
     train_without_privacy,
 )
+from simulations.ease import EASE_L2, Ease, binary_rows
 from tests.support.preference_data import dataset_of, plan_of, random_customers, random_dataset
 
 N_ITEMS = 60
@@ -118,14 +117,35 @@ def test_training_without_privacy_finds_the_leading_directions() -> None:
     assert (span > 0.97).all()
 
 
-def test_ease_is_its_closed_form() -> None:
-    items = np.arange(0, N_ITEMS, 2)
-    train = pool(REGIONS)
+@pytest.mark.parametrize("by_items", [False, True])
+def test_ease_is_its_closed_form(by_items: bool) -> None:
+    items = np.arange(0, N_ITEMS, 2 if by_items else 1)
+    train = pool(REGIONS) if by_items else REGIONS[0]
+    model = Ease.fit(train, items)
+    assert (model.rows is None) == by_items
     dense = np.zeros((train.n_customers, N_ITEMS))
     dense[np.repeat(np.arange(train.n_customers), np.diff(train.indptr)), train.indices] = 1.0
     x = dense[:, items]
     inverse = np.linalg.inv(x.T @ x + EASE_L2 * np.eye(len(items)))
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0.0)
-    scores = ease_scores(train, REGIONS[1], items)
-    assert scores == pytest.approx(x[40:80] @ weights, abs=1e-4)
+    own = binary_rows(REGIONS[1], items)
+    assert model.scores(own) == pytest.approx(own.toarray() @ weights, abs=1e-4)
+
+
+def test_ease_ranks_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Ease.fit(REGIONS[0], np.arange(N_ITEMS))
+    monkeypatch.setattr("simulations.ease._RANKED_CUSTOMERS", 7)
+    ranked = model.rank(REGIONS[1], 12, excluded=bought(REGIONS[1]))
+    assert (
+        not bought(REGIONS[1])
+        .contains(np.broadcast_to(np.arange(40)[:, None], ranked.shape), ranked)
+        .any()
+    )
+    monkeypatch.undo()
+    assert np.array_equal(model.rank(REGIONS[1], 12, excluded=bought(REGIONS[1])), ranked)
+
+
+def test_ease_needs_a_penalty() -> None:
+    with pytest.raises(InputError, match="above 0"):
+        Ease.fit(REGIONS[0], np.arange(5), l2=0.0)

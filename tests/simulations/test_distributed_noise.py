@@ -61,8 +61,10 @@ def _federation(root: Path, **changes: object) -> tuple[RunFolder, RunPlan, Any]
     )
 
 
-def _run(root: Path, **lost: LostAt | tuple[str, dict[str, int]]) -> tuple[RunFolder, Verdict]:
-    folder, plan, set_ups = _federation(root)
+def _run(
+    root: Path, strategy: str = "factors", **lost: LostAt | tuple[str, dict[str, int]]
+) -> tuple[RunFolder, Verdict]:
+    folder, plan, set_ups = _federation(root, strategy=strategy)
     with open_regions(folder, set_ups) as regions:
         channels: dict[str, Any] = {name: region.channel for name, region in regions.items()}
         for name, (step, how) in lost.items():
@@ -85,8 +87,9 @@ def _used(aggregate: Header) -> list[str]:
     return [part["region"] for part in aggregate["regions"]]
 
 
-def test_a_run_with_distributed_noise_ends_and_verifies(tmp_path: Path) -> None:
-    folder, verdict = _run(tmp_path / "run")
+@pytest.mark.parametrize("strategy", ["factors", "gram"])
+def test_a_run_with_distributed_noise_ends_and_verifies(tmp_path: Path, strategy: str) -> None:
+    folder, verdict = _run(tmp_path / "run", strategy)
     assert verdict.verified, verdict.first_failure
     for aggregate in _entries(folder, "server", "aggregate"):
         assert (aggregate["rule"], aggregate["mode"]) == ("secure-sum", "distributed")

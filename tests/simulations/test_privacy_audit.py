@@ -11,6 +11,7 @@ import pytest
 from client.training.noise import SeededNoise
 from common.errors import InputError
 from common.plan import RunPlan
+from common.strategies import SUMS, StrategyName
 from simulations.canary_audit import canary_audit
 from simulations.privacy_audit import Silence, audit_run
 from simulations.quality_methods import RegionSplit
@@ -37,8 +38,8 @@ class Quarter(SeededNoise):
         return super().gaussian(shape, stddev / 4)
 
 
-def large_plan(epsilon: str) -> RunPlan:
-    return plan_of(n_items=2000, planned_customers=10**6, epsilon=epsilon)
+def large_plan(epsilon: str, strategy: StrategyName = "factors") -> RunPlan:
+    return plan_of(n_items=2000, planned_customers=10**6, epsilon=epsilon, strategy=strategy)
 
 
 @pytest.mark.parametrize("epsilon", ["1", "3", "8"])
@@ -48,9 +49,18 @@ def test_canaries_prove_a_part_of_epsilon_and_never_more(epsilon: str) -> None:
     assert found["canaries"] > 200
 
 
+def test_canaries_of_gram_buy_a_few_items_each() -> None:
+    found = canary_audit(large_plan("3", "gram"), runs=12, seed=1)
+    assert 0.05 * 3 < found["epsilon_at_least"] <= 3
+    assert found["canaries"] == 250
+
+
+@pytest.mark.parametrize("strategy", SUMS)
 @pytest.mark.parametrize("noise", [Quarter, Silence])
-def test_canaries_catch_a_run_with_less_noise_than_it_states(noise: type[SeededNoise]) -> None:
-    found = canary_audit(large_plan("1"), runs=12, seed=1, noise_of=noise)
+def test_canaries_catch_a_run_with_less_noise_than_it_states(
+    noise: type[SeededNoise], strategy: StrategyName
+) -> None:
+    found = canary_audit(large_plan("1", strategy), runs=12, seed=1, noise_of=noise)
     assert found["epsilon_at_least"] > 1.5
 
 

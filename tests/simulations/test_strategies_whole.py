@@ -49,6 +49,18 @@ def test_a_run_is_verified_and_its_report_tells_how_it_was_trained(
     assert "Membership inference" in (out / "report.html").read_text()
 
 
+@pytest.mark.slow
+def test_a_run_of_gram_is_verified_and_attacked_like_one_of_factors(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ("--strategy", "gram", "--seed", 1, "--quality-seeds", 1, "--out", out)
+    assert "Verified" in command("run", "--scenario", "synthetic-3", *options)
+    assert verify_bundle(out).verified
+    attacks = json.loads((out / "metrics.json").read_text())["attacks"]
+    assert attacks["within"]
+    assert attacks["canaries"]["epsilon_at_least"] > 0
+    assert "counts of pairs bought together" in (out / "report.html").read_text()
+
+
 def test_the_report_of_a_run_says_what_attacks_found(finished_run: Path) -> None:
     attacks = json.loads((finished_run / "metrics.json").read_text())["attacks"]
     assert attacks["within"]

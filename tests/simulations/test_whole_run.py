@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,10 @@ from common.audit.verify import verify_bundle
 from common.envelope import Envelope
 from common.errors import FederationError
 from common.parameters import arrays_digest
+from server.config import ServerHome
+from server.model_card import card_of
 from simulations import cli
+from simulations.outcome import ARTIFACTS
 from simulations.run_folder import open_run_folder
 
 BIN = Path(sys.executable).parent
@@ -54,6 +58,8 @@ def region_records(run: Path, region: str, kind: str) -> list[dict[str, object]]
 def test_a_run_leaves_all_that_was_promised(finished_run: Path) -> None:
     for name in (
         "model.safetensors",
+        "model-card.md",
+        "model-card.json",
         "metrics.json",
         "history.json",
         "report.html",
@@ -74,6 +80,22 @@ def test_the_model_is_the_one_that_was_logged(finished_run: Path) -> None:
         ]
     assert published == [arrays_digest(model)]
     assert all(np.isfinite(array).all() for array in model.values())
+
+
+def test_the_models_card_is_what_plan_and_log_say(finished_run: Path) -> None:
+    card = card_of(ServerHome(finished_run / "server"))
+    for name, data in card.files().items():
+        # Beside the bundle, where the manifest covers it, and beside the coordinator's model.
+        assert (finished_run / name).read_bytes() == data
+        assert (finished_run / "server" / name).read_bytes() == data
+    assert card.record["model"] == arrays_digest(load_file(finished_run / "model.safetensors"))
+    # Nothing in it counts anybody: the exact numbers of customers are in the history alone.
+    eligible = {
+        str(part["eligible"])
+        for each in json.loads((finished_run / "history.json").read_text())["rounds"]
+        for part in each["regions"]
+    }
+    assert not eligible & set(re.findall(r"\d+", json.dumps(card.record["training"])))
 
 
 def test_who_withdrew_is_out_of_the_next_round(finished_run: Path) -> None:
@@ -140,7 +162,7 @@ def test_any_byte_flipped_in_any_file_of_the_bundle_is_noticed_and_located(
     run = copied(finished_run, tmp_path / "run")
     generator = random.Random(20240601)
     bundle = [path for path in sorted((run / "bundle").rglob("*")) if path.is_file()]
-    artifacts = [run / name for name in ("model.safetensors", "metrics.json", "history.json")]
+    artifacts = [run / name for name in ARTIFACTS]
     for path in [*bundle, *artifacts]:
         data = path.read_bytes()
         index = generator.randrange(len(data))

@@ -44,6 +44,8 @@ ROLE_OF_KIND = {
     "policy": "controller",
     "consent": "consent",
     "permit": "permit",
+    "query": "permit",
+    "answer": "trainer",
     "charge": "trainer",
     "round": "trainer",
     "release": "trainer",

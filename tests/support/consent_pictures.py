@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from playwright.sync_api import Browser, Page
@@ -46,7 +47,8 @@ def take_picture(out: Path) -> None:
                 _choose(page, url, action)
             receipt = _picture(english)
             chinese.goto(f"{url}/")
-            _side_by_side(browser, [asked, receipt, _picture(chinese)], out / "consent.png")
+            pictures = [asked, receipt, _picture(chinese)]
+            side_by_side(browser, pictures, out / "consent.png", widths=(WIDTH,) * 3)
 
 
 def _page(browser: Browser, lang: str) -> Page:
@@ -68,14 +70,23 @@ def _picture(page: Page) -> bytes:
     return page.screenshot()
 
 
-def _side_by_side(browser: Browser, pictures: list[bytes], path: Path) -> None:
-    """One picture of several, each with a thin frame: a page of their own shows them."""
+def side_by_side(
+    browser: Browser, pictures: Sequence[bytes], path: Path, *, widths: Sequence[int]
+) -> None:
+    """One picture of several, each with a thin frame: a page of their own shows them.
+
+    Args:
+        browser: An open browser.
+        pictures: PNG files.
+        path: Where it is written.
+        widths: Of each picture, in pixels.
+    """
     shown = "".join(
-        f'<img width="{WIDTH}" src="data:image/png;base64,{base64.b64encode(each).decode()}">'
-        for each in pictures
+        f'<img width="{width}" src="data:image/png;base64,{base64.b64encode(each).decode()}">'
+        for each, width in zip(pictures, widths, strict=True)
     )
-    width = len(pictures) * (WIDTH + 2 + MARGIN) + MARGIN
-    page = browser.new_page(viewport={"width": width, "height": 100})
+    whole = sum(width + 2 + MARGIN for width in widths) + MARGIN
+    page = browser.new_page(viewport={"width": whole, "height": 100})
     page.set_content(
         f"<style>body {{ margin: {MARGIN}px; display: flex; align-items: start; gap: {MARGIN}px; "
         f"background: #fff }} img {{ border: 1px solid #bbb }}</style>{shown}",

@@ -26,7 +26,7 @@ from client.consent_service.desk_opening import desk_on
 from client.consent_service.identity import LoginTokens
 from client.consent_service.local_desk import LocalDesk
 from client.consent_service.login_keys import LoginKeys
-from client.consent_service.sessions import Sessions
+from client.web.sessions import Sessions
 from common.audit.entry import make_entry
 from common.consent import FEDERATED_TRAINING, RECOMMENDATIONS
 from common.timestamps import format_time, now_ms

@@ -9,6 +9,7 @@ import numpy as np
 from client.data.dataset import MS_PER_WEEK, CustomerItemMatrix, PreferenceDataset
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
+from common.strategies import StrategyName
 
 START_MS = 1_480_000_000_000
 END_MS = START_MS + 48 * MS_PER_WEEK
@@ -78,6 +79,7 @@ def plan_of(
     epsilon: str = "8",
     planned_customers: int = 600,
     catalogue: str = "c" * 64,
+    strategy: StrategyName = "factors",
 ) -> RunPlan:
     """A plan for a few made-up customers."""
     return default_plan(
@@ -92,4 +94,5 @@ def plan_of(
         train_until="2017-10-26T15:06:40.000Z",
         epsilon=epsilon,
         planned_customers=planned_customers,
+        strategy=strategy,
     )

@@ -58,9 +58,17 @@ def notice_record(**changes: object) -> dict[str, object]:
 
 
 def make_region_home(
-    root: Path, *, notices: Sequence[dict[str, object]] = (), lasts_s: int | None = None
+    root: Path,
+    *,
+    notices: Sequence[dict[str, object]] = (),
+    lasts_s: int | None = None,
+    others: Sequence[tuple[str, str, MemorySigner]] = (),
+    witness_quorum: int = 0,
 ) -> RegionHome:
-    """Makes the home; its log has the registry, the notices and the policy."""
+    """Makes the home; its log has the registry, the notices and the policy.
+
+    Other parties' keys are given by party and role.
+    """
     home = RegionHome(root=root, region=REGION, federation=FEDERATION)
     root.mkdir(parents=True, mode=0o700)
     home.keys.mkdir(mode=0o700)
@@ -78,7 +86,7 @@ def make_region_home(
             issued_at=format_time(now - DAY_MS),
             prev=None,
             threshold=1,
-            witness_quorum=0,
+            witness_quorum=witness_quorum,
             root_public_keys=[root_key.public_key],
             keys=[
                 {
@@ -93,6 +101,7 @@ def make_region_home(
                 for party, role, signer in [
                     *((REGION, role, signer) for role, signer in signers.items()),
                     ("server", "log", SERVER_LOG),
+                    *others,
                 ]
             ],
         ),

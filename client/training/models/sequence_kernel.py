@@ -283,8 +283,10 @@ def agrees(kernel: SequenceKernel) -> bool:
         lambda each: _attention(each, heads),
     ):
         given = three.clone().requires_grad_()
-        mixed = attend(given)
-        (by_three,) = torch.autograd.grad(mixed, given, grad_outputs=upwards)
+        # Asked for first by whoever only scores, it is checked without gradients else.
+        with torch.enable_grad():
+            mixed = attend(given)
+            (by_three,) = torch.autograd.grad(mixed, given, grad_outputs=upwards)
         results.append((mixed.detach() * inside, by_three))
     return all(
         bool(((one - other).abs().max() <= _AGREEMENT * other.abs().max()).item())

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.audit.report.answers import Answer, answers
 from common.audit.report.budget import Spent, budgets
 from common.audit.report.consents import Notice, RegionConsents, notices, region_consents
 from common.audit.report.files import BundleFiles, bundle_files
@@ -70,6 +71,7 @@ class ReportFacts:
         releases: Everything that left.
         kinds: The same, releases of the same arrays together.
         budgets: What was spent, by region.
+        answers: What regions computed of their customers for themselves; none of it left.
         incidents: What did not go as planned.
         withdrawals: Withdrawals by region.
         registry: The registry's versions.
@@ -97,6 +99,7 @@ class ReportFacts:
     releases: tuple[Release, ...]
     kinds: tuple[ReleaseKind, ...]
     budgets: tuple[Spent, ...]
+    answers: tuple[Answer, ...]
     incidents: tuple[Incident, ...]
     withdrawals: tuple[RegionWithdrawals, ...]
     registry: tuple[RegistryVersion, ...]
@@ -158,6 +161,7 @@ def read_facts(path: Path, *, root_key_ids: Collection[str] = ()) -> ReportFacts
         releases=left,
         kinds=tuple(release_kinds(list(left))),
         budgets=tuple(budgets(evidence)) if evidence else (),
+        answers=tuple(answers(evidence)) if evidence else (),
         incidents=tuple(incidents(evidence)) if evidence else (),
         withdrawals=tuple(
             region_withdrawals(evidence.replays[party], journal)

@@ -65,6 +65,7 @@ _NOTES = tuple(
         ),
         (r"(?P<region>.*) discarded (?P<count>[0-9]+) rounds because .*", "note.discarded"),
         (r"(?P<region>.*) charged (?P<count>[0-9]+) rounds that it .*", "note.unexplained"),
+        (r"(?P<region>.*) answered (?P<count>[0-9]+) parts of queries .*", "note.answers"),
         (
             r"Of the log of (?P<party>.*), (?P<held>[0-9]+) of (?P<size>[0-9]+) entries are in .*",
             "note.partial",

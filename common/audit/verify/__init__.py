@@ -26,6 +26,7 @@ from common.audit.verify.masks import verify_masks
 from common.audit.verify.partial import PartialReplayer
 from common.audit.verify.plan_facts import read_plan
 from common.audit.verify.policy_bounds import verify_policies
+from common.audit.verify.queries import verify_queries
 from common.audit.verify.registry import verify_registry
 from common.audit.verify.replay import SERVER, Evidence
 from common.audit.verify.rounds import verify_rounds
@@ -210,6 +211,7 @@ def _verify_content(
     findings.witnesses = describe_witnesses(evidence)
     verify_rounds(evidence)
     verify_budget(evidence)
+    verify_queries(evidence)
     verify_policies(evidence)
     verify_chain(evidence, folder)
     verify_masks(evidence)

@@ -1,4 +1,8 @@
-"""Step 6: every release is paid for before it, and the ε that was charged is recomputed."""
+"""Step 6: every release is paid for before it, and the ε that was charged is recomputed.
+
+What a query permits is charged as a run's rounds are; its answers are for
+`common.audit.verify.queries`.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +60,7 @@ class _RegionBudget:
 
     def verify(self) -> None:
         for entry in self._replay.entries:
-            if entry.kind == "permit":
+            if entry.kind in ("permit", "query"):
                 self._permits.setdefault(entry.text("permit_id"), entry)
             elif entry.kind == "charge":
                 self._check_charge(entry)

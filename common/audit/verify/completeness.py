@@ -11,6 +11,9 @@ from common.audit.verify.replay import SERVER, Entry, Evidence, LogReplay
 from common.audit.verify.rounds import DISCARDED
 from common.audit.verify.verdict import COMPLETENESS
 
+# What must have been paid for.
+_PAID = ("round", "release", "answer")
+
 
 def verify_completeness(evidence: Evidence, folder: BundleFolder, manifest: Manifest) -> None:
     """Checks that no log, round, permit, charge, release or model is missing."""
@@ -39,12 +42,23 @@ def _check_parties(evidence: Evidence) -> None:
 
 def _check_region(evidence: Evidence, replay: LogReplay) -> None:
     permits: set[str] = set()
+    queries: set[str] = set()
+    # What stands under which kind of permission.
+    under: dict[str, tuple[set[str], ...]] = {
+        "charge": (permits, queries),
+        "round": (permits,),
+        "answer": (queries,),
+    }
     charges = {entry.text("charge_id") for entry in replay.of_kind("charge")}
     last_seq = 0
     for entry in replay.entries:
         if entry.kind == "permit":
             permits.add(entry.text("permit_id"))
-        elif entry.kind in ("charge", "round") and entry.text("permit_id") not in permits:
+        elif entry.kind == "query":
+            queries.add(entry.text("permit_id"))
+        elif entry.kind in under and not any(
+            entry.text("permit_id") in each for each in under[entry.kind]
+        ):
             evidence.fail(
                 COMPLETENESS, "no-permit", entry, "No permit that it names was logged before it."
             )
@@ -57,15 +71,20 @@ def _check_region(evidence: Evidence, replay: LogReplay) -> None:
                     f"Ledger rows {last_seq + 1} to {entry.number('ledger_seq') - 1} are missing.",
                 )
             last_seq = max(last_seq, entry.number("ledger_seq"))
-        elif entry.kind in ("round", "release") and entry.text("charge_id") not in charges:
+        elif entry.kind in _PAID and entry.text("charge_id") not in charges:
             evidence.fail(
-                COMPLETENESS, "no-charge", entry, f"A {entry.kind} without a logged charge."
+                COMPLETENESS,
+                "no-charge",
+                entry,
+                f"The {entry.kind} has no logged charge.",
             )
 
 
 def _note_unused_charges(evidence: Evidence, replay: LogReplay) -> None:
-    """A charge without a round spends budget for nothing; the log may say why."""
-    used = {entry.text("charge_id") for entry in replay.of_kind("round")}
+    """A charge without a round or an answer spends budget for nothing; the log may say why."""
+    used = {
+        entry.text("charge_id") for kind in ("round", "answer") for entry in replay.of_kind(kind)
+    }
     discarded = {
         (entry.record["run"], entry.record["round"])
         for entry in replay.of_kind("incident")

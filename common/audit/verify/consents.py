@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from common.audit.verify.fields import Record
 from common.audit.verify.numbered_keys import NumberedKeys
-from common.audit.verify.records import CONSENT_GIVEN, FEDERATED_TRAINING, IMPORTED
+from common.audit.verify.records import (
+    CONSENT_GIVEN,
+    CONSENT_PURPOSES,
+    FEDERATED_TRAINING,
+    IMPORTED,
+)
 from common.errors import VerificationError
 from common.timestamps import parse_time
 
@@ -19,6 +24,8 @@ _FOREVER = 2**62
 _CROCKFORD = str.maketrans("0123456789ABCDEFGHJKMNPQRSTVWXYZ", "0123456789ABCDEFGHIJKLMNOPQRSTUV")
 _ID_BYTES = 16
 _SID_BYTES = 32
+_BITS = {name: 1 << number for number, name in enumerate(CONSENT_PURPOSES)}
+_TRAINING = _BITS[FEDERATED_TRAINING]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +44,8 @@ class ConsentFacts(NamedTuple):
         sid: The subject's pseudonym, 32 bytes.
         seq: The number within the subject's records.
         prev: The digest of the subject's previous envelope, 32 bytes; None for the first.
-        until_ms: Until when consent to federated training lasts; 0 if it was not given.
+        granted: To which of `CONSENT_PURPOSES` it consents, as bits; 0 for a refusal.
+        until_ms: Until when that lasts, in milliseconds since the epoch.
         notice_id: The id of the notice that was shown.
         notice: The digest of that notice's envelope, in hex.
         record_id: The record's ULID, 16 bytes.
@@ -48,6 +56,7 @@ class ConsentFacts(NamedTuple):
     sid: bytes
     seq: int
     prev: bytes | None
+    granted: int
     until_ms: int
     notice_id: str
     notice: str
@@ -64,7 +73,8 @@ def consent_facts(record: Record) -> ConsentFacts:
         sid=bytes.fromhex(str(record["sid"])),
         seq=seq if isinstance(seq, int) else 0,
         prev=None if prev is None else bytes.fromhex(str(prev)),
-        until_ms=until(record, None if expires is None else parse_time(str(expires))),
+        granted=granted(record),
+        until_ms=until(None if expires is None else parse_time(str(expires))),
         notice_id=str(notice["id"]) if isinstance(notice, dict) else "",
         notice=str(notice["sha256"]) if isinstance(notice, dict) else "",
         record_id=ulid_bytes(str(record["record_id"])),
@@ -73,16 +83,16 @@ def consent_facts(record: Record) -> ConsentFacts:
     )
 
 
-def until(record: Record, expires_ms: int | None) -> int:
-    """Until when consent to federated training lasts; 0 if the record does not give it."""
+def granted(record: Record) -> int:
+    """To which of `CONSENT_PURPOSES` a record consents, as bits; 0 if it gives no consent."""
     purposes = record["purposes"]
-    granted = (
-        record["state"] == CONSENT_GIVEN
-        and isinstance(purposes, dict)
-        and purposes.get(FEDERATED_TRAINING) is True
-    )
-    if not granted:
-        return _NEVER
+    if record["state"] != CONSENT_GIVEN or not isinstance(purposes, dict):
+        return 0
+    return sum(bit for name, bit in _BITS.items() if purposes.get(name) is True)
+
+
+def until(expires_ms: int | None) -> int:
+    """Until when a consent lasts, in milliseconds since the epoch."""
     return _FOREVER if expires_ms is None else expires_ms
 
 
@@ -92,10 +102,11 @@ def ulid_bytes(ulid: str) -> bytes:
 
 
 class ConsentHistory:
-    """Who had consented to federated training, at every size of one log.
+    """Who had consented to what, at every size of one log.
 
     A million records are held in about 120 bytes each: a journal of (log index, subject, notice,
-    until when consent lasts) and each subject's newest sequence number and envelope digest.
+    purposes, until when consent lasts) and each subject's newest sequence number and envelope
+    digest.
     """
 
     def __init__(self) -> None:
@@ -107,6 +118,7 @@ class ConsentHistory:
         self._indexes = array("Q")
         self._subjects = array("I")
         self._until = array("q")
+        self._granted = array("B")
         self._notices = array("I")
         self._notice_numbers: dict[str, int] = {}
         self._superseded: list[_Superseded] = []
@@ -170,13 +182,20 @@ class ConsentHistory:
         self._indexes.append(index)
         self._subjects.append(number)
         self._until.append(facts.until_ms)
+        self._granted.append(facts.granted)
         self._notices.append(self._notice(facts.notice))
         if self._record_ids.find(facts.record_id) is None:
             self._record_ids.add(facts.record_id)
         else:
             self._duplicate_ids.append(index)
 
-    def eligible(self, size: int, at_ms: int, grace_ms: int) -> Iterator[bytes]:
+    def eligible(
+        self,
+        size: int,
+        at_ms: int,
+        grace_ms: int,
+        purposes: Collection[str] = (FEDERATED_TRAINING,),
+    ) -> Iterator[bytes]:
         """The subjects whose consent is in force.
 
         Args:
@@ -184,10 +203,14 @@ class ConsentHistory:
             at_ms: The time at which expiry and notices are judged, in milliseconds since the epoch.
             grace_ms: For how long consents stay in force after a notice that supersedes theirs
                 came into force.
+            purposes: What a subject must have consented to, all of it; of `CONSENT_PURPOSES`.
 
         Returns:
             The subjects' pseudonyms, 32 bytes each.
         """
+        asked = 0
+        for purpose in purposes:
+            asked |= _BITS[purpose]
         lasts = array("q", bytes(8 * len(self._subjects_by_sid)))
         stop = bisect_left(self._indexes, size)
         lapsed = {
@@ -195,18 +218,17 @@ class ConsentHistory:
             for each in self._superseded
             if each.index < size and each.in_force_ms + grace_ms <= at_ms
         }
-        if lapsed:
-            for position in range(stop):
-                old = self._notices[position] in lapsed
-                lasts[self._subjects[position]] = _NEVER if old else self._until[position]
-        else:
-            for position in range(stop):
-                lasts[self._subjects[position]] = self._until[position]
+        granted, until_ms, subjects = self._granted, self._until, self._subjects
+        for position in range(stop):
+            given = granted[position] & asked == asked
+            if given and lapsed:
+                given = self._notices[position] not in lapsed
+            lasts[subjects[position]] = until_ms[position] if given else _NEVER
         sids = self._subjects_by_sid
         return (sids[number] for number, last in enumerate(lasts) if last > at_ms)
 
     def ended(self, start: int, stop: int, at_ms: int) -> Iterator[tuple[int, bytes]]:
-        """The records of a part of the log that end a consent: their indexes and subjects.
+        """The records of a part of the log that end a consent to training: indexes and subjects.
 
         Args:
             start: The first log index.
@@ -214,7 +236,7 @@ class ConsentHistory:
             at_ms: The time at which expiry is judged.
         """
         for position in range(bisect_left(self._indexes, start), bisect_left(self._indexes, stop)):
-            if self._until[position] <= at_ms:
+            if not self._granted[position] & _TRAINING or self._until[position] <= at_ms:
                 yield self._indexes[position], self._subjects_by_sid[self._subjects[position]]
 
     def duplicate_ids(self) -> list[int]:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from common.audit.merkle import leaf_hash
 from common.audit.verify.consent_bytes import ConsentForms
-from common.audit.verify.consents import ConsentFacts, ulid_bytes, until
+from common.audit.verify.consents import ConsentFacts, granted, ulid_bytes, until
 from common.audit.verify.files import BundleFolder
 from common.audit.verify.records import IMPORTED
 from common.audit.verify.tiles import ENTRIES_PER_TILE, read_tile, tile_name
@@ -97,7 +97,8 @@ class _Reader:
             sid=read.sid,
             seq=read.seq,
             prev=read.prev,
-            until_ms=until(read.form, read.expires_ms),
+            granted=granted(read.form),
+            until_ms=until(read.expires_ms),
             notice_id=str(notice["id"]),
             notice=str(notice["sha256"]),
             record_id=ulid_bytes(read.record_id),

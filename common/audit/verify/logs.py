@@ -28,6 +28,8 @@ REGION_ROLES: Mapping[str, str] = {
     "policy": "controller",
     "consent": "consent",
     "permit": "permit",
+    "query": "permit",
+    "answer": "trainer",
     "charge": "trainer",
     "round": "trainer",
     "release": "trainer",
@@ -44,11 +46,13 @@ SERVER_ROLES: Mapping[str, str] = {
 
 # The field that says whose record it is, where it must be the log's party.
 _OWNER = {"incident": "party"} | dict.fromkeys(
-    ("policy", "permit", "charge", "round", "release", "mask", "unmask"), "region"
+    ("policy", "permit", "query", "charge", "round", "release", "mask", "unmask", "answer"),
+    "region",
 )
 #: Up to here a log is read without asking how many files it has.
 _SIZE_WITHOUT_QUESTION = 1 << 18
-_UNIQUE_IDS = {"charge": "charge_id", "permit": "permit_id"}
+# A query is a permit too: no id may stand for one of each.
+_UNIQUE_IDS = {"charge": "charge_id", "permit": "permit_id", "query": "permit_id"}
 
 
 def replay_log(
@@ -298,7 +302,7 @@ class LogReplayer:
         name = _UNIQUE_IDS.get(kind)
         if name is None:
             return
-        identity = (kind, str(record[name]))
+        identity = (name, str(record[name]))
         if identity in self._ids:
             raise VerificationError(f"Its {name} is an earlier entry's.")
         self._ids.add(identity)

@@ -1,7 +1,7 @@
 """Step 6, continued: what a region permits, charges, runs and releases is within its policy.
 
 That is the policy that its controller signed and logged last before the entry. A bound that a
-policy leaves out bounds nothing.
+policy leaves out bounds nothing, but for queries: what it does not name is not allowed.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from decimal import Decimal
 
 from common.audit.verify import fields as f
 from common.audit.verify.caps import YearlyAccounts
+from common.audit.verify.epsilon import composed_epsilon
 from common.audit.verify.fields import Record
 from common.audit.verify.records import MODES
 from common.audit.verify.replay import Entry, Evidence, LogReplay
 from common.audit.verify.verdict import BUDGET
-from common.errors import FormatError
+from common.errors import FormatError, VerificationError
 
 # What a policy calls the rules of a plan.
 _NAMES = {"sum": "open", "secure-sum": "confidential"}
@@ -45,8 +46,10 @@ _OPTIONAL: dict[str, f.Check] = {
     "steps_max": f.positive,
     "aggregations": f.list_of(f.one_of(*_AGGREGATIONS)),
     "app_bundles": f.list_of(f.digest),
+    "catalogues": f.list_of(f.digest),
     "arrays": f.list_of(_ARRAY),
     "retention_days": f.table_of(f.positive),
+    "queries": f.table_of(f.decimal),
 }
 
 
@@ -64,6 +67,7 @@ class _RegionPolicies:
         self._replay = replay
         self._policy: Record | None = None
         self._accounts = YearlyAccounts()
+        self._queries: set[str] = set()
 
     def verify(self) -> None:
         for entry in self._replay.entries:
@@ -71,6 +75,8 @@ class _RegionPolicies:
                 self._take(entry)
             elif entry.kind == "permit":
                 self._check_permit(entry)
+            elif entry.kind == "query":
+                self._check_query(entry)
             elif entry.kind == "charge":
                 self._check_charge(entry)
             elif entry.kind == "round":
@@ -111,9 +117,26 @@ class _RegionPolicies:
                 ("quorum", _whole(plan.record["quorum"]) >= _whole(policy["quorum_min"])),
                 ("mode", plan.record["mode"] in _listed(policy["modes"])),
                 ("aggregation", name in _listed(policy.get("aggregations", [*_AGGREGATIONS]))),
+                ("catalogue", _catalogue_allowed(plan.record, policy)),
             ]
         for each in mechanisms:
-            bounds += _mechanism_bounds(each, policy, each["name"])
+            bounds += _mechanism_bounds(each, policy, full_batch=each["name"] in _FULL_BATCH)
+        self._report("permit-beyond-policy", entry, bounds)
+
+    def _check_query(self, entry: Entry) -> None:
+        self._queries.add(entry.text("permit_id"))
+        policy = self._in_force(entry)
+        if policy is None:
+            return
+        allowed = policy.get("queries")
+        caps = allowed if isinstance(allowed, dict) else {}
+        bounds = [
+            ("delta", _decimal(entry.record["delta"]) <= _decimal(policy["delta_max"])),
+            ("epsilon_cap", _at_most(entry.record["epsilon_cap"], policy, "epsilon_max_per_run")),
+        ]
+        for each in entry.parts("mechanisms"):
+            bounds += _mechanism_bounds(each, policy, full_batch=True)
+            bounds.append(("queries", _query_allowed(each, caps, entry.text("delta"))))
         self._report("permit-beyond-policy", entry, bounds)
 
     def _check_charge(self, entry: Entry) -> None:
@@ -124,11 +147,17 @@ class _RegionPolicies:
         bounds = [
             ("epsilon_cap", _decimal(entry.record["epsilon_cap"]) == cap),
             ("delta", _decimal(entry.record["delta"]) == _decimal(policy["delta_max"])),
-            *_mechanism_bounds(entry.record, policy, entry.record["mechanism"]),
+            *_mechanism_bounds(entry.record, policy, full_batch=self._is_full_batch(entry)),
         ]
         self._report("charge-beyond-policy", entry, bounds)
         for excess in self._accounts.book(entry, policy):
             self._fail(excess.code, entry, excess.message)
+
+    def _is_full_batch(self, charge: Entry) -> bool:
+        """Whether a charge is for a mechanism that takes every customer; a query's always does."""
+        return charge.record["mechanism"] in _FULL_BATCH or (
+            charge.text("permit_id") in self._queries
+        )
 
     def _check_round(self, entry: Entry) -> None:
         # Without a policy its charge or its permit was told of already.
@@ -155,16 +184,20 @@ class _RegionPolicies:
         self._evidence.fail(BUDGET, code, entry, message)
 
 
+# Room for floating-point rounding, relative.
+_ROUNDING = 1e-8
 # As many as any record can state.
 _MOST_STEPS = 10**6
 # They take every eligible customer into every round, once: a charge of theirs that claims
 # amplification by sampling describes something that cannot have happened.
-_FULL_BATCH = frozenset({"popularity", "factors"})
+_FULL_BATCH = frozenset({"popularity", "factors", "gram"})
 
 
-def _mechanism_bounds(mechanism: Record, policy: Record, name: object) -> list[tuple[str, bool]]:
+def _mechanism_bounds(
+    mechanism: Record, policy: Record, *, full_batch: bool
+) -> list[tuple[str, bool]]:
     noise, norm = mechanism["noise_multiplier"], mechanism["clipping_norm"]
-    sampled, probability = name not in _FULL_BATCH, _decimal(mechanism["sampling_probability"])
+    sampled, probability = not full_batch, _decimal(mechanism["sampling_probability"])
     return [
         ("noise_multiplier", _decimal(noise) >= _decimal(policy["noise_multiplier_min"])),
         ("clipping_norm", _decimal(norm) <= _decimal(policy["clipping_norm_max"])),
@@ -176,6 +209,18 @@ def _mechanism_bounds(mechanism: Record, policy: Record, name: object) -> list[t
         ("steps", sampled or mechanism["steps"] == 1),
         ("steps", _whole(mechanism["steps"]) <= _whole(policy.get("steps_max", _MOST_STEPS))),
     ]
+
+
+def _query_allowed(mechanism: Record, caps: Record, delta: str) -> bool:
+    """Whether a policy names such a query, and its ε by itself is within what it allows."""
+    cap = caps.get(str(mechanism["name"]))
+    if cap is None:
+        return False
+    spent = {(str(mechanism["noise_multiplier"]), "1"): 1}
+    try:
+        return composed_epsilon(spent, float(delta)) <= float(str(cap)) * (1 + _ROUNDING)
+    except VerificationError:
+        return False
 
 
 def _sampling_allowed(probability: Decimal, policy: Record) -> bool:
@@ -190,6 +235,10 @@ def _at_most(value: object, policy: Record, name: str) -> bool:
 
 def _app_allowed(entry: Entry, policy: Record) -> bool:
     return "app_bundles" not in policy or entry.record["app"] in _listed(policy["app_bundles"])
+
+
+def _catalogue_allowed(plan: Record, policy: Record) -> bool:
+    return "catalogues" not in policy or plan["catalogue"] in _listed(policy["catalogues"])
 
 
 def _arrays_allowed(entry: Entry, policy: Record) -> bool:

@@ -14,6 +14,12 @@ from common.identifiers import ulid_ms
 from common.timestamps import parse_time
 
 FEDERATED_TRAINING = "fedpref:FederatedTraining"
+#: What customers are asked to consent to, each by itself.
+CONSENT_PURPOSES = (
+    FEDERATED_TRAINING,
+    "dpv:ProvideProductRecommendations",
+    "fedpref:FederatedAnalytics",
+)
 CONSENT_GIVEN = "dpv:ConsentGiven"
 CONSENT_STATES = (CONSENT_GIVEN, "dpv:ConsentWithdrawn", "dpv:ConsentRefused")
 # Whose noise protects, and by which rule updates become one.
@@ -37,6 +43,26 @@ MECHANISM_SCHEMA = f.object_of(
     clipping_norm=f.decimal,
     sampling_probability=f.decimal,
     grid_exponent=f.integer(-1074, 1023),
+)
+
+ARRAYS_OF_MECHANISMS = f.list_of(
+    f.object_of(mechanism=f.text, name=f.text, dtype=f.dtype, shape=f.list_of(f.natural))
+)
+ARRAYS_SCHEMA = f.list_of(f.object_of(name=f.text, dtype=f.dtype, shape=f.list_of(f.natural)))
+# Where consents end that were counted, and the set of customers that they give.
+CONSENT_SCHEMA = f.object_of(origin=f.text, size=f.natural, root=f.digest)
+INCLUDED_SCHEMA = f.object_of(root=f.digest, nonce=f.digest, n_bucket=f.text, at=f.time)
+DP_SCHEMA = f.object_of(
+    noise_multiplier=f.decimal,
+    clipping_norm=f.decimal,
+    sampling_probability=f.decimal,
+    steps=f.integer(1, 10**6),
+    accountant=f.text,
+    epsilon_total=f.decimal,
+    delta=f.decimal,
+    mode=f.one_of(*MODES),
+    honest_survivors_min=f.natural,
+    share_stddev=f.nullable(f.decimal),
 )
 
 SCHEMAS: Mapping[str, Check] = {
@@ -102,11 +128,53 @@ SCHEMAS: Mapping[str, Check] = {
         mechanisms=f.list_of(MECHANISM_SCHEMA),
         epsilon_cap=f.decimal,
         delta=f.decimal,
-        arrays=f.list_of(
-            f.object_of(mechanism=f.text, name=f.text, dtype=f.dtype, shape=f.list_of(f.natural))
-        ),
+        arrays=ARRAYS_OF_MECHANISMS,
         issued_at=f.time,
         expires=f.time,
+    ),
+    "query": _record(
+        "query",
+        permit_id=f.ulid,
+        run=f.text,
+        region=f.text,
+        requested_by=f.text,
+        destination=f.one_of("region"),
+        purpose=f.one_of(*CONSENT_PURPOSES),
+        consented=f.list_of(f.one_of(*CONSENT_PURPOSES)),
+        model=f.text,
+        catalogue=f.digest,
+        window=f.object_of(start=f.time, end=f.time),
+        engine=f.digest,
+        deps=f.digest,
+        mechanisms=f.list_of(MECHANISM_SCHEMA),
+        arrays=ARRAYS_OF_MECHANISMS,
+        parameters=f.any_object,
+        epsilon_cap=f.decimal,
+        delta=f.decimal,
+        issued_at=f.time,
+        expires=f.time,
+    ),
+    "answer": _record(
+        "answer",
+        run=f.text,
+        round=f.positive,
+        attempt=f.positive,
+        region=f.text,
+        mechanism=f.text,
+        consent=CONSENT_SCHEMA,
+        included=INCLUDED_SCHEMA,
+        catalogue=f.digest,
+        engine=f.digest,
+        deps=f.digest,
+        permit_id=f.ulid,
+        charge_id=f.ulid,
+        values=f.digest,
+        arrays=ARRAYS_SCHEMA,
+        bytes=f.positive,
+        grid_exponent=f.integer(-1074, 1023),
+        dp=DP_SCHEMA,
+        start=f.time,
+        end=f.time,
     ),
     "charge": _record(
         "charge",
@@ -142,8 +210,8 @@ SCHEMAS: Mapping[str, Check] = {
         region=f.text,
         mechanism=f.text,
         prev_round=f.nullable(f.digest),
-        consent=f.object_of(origin=f.text, size=f.natural, root=f.digest),
-        train=f.object_of(root=f.digest, nonce=f.digest, n_bucket=f.text, at=f.time),
+        consent=CONSENT_SCHEMA,
+        train=INCLUDED_SCHEMA,
         model_in=f.digest,
         update=f.digest,
         app=f.digest,
@@ -152,18 +220,7 @@ SCHEMAS: Mapping[str, Check] = {
         plan=f.digest,
         permit_id=f.ulid,
         charge_id=f.ulid,
-        dp=f.object_of(
-            noise_multiplier=f.decimal,
-            clipping_norm=f.decimal,
-            sampling_probability=f.decimal,
-            steps=f.integer(1, 10**6),
-            accountant=f.text,
-            epsilon_total=f.decimal,
-            delta=f.decimal,
-            mode=f.one_of(*MODES),
-            honest_survivors_min=f.natural,
-            share_stddev=f.nullable(f.decimal),
-        ),
+        dp=DP_SCHEMA,
         start=f.time,
         end=f.time,
         attestation=f.one_of(None),
@@ -176,7 +233,7 @@ SCHEMAS: Mapping[str, Check] = {
         region=f.text,
         charge_id=f.ulid,
         update=f.digest,
-        arrays=f.list_of(f.object_of(name=f.text, dtype=f.dtype, shape=f.list_of(f.natural))),
+        arrays=ARRAYS_SCHEMA,
         bytes=f.positive,
         grid_exponent=f.integer(-1074, 1023),
         time=f.time,
@@ -286,6 +343,8 @@ IMPORTED = "imported"
 OWN_TIME: Mapping[str, str] = {
     "consent": "event_time",
     "permit": "issued_at",
+    "query": "issued_at",
+    "answer": "end",
     "charge": "time",
     "round": "end",
     "release": "time",

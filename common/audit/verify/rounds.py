@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from common.audit.sparse_merkle import position, sparse_root
 from common.audit.verify.checkpoints import COSIGNATURE_GRAIN_MS
 from common.audit.verify.fields import Record
 from common.audit.verify.records import FEDERATED_TRAINING
 from common.audit.verify.replay import CLOCK_TOLERANCE_MS, Entry, Evidence, LogReplay
+from common.audit.verify.snapshots import SnapshotChecks, snapshot_size
 from common.audit.verify.verdict import ROUNDS
 from common.timestamps import parse_time
 
-# The greatest age of a consent snapshot when its round starts; a region's policy may ask for less.
-MAX_CONSENT_AGE_MS = 600_000
 # The reason of the incident that stands in a region's log for a round it did not send.
 DISCARDED = "discarded-for-withdrawal"
 
@@ -30,11 +28,10 @@ class _RegionRounds:
         self._evidence = evidence
         self._replay = replay
         self._permits: dict[str, Entry] = {}
-        self._policies: list[Entry] = []
+        self._snapshots = SnapshotChecks(evidence, replay)
         self._discarded: set[tuple[str, int]] = set()
         self._last: dict[str, Entry] = {}
         self._seen: set[tuple[str, int, int]] = set()
-        self._nonces: set[str] = set()
         self._charged_ms: dict[str, int] = {}
 
     def verify(self) -> None:
@@ -43,7 +40,7 @@ class _RegionRounds:
                 self._permits.setdefault(entry.text("permit_id"), entry)
                 self._check_permit(entry)
             elif entry.kind == "policy":
-                self._read_policy(entry)
+                self._snapshots.take_policy(entry)
             elif entry.kind == "round":
                 self._check_round(entry)
             elif entry.kind == "incident":
@@ -81,28 +78,13 @@ class _RegionRounds:
             self._evidence.findings.count(ROUNDS, "discarded rounds")
             self._discarded.add((str(run), number))
 
-    def _policy_at(self, size: int) -> Record:
-        """The policy in force when a log had this size."""
-        held = [entry for entry in self._policies if entry.index < size]
-        return held[-1].part("policy") if held else {}
-
-    def _read_policy(self, entry: Entry) -> None:
-        self._policies.append(entry)
-
-    def _max_age_ms(self, entry: Entry) -> int:
-        """How old a round's consent snapshot may be: the policy's bound, 10 minutes at most."""
-        age_s = self._policy_at(_size(entry.part("consent"))).get("consent_age_max_s")
-        if type(age_s) is not int or age_s < 0:
-            return MAX_CONSENT_AGE_MS
-        return min(MAX_CONSENT_AGE_MS, age_s * 1000)
-
     def _check_round(self, entry: Entry) -> None:
         self._evidence.findings.count(ROUNDS, "rounds")
         self._check_order(entry)
         self._check_permitted(entry)
-        if self._check_snapshot(entry):
+        if self._snapshots.is_in_place(entry):
             self._check_witnessed(entry)
-            self._check_nonce(entry)
+            self._snapshots.take_nonce(entry, str(entry.part("train")["nonce"]))
             if self._replay.whole:
                 self._check_eligible(entry)
         self._check_freshness(entry)
@@ -148,35 +130,13 @@ class _RegionRounds:
         if not entry.time_ms("end") <= expires + CLOCK_TOLERANCE_MS:
             self._fail("permit-expired", entry, "The round ended after its permit had expired.")
 
-    def _check_snapshot(self, entry: Entry) -> bool:
-        consent = entry.part("consent")
-        if consent["origin"] != self._replay.origin:
-            self._fail("consent-origin", entry, "It names the consents of another log.")
-            return False
-        size = _size(consent)
-        if size > entry.index:
-            self._fail(
-                "consent-size", entry, f"It names {size} entries of a log that had {entry.index}."
-            )
-            return False
-        root = self._replay.roots.get(size)
-        if root is None:
-            self._fail(
-                "consent-checkpoint", entry, f"There is no valid signed checkpoint of size {size}."
-            )
-            return False
-        if root != consent["root"]:
-            self._fail("consent-root", entry, f"The log's root at size {size} is another.")
-            return False
-        return True
-
     def _check_witnessed(self, entry: Entry) -> None:
         """Enough others saw the consents it names, and saw them just before it began."""
         start_ms = entry.time_ms("start")
-        size, cosigned = _size(entry.part("consent")), self._replay.cosigned
+        size, cosigned = snapshot_size(entry), self._replay.cosigned
         # The later of what its own time and its place in the log say: a clock picks no quorum.
         quorum = max(self._evidence.ring.quorum_at(start_ms), self._replay.quorum_before(size))
-        max_age_ms = self._max_age_ms(entry)
+        max_age_ms = self._snapshots.max_age_ms(entry)
         if cosigned.count(size) < quorum:
             self._fail(
                 "not-witnessed",
@@ -199,41 +159,11 @@ class _RegionRounds:
                 f"{quorum}.",
             )
 
-    def _check_nonce(self, entry: Entry) -> None:
-        nonce = str(entry.part("train")["nonce"])
-        if nonce in self._nonces:
-            self._fail("nonce-reused", entry, "Its nonce is an earlier round's: customers link.")
-        self._nonces.add(nonce)
-
     def _check_eligible(self, entry: Entry) -> None:
-        train, size = entry.part("train"), _size(entry.part("consent"))
-        nonce = bytes.fromhex(str(train["nonce"]))
-        at_ms = parse_time(str(train["at"]))
-        policy = self._policy_at(size)
-        grace_s = policy.get("notice_grace_s")
-        # Without a policy that says otherwise, a superseded notice has no grace.
-        grace_ms = grace_s * 1000 if type(grace_s) is int else 0
-        consents = self._replay.consents
-        if policy.get("withdrawal_in_round") == "discard":
-            included = frozenset(consents.eligible(size, at_ms, grace_ms))
-            self._check_discard(entry, size, at_ms, included)
-        positions = [position(nonce, sid) for sid in consents.eligible(size, at_ms, grace_ms)]
-        self._evidence.findings.count(ROUNDS, "eligible customers", len(positions))
-        if not positions:
-            self._fail("no-consent", entry, "Nobody's consent was in force.")
-            return
-        # Subjects are distinct, so their positions are: the tree exists.
-        root = sparse_root(positions).hex()
-        if root != train["root"]:
-            self._fail(
-                "eligible-set",
-                entry,
-                f"It was trained on another set of customers than the {len(positions)} whose "
-                f"consent was in force at size {size}.",
-            )
-        low = 1 << (len(positions).bit_length() - 1)
-        if train["n_bucket"] != f"{low}-{2 * low - 1}":
-            self._fail("size-bucket", entry, "Its stated number of customers is wrong.")
+        train, size = entry.part("train"), snapshot_size(entry)
+        included = self._snapshots.check_included(entry, train)
+        if self._snapshots.policy_at(size).get("withdrawal_in_round") == "discard":
+            self._check_discard(entry, size, parse_time(str(train["at"])), included)
 
     def _check_discard(
         self, entry: Entry, size: int, at_ms: int, included: frozenset[bytes]
@@ -253,33 +183,17 @@ class _RegionRounds:
             )
 
     def _check_freshness(self, entry: Entry) -> None:
-        size = _size(entry.part("consent"))
-        at_ms = parse_time(str(entry.part("train")["at"]))
-        start_ms, end_ms = entry.time_ms("start"), entry.time_ms("end")
         last = self._last.get(entry.text("run"))
+        size = snapshot_size(entry)
         if last and size <= last.index:
             self._fail(
                 "consent-stale",
                 entry,
                 f"Its consents end at size {size}, before the previous round (entry {last.index}).",
             )
-        max_age_ms, latest_ms = self._max_age_ms(entry), end_ms + CLOCK_TOLERANCE_MS
-        if not (start_ms - max_age_ms <= at_ms <= latest_ms and start_ms <= latest_ms):
-            self._fail(
-                "consent-age",
-                entry,
-                f"Its consent snapshot was not taken within {max_age_ms // 1000} s before "
-                "its start and its end.",
-            )
-        if at_ms + CLOCK_TOLERANCE_MS < self._replay.times_ms.get(size, 0):
-            self._fail(
-                "clock-rollback", entry, "Its clock is behind the entries that it builds upon."
-            )
-        if latest_ms + max_age_ms < entry.after_ms:
-            # Withdrawals could stand before it that it says came after.
-            self._fail("clock-rollback", entry, "It was logged long after it says that it ended.")
+        self._snapshots.check_age(entry, parse_time(str(entry.part("train")["at"])))
         charged_ms = self._charged_ms.get(entry.text("charge_id"), 0)
-        if end_ms + CLOCK_TOLERANCE_MS < charged_ms:
+        if entry.time_ms("end") + CLOCK_TOLERANCE_MS < charged_ms:
             self._fail("clock-rollback", entry, "It ended before it was charged.")
 
 
@@ -294,8 +208,3 @@ def mechanism_of(permit: Entry, entry: Entry) -> Record | None:
         ):
             return mechanism
     return None
-
-
-def _size(consent: Record) -> int:
-    size = consent["size"]
-    return size if isinstance(size, int) else 0

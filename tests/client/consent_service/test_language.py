@@ -11,8 +11,9 @@ import pytest
 
 import client.consent_service
 from client.commands.choose import Way
-from client.consent_service.language import DEFAULT, LANGUAGES, messages, negotiate
+from client.consent_service.language import messages
 from client.consent_service.problems import PROBLEMS
+from client.web.language import DEFAULT, LANGUAGES
 from common.consent import FEDERATED_ANALYTICS, FEDERATED_TRAINING, RECOMMENDATIONS, STATES
 
 FOLDER = Path(client.consent_service.__file__).parent
@@ -71,40 +72,6 @@ def test_no_page_has_words_of_its_own() -> None:
         source = path.read_text(encoding="utf-8")
         text = re.sub(r"\{[{%#].*?[}%#]\}|<[^>]*>", " ", source, flags=re.DOTALL)
         assert re.findall(r"[A-Za-z]{2,}", text) == [], path.name
-
-
-@pytest.mark.parametrize(
-    ("accepted", "chosen", "lang"),
-    [
-        (None, None, "en"),
-        ("", None, "en"),
-        ("zh", None, "zh"),
-        ("zh-Hant-TW", None, "zh"),
-        ("de-DE,de;q=0.9,zh;q=0.4,en;q=0.3", None, "zh"),
-        ("en;q=0.1,zh;q=0.2", None, "zh"),
-        ("zh;q=0", None, "en"),
-        ("ZH", None, "zh"),
-        ("fr", None, "en"),
-        ("*", None, "en"),
-        (";;,,;q=9,zh;q=high", None, "en"),
-        ("x" * 100_000, None, "en"),
-        (",".join(["fr"] * 50 + ["zh"]), None, "en"),
-        ("zh", "en", "en"),
-        ("en", "zh", "zh"),
-        ("en", "fr", "en"),
-        ("en", "../zh", "en"),
-    ],
-)
-def test_the_language_is_the_one_chosen_else_the_browsers(
-    accepted: str | None, chosen: str | None, lang: str
-) -> None:
-    assert negotiate(accepted, chosen) == lang
-
-
-def test_times_are_written_as_in_the_language() -> None:
-    time = "2026-03-01T09:05:00.000Z"
-    assert messages("en").moment(time) == "1 March 2026, 09:05 UTC"
-    assert messages("zh").moment(time) == "2026年3月1日 09:05 UTC"
 
 
 def test_an_unknown_purpose_goes_by_its_own_name() -> None:

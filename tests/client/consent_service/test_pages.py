@@ -15,7 +15,7 @@ from starlette.datastructures import Headers
 
 from client.consent_service import visitor as visitor_module
 from client.consent_service.demo_issuer import DemoIssuer
-from client.consent_service.sessions import Session, Sessions
+from client.web.sessions import Session, Sessions
 from common import canonical_json
 from common.consent import FEDERATED_ANALYTICS, FEDERATED_TRAINING, RECOMMENDATIONS
 from tests.support.consent_service import URL, Service, Visit

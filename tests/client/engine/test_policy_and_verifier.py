@@ -8,6 +8,7 @@ from typing import Any, cast
 from hypothesis import given
 from hypothesis import strategies as st
 
+from client.engine import policy
 from client.engine.permit import CodeIdentity, make_permit
 from client.engine.policy import RegionPolicy
 from common.audit.verify import policy_bounds
@@ -15,6 +16,7 @@ from common.audit.verify.fields import Record
 from common.audit.verify.replay import Entry
 from common.errors import PolicyError
 from common.plan import RunPlan
+from common.strategies import SUMS
 from tests.client.engine.test_policy import POLICY, policy_of
 from tests.support.local_plan import local_plan
 
@@ -38,6 +40,12 @@ class PermitEntry:
         return cast("list[Record]", self.record[name])
 
 
+def test_both_know_which_mechanisms_take_everyone() -> None:
+    everyone = {"popularity", *SUMS}
+    assert set(policy._FULL_BATCH) == everyone
+    assert everyone == policy_bounds._FULL_BATCH
+
+
 def engine_allows(policy: RegionPolicy, plan: RunPlan) -> bool:
     try:
         policy.check_plan(plan)
@@ -52,12 +60,15 @@ def verifier_allows(policy: Record) -> bool:
     bounds = [
         policy_bounds._at_most(PERMIT["epsilon_cap"], policy, "epsilon_max_per_run"),
         policy_bounds._app_allowed(entry, policy),
+        policy_bounds._catalogue_allowed(PLAN.to_record(), policy),
         policy_bounds._arrays_allowed(entry, policy),
     ]
     for mechanism in entry.parts("mechanisms"):
         bounds += [
             holds
-            for _, holds in policy_bounds._mechanism_bounds(mechanism, policy, mechanism["name"])
+            for _, holds in policy_bounds._mechanism_bounds(
+                mechanism, policy, full_batch=mechanism["name"] in policy_bounds._FULL_BATCH
+            )
         ]
     return all(bounds)
 
@@ -94,6 +105,7 @@ BOUNDS = st.fixed_dictionaries(
         "clipping_norm_max": near("1"),
         "noise_multiplier_min": near("1"),
         "app_bundles": st.lists(st.sampled_from([APP, "b" * 64]), min_size=1, max_size=2),
+        "catalogues": st.lists(st.sampled_from([PLAN.catalogue, "b" * 64]), min_size=1, max_size=2),
         "arrays": array_bounds(),
         "steps_max": st.sampled_from([4, 5, 6]),
         "sampling_probability_min": near("0.5"),

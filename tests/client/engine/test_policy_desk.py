@@ -135,6 +135,8 @@ def test_a_log_without_a_policy_has_none(home: RegionHome) -> None:
         ({"noise_multiplier_min": "0.5"}, {"noise_multiplier_min": "0.4"}, True),
         ({"noise_multiplier_min": "0.5"}, {"noise_multiplier_min": "1"}, False),
         ({"quorum_min": 3}, {"quorum_min": 2}, True),
+        ({"catalogues": ["a", "b"]}, {"catalogues": ["b"]}, False),
+        ({"catalogues": ["a"]}, {"catalogues": ["b"]}, True),
         ({"app_bundles": ["a"]}, {}, True),
         ({}, {"app_bundles": ["a"]}, False),
         ({"app_bundles": ["a"]}, {"app_bundles": ["a", "b"]}, True),

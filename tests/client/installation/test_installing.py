@@ -13,6 +13,7 @@ from client.installation.composed_settings import read_answers
 from client.installation.installing import install_kit
 from client.installation.node_key import node_key
 from client.settings import RegionSettings, SettingsError
+from common.catalogue import Catalogue
 from common.enrolment import open_enrolment
 from common.errors import FormatError, InputError, VerificationError
 from common.kit import open_kit
@@ -73,6 +74,7 @@ def test_settings_are_the_kits_and_the_answers(folder: Path) -> None:
     import hashlib
 
     assert settings.policy.app_bundles == [hashlib.sha256(BUNDLE).hexdigest()]
+    assert settings.policy.catalogues == [Catalogue.load(settings.home.catalogue).digest]
     assert settings.notice is not None
     assert settings.notice.file == done.folder / "answers" / "notice.toml"
     assert settings.source_table["path"] == str(folder / "shops" / "region-1" / "sales.csv")

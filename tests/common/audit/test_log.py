@@ -351,3 +351,48 @@ def test_the_file_itself_refuses_what_is_not_appending(path, statement):
     raw.close()
     with opened(path) as log:
         assert (log.size, log.root) == (5, root)
+
+
+def test_a_reader_follows_its_writer(log, path):
+    log.append(entries_of(3))
+    with AuditLog.open_read_only(path) as reader:
+        assert not reader.follow()
+        for size in (4, 300, 301):
+            log.append(entries_of(size - log.size, log.size))
+            assert reader.size < size
+            assert reader.follow()
+            assert (reader.size, reader.root) == (size, log.root)
+            assert not reader.follow()
+        assert [data for _, data in reader.entries(298)] == entries_of(3, 298)
+        assert checkpoint_of(reader.checkpoint()).size == 301
+
+
+def test_a_writer_has_nobody_to_follow(log):
+    with pytest.raises(InputError, match="open for writing"):
+        log.follow()
+
+
+def test_a_reader_does_not_follow_another_history(log, path):
+    """Whoever changes what was logged before gets no reader to take it up."""
+    log.append(entries_of(5))
+    with AuditLog.open_read_only(path) as reader:
+        other = path.with_name("other.log")
+        with opened(other, create=True) as forged:
+            forged.append(entries_of(7, start=100))
+        with apsw.Connection(str(other)) as source, apsw.Connection(str(path)) as target:
+            with target.backup("main", source, "main") as backup:
+                backup.step()
+        before = (reader.size, reader.root)
+        for _ in range(2):
+            with pytest.raises(StorageError, match="not those it had"):
+                reader.follow()
+        assert (reader.size, reader.root) == before
+
+
+def test_a_log_that_nobody_is_thought_to_change_is_not_followed(log, path):
+    log.append(entries_of(2))
+    with AuditLog.open_read_only(path) as reader:
+        # As where the log's side files cannot be made: see `_connect_read_only`.
+        reader._store.unchanging = True
+        with pytest.raises(StorageError, match="cannot be seen"):
+            reader.follow()

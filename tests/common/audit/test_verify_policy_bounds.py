@@ -12,7 +12,7 @@ import pytest
 from common import canonical_json
 from common.audit.verify import verify_bundle
 from common.audit.verify.verdict import Verdict
-from tests.support.bundle_builder import REGIONS, Federation
+from tests.support.bundle_builder import REGIONS, Federation, digest
 
 R1 = REGIONS[0]
 Change = Callable[[dict[str, Any]], object]
@@ -83,6 +83,8 @@ def test_a_permit_beyond_the_policy(change: Change, named: str, tmp_path: Path) 
         ("clipping_norm_min", 1),
         ("app_bundles", ["a"]),
         ("app_bundles", "a" * 64),
+        ("catalogues", ["a"]),
+        ("catalogues", "a" * 64),
         ("arrays", [{"name": "a", "dtype": "<f4"}]),
         ("arrays", [{"name": "a", "dtype": "<c8", "shape_max": [1]}]),
         ("arrays", {"popularity": [1]}),
@@ -225,6 +227,7 @@ def test_a_run_at_all_its_bounds_is_within_them(tmp_path: Path) -> None:
         "epsilon_max_per_run": of_the_run("permit", "epsilon_cap"),
         "clipping_norm_min": "0.000001",
         "app_bundles": ["0" * 64, of_the_run("permit", "app")],
+        "catalogues": ["0" * 64, digest("catalogue")],
         "arrays": bounds_of(of_the_run("permit", "arrays")),
         "retention_days": {"seals": 90},
     }
@@ -246,6 +249,11 @@ def test_a_bundle_that_the_policy_does_not_name_in_permit_and_round(tmp_path: Pa
     found = under(tmp_path, {"app_bundles": ["0" * 64]})
     assert "Its app is not" in found["permit-beyond-policy"]
     assert "Its app is not" in found["round-beyond-policy"]
+
+
+def test_a_run_over_a_catalogue_that_the_policy_does_not_name(tmp_path: Path) -> None:
+    found = under(tmp_path, {"catalogues": ["0" * 64]})
+    assert "Its catalogue is not" in found["permit-beyond-policy"]
 
 
 def test_a_round_by_another_bundle_than_the_permit_s_is_found_by_the_policy_too(

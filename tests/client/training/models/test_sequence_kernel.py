@@ -253,3 +253,9 @@ def test_a_kernel_that_differs_or_is_missing_is_not_used(monkeypatch: pytest.Mon
             sequence_kernel._usable.cache_clear()
             assert not is_compiled()
     sequence_kernel._usable.cache_clear()
+
+
+def test_the_kernels_check_may_be_asked_for_by_whoever_only_scores() -> None:
+    """A recommender asks for it first, where no gradients are kept."""
+    with torch.no_grad():
+        assert all(agrees(kernel) for kernel in kernels())

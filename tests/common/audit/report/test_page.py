@@ -287,6 +287,7 @@ def test_bounds_on_what_runs_and_leaves_are_told(lang: str, seals: str, tmp_path
         if record["v"] == "fedpref-policy/1" and party == R1:
             record["policy"] |= {
                 "app_bundles": ["a1" * 32, "b2" * 32],
+                "catalogues": ["c3" * 32],
                 "arrays": [bound, {**bound, "name": "factor_gradient"}],
                 "retention_days": {"seals": 90},
                 "epsilon_max_per_run": "3",
@@ -304,6 +305,7 @@ def test_bounds_on_what_runs_and_leaves_are_told(lang: str, seals: str, tmp_path
         if row.all("td")
     }
     assert told[said["policy.app_bundles"]] == f"{'a1' * 8} {'b2' * 8}"
+    assert told[said["policy.catalogues"]] == "c3" * 8
     assert told[said["policy.arrays"]] == "popularity <f4 200 × 3 factor_gradient <f4 200 × 3"
     assert told[said["policy.retention_days"]] == seals
     assert told[said["policy.epsilon_max_per_run"]] == "3"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from client.consent_service.identity import Identity
-from client.consent_service.sessions import Sessions
+from client.web.sessions import Sessions
 
 
 def identity(name: str) -> Identity:

@@ -1,15 +1,14 @@
-"""What holds for every request and every answer, whatever the route.
+"""What holds for every request and every answer, whatever the service and its route.
 
-Requests: the host that is asked for is this service, a request has a bounded size and comes from
-an address that has not asked too often, and whatever changes something with a session comes from
-the service's own pages. Answers: strict headers, and no failure tells how it came about.
+Requests: the host that is asked for is this service, a request has a bounded size, and a service
+may count who asks. Answers: strict headers, and no failure tells how it came about.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,9 +16,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from client.consent_service.config import ConsentServiceSettings
-from client.consent_service.problems import ProblemError
-from client.consent_service.rate_limits import RateLimits
+from client.web.problems import (
+    FOREIGN_HOST,
+    FOREIGN_ORIGIN,
+    INTERNAL,
+    MALFORMED,
+    TOO_LARGE,
+    RefusedError,
+)
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -50,56 +54,62 @@ _STATIC = "/static/"
 #: Makes the answer to a refused request: of its problem's code, with these headers.
 Refuse = Callable[[Request, str, dict[str, str]], Response]
 
-_log = logging.getLogger("fedpref.consent")
-
 
 class Guard:
-    """ASGI middleware around the whole application.
+    """ASGI middleware around a whole application.
 
     Args:
         app: The application.
-        settings: Address and limits.
-        limits: The process's rate limits.
+        hosts: What the ``Host`` header may be, in lower case; None where no browser can ask.
+        max_body_bytes: The largest request.
+        hsts: Whether browsers are told to use https only.
+        count: Counts a request of an address, and refuses it if there were too many.
         refuse: Makes the answer to a request that is refused here.
+        log: The service's log.
     """
 
     def __init__(
         self,
         app: ASGIApp,
         *,
-        settings: ConsentServiceSettings,
-        limits: RateLimits,
+        hosts: Collection[str] | None,
+        max_body_bytes: int,
         refuse: Refuse,
+        log: logging.Logger,
+        count: Callable[[str], None] | None = None,
+        hsts: bool = False,
     ) -> None:
         self._app = app
-        self._settings = settings
-        self._limits = limits
+        self._hosts = hosts
+        self._max_body_bytes = max_body_bytes
         self._refuse = refuse
+        self._log = log
+        self._count = count
+        self._hsts = hsts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handles one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.monotonic()
-        answer = _Answer(send, scope, hsts=self._settings.service.hsts)
+        began, log = time.monotonic(), self._log
+        answer = _Answer(send, scope, hsts=self._hsts)
         try:
             self._check(scope)
-            bounded = _BoundedBody(receive, self._settings.limits.max_body_bytes)
-            await self._app(scope, bounded, answer)
-        except ProblemError as refusal:
+            await self._app(scope, _BoundedBody(receive, self._max_body_bytes), answer)
+        except RefusedError as refusal:
             headers = dict(refusal.headers or {})
             refused = self._refuse(Request(scope), refusal.problem.code, headers)
             await refused(scope, receive, answer.unless_started)
-        # The last frame: whatever it is, the customer gets no traceback, and the log has it.
+        # The last frame: whatever it is, who asked gets no traceback, and the log has it.
         except Exception as error:  # noqa: BLE001
-            _log.error("a request failed: %s", _route(scope), exc_info=error)
-            refused = self._refuse(Request(scope), "internal", {})
+            log.error("a request failed: %s", route_of(scope), exc_info=error)
+            refused = self._refuse(Request(scope), INTERNAL.code, {})
             await refused(scope, receive, answer.unless_started)
-        _log.info(
+        log.info(
             "%s %s %d %.0f ms",
             scope["method"],
-            _route(scope),
+            route_of(scope),
             answer.status,
             1000 * (time.monotonic() - began),
         )
@@ -107,19 +117,20 @@ class Guard:
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         # A page of another site whose name was made to lead here must find nothing.
-        if headers.get("host", "").lower() != self._settings.service.host:
-            raise ProblemError("foreign-host")
-        client = scope.get("client")
-        self._limits.count_request(client[0] if client else "unknown")
+        if self._hosts is not None and headers.get("host", "").lower() not in self._hosts:
+            raise RefusedError(FOREIGN_HOST)
+        if self._count is not None:
+            client = scope.get("client")
+            self._count(client[0] if client else "unknown")
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
-            raise ProblemError("malformed")
-        if int(length) > self._settings.limits.max_body_bytes:
-            raise ProblemError("request-too-large")
+            raise RefusedError(MALFORMED)
+        if int(length) > self._max_body_bytes:
+            raise RefusedError(TOO_LARGE)
 
 
 def check_origin(headers: Headers, method: str, origin: str) -> None:
-    """Refuses a change that a page of another site asks for in the customer's name.
+    """Refuses a change that a page of another site asks for in a visitor's name.
 
     Args:
         headers: The request's.
@@ -127,7 +138,7 @@ def check_origin(headers: Headers, method: str, origin: str) -> None:
         origin: The service's own origin.
 
     Raises:
-        ProblemError: It comes from elsewhere, or from nowhere that it says.
+        RefusedError: It comes from elsewhere, or from nowhere that it says.
     """
     if method in _SAFE_METHODS:
         return
@@ -136,7 +147,12 @@ def check_origin(headers: Headers, method: str, origin: str) -> None:
         parts = urlsplit(referer)
         stated = f"{parts.scheme}://{parts.netloc}"
     if stated != origin:
-        raise ProblemError("foreign-origin")
+        raise RefusedError(FOREIGN_ORIGIN)
+
+
+def route_of(scope: Scope) -> str:
+    """The route's pattern: a path may hold a record's id, a query a login token."""
+    return getattr(scope.get("route"), "path", "an unknown route")
 
 
 class _BoundedBody:
@@ -150,7 +166,7 @@ class _BoundedBody:
         message = await self._receive()
         self._left -= len(message.get("body", b""))
         if self._left < 0:
-            raise ProblemError("request-too-large")
+            raise RefusedError(TOO_LARGE)
         return message
 
 
@@ -186,8 +202,3 @@ class _Answer:
             self._replaced = True
         if self._replaced:
             await self(message)
-
-
-def _route(scope: Scope) -> str:
-    """The route's pattern: a path may hold a record's id, a query a login token."""
-    return getattr(scope.get("route"), "path", "an unknown route")

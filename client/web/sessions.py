@@ -1,4 +1,4 @@
-"""Customers who are signed in: short sessions, in memory, each bound to one customer.
+"""Visitors who are signed in: short sessions, in memory, each bound to one of them.
 
 A session's id is known to the browser alone; the process keeps its hash. A login always makes a
 new id, so that an id from before it is worth nothing (session fixation).
@@ -14,15 +14,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
-from client.consent_service.identity import Identity
-
+Who = TypeVar("Who")
 _ID_BYTES = 32
 
 
 @dataclass(frozen=True)
-class Session:
-    """One signed-in customer.
+class Session(Generic[Who]):
+    """One signed-in visitor.
 
     Attributes:
         identity: Who.
@@ -31,7 +31,7 @@ class Session:
         used_s: When it was last used.
     """
 
-    identity: Identity
+    identity: Who
     csrf: str
     ends_s: float
     used_s: float
@@ -41,7 +41,7 @@ class Session:
         return hmac.compare_digest(self.csrf.encode(), csrf.encode("utf-8", "surrogatepass"))
 
 
-class Sessions:
+class Sessions(Generic[Who]):
     """All sessions of the process; safe to use from several threads.
 
     Args:
@@ -64,11 +64,11 @@ class Sessions:
         self._limit = limit
         self._clock_s = clock_s
         # The one unused for longest first.
-        self._sessions: OrderedDict[bytes, Session] = OrderedDict()
+        self._sessions: OrderedDict[bytes, Session[Who]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def begin(self, identity: Identity) -> str:
-        """Signs a customer in and returns the new session's id."""
+    def begin(self, identity: Who) -> str:
+        """Signs a visitor in and returns the new session's id."""
         session_id = secrets.token_urlsafe(_ID_BYTES)
         now_s = self._clock_s()
         session = Session(
@@ -84,7 +84,7 @@ class Sessions:
             self._sessions[_key(session_id)] = session
         return session_id
 
-    def find(self, session_id: str | None) -> Session | None:
+    def find(self, session_id: str | None) -> Session[Who] | None:
         """The session of that id, if it has not ended."""
         if not session_id:
             return None
@@ -106,7 +106,7 @@ class Sessions:
             with self._lock:
                 self._sessions.pop(_key(session_id), None)
 
-    def _ended(self, session: Session, now_s: float) -> bool:
+    def _ended(self, session: Session[Who], now_s: float) -> bool:
         return now_s >= min(session.ends_s, session.used_s + self._idle_s)
 
     def _drop_ended(self, now_s: float) -> None:

@@ -1,0 +1,216 @@
+"""``fedpref-region analytics …``: what a region asks of its own customers' purchases."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from client.analytics.asking import Answered
+    from client.engine.query_desk import QueryDraft
+    from client.engine.service import PrivacyEngine
+    from common.analytics.outlook import Outlook
+    from common.canonical_json import JsonValue
+
+app = typer.Typer(
+    help="Ask of the region's own customers, within the privacy budget.", no_args_is_help=True
+)
+_DAY = "%Y-%m-%d"
+
+HomeArgument = Annotated[Path, typer.Argument(help="The region's home folder.")]
+EpsilonOption = Annotated[float, typer.Option(help="ε of everything asked now, together.")]
+BeginOption = Annotated[
+    datetime, typer.Option("--from", formats=[_DAY], help="First day of purchases (UTC).")
+]
+UntilOption = Annotated[
+    datetime, typer.Option(formats=[_DAY], help="The day after the last one (UTC).")
+]
+AskOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="category-customers, category-trend, purchase-scenes, recency-cuts, frequency-cuts or "
+        "repeat-purchases; may be given more than once. Default: all that the policy allows."
+    ),
+]
+ZoneOption = Annotated[
+    str | None, typer.Option(help="Zone of the region's local time; default: the one of its store.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+
+
+@app.command()
+def outlook(
+    home: HomeArgument,
+    epsilon: EpsilonOption,
+    begin: BeginOption,
+    until: UntilOption,
+    question: AskOption = None,
+    time_zone: ZoneOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what noise would do to answers, before anything is signed or spent.
+
+    It rests on the region's number of customers in powers of two, which rounds log anyway. The
+    engine must not be running.
+    """
+    from client.analytics.asking import expect
+    from client.engine.home import RegionHome
+    from client.engine.service import open_engine
+
+    with open_engine(RegionHome.read(home)) as engine:
+        draft = _draft(engine, epsilon, question or [], begin, until, time_zone)
+        found = expect(engine, draft)
+    if as_json:
+        typer.echo(json.dumps([_outlook_record(each) for each in found], indent=2))
+        return
+    table = Table(box=None, header_style="dim")
+    for title in ("question", "95% interval", "of use up to", "customers needed", ""):
+        table.add_column(title)
+    for each in found:
+        table.add_row(
+            each.name,
+            f"± {each.half_width:.3g} {each.unit}",
+            f"± {each.wanted:g}",
+            str(each.customers_needed),
+            "noise would swamp it" if each.swamped else "",
+        )
+    Console(highlight=False, soft_wrap=True).print(table)
+
+
+@app.command()
+def ask(
+    home: HomeArgument,
+    epsilon: EpsilonOption,
+    begin: BeginOption,
+    until: UntilOption,
+    question: AskOption = None,
+    time_zone: ZoneOption = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Spend budget even where noise would swamp an answer.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask of customers who consented to statistics, and show the answers with their intervals.
+
+    Every answer is noised, charged in the ledger and logged before it is shown, and stays in the
+    region. Each call spends anew; one that was interrupted goes on where it was, and charges
+    nothing twice. The engine must not be running.
+    """
+    from client.analytics.asking import ask as ask_engine
+    from client.engine.home import RegionHome
+    from client.engine.service import open_engine
+
+    with open_engine(RegionHome.read(home)) as engine:
+        draft = _draft(engine, epsilon, question or [], begin, until, time_zone)
+        done = ask_engine(engine, draft, anyway=anyway)
+        spent = engine.ledger.spending(done[0].query.run, _year(done[0]))
+    if as_json:
+        typer.echo(json.dumps([_record(each) for each in done], indent=2, ensure_ascii=False))
+        return
+    _show(done, f"ε = {_up(spent.run)} was spent; {_up(spent.year)} of {spent.cap:g} this year")
+
+
+def _draft(
+    engine: PrivacyEngine,
+    epsilon: float,
+    names: list[str],
+    begin: datetime,
+    until: datetime,
+    time_zone: str | None,
+) -> QueryDraft:
+    from client.analytics.asking import ASKABLE, draft_query, statistics
+    from client.recommend.local_statistics import Clock
+    from client.recommend.settings import RecommendSettings
+    from client.settings import declared_source
+    from common.catalogue import Catalogue
+    from common.errors import PolicyError
+
+    home = engine.home
+    usual = [name for name in ASKABLE if name in engine.policy.queries]
+    if not names and not usual:
+        raise PolicyError(
+            f"{home.region}: its policy allows no query of analytics.",
+            remedy="Let the region's controller sign a policy whose table queries names them.",
+        )
+    catalogue = Catalogue.load(home.catalogue)
+    zone = declared_source(home).time_zone if time_zone is None else time_zone
+    start_ms, end_ms = _ms(begin), _ms(until)
+    asked = statistics(
+        names or usual,
+        catalogue,
+        Clock(RecommendSettings.read(home).scenes.dayparts, zone),
+        start_ms=start_ms,
+        end_ms=end_ms,
+    )
+    return draft_query(
+        asked,
+        epsilon=f"{epsilon:.6f}".rstrip("0").rstrip("."),
+        catalogue=catalogue,
+        start_ms=start_ms,
+        end_ms=end_ms,
+    )
+
+
+def _show(done: list[Answered], spent: str) -> None:
+    from common.privacy import UNIT_AND_RELATION
+
+    console, first = Console(highlight=False, soft_wrap=True), done[0].query
+    console.print(f"[bold]{first.region}[/bold]: {spent} (δ = {first.delta}; {UNIT_AND_RELATION}).")
+    for each in done:
+        console.print(f"\n[bold]{each.statistic.name}[/bold] (log entry {each.answer.index})")
+        table = Table(box=None, header_style="dim")
+        for title in ("", "value", "95% interval", "unit", ""):
+            table.add_column(title)
+        for line in each.lines:
+            value = "–" if line.value is None else f"{line.value:.4g}"
+            interval = "–" if line.low is None else f"{line.low:.4g} … {line.high:.4g}"
+            table.add_row(line.label, value, interval, line.unit, line.note)
+        console.print(table)
+
+
+def _ms(day: datetime) -> int:
+    return round(day.replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def _year(answered: Answered) -> int:
+    from common.envelope import Envelope
+
+    return int(str(Envelope.decode(answered.answer.sealed.entry).record()["end"])[:4])
+
+
+def _up(epsilon: float) -> str:
+    """Rounded up: never less than was spent."""
+    return f"{epsilon + 0.5e-4:.4f}"
+
+
+def _outlook_record(each: Outlook) -> dict[str, JsonValue]:
+    return {
+        "name": each.name,
+        "half_width": f"{each.half_width:.6g}",
+        "wanted": f"{each.wanted:g}",
+        "unit": each.unit,
+        "customers_at_least": each.customers,
+        "customers_needed": each.customers_needed,
+        "swamped": each.swamped,
+    }
+
+
+def _record(each: Answered) -> dict[str, JsonValue]:
+    from common.envelope import Envelope
+
+    entry = Envelope.decode(each.answer.sealed.entry).record()
+    return {
+        "name": each.statistic.name,
+        "query": each.query.permit_id,
+        "log_entry": each.answer.index,
+        "values": entry["values"],
+        "dp": entry["dp"],
+        "outlook": _outlook_record(each.outlook),
+        "lines": [line.to_record() for line in each.lines],
+    }

@@ -1,0 +1,1 @@
+"""The compiled part of batch scoring, which has an equal in NumPy."""

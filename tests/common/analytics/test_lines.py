@@ -1,0 +1,83 @@
+"""Answers as lines: what is shown of each kind, and that noise is never shown as a number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.analytics.clusters import Clusters
+from common.analytics.cuts import Cuts
+from common.analytics.funnels import Funnel
+from common.analytics.groups import Groups
+from common.analytics.lines import TOO_SMALL, lines_of
+from common.analytics.scores import Score
+from common.analytics.shares import Shares
+from common.analytics.trends import Trend
+from common.analytics.uplift import Uplift
+from common.canonical_json import encode
+from common.errors import InputError
+
+TREND = Trend("trend", tuple("abc"), most=1)
+QUESTIONS: list[Any] = [
+    Groups.counts("counts", tuple("abc"), most=2),
+    Groups.counts("one", ("all",), most=1),
+    Shares("scenes", (("am", "pm"), ("mon", "tue"))),
+    Cuts("cuts", tuple(float(n) for n in range(9)), unit="days"),
+    Funnel("funnel", ("seen", "bought", "again")),
+    TREND,
+    Score.nps(),
+    Uplift("uplift"),
+    Clusters("clusters", np.array([[-0.5, 0.1], [0.5, -0.1]])),
+]
+
+
+@pytest.mark.parametrize("question", QUESTIONS, ids=lambda question: str(question.name))
+def test_every_kind_has_lines_whose_values_are_in_their_intervals(question: Any) -> None:
+    lines = lines_of(question, np.full(question.size, 4000.0), 10.0)
+    assert lines
+    for line in lines:
+        assert line.value is not None
+        assert line.low is not None
+        assert line.high is not None
+        assert line.low <= line.value <= line.high
+        assert line.unit
+        encode(line.to_record())
+
+
+@pytest.mark.parametrize("question", QUESTIONS[2:], ids=lambda question: str(question.name))
+def test_of_noise_alone_no_ratio_is_shown(question: Any) -> None:
+    lines = lines_of(question, np.full(question.size, -3.0), 10.0)
+    said = [line for line in lines if line.unit != "customers"]
+    assert said
+    assert {(line.value, line.low, line.high, line.note) for line in said} == {
+        (None, None, None, TOO_SMALL)
+    }
+
+
+def test_counts_of_noise_alone_are_said_not_to_be_told_from_none() -> None:
+    lines = lines_of(QUESTIONS[0], np.array([3.0, -2.0, 5.0]), 10.0)
+    assert {line.note for line in lines} == {"not told from none"}
+    assert all(line.low == 0 for line in lines)
+
+
+def test_the_largest_groups_come_first_and_those_that_are_sure_say_so() -> None:
+    lines = lines_of(QUESTIONS[0], np.array([50.0, 4000.0, 900.0]), 1.0)
+    assert [line.label for line in lines] == ["b", "c"]
+    assert [line.note for line in lines] == ["sure to be among these"] * 2
+
+
+def test_trends_say_which_threshold_was_crossed() -> None:
+    released = np.array([1000.0, 3.0, 1000.0, 1000.0, 5.0, 4000.0]) / TREND.bound
+    lines = lines_of(TREND, released, 10.0)
+    assert [(line.label, line.note) for line in lines] == [
+        ("c", "+200% crossed"),
+        ("a", ""),
+        ("b", TOO_SMALL),
+    ]
+
+
+def test_what_is_no_question_has_no_lines() -> None:
+    with pytest.raises(InputError, match="no question"):
+        lines_of("how many?", np.zeros(3), 1.0)

@@ -1,0 +1,56 @@
+"""The bars of analytics at ε = 1 in total: real customers in one sum, made-up ones in a region."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from client.analytics.asking import ASKABLE
+from common.errors import InputError
+from common.privacy import GaussianEvent, epsilon
+from simulations.analytics_study import (
+    CUSTOMERS,
+    coverage,
+    made_up,
+    noise_of_a_plan,
+    one_region,
+    retail,
+)
+
+
+def test_all_questions_together_cost_no_more_than_one() -> None:
+    assert epsilon([GaussianEvent(noise_of_a_plan())] * len(ASKABLE), 1e-6) <= 1.0
+
+
+def test_a_region_of_five_thousand_keeps_to_the_bars() -> None:
+    found = one_region(CUSTOMERS, 1, draws=100)
+    assert found.top_precision >= 0.9
+    assert found.top_stated == pytest.approx(found.top_precision, abs=0.05)
+    assert found.share_points <= 1.0
+    assert found.cut_percentiles <= 2.0
+
+
+def test_stated_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    found = coverage(CUSTOMERS, 1, draws=5_000)
+    assert list(found) == [*ASKABLE]
+    for name, share in found.items():
+        assert 0.94 <= share <= 0.96, name
+
+
+@pytest.mark.slow
+def test_the_largest_categories_of_real_customers_are_named() -> None:
+    found = retail(draws=200)
+    assert found.top_precision >= 0.9
+    assert found.top_stated == pytest.approx(found.top_precision, abs=0.05)
+
+
+def test_the_same_seed_makes_the_same_customers() -> None:
+    one, other, another = made_up(50, 1), made_up(50, 1), made_up(50, 2)
+    np.testing.assert_array_equal(one.item, other.item)
+    assert len(one) != len(another) or not np.array_equal(one.item, another.item)
+    assert set(one.owner.tolist()) == set(range(50))
+
+
+def test_nobody_is_no_region() -> None:
+    with pytest.raises(InputError, match="one customer at least"):
+        made_up(0, 1)
