@@ -30,7 +30,7 @@ from client.analytics.purchases import (
 from client.data.quality import quality_gate
 from client.data.sources import all_batches, load_source_config
 from client.data.transactions import Purchases
-from client.recommend.local_statistics import WEEKDAYS, Clock
+from client.recommend.local_statistics import Clock
 from client.training.bounded_sums import bounded_sum
 from client.training.bounded_units import unit_sum
 from client.training.exact_bernoulli import WordSource
@@ -47,6 +47,7 @@ from common.catalogue import Catalogue
 from common.discrete_gaussian import calibrate_share, sensitivity_of
 from common.errors import InputError
 from common.secure_aggregation import Quantiser
+from simulations.made_up_purchases import END_MS, made_up, made_up_catalogue
 from simulations.scenarios import find_scenario
 
 FloatArray = npt.NDArray[np.float64]
@@ -58,10 +59,7 @@ GRID_EXPONENT = -10
 #: How often noise is drawn.
 DRAWS = 400
 CUSTOMERS = 5_000
-_CATEGORIES = 300
-_DAYS = 365
-_DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
-_END_MS = _DAYS * _DAY_MS
+_DAY_MS = 86_400_000
 # The truth is read as an answer with next to no noise.
 _NO_NOISE = 1e-9
 #: Parts of the day that cover it; the recommender's own leave the night out.
@@ -193,10 +191,10 @@ def coverage(customers: int, seed: int, *, draws: int) -> dict[str, float]:
         seed: The same seed gives the same purchases and noise.
         draws: How often noise is drawn; all draws are read in one call.
     """
-    parts, window, found = [made_up(customers, seed)], Window(0, _END_MS), {}
+    parts, window, found = [made_up(customers, seed)], Window(0, END_MS), {}
     answers = of_one_region(parts, window, SeededNoise(f"coverage/{customers}/{seed}"), draws)
     for statistic in statistics(
-        ASKABLE, _made_up_catalogue(), CLOCK, start_ms=window.start_ms, end_ms=window.end_ms
+        ASKABLE, made_up_catalogue(), CLOCK, start_ms=window.start_ms, end_ms=window.end_ms
     ):
         total, noisy, stddev = answers(statistic)
         true, values = (
@@ -238,50 +236,10 @@ def one_region(customers: int, seed: int, *, draws: int = DRAWS) -> Quality:
     Raises:
         InputError: There are no customers.
     """
-    parts, window = [made_up(customers, seed)], Window(0, _END_MS)
+    parts, window = [made_up(customers, seed)], Window(0, END_MS)
     noise = SeededNoise(f"analytics/{customers}/{seed}")
     answers = of_one_region(parts, window, noise, draws)
-    return measured(answers, parts, _made_up_catalogue(), window)
-
-
-def made_up(customers: int, seed: int) -> Purchases:
-    """A year of made-up purchases: Zipf's law of categories, tastes, habits of days and hours."""
-    if customers < 1:
-        raise InputError("A made-up region has one customer at least.")
-    generator = np.random.default_rng(seed)
-    visits = 1 + generator.negative_binomial(1.2, 1.2 / (1.2 + 24), customers)
-    last_day = np.minimum(generator.exponential(45.0, customers), _DAYS - 1).astype(int)
-    visitor = np.repeat(np.arange(customers), visits)
-    day = (_DAYS - 1 - last_day[visitor]) * (1 - generator.beta(1, 2, len(visitor)))
-    # Some weekdays and hours are busier; each customer has a weekday of her own.
-    own = generator.integers(0, WEEKDAYS, customers)
-    moved = (own[visitor] - day.astype(int)) % WEEKDAYS
-    day = np.maximum(day.astype(int) - moved * (generator.random(len(visitor)) < 0.4), 0)
-    hour = generator.choice(24, len(visitor), p=_hours_of_day())
-    items = generator.integers(1, 8, len(visitor))
-    taste = generator.gumbel(size=(customers, _CATEGORIES)) * 0.6
-    weight = np.exp(taste) / (1 + np.arange(_CATEGORIES))[None, :] ** 0.9
-    below = np.cumsum(weight / weight.sum(axis=1, keepdims=True), axis=1)
-    owner = np.repeat(visitor, items)
-    drawn = generator.random(len(owner))
-    item = np.empty(len(owner), dtype=np.int32)
-    edges = np.searchsorted(owner, np.arange(customers + 1))
-    for number in range(customers):
-        own_rows = slice(edges[number], edges[number + 1])
-        item[own_rows] = np.searchsorted(below[number], drawn[own_rows])
-    return Purchases(
-        tuple(f"customer-{n}" for n in range(customers)),
-        owner.astype(np.int32),
-        np.minimum(item, _CATEGORIES - 1).astype(np.int32),
-        np.repeat(day * _DAY_MS + hour * _HOUR_MS, items).astype(np.int64),
-    )
-
-
-def _made_up_catalogue() -> Catalogue:
-    return Catalogue.of(
-        [f"item-{n:03d}" for n in range(_CATEGORIES)],
-        category=[f"category-{n:03d}" for n in range(_CATEGORIES)],
-    )
+    return measured(answers, parts, made_up_catalogue(), window)
 
 
 def _answer(statistic: PurchaseStatistic, released: FloatArray, stddev: float) -> Estimates:
@@ -289,12 +247,6 @@ def _answer(statistic: PurchaseStatistic, released: FloatArray, stddev: float) -
     if not isinstance(question, Groups | Trend | Shares | Cuts | Funnel):
         raise InputError(f"{question.name} is not asked of purchases.")
     return question.read(released, stddev)
-
-
-def _hours_of_day() -> FloatArray:
-    weight = np.exp(-(((np.arange(24) - 13) / 5.0) ** 2)) + 0.01
-    share: FloatArray = weight / weight.sum()
-    return share
 
 
 def _true_sum(

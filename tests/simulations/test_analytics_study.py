@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from client.analytics.asking import ASKABLE
-from common.errors import InputError
 from common.privacy import GaussianEvent, epsilon
 from simulations.analytics_study import (
     CUSTOMERS,
     coverage,
-    made_up,
     noise_of_a_plan,
     one_region,
     retail,
@@ -42,15 +39,3 @@ def test_the_largest_categories_of_real_customers_are_named() -> None:
     found = retail(draws=200)
     assert found.top_precision >= 0.9
     assert found.top_stated == pytest.approx(found.top_precision, abs=0.05)
-
-
-def test_the_same_seed_makes_the_same_customers() -> None:
-    one, other, another = made_up(50, 1), made_up(50, 1), made_up(50, 2)
-    np.testing.assert_array_equal(one.item, other.item)
-    assert len(one) != len(another) or not np.array_equal(one.item, another.item)
-    assert set(one.owner.tolist()) == set(range(50))
-
-
-def test_nobody_is_no_region() -> None:
-    with pytest.raises(InputError, match="one customer at least"):
-        made_up(0, 1)
