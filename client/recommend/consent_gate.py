@@ -5,7 +5,8 @@ looked at whether that process has appended anything (some microseconds if not),
 replayed first: a withdrawal that the service has confirmed is in force for the next request.
 
 The gate fails closed. While the log or the subjects' table cannot be read, does not verify, or no
-longer begins as it did, nobody's consent stands; each request tries again.
+longer begins as it did, nobody's consent stands; each request tries again. Nor does a clock that
+was set back revive what has expired: no time before the log's newest entry is judged at.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class ConsentGate:
 
     Args:
         home: The region's home.
-        clock_ms: Gives the time at which expiry is judged.
+        clock_ms: Gives the time at which expiry is judged, unless the log is ahead of it.
 
     Raises:
         InputError: The region has no log, or no storage key.
@@ -109,7 +110,7 @@ class ConsentGate:
             if sid is None:
                 return Judgement(None, "unknown-customer", size)
             subject = records.state.consents.state_of(
-                sid, RECOMMENDATIONS, self._clock_ms(), notice_grace_s=records.notice_grace_s
+                sid, RECOMMENDATIONS, self._at_ms(records), notice_grace_s=records.notice_grace_s
             )
             if not subject.in_force:
                 return Judgement(None, "no-consent", size, ended=sid)
@@ -133,7 +134,7 @@ class ConsentGate:
                 self._note(error)
                 return False
             return records.state.consents.state_of(
-                sid, RECOMMENDATIONS, self._clock_ms(), notice_grace_s=records.notice_grace_s
+                sid, RECOMMENDATIONS, self._at_ms(records), notice_grace_s=records.notice_grace_s
             ).in_force
 
     def eligible(self) -> EligibleCustomers:
@@ -154,7 +155,7 @@ class ConsentGate:
         return EligibleCustomers.from_replay(
             records.state.consents,
             RECOMMENDATIONS,
-            self._clock_ms(),
+            self._at_ms(records),
             size,
             pseudonyms,
             notice_grace_s=records.notice_grace_s,
@@ -211,7 +212,7 @@ class ConsentGate:
         if records.log.follow() or records.state.size != records.log.size:
             self._check_head(records.log, records.note_keys)
             records.state.refresh()
-            self._seen = (records.log.size, records.log.root)
+            self._see(records.log)
 
     def _open(self) -> _Records:
         registry = self._home.read_registry()
@@ -235,10 +236,23 @@ class ConsentGate:
             subjects = stack.enter_context(
                 open_subject_keys(self._home.subjects, self._home.stored_key)
             )
-            self._seen = (log.size, log.root)
+            self._see(log)
             return _Records(
                 log, state, subjects, keys, files, registry.head_sha256, stack.pop_all()
             )
+
+    def _see(self, log: AuditLog) -> None:
+        """Remembers the longest log that was found.
+
+        What a refresh opens beside the one in use may be behind it by the time it is read.
+        """
+        with self._lock:
+            if log.size > self._seen[0]:
+                self._seen = (log.size, log.root)
+
+    def _at_ms(self, records: _Records) -> int:
+        """Now, but never before the log's newest entry: by then its time had come."""
+        return max(self._clock_ms(), records.state.newest_ms)
 
     def _check_head(self, log: AuditLog, keys: tuple[NoteKey, ...]) -> None:
         """Requires that the log's own key has signed what it has come to."""

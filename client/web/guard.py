@@ -102,7 +102,7 @@ class Guard:
             refused = self._refuse(Request(scope), refusal.problem.code, headers)
             await refused(scope, receive, answer.unless_started)
         # The last frame: whatever it is, who asked gets no traceback, and the log has it.
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             log.error("a request failed: %s", route_of(scope), exc_info=error)
             refused = self._refuse(Request(scope), INTERNAL.code, {})
             await refused(scope, receive, answer.unless_started)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
+import apsw
 import pytest
 
 from client.consent_service.registrar import Choice
 from client.engine.home import RegionHome
+from client.engine.incidents import incident_record
+from client.engine.subjects import SubjectKeys
+from client.recommend import consent_gate
 from client.recommend.consent_gate import ConsentGate
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -88,6 +93,30 @@ def test_consent_expires_without_anyone_writing(home: RegionHome) -> None:
     gate.close()
 
 
+def test_a_clock_that_was_set_back_revives_nothing(home: RegionHome) -> None:
+    """The log has an entry from after the consents had expired: that time has come."""
+    at_ms = [now_ms()]
+    gate = ConsentGate(home, clock_ms=lambda: at_ms[0])
+    sid = gate.judge("ada").sid
+    assert sid is not None
+    late_ms = now_ms() + 31 * DAY_MS
+    with AuditLog.open(home.log, origin=home.origin, signer=home.signer("log")) as log:
+        record = incident_record(
+            run="",
+            server_round=0,
+            region=home.region,
+            reason="malformed-request",
+            detail="none",
+            time_ms=late_ms,
+        )
+        log.append([make_entry(record, home.signer("trainer"))])
+    at_ms[0] -= DAY_MS
+    assert gate.judge("ada").refused == "no-consent"
+    assert not gate.stands(sid)
+    assert gate.eligible().customer_refs == frozenset()
+    gate.close()
+
+
 def test_a_log_that_does_not_verify_closes_the_gate(
     home: RegionHome, gate: ConsentGate, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -120,9 +149,36 @@ def test_a_log_that_was_set_back_closes_the_gate(home: RegionHome, gate: Consent
     assert (judged.refused, judged.consent_size) == ("consents-unreadable", 0)
 
 
+def test_what_was_seen_while_another_was_opened_is_not_forgotten(
+    home: RegionHome, gate: ConsentGate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refresh opens the log beside the one in use, which is asked and goes on meanwhile."""
+    older = home.root / "older.sqlite"
+    _copy(home.log, older)
+    opened = consent_gate.open_subject_keys
+
+    def meanwhile(path: Path, key: Path) -> SubjectKeys:
+        monkeypatch.setattr(consent_gate, "open_subject_keys", opened)
+        withdraw(home, "ada")
+        assert gate.judge("ada").refused == "no-consent"
+        return opened(path, key)
+
+    assert gate._records is not None
+    gate._records = replace(gate._records, registry="an older one")
+    monkeypatch.setattr(consent_gate, "open_subject_keys", meanwhile)
+    gate.refresh()
+    for path in home.root.glob("log.sqlite*"):
+        path.unlink()
+    shutil.copy(older, home.log)
+    assert gate.judge("ada").refused == "consents-unreadable"
+
+
 def _copy(source: Path, target: Path) -> None:
-    with sqlite3.connect(source) as one, sqlite3.connect(target) as other:
-        one.backup(other)
+    # By the library that the log is open in: another one's locks end all of this process's.
+    with closing(apsw.Connection(str(source))) as one, closing(apsw.Connection(str(target))) as two:
+        with two.backup("main", one, "main") as copying:
+            copying.step(-1)
+        two.pragma("journal_mode", "delete")
 
 
 def test_a_log_that_is_gone_closes_the_gate_until_it_is_back(
