@@ -323,6 +323,16 @@ def test_it_is_booked_on_its_own_purpose_and_model(federation: Federation) -> No
             region.engine.answer(query.permit_id, ASKED[0])
 
 
+def test_another_catalogue_is_refused_before_anything_is_paid(
+    federation: Federation, region: OpenRegion
+) -> None:
+    query = signed(region, federation[1], catalogue="c" * 64)
+    with pytest.raises(PolicyError, match="query's catalogue"):
+        region.engine.answer(query.permit_id, ASKED[0])
+    assert region.engine.ledger.charges == ()
+    assert kinds(region.engine.log)[-1] == "query"
+
+
 def test_what_is_asked_must_be_what_was_signed(federation: Federation, region: OpenRegion) -> None:
     query = signed(region, federation[1])
     for other in (
