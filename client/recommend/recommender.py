@@ -112,8 +112,12 @@ class Recommender:
         settings = settings or RecommendSettings.read(home)
         gate = ConsentGate(home, clock_ms=clock_ms)
         try:
-            served = load_served(home, settings, gate.eligible(), now_ms=clock_ms())
-            return cls(home, settings, gate, served, clock_ms=clock_ms)
+            eligible = gate.eligible()
+            served = load_served(home, settings, eligible, now_ms=clock_ms())
+            recommender = cls(home, settings, gate, served, clock_ms=clock_ms)
+            # Who withdrew or was erased while nobody served is not kept until the first refresh.
+            recommender._forget_others(eligible)
+            return recommender
         except BaseException:
             gate.close()
             raise

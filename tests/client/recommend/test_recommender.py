@@ -604,6 +604,19 @@ def test_a_refresh_takes_out_the_exposures_of_whoever_withdrew(home: RegionHome)
     recommender.close()
 
 
+def test_a_start_takes_out_the_exposures_of_whoever_withdrew_meanwhile(home: RegionHome) -> None:
+    recommender = opened(home, experiment(*HALVES))
+    ask(recommender, "ada")
+    ask(recommender, "bo")
+    recommender.close()
+    withdraw(home, "ada")
+    again = opened(home, experiment(*HALVES))
+    assert again._assignment is not None
+    kept = again._assignment.pseudonym(str(again.gate.judge("bo").sid))
+    assert [each.customer for each in exposures(again)] == [kept]
+    again.close()
+
+
 def test_a_refresh_without_an_experiment_takes_out_the_exposures_of_the_last(
     home: RegionHome,
 ) -> None:
