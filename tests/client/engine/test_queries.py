@@ -139,10 +139,10 @@ def test_a_query_that_spends_more_than_it_states_is_refused() -> None:
     for stated in ("0.99", "nan"):
         with pytest.raises(PolicyError):
             check_query(replace(made, epsilon=stated), policy(queries=names))
+    # Each part alone is within it.
+    less = tuple(replace(part, noise_multiplier="4.5") for part in made.parts)
     with pytest.raises(PolicyError, match="together, more than the 1 that it states"):
-        # Each part alone is within it.
-        less = [replace(part, noise_multiplier="4.5") for part in made.parts]
-        check_query(replace(made, parts=tuple(less)), policy(queries=names))
+        check_query(replace(made, parts=less), policy(queries=names))
     check_query(made, policy(queries=names))
 
 
