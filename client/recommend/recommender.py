@@ -160,7 +160,7 @@ class Recommender:
         answer = _answer(
             served, items, why, NO_VARIANT if arm is None else arm.name, judged.consent_size
         )
-        if arm is not None:
+        if arm is not None and not query.dry:
             self._expose(judged.sid, answer)
         return answer
 

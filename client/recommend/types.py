@@ -98,6 +98,8 @@ class Query:
         in_stock: The items that can be had; None if all can.
         new_only: Whether to leave out what the customer has bought before.
         diversity: 0 for the best scores alone, up to 1 for a list spread over categories.
+        dry: Whether only the operator looks at the list: as the customer is not shown it, it is no
+            exposure of an experiment.
     """
 
     customer: str | None
@@ -107,6 +109,7 @@ class Query:
     in_stock: frozenset[str] | None = None
     new_only: bool = False
     diversity: float = 0.0
+    dry: bool = False
 
     def __post_init__(self) -> None:
         require_places(self.k)

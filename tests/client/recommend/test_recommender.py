@@ -573,6 +573,16 @@ def test_each_customer_stays_in_an_arm_and_what_she_saw_is_logged(tmp_path: Path
     recommender.close()
 
 
+def test_what_only_the_operator_looks_at_is_no_exposure(home: RegionHome) -> None:
+    recommender = opened(home, experiment(*HALVES))
+    looked = recommender.recommend(Query("ada", dry=True))
+    assert exposures(recommender) == []
+    # It is what she is shown all the same.
+    assert recommender.recommend(Query("ada")) == looked
+    assert len(exposures(recommender)) == 1
+    recommender.close()
+
+
 def test_an_arm_may_leave_live_events_out(home: RegionHome) -> None:
     arms = ({"name": "a", "share": 0.5, "live": False}, {"name": "b", "share": 0.5, "live": False})
     recommender = opened(home, experiment(*arms))
