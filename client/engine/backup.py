@@ -207,7 +207,8 @@ def _plain_files(root: Path) -> list[str]:
 
 
 def _is_behind_link(root: Path, name: str) -> bool:
-    return any((root / each).is_symlink() for each in (name, *Path(name).parents[:-1]))
+    path = Path(name)
+    return any((root / each).is_symlink() for each in (path, *path.parents[:-1]))
 
 
 def _copy_database(source: Path, target: Path) -> None:
