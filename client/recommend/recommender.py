@@ -42,6 +42,7 @@ from client.recommend.types import (
     Query,
     Recommended,
     RecommenderClosedError,
+    RefreshRunningError,
     UnknownItemError,
     require_places,
 )
@@ -248,9 +249,15 @@ class Recommender:
 
         Raises:
             InputError, StorageError, VerificationError: As `open`.
+            RefreshRunningError: Another one is running; it is not waited for, as of a large region
+                it takes minutes.
         """
         self._require_open()
-        with self._refreshing:
+        if not self._refreshing.acquire(blocking=False):
+            raise RefreshRunningError(
+                "A refresh is running.", remedy="Ask again when it is through, if need be."
+            )
+        try:
             self.gate.refresh()
             eligible = self.gate.eligible()
             self._forget_others(eligible)
@@ -261,6 +268,8 @@ class Recommender:
                 now_ms=self._clock_ms(),
                 before=self._served,
             )
+        finally:
+            self._refreshing.release()
 
     def close(self) -> None:
         """Closes files; later calls raise `RecommenderClosedError`. A second time does nothing."""

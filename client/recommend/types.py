@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-from common.errors import InputError
+from common.errors import FedprefError, InputError
 
 #: The longest list that is made for one request; longer ones are a batch's work.
 MAX_K = 1000
@@ -60,6 +60,10 @@ class UnknownItemError(InputError):
 
 class RecommenderClosedError(InputError):
     """A question to a recommender that has been closed."""
+
+
+class RefreshRunningError(FedprefError):
+    """A refresh that is asked for while one is running."""
 
 
 @dataclass(frozen=True)
@@ -283,6 +287,9 @@ class Recommends(Protocol):
         """Reads the store's rows, the published model and local releases anew.
 
         Consents need no refresh: they are looked up at every request.
+
+        Raises:
+            RefreshRunningError: Another one is running; it is not waited for.
         """
         ...
 

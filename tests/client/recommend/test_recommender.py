@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import pytest
 
 from client.consent_service.registrar import Choice
 from client.engine.home import RegionHome
+from client.recommend import recommender as recommender_module
 from client.recommend.exposure import Exposure, ExposureLog
 from client.recommend.recommender import Recommender
 from client.recommend.release import MODEL_NAME, release_folder
+from client.recommend.served import Served
 from client.recommend.settings import RecommendSettings
 from client.recommend.types import (
     MAX_K,
@@ -28,6 +31,7 @@ from client.recommend.types import (
     Recommended,
     RecommenderClosedError,
     Recommends,
+    RefreshRunningError,
     Scene,
     UnknownItemError,
 )
@@ -611,6 +615,34 @@ def test_a_refresh_takes_out_the_exposures_of_whoever_withdrew(home: RegionHome)
     bo = recommender.gate.judge("bo").sid
     assert recommender._assignment is not None
     assert left.customer == recommender._assignment.pseudonym(str(bo))
+    recommender.close()
+
+
+def test_a_refresh_does_not_wait_for_another(
+    home: RegionHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = opened(home)
+    begun, go_on = threading.Event(), threading.Event()
+    load = recommender_module.load_served
+
+    def slow(*args: Any, **options: Any) -> Served:
+        begun.set()
+        assert go_on.wait(60)
+        return load(*args, **options)
+
+    monkeypatch.setattr(recommender_module, "load_served", slow)
+    with ThreadPoolExecutor(2) as others:
+        running = others.submit(recommender.refresh)
+        try:
+            assert begun.wait(60)
+            waited = others.submit(recommender.refresh)
+            with pytest.raises(RefreshRunningError):
+                waited.result(timeout=30)
+        finally:
+            go_on.set()
+        running.result(timeout=60)
+    # The one that is through leaves the way free.
+    recommender.refresh()
     recommender.close()
 
 
