@@ -37,7 +37,7 @@ from common.timestamps import parse_time
 from common.validate import DECIMAL
 
 # A plan's mechanisms may miss its ε by the rounding of decimal strings, not by more.
-_EPSILON_SLACK = 1e-9
+EPSILON_SLACK = 1e-9
 # Rounding to a grid of γ = σ/4 after noise adds γ²/12 to a variance of σ²: half a percent.
 _COARSEST_GRID = 1 / 4
 #: The largest vocabulary of ``gram``: its eigenvectors take a minute or so, its pairs 34 MB.
@@ -377,7 +377,7 @@ class RunPlan(BaseModel):
         except InputError as error:
             raise ValueError(error.message) from error
         _require(
-            spent <= float(self.epsilon) * (1 + _EPSILON_SLACK),
+            spent <= float(self.epsilon) * (1 + EPSILON_SLACK),
             f"the mechanisms spend ε = {spent:.6f}, more than the plan states",
         )
 

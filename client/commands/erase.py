@@ -21,7 +21,11 @@ What you must do now:
 1. Replace the copy of the storage key that you keep elsewhere by {storage_key}, and destroy the \
 older copy. Backups of the subjects' table from before this erasure can then be opened by nobody.
 2. Make a new backup: the older ones cannot bring the other customers' keys back any more.
-3. Erase the person's purchases in the region's store, and any receipt or export kept for them.
+3. Erase the person's purchases in the region's store, and any receipt or export kept for them; \
+and write the files of fedpref-region recommend batch anew, wherever they were copied.
+4. If the region serves recommendations: what an experiment showed this person is in \
+{exposures}, under a pseudonym of its own, until the recommender's next refresh or start: start \
+it once, fedpref-region recommend check does.
 What the engine keeps of the store is unreadable from now on, and is read anew from it."""
 
 
@@ -72,7 +76,11 @@ def describe(region: RegionHome, erasure: Erasure) -> str:
             f"They were in {erasure.rounds} training round(s) of {', '.join(erasure.runs)}; what "
             "was learnt there stays in those models: erasing is not unlearning."
         )
+    from client.recommend.exposure import FILE_NAME
+    from client.recommend.settings import recommend_folder
+
     left = LEFT_TO_DO.format(
+        exposures=recommend_folder(region).resolve() / FILE_NAME,
         records="the records" if erasure.resumed else f"{erasure.records} record(s)",
         rounds=rounds,
         storage_key=region.stored_key.resolve(),

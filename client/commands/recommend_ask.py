@@ -80,6 +80,7 @@ def ask(
         in_stock=stock_of(in_stock),
         new_only=new_only,
         diversity=diversity,
+        dry=True,
     )
     about = similar or also_bought
     with closing(open_recommender(home)) as recommender:

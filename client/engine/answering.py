@@ -184,16 +184,16 @@ class QueryAnswering:
         self, query: Query, part: QueryPart, statistic: Statistic
     ) -> tuple[SealedAnswer, ConsentSnapshot]:
         parts, start_ms = self._parts, self._parts.clock_ms()
-        # What is wrong with the store is found before anything is paid.
-        parts.data.checked_transactions()
         snapshot = self._snapshot(query, start_ms)
+        # What is wrong with the store or its catalogue is found before anything is paid.
+        purchases = parts.data.consented(snapshot.eligible, query.catalogue)
         charge = parts.charging.charge_query(query, part)
         reach(AnswerPoint.ANSWER_CHARGED)
         spending = parts.ledger.spending(query.run, charge.request.year, upto_seq=charge.seq)
         parts.observer.charged(spending.year, spending.cap)
         with TRAINING_TURN:
             values = noisy_sum(
-                parts.data.consented(snapshot.eligible, query.catalogue),
+                purchases,
                 statistic,
                 start_ms=query.start_ms,
                 end_ms=query.end_ms,

@@ -33,8 +33,17 @@ MANIFEST = "backup.json"
 #: The home's databases, in the order in which they are copied.
 DATABASES = ("log.sqlite", "ledger.sqlite", "subjects.sqlite", "witness.sqlite")
 #: Single files of the home, if they are there.
-FILES = ("home.json", "policy.json", "consent-form.json", "consent.toml", "notice.json")
-FOLDERS = ("seals", "permits", "queries", "registry")
+FILES = (
+    "home.json",
+    "policy.json",
+    "consent-form.json",
+    "consent.toml",
+    "notice.json",
+    # What draws an experiment's arms: it opens and signs nothing, and without it they are others.
+    "recommend/experiment.key",
+)
+#: Folders whose files are copied, though not those of folders in them.
+FOLDERS = ("seals", "permits", "queries", "registry", "recommend/local")
 
 _VERSION = "fedpref-backup/1"
 _FIELDS = frozenset({"v", "federation", "region", "made_at", "log", "ledger", "files"})
@@ -107,7 +116,7 @@ def _make(home: RegionHome, destination: Path) -> Backup:
             if (home.root / name).is_file():
                 _copy_database(home.root / name, destination / name)
         for name in _plain_files(home.root):
-            (destination / name).parent.mkdir(mode=0o700, exist_ok=True)
+            make_folder_of(destination, name)
             write_durably(destination / name, (home.root / name).read_bytes())
     except OSError as error:
         raise StorageError(
@@ -166,7 +175,7 @@ def _parse(folder: Path, data: bytes) -> Backup:
         raise FormatError(f"It is no {_VERSION}.")
     known = {*DATABASES, *FILES}
     for name in files:
-        folder_name, _, rest = name.partition("/")
+        folder_name, _, rest = name.rpartition("/")
         if name not in known and (folder_name not in FOLDERS or not _is_plain_name(rest)):
             raise FormatError("It lists a file that no backup has.")
     return Backup(
@@ -188,13 +197,18 @@ def _plain_files(root: Path) -> list[str]:
     """The paths of the files that are copied as they are; nothing behind a link."""
     names = [name for name in FILES if (root / name).is_file()]
     for folder in FOLDERS:
-        if (root / folder).is_dir() and not (root / folder).is_symlink():
+        if (root / folder).is_dir():
             names += sorted(
                 f"{folder}/{path.name}"
                 for path in (root / folder).iterdir()
                 if path.is_file() and _is_plain_name(path.name)
             )
-    return [name for name in names if not (root / name).is_symlink()]
+    return [name for name in names if not _is_behind_link(root, name)]
+
+
+def _is_behind_link(root: Path, name: str) -> bool:
+    path = Path(name)
+    return any((root / each).is_symlink() for each in (path, *path.parents[:-1]))
 
 
 def _copy_database(source: Path, target: Path) -> None:
@@ -223,6 +237,12 @@ def _copy_database(source: Path, target: Path) -> None:
             f"The database {source} cannot be copied: {error}.",
             remedy="Check the disk's space, and whether the database is damaged.",
         ) from error
+
+
+def make_folder_of(root: Path, name: str) -> None:
+    """Makes the folders that a file of a home lies in, each its owner's alone."""
+    for folder in reversed(Path(name).parents):
+        (root / folder).mkdir(mode=0o700, exist_ok=True)
 
 
 def _describe(home: RegionHome, folder: Path) -> dict[str, JsonValue]:

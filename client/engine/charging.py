@@ -163,9 +163,12 @@ class Charging:
         Raises:
             BudgetError: The budget does not pay for the whole query.
             ClockError: The clock is behind the log's or the ledger's newest entry.
+            PolicyError: What was charged is another mechanism than the part.
             StorageError: The charge has paid for an answer already.
         """
         charge = self._ledger.find(query.run, part.number)
+        if charge is not None:
+            _require_same_mechanism(charge, query, part)
         if charge is not None and charge.request.charge_id in self._state.released:
             raise StorageError(
                 f"The answer to {part.name} of query {query.permit_id} is gone; the log has it.",
@@ -287,3 +290,21 @@ class Charging:
                     f"Run {request.run} was charged under another permit; a run has one permit.",
                     remedy="Begin a new run under the new permit.",
                 )
+
+
+def _require_same_mechanism(charge: Charge, query: Query, part: QueryPart) -> None:
+    """A charge pays for what it says: not for less noise, nor for another query."""
+    request = charge.request
+    said = {
+        "mechanism": (request.mechanism, part.name),
+        "noise_multiplier": (request.noise_multiplier, part.noise_multiplier),
+        "clipping_norm": (request.clipping_norm, part.clipping_norm),
+        "permit_id": (request.permit_id, query.permit_id),
+    }
+    differing = [name for name, (charged, asked) in said.items() if charged != asked]
+    if differing:
+        raise PolicyError(
+            f"Part {part.number} of query {query.permit_id} was charged with another "
+            f"{', '.join(differing)}.",
+            remedy="Ask anew: that is another query, with a charge of its own.",
+        )

@@ -181,6 +181,9 @@ class RegionData:
     def consented(self, eligible: EligibleCustomers, catalogue: str) -> Iterator[Purchases]:
         """The eligible customers' purchases as the store is now, part by part.
 
+        All that can be refused is refused by the call, before the first part is asked for: whoever
+        pays for what is computed of them calls this first.
+
         Args:
             eligible: The customers.
             catalogue: Digest of the catalogue that items must be numbers of.
@@ -197,8 +200,13 @@ class RegionData:
                 f"region's ({own[:12]}…).",
                 remedy="Ask anew under the region's public catalogue.",
             )
+        return self._consented_parts(self.checked_transactions(), eligible)
+
+    def _consented_parts(
+        self, checked: CheckedTransactions, eligible: EligibleCustomers
+    ) -> Iterator[Purchases]:
         try:
-            yield from filter_consented(self.checked_transactions(), eligible).parts()
+            yield from filter_consented(checked, eligible).parts()
         except DamagedRowsError:
             self._store.forget()
             raise

@@ -15,9 +15,10 @@ from typing import Literal
 from client.engine.policy import RegionPolicy
 from common.canonical_json import JsonValue
 from common.envelope import Envelope, verify_envelope
-from common.errors import FedprefError, FormatError, PolicyError
+from common.errors import FedprefError, FormatError, InputError, PolicyError
 from common.keys import Registry
 from common.parameters import ArraySpec
+from common.plan import EPSILON_SLACK, epsilon_bound
 from common.privacy import GaussianEvent
 from common.timestamps import format_time, parse_time
 
@@ -195,6 +196,22 @@ def check_query(query: Query, policy: RegionPolicy) -> None:
         epsilon=query.epsilon,
         delta=query.delta,
     )
+    _require_epsilon(query)
+
+
+def _require_epsilon(query: Query) -> None:
+    """Checks what a query says it spends: its budget and its readers take it at its word."""
+    try:
+        spent = epsilon_bound(tuple(part.event for part in query.parts), float(query.delta))
+    except InputError as error:
+        raise PolicyError(f"{query.region}: the query's noise: {error.message}") from error
+    # Written so that a NaN is refused too.
+    if not spent <= float(query.epsilon) * (1 + EPSILON_SLACK):
+        raise PolicyError(
+            f"{query.region}: the parts of query {query.permit_id} spend ε = {spent:.6f} together, "
+            f"more than the {query.epsilon} that it states.",
+            remedy="Ask anew: the noise is calibrated to the ε that is asked for.",
+        )
 
 
 def open_query(

@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from client.engine.backup import FOLDERS, Backup, read_backup
+from client.engine.backup import FILES, FOLDERS, Backup, make_folder_of, read_backup
 from client.engine.charges import ChargeRequest
 from client.engine.home import RegionHome, read_registry
 from client.engine.ledger import open_ledger
@@ -249,13 +249,13 @@ class _Restoration:
             damaged = folder == "seals" and target.is_file() and not is_whole_seal(target)
             if name.endswith(".sqlite") or (target.exists() and not damaged):
                 continue
-            target.parent.mkdir(mode=0o700, exist_ok=True)
+            make_folder_of(self._home.root, name)
             mode = 0o644 if folder == "registry" else 0o600
             write_durably(target, self._backup.path(name).read_bytes(), mode=mode)
             restored.append(name)
         for part in (*FOLDERS, "settings"):
             count = sum(
-                name.startswith(f"{part}/") or (part == "settings" and "/" not in name)
+                name.startswith(f"{part}/") or (part == "settings" and name in FILES)
                 for name in restored
             )
             if count:

@@ -21,7 +21,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from client.recommend.problems import NOT_ADMITTED, PROBLEMS, UNAVAILABLE
+from client.recommend.problems import NOT_ADMITTED, PROBLEMS, REFRESH_RUNNING, UNAVAILABLE
 from client.recommend.records import answer_record, item_records
 from client.recommend.types import (
     MAX_ITEMS_NAMED,
@@ -33,6 +33,7 @@ from client.recommend.types import (
     Query,
     ReasonCode,
     Recommends,
+    RefreshRunningError,
     Scene,
     require_reference,
 )
@@ -350,11 +351,16 @@ async def read_model(serving: ServingOf) -> ModelAnswer:
     )
 
 
-@router.post("/refresh", responses=_refusals())
+@router.post("/refresh", responses=_refusals("refresh-running"))
 def refresh(serving: ServingOf) -> ModelAnswer:
-    """Reads the store and the published model anew; others are answered meanwhile."""
+    """Reads the store and the published model anew; others are answered meanwhile.
+
+    It answers when that is done, or at once if one is running already: it is not waited for.
+    """
     try:
         serving.recommender.refresh()
+    except RefreshRunningError as error:
+        raise RefusedError(REFRESH_RUNNING) from error
     except InputError as error:
         # It names a file of the region's: for the operator, not for whoever asked.
         _log.error("the recommender cannot be refreshed: %s", error)

@@ -22,6 +22,12 @@ UNKNOWN_ITEM = Problem(
     "The catalogue has no such item or category.",
     "Send references as the region's catalogue has them.",
 )
+REFRESH_RUNNING = Problem(
+    "refresh-running",
+    409,
+    "Store and model are being read anew already.",
+    "Ask again in a while if what changed since is to be taken in, too.",
+)
 UNAVAILABLE = Problem(
     "unavailable",
     503,
@@ -30,4 +36,6 @@ UNAVAILABLE = Problem(
     " check.",
 )
 
-PROBLEMS = by_code((*COMMON, NOT_ADMITTED, NOT_SIGNED_IN, UNKNOWN_ITEM, UNAVAILABLE))
+PROBLEMS = by_code(
+    (*COMMON, NOT_ADMITTED, NOT_SIGNED_IN, UNKNOWN_ITEM, REFRESH_RUNNING, UNAVAILABLE)
+)

@@ -42,6 +42,7 @@ from client.recommend.types import (
     Query,
     Recommended,
     RecommenderClosedError,
+    RefreshRunningError,
     UnknownItemError,
     require_places,
 )
@@ -112,8 +113,12 @@ class Recommender:
         settings = settings or RecommendSettings.read(home)
         gate = ConsentGate(home, clock_ms=clock_ms)
         try:
-            served = load_served(home, settings, gate.eligible(), now_ms=clock_ms())
-            return cls(home, settings, gate, served, clock_ms=clock_ms)
+            eligible = gate.eligible()
+            served = load_served(home, settings, eligible, now_ms=clock_ms())
+            recommender = cls(home, settings, gate, served, clock_ms=clock_ms)
+            # Who withdrew or was erased while nobody served is not kept until the first refresh.
+            recommender._forget_others(eligible)
+            return recommender
         except BaseException:
             gate.close()
             raise
@@ -156,7 +161,7 @@ class Recommender:
         answer = _answer(
             served, items, why, NO_VARIANT if arm is None else arm.name, judged.consent_size
         )
-        if arm is not None:
+        if arm is not None and not query.dry:
             self._expose(judged.sid, answer)
         return answer
 
@@ -244,9 +249,15 @@ class Recommender:
 
         Raises:
             InputError, StorageError, VerificationError: As `open`.
+            RefreshRunningError: Another one is running; it is not waited for, as of a large region
+                it takes minutes.
         """
         self._require_open()
-        with self._refreshing:
+        if not self._refreshing.acquire(blocking=False):
+            raise RefreshRunningError(
+                "A refresh is running.", remedy="Ask again when it is through, if need be."
+            )
+        try:
             self.gate.refresh()
             eligible = self.gate.eligible()
             self._forget_others(eligible)
@@ -257,6 +268,8 @@ class Recommender:
                 now_ms=self._clock_ms(),
                 before=self._served,
             )
+        finally:
+            self._refreshing.release()
 
     def close(self) -> None:
         """Closes files; later calls raise `RecommenderClosedError`. A second time does nothing."""

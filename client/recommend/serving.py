@@ -23,7 +23,7 @@ from client.recommend.config import (
 )
 from client.recommend.settings import RecommendSettings
 from client.recommend.try_page import PATH, TryPage
-from client.recommend.types import Recommends
+from client.recommend.types import Recommends, RefreshRunningError
 from client.web.serving import listening, make_server
 from common.catalogue import Catalogue
 from common.engine_socket import listen_on
@@ -174,6 +174,9 @@ def _refreshing(recommender: Recommends, *, every_s: int) -> Iterator[None]:
             try:
                 recommender.refresh()
                 _settle()
+            except RefreshRunningError:
+                # Someone asked for one: it takes in the same.
+                continue
             except FedprefError as error:
                 # What was served goes on being served; `recommend check` says what is wrong.
                 _log.error("the recommender cannot be refreshed: %s", error)

@@ -74,6 +74,7 @@ class Looking:
             scene=self.scene,
             new_only=self.new_only,
             diversity=float(self.diversity),
+            dry=True,
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-from common.errors import InputError
+from common.errors import FedprefError, InputError
 
 #: The longest list that is made for one request; longer ones are a batch's work.
 MAX_K = 1000
@@ -62,6 +62,10 @@ class RecommenderClosedError(InputError):
     """A question to a recommender that has been closed."""
 
 
+class RefreshRunningError(FedprefError):
+    """A refresh that is asked for while one is running."""
+
+
 @dataclass(frozen=True)
 class Scene:
     """When and where a recommendation is shown; None stands for any.
@@ -98,6 +102,8 @@ class Query:
         in_stock: The items that can be had; None if all can.
         new_only: Whether to leave out what the customer has bought before.
         diversity: 0 for the best scores alone, up to 1 for a list spread over categories.
+        dry: Whether only the operator looks at the list: as the customer is not shown it, it is no
+            exposure of an experiment.
     """
 
     customer: str | None
@@ -107,6 +113,7 @@ class Query:
     in_stock: frozenset[str] | None = None
     new_only: bool = False
     diversity: float = 0.0
+    dry: bool = False
 
     def __post_init__(self) -> None:
         require_places(self.k)
@@ -280,6 +287,9 @@ class Recommends(Protocol):
         """Reads the store's rows, the published model and local releases anew.
 
         Consents need no refresh: they are looked up at every request.
+
+        Raises:
+            RefreshRunningError: Another one is running; it is not waited for.
         """
         ...
 

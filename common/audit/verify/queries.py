@@ -44,6 +44,7 @@ class _RegionQueries:
         self._charges: dict[str, Entry] = {}
         self._answered: set[tuple[str, int]] = set()
         self._paid: set[str] = set()
+        self._all_paid = True
         self._of_rounds: set[str] = set()
         self._of_answers: set[str] = set()
         self._later_charges = {each.text("charge_id") for each in replay.of_kind("charge")}
@@ -94,7 +95,7 @@ class _RegionQueries:
         if name in self._answered:
             self._fail("answer-repeated", entry, "The same part of its query was answered before.")
         self._answered.add(name)
-        self._check_paid(entry)
+        self._all_paid &= self._check_paid(entry)
         query = self._queries.get(entry.text("permit_id"))
         if query is None:
             return  # Completeness reports it.
@@ -142,14 +143,17 @@ class _RegionQueries:
                 "someone in it did.",
             )
 
-    def _check_paid(self, entry: Entry) -> None:
+    def _check_paid(self, entry: Entry) -> bool:
+        """Whether a charge of the log, made before it and of what it says, paid for it alone."""
         charge_id, dp = entry.text("charge_id"), entry.part("dp")
         charge = self._charges.get(charge_id)
         if charge is None:
             if charge_id in self._later_charges:
                 self._fail("charge-after", entry, "Its charge was logged after it.", step=BUDGET)
-            return  # A charge that is nowhere is for completeness to report.
+            return False  # A charge that is nowhere is for completeness to report.
+        paid = True
         if charge_id in self._paid:
+            paid = False
             self._fail("charge-reused", entry, "Its charge has paid for another.", step=BUDGET)
         self._paid.add(charge_id)
         same = ("run", "round", "attempt", "mechanism", "permit_id")
@@ -158,10 +162,13 @@ class _RegionQueries:
         if (dp["mode"], dp["share_stddev"]) != ("local", None):
             differing.append("noise")
         if differing:
+            paid = False
             message = f"Its {', '.join(differing)} is not its charge's."
             self._fail("answer-charge", entry, message, step=BUDGET)
         if entry.time_ms("end") + CLOCK_TOLERANCE_MS < charge.time_ms("time"):
+            paid = False
             self._fail("clock-rollback", entry, "It ended before it was charged.")
+        return paid
 
     def _check_arrays(self, entry: Entry, query: Entry) -> None:
         arrays = entry.parts("arrays")
@@ -185,10 +192,11 @@ class _RegionQueries:
 
     def _note_answers(self) -> None:
         answers = sum(1 for _ in self._replay.of_kind("answer"))
-        if answers:
+        if answers and self._all_paid:
+            # No more than a log can show: not where the values went.
             self._evidence.findings.note(
-                f"{self._replay.party} answered {answers} parts of queries for its own use: each "
-                "was charged, and nothing of them left the region."
+                f"{self._replay.party} answered {answers} parts of queries: by its signed log each "
+                "was charged, and by its queries the answers are for its own use."
             )
 
 

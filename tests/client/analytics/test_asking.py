@@ -27,7 +27,7 @@ from common.catalogue import Catalogue
 from common.consent import FEDERATED_ANALYTICS, FEDERATED_TRAINING
 from common.envelope import Envelope
 from common.errors import BudgetError, ConsentError, InputError, PolicyError
-from common.failpoints import Point
+from common.failpoints import AnswerPoint
 from common.parameters import arrays_digest
 from common.registry_install import registry_envelopes
 from common.timestamps import now_ms
@@ -209,7 +209,7 @@ def test_interrupted_it_goes_on_and_charges_nothing_twice(
     federation: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def kill(at: failpoints.AnyPoint) -> None:
-        if at == Point.SEALED:
+        if at == AnswerPoint.ANSWER_SEALED:
             raise KilledError
 
     with reopened(federation) as region:

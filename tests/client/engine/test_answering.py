@@ -211,6 +211,31 @@ def test_a_damaged_answer_is_not_replaced(federation: Federation, region: OpenRe
         region.engine.answer(query.permit_id, ASKED[0])
 
 
+def test_a_charge_pays_for_nothing_but_what_it_was_made_for(
+    federation: Federation, region: OpenRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    query = signed(region, federation[1])
+    with killed_at(AnswerPoint.ANSWER_CHARGED, monkeypatch):
+        region.engine.answer(query.permit_id, ASKED[0])
+    charging, part = region.engine.queries._parts.charging, query.parts[0]
+    for name, other in (
+        ("mechanism", replace(part, name="others")),
+        ("noise_multiplier", replace(part, noise_multiplier="1.5")),
+        ("clipping_norm", replace(part, clipping_norm="2")),
+    ):
+        with pytest.raises(PolicyError, match=f"was charged with another {name}"):
+            charging.charge_query(query, other)
+    # Its run is a query's id; a ledger is only a file.
+    (found,) = region.engine.ledger.charges
+    another = replace(found, request=replace(found.request, permit_id="another"))
+    monkeypatch.setattr(region.engine.ledger, "find", lambda *_: another)
+    with pytest.raises(PolicyError, match="was charged with another permit_id"):
+        charging.charge_query(query, part)
+    monkeypatch.undo()
+    region.engine.answer(query.permit_id, ASKED[0])
+    assert len(region.engine.ledger.charges) == 1
+
+
 # -- consents --------------------------------------------------------------------------------------
 
 
@@ -321,6 +346,16 @@ def test_it_is_booked_on_its_own_purpose_and_model(federation: Federation) -> No
         query = signed(region, federation[1])
         with pytest.raises(BudgetError, match="for purpose dpv:ProvideProductRecommendations"):
             region.engine.answer(query.permit_id, ASKED[0])
+
+
+def test_another_catalogue_is_refused_before_anything_is_paid(
+    federation: Federation, region: OpenRegion
+) -> None:
+    query = signed(region, federation[1], catalogue="c" * 64)
+    with pytest.raises(PolicyError, match="query's catalogue"):
+        region.engine.answer(query.permit_id, ASKED[0])
+    assert region.engine.ledger.charges == ()
+    assert kinds(region.engine.log)[-1] == "query"
 
 
 def test_what_is_asked_must_be_what_was_signed(federation: Federation, region: OpenRegion) -> None:

@@ -27,6 +27,9 @@ from client.engine.ledger_store import read_charges
 from client.engine.restore import KEPT, MADE, RESTORED, Outcome, RestoreOptions, restore
 from client.engine.seal import Seal, SealStore
 from client.engine.spending import EpsilonCaps
+from client.recommend.experiment import experiment_key
+from client.recommend.local_release import local_path
+from client.recommend.settings import recommend_folder
 from common.audit.checkpoint import Checkpoint, add_cosignature, sign_note
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
@@ -569,6 +572,42 @@ def test_missing_files_come_back_and_present_ones_stay(home: RegionHome, tmp_pat
         assert seal.arrays["popularity"][0] == number
     assert (home.permits / "run-1.json").read_bytes() == b"{}"
     assert home.policy.read_bytes() == b"changed since"
+
+
+def test_what_the_recommender_cannot_make_again_comes_back(
+    home: RegionHome, tmp_path: Path
+) -> None:
+    """A region's own answers are paid for once; another key would draw every arm anew."""
+    key = experiment_key(home)
+    answer = local_path(home, "scenes")
+    answer.parent.mkdir()
+    answer.write_bytes(b"sealed")
+    (answer.parent / "within").mkdir()
+    (answer.parent / "within" / "more").write_bytes(b"no answer")
+    # What can be had again, or is of customers, stays out.
+    (recommend_folder(home) / "exposures.sqlite").write_bytes(b"exposures")
+    backup = make_backup(home, tmp_path / "backup")
+    assert {name for name in backup.files if name.startswith("recommend")} == {
+        "recommend/experiment.key",
+        "recommend/local/scenes.answer",
+    }
+    assert all(path.stat().st_mode & 0o077 == 0 for path in backup.folder.rglob("*"))
+    shutil.rmtree(recommend_folder(home))
+    found = restore(backup.folder, home.root, RestoreOptions())
+    assert outcomes(found)["recommend/local"] == outcomes(found)["settings"] == RESTORED
+    assert answer.read_bytes() == b"sealed"
+    assert experiment_key(home) == key
+    assert recommend_folder(home).stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("name", ["recommend", "recommend/local"])
+def test_nothing_behind_a_link_is_copied(home: RegionHome, tmp_path: Path, name: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "local").mkdir(parents=True)
+    (elsewhere / "local" / "scenes.answer").write_bytes(b"another's")
+    (home.root / name).parent.mkdir(exist_ok=True)
+    (home.root / name).symlink_to(elsewhere / name.removeprefix("recommend").strip("/"))
+    assert "recommend/local/scenes.answer" not in make_backup(home, tmp_path / "backup").files
 
 
 def kill_at(name: str) -> AbstractContextManager[object]:

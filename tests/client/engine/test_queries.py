@@ -130,6 +130,22 @@ def test_a_larger_delta_than_the_policys_is_refused() -> None:
         check_query(replace(query(), delta="0.1"), policy())
 
 
+def test_a_query_that_spends_more_than_it_states_is_refused() -> None:
+    names = {"counts": "2", "others": "2"}
+    asked = [Counts(size=8, name=name) for name in names]
+    made = make_query(
+        draft(statistics=asked), policy(queries=names), issued_at_ms=0, valid_for_s=60
+    )
+    for stated in ("0.99", "nan"):
+        with pytest.raises(PolicyError):
+            check_query(replace(made, epsilon=stated), policy(queries=names))
+    # Each part alone is within it.
+    less = tuple(replace(part, noise_multiplier="4.5") for part in made.parts)
+    with pytest.raises(PolicyError, match="together, more than the 1 that it states"):
+        check_query(replace(made, parts=less), policy(queries=names))
+    check_query(made, policy(queries=names))
+
+
 def test_somebody_elses_query_is_refused() -> None:
     with pytest.raises(PolicyError, match="its own queries"):
         check_query(replace(query(), requested_by="server"), policy())

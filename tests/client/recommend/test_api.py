@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from client.recommend import api
 from client.recommend.problems import PROBLEMS
-from client.recommend.types import MAX_K, NOT_PERSONAL, REASON_CODES, RecommenderClosedError
+from client.recommend.types import (
+    MAX_K,
+    NOT_PERSONAL,
+    REASON_CODES,
+    RecommenderClosedError,
+    RefreshRunningError,
+)
 from common.errors import FormatError, InputError, StorageError, VerificationError
 from tests.support.fake_recommender import MODEL
 from tests.support.recommender_service import TOKEN, URL, RecommenderService
@@ -304,6 +310,14 @@ def test_a_refresh_that_names_a_file_keeps_it_to_itself(
     assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
     assert "secret" not in answer.text
     assert "secret.csv" in caplog.text
+
+
+def test_a_refresh_while_one_is_running_is_answered_at_once(
+    http: TestClient, service: RecommenderService
+) -> None:
+    service.recommender.failure = RefreshRunningError("A refresh is running.")
+    answer = http.post("/api/v1/refresh")
+    assert (answer.status_code, answer.json()["code"]) == (409, "refresh-running")
 
 
 def test_a_score_that_is_no_number_is_never_sent(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ import pytest
 
 from client.consent_service.registrar import Choice
 from client.engine.home import RegionHome
+from client.recommend import recommender as recommender_module
 from client.recommend.exposure import Exposure, ExposureLog
 from client.recommend.recommender import Recommender
 from client.recommend.release import MODEL_NAME, release_folder
+from client.recommend.served import Served
 from client.recommend.settings import RecommendSettings
 from client.recommend.types import (
     MAX_K,
@@ -28,6 +31,7 @@ from client.recommend.types import (
     Recommended,
     RecommenderClosedError,
     Recommends,
+    RefreshRunningError,
     Scene,
     UnknownItemError,
 )
@@ -573,6 +577,16 @@ def test_each_customer_stays_in_an_arm_and_what_she_saw_is_logged(tmp_path: Path
     recommender.close()
 
 
+def test_what_only_the_operator_looks_at_is_no_exposure(home: RegionHome) -> None:
+    recommender = opened(home, experiment(*HALVES))
+    looked = recommender.recommend(Query("ada", dry=True))
+    assert exposures(recommender) == []
+    # It is what she is shown all the same.
+    assert recommender.recommend(Query("ada")) == looked
+    assert len(exposures(recommender)) == 1
+    recommender.close()
+
+
 def test_an_arm_may_leave_live_events_out(home: RegionHome) -> None:
     arms = ({"name": "a", "share": 0.5, "live": False}, {"name": "b", "share": 0.5, "live": False})
     recommender = opened(home, experiment(*arms))
@@ -602,6 +616,47 @@ def test_a_refresh_takes_out_the_exposures_of_whoever_withdrew(home: RegionHome)
     assert recommender._assignment is not None
     assert left.customer == recommender._assignment.pseudonym(str(bo))
     recommender.close()
+
+
+def test_a_refresh_does_not_wait_for_another(
+    home: RegionHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recommender = opened(home)
+    begun, go_on = threading.Event(), threading.Event()
+    load = recommender_module.load_served
+
+    def slow(*args: Any, **options: Any) -> Served:
+        begun.set()
+        assert go_on.wait(60)
+        return load(*args, **options)
+
+    monkeypatch.setattr(recommender_module, "load_served", slow)
+    with ThreadPoolExecutor(2) as others:
+        running = others.submit(recommender.refresh)
+        try:
+            assert begun.wait(60)
+            waited = others.submit(recommender.refresh)
+            with pytest.raises(RefreshRunningError):
+                waited.result(timeout=30)
+        finally:
+            go_on.set()
+        running.result(timeout=60)
+    # The one that is through leaves the way free.
+    recommender.refresh()
+    recommender.close()
+
+
+def test_a_start_takes_out_the_exposures_of_whoever_withdrew_meanwhile(home: RegionHome) -> None:
+    recommender = opened(home, experiment(*HALVES))
+    ask(recommender, "ada")
+    ask(recommender, "bo")
+    recommender.close()
+    withdraw(home, "ada")
+    again = opened(home, experiment(*HALVES))
+    assert again._assignment is not None
+    kept = again._assignment.pseudonym(str(again.gate.judge("bo").sid))
+    assert [each.customer for each in exposures(again)] == [kept]
+    again.close()
 
 
 def test_a_refresh_without_an_experiment_takes_out_the_exposures_of_the_last(

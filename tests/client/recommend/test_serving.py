@@ -18,6 +18,7 @@ from client.engine.home import RegionHome
 from client.recommend.config import access_token
 from client.recommend.serving import Place, serve_recommender
 from client.recommend.settings import RecommendSettings
+from client.recommend.types import RefreshRunningError
 from common.errors import InputError, StorageError, VerificationError
 from common.loopback import LoopbackAddress
 from tests.support.fake_recommender import CATALOGUE, FakeRecommender
@@ -157,7 +158,9 @@ def test_a_release_that_does_not_verify_is_not_served(home: RegionHome) -> None:
     assert said == []
 
 
-def test_store_and_model_are_read_anew_from_time_to_time(home: RegionHome) -> None:
+def test_store_and_model_are_read_anew_from_time_to_time(
+    home: RegionHome, capfd: pytest.CaptureFixture[str]
+) -> None:
     (home.root / "recommend").mkdir()
     (home.root / "recommend" / "service.toml").write_text("refresh_every_s = 1\n")
     asked: list[int] = []
@@ -171,6 +174,9 @@ def test_store_and_model_are_read_anew_from_time_to_time(home: RegionHome) -> No
             if len(asked) == 2:
                 # A defect must not end the thread: those who withdraw would stay.
                 raise RuntimeError("a defect")
+            if len(asked) == 3:
+                # A caller's is running.
+                raise RefreshRunningError("A refresh is running.")
             refreshed.set()
 
     refreshed = threading.Event()
@@ -182,5 +188,6 @@ def test_store_and_model_are_read_anew_from_time_to_time(home: RegionHome) -> No
             assert http.get(f"{url}/healthz").is_success
 
     served(home, Place(LoopbackAddress("127.0.0.1", 0)), use, recommender=Counting())
-    assert len(asked) >= 3
+    assert len(asked) >= 4
+    assert capfd.readouterr().err.count("cannot be refreshed") == 2
     assert gc.get_freeze_count() == 0

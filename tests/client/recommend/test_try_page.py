@@ -13,7 +13,7 @@ from httpx import Response
 
 import client.recommend
 from client.recommend.settings import RecommendSettings
-from client.recommend.try_page import COOKIE, TOLD
+from client.recommend.try_page import COOKIE, TOLD, Looking
 from client.recommend.try_view import FURTHEST
 from client.recommend.types import EVENT_KINDS, NOT_PERSONAL, REASON_CODES
 from client.web.language import DEFAULT, LANGUAGES
@@ -29,6 +29,10 @@ CATALOGUES = {
 
 
 BOUGHT_BEFORE = '<span class="reason">bought before</span>'
+
+
+def test_what_the_page_asks_for_is_no_exposure() -> None:
+    assert Looking(customer="ada").query().dry
 
 
 class Operator:
