@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from simulations.attack_demos.stock_flower import FLOWER
+from simulations.attack_demos.users import let_pass
 from simulations.deployment_attacks import on_flower, on_ours
 from simulations.deployment_attacks.accounts import require_users
 from simulations.deployment_attacks.our_federation import OurFederation, our_federation
@@ -118,6 +119,8 @@ def carry_out(names: Sequence[str], *, seed: int) -> Iterator[Shown]:
     require_users()
     attacks = [each for each in ATTACKS if each.name in names]
     with tempfile.TemporaryDirectory(prefix="fedpref-d") as work:
+        # Every program's folder lies in it, and they have users of their own.
+        let_pass(Path(work))
         flower = on_stock_flower(attacks, Path(work) / "flower", seed=seed)
         with our_federation(Path(work) / "ours", seed=seed) as ours:
             for each in attacks:

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from simulations.deployment_attacks import table
 from simulations.deployment_attacks.names import NAMES
 from simulations.deployment_attacks.outcome import Outcome
 from simulations.deployment_attacks.table import ATTACKS, DeploymentAttack, show_attacks
+from tests.support.shared_python import shared_scripts
 
 SIM = Path(sys.executable).parent / "fedpref-sim"
 
@@ -107,3 +109,20 @@ def test_json_is_all_that_is_printed(
     assert one["flower"]["succeeds"]
     assert not one["ours"]["succeeds"]
     assert one["ours"]["logged"] == "a log"
+
+
+@pytest.mark.slow
+def test_the_command_carries_attacks_out_on_deployments_that_it_sets_up() -> None:
+    with tempfile.TemporaryDirectory(prefix="fp-") as folder:
+        Path(folder).chmod(0o711)
+        scripts = shared_scripts(Path(folder))
+        done = subprocess.run(
+            [scripts / "fedpref-sim", "attack-deployment", "local-user", "--json"],
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (shown,) = json.loads(done.stdout)["attacks"]
+    assert shown["flower"]["succeeds"]
+    assert not shown["ours"]["succeeds"]
