@@ -54,7 +54,18 @@ class _FaultFile(apsw.VFSFile):
     ) -> None:
         super().__init__(_SYSTEM, name, flags)
         self._vfs = vfs
+        self._read_only = bool(flags[0] & apsw.SQLITE_OPEN_READONLY)
         self._path = Path(name.filename() if isinstance(name, apsw.URIFilename) else name or "")
+
+    def xLock(self, level: int) -> None:  # noqa: N802 - SQLite's name
+        try:
+            super().xLock(level)
+        except apsw.IOError as error:
+            if not self._read_only:
+                raise
+            # A reader that closes tries for the writer's lock, and SQLite does without; apsw would
+            # raise what its own file says of it.
+            raise apsw.BusyError("opened for reading") from error
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
         self._vfs.step("write", self._path)
