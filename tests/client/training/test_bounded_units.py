@@ -26,6 +26,8 @@ from tests.client.training.test_bounded_sums import SIZE, WINDOW, Counts, custom
 GRID, REGIONS = -10, 5
 QUANTISER = Quantiser(GRID, REGIONS)
 FALSE_ALARM = 1e-6
+# So many sums that nine tenths of the noise are seen with a certainty of the same kind.
+SUMS = 5
 ROWS = arrays(np.float64, (6, 9), elements=st.floats(-1e6, 1e6))
 
 
@@ -84,7 +86,11 @@ def test_leaving_one_customer_out_moves_it_by_no_more_than_the_sensitivity() -> 
 
 
 def summed(noise: SystemNoise, *, sigma: float = 4.0) -> npt.NDArray[np.float64]:
-    """The sum of five regions without customers, as the ring gives it."""
+    """Many sums of five regions without customers, as the ring gives them."""
+    return np.concatenate([_sum_of_regions(noise, sigma) for _ in range(SUMS)])
+
+
+def _sum_of_regions(noise: SystemNoise, sigma: float) -> npt.NDArray[np.float64]:
     total = np.zeros(SIZE, dtype=np.uint32)
     for _ in range(REGIONS):
         part = shared_sum(
@@ -104,8 +110,8 @@ def noise_ratio(drawn: npt.NDArray[np.float64]) -> float:
     """χ² of the noise, as a share of what is allowed."""
     stddev = math.ldexp(math.sqrt(share_for().variance), GRID)
     ratio = float(((drawn / stddev) ** 2).mean())
-    low = float(stats.chi2.ppf(FALSE_ALARM / 2, SIZE)) / SIZE
-    high = float(stats.chi2.isf(FALSE_ALARM / 2, SIZE)) / SIZE
+    low = float(stats.chi2.ppf(FALSE_ALARM / 2, len(drawn))) / len(drawn)
+    high = float(stats.chi2.isf(FALSE_ALARM / 2, len(drawn))) / len(drawn)
     return (1 - ratio) / (1 - low) if ratio < 1 else (ratio - 1) / (high - 1)
 
 

@@ -16,7 +16,8 @@ from common.audit.verify.records import (
     check_record,
 )
 from common.errors import FormatError
-from tests.support.bundle_builder import Federation, JsonRecord, record_of
+from tests.support.answered_bundle import answering
+from tests.support.bundle_builder import JsonRecord, record_of
 
 JSON = [None, True, False, -1, 0, 1, 2**53, "", "x", [], ["x"], [1], {}, {"x": 1}]
 DIGEST = "a" * 64
@@ -112,7 +113,7 @@ def _with(record: JsonRecord, path: tuple[Any, ...], value: Any) -> JsonRecord:
 
 
 def _honest_records() -> dict[str, JsonRecord]:
-    federation = Federation().run()
+    federation = answering().answer_all()
     entries = [entry for log in federation.logs.values() for entry in log]
     records = [record_of(entry) for entry in entries]
     found = {r["v"].removeprefix("fedpref-").removesuffix("/1"): r for r in records}
@@ -147,8 +148,14 @@ def check(label: str, record: JsonRecord) -> None:
 
 
 RECORDS = _honest_records()
-# What is inside of a policy is not the format's matter; its digest and its bounds are.
-OPEN = {("policy", "policy"), ("manifest", "files"), ("manifest", "artifacts")}
+# What is inside of a policy is not the format's matter; its digest and its bounds are. What a
+# question's own constants are is the question's.
+OPEN = {
+    ("policy", "policy"),
+    ("query", "parameters"),
+    ("manifest", "files"),
+    ("manifest", "artifacts"),
+}
 
 
 def test_every_kind_is_covered() -> None:
@@ -184,4 +191,4 @@ def test_no_field_may_be_missing_or_added(kind: str) -> None:
 
 def test_an_unknown_kind_is_refused() -> None:
     with pytest.raises(FormatError, match="not known"):
-        check_record("query", {"v": "fedpref-query/1"})
+        check_record("wish", {"v": "fedpref-wish/1"})
