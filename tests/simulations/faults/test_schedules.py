@@ -9,11 +9,12 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import pytest
 import torch
 
+from server import app
 from server.audit_trail import AuditTrail
 from server.checkpoint import CheckpointStore
 from server.rounds import OpenRound
@@ -72,8 +73,12 @@ def test_a_seed_gives_the_same_schedule_again(fuzzer: Fuzzer) -> None:
 
 @contextmanager
 def begun_anew() -> Iterator[None]:
-    """A coordinator that reads neither its log nor its checkpoint when it starts."""
+    """A coordinator that reads neither its log nor its checkpoint when it starts.
+
+    Nor does it write a model's card, which would count the rounds.
+    """
     with (
+        patch.object(app, "card_of", lambda _: Mock()),
         patch.object(AuditTrail, "_read_back", lambda *_: None),
         patch.object(CheckpointStore, "load", lambda *_: None),
     ):
