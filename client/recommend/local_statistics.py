@@ -165,11 +165,8 @@ class Scenes:
 
 
 @dataclass(frozen=True)
-class RegionalBias:
-    """What the region's customers buy of the shared model's vocabulary.
-
-    A customer adds the row that the popularity round of training takes, restricted to the
-    vocabulary, so that the two can be compared.
+class _OverVocabulary:
+    """What is asked of a shared model's vocabulary.
 
     Attributes:
         vocabulary: int64[m], item numbers, in the model's order.
@@ -184,6 +181,28 @@ class RegionalBias:
     model: str
     start_ms: int
     end_ms: int
+
+    def _rows(
+        self, purchases: Purchases
+    ) -> tuple[PreferenceDataset, LongArray, LongArray, npt.NDArray[np.bool_]]:
+        """Purchases by item; of the entries in the vocabulary whose each is and its place there.
+
+        Returns:
+            The rows; int64[n] and int64[n]; and bool[n_entries], which entries these are.
+        """
+        rows = _counted(purchases, self.n_items, self.start_ms, self.end_ms)
+        place = _places(self.vocabulary, self.n_items)[rows.indices]
+        known = place != _NONE
+        return rows, _owners(purchases, rows)[known], place[known], known
+
+
+@dataclass(frozen=True)
+class RegionalBias(_OverVocabulary):
+    """What the region's customers buy of the shared model's vocabulary.
+
+    A customer adds the row that the popularity round of training takes, restricted to the
+    vocabulary, so that the two can be compared.
+    """
 
     @property
     def name(self) -> str:
@@ -202,33 +221,17 @@ class RegionalBias:
 
     def contributions(self, purchases: Purchases) -> Contributions:
         """The popularity row, restricted to the vocabulary."""
-        rows = _counted(purchases, self.n_items, self.start_ms, self.end_ms)
-        owner = _owners(purchases, rows)
-        place = _places(self.vocabulary, self.n_items)[rows.indices]
-        known = place != _NONE
-        return Contributions(owner[known], place[known], popularity_values(rows)[known])
+        rows, owner, place, known = self._rows(purchases)
+        return Contributions(owner, place, popularity_values(rows)[known])
 
 
 @dataclass(frozen=True)
-class AlsoBought:
+class AlsoBought(_OverVocabulary):
     """Which items of the shared model's vocabulary are bought by the same customers.
 
     A customer adds one value for each pair of items she bought: 1 if she bought no others. What she
     adds in all is bounded, however many she bought.
-
-    Attributes:
-        vocabulary: int64[m], item numbers, in the model's order.
-        n_items: How many items the catalogue has.
-        model: Digest of the model that the vocabulary is of, in hex.
-        start_ms: Begin of the window, milliseconds since the epoch, inclusive.
-        end_ms: End of the window, exclusive.
     """
-
-    vocabulary: LongArray = field(repr=False)
-    n_items: int
-    model: str
-    start_ms: int
-    end_ms: int
 
     @property
     def name(self) -> str:
@@ -247,11 +250,8 @@ class AlsoBought:
 
     def contributions(self, purchases: Purchases) -> Contributions:
         """Pairs of a customer's items of the vocabulary."""
-        rows = _counted(purchases, self.n_items, self.start_ms, self.end_ms)
-        place = _places(self.vocabulary, self.n_items)[rows.indices]
-        known = place != _NONE
-        counts = rows.counts.values[known]
-        owner, item = _most_bought(_owners(purchases, rows)[known], place[known], counts)
+        rows, owner, place, known = self._rows(purchases)
+        owner, item = _most_bought(owner, place, rows.counts.values[known])
         first, second, whose = _pairs(owner, item)
         places = pair_places(first, second, len(self.vocabulary))
         return Contributions(whose, places, np.ones(len(places)))
