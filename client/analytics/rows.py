@@ -19,6 +19,7 @@ from common.analytics.clusters import Clusters
 from common.analytics.cuts import Cuts
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
+from common.analytics.kano import CLASSES, Kano
 from common.analytics.scores import Score
 from common.analytics.shares import Shares
 from common.analytics.trends import Trend
@@ -187,6 +188,43 @@ def score_rows(
     whose, classes = owner[order], question.class_of(answer[order])
     newest = np.append(whose[1:] != whose[:-1], True)[: len(whose)]
     return Contributions(whose[newest], classes[newest], np.ones(int(newest.sum())))
+
+
+def kano_rows(
+    question: Kano,
+    owner: LongArray,
+    feature: LongArray,
+    functional: LongArray,
+    dysfunctional: LongArray,
+    time_ms: LongArray,
+) -> Contributions:
+    """Each customer in the classes of her newest pairs: one for a feature, at most `most` features.
+
+    Of two pairs of one moment about a feature, that of the later class in `CLASSES` counts; of two
+    features of one moment, the earlier one.
+
+    Args:
+        question: What is asked.
+        owner: int64[n], whose each pair is.
+        feature: int64[n], the feature it is about.
+        functional: int64[n], how she would feel with it, a place in `kano.ANSWERS`.
+        dysfunctional: int64[n], likewise, without it.
+        time_ms: int64[n], when she answered.
+
+    Raises:
+        InputError: A feature is none of the question's, or an answer none at all.
+    """
+    _require_within(feature, len(question.features))
+    classes = question.class_of(functional, dysfunctional)
+    order = np.lexsort((classes, time_ms, feature, owner))
+    whose, what = owner[order], feature[order]
+    newest = np.append((whose[1:] != whose[:-1]) | (what[1:] != what[:-1]), True)[: len(whose)]
+    order = order[newest]
+    order = order[np.lexsort((feature[order], -time_ms[order], owner[order]))]
+    whose = owner[order]
+    kept = order[np.arange(len(whose)) - np.searchsorted(whose, whose, side="left") < question.most]
+    place = feature[kept] * len(CLASSES) + classes[kept]
+    return Contributions(owner[kept], place, np.full(len(kept), 1.0 / question.bound))
 
 
 def uplift_rows(

@@ -14,6 +14,7 @@ from common.analytics.cuts import Cuts
 from common.analytics.estimates import LEVEL, Estimates, FloatArray
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
+from common.analytics.kano import CLASSES, Kano
 from common.analytics.scores import Score
 from common.analytics.shares import Shares
 from common.analytics.trends import Trend
@@ -154,6 +155,28 @@ def _(
         *_lines(["score"], question.read(released, noise_stddev, level=level), "points"),
         *_lines(["answered"], question.answered(released, noise_stddev, level=level), "customers"),
     ]
+
+
+@lines_of.register
+def _(
+    question: Kano, released: FloatArray, noise_stddev: float, *, level: float = LEVEL
+) -> list[Line]:
+    better = question.better(released, noise_stddev, level=level).scaled(100)
+    worse = question.worse(released, noise_stddev, level=level).scaled(100)
+    found = question.classified(released, noise_stddev, level=level)
+    lines = []
+    for n, feature in enumerate(question.features):
+        name, sure = CLASSES[found.likely[n]], bool(found.sure[n])
+        with_it, without = (
+            _lines([f"{feature}: {end}"], of.at(slice(n, n + 1)), "%")[0]
+            for end, of in (("pleased with it", better), ("displeased without", worse))
+        )
+        told = f"{name}: sure to be the largest class" if sure else f"{name}: likely"
+        lines += [with_it if with_it.value is None else _noted(with_it, told), without]
+    answered = question.answered(released, noise_stddev, level=level)
+    return lines + _lines(
+        [f"{each}: answered" for each in question.features], answered, "customers"
+    )
 
 
 @lines_of.register

@@ -16,6 +16,7 @@ from client.analytics.rows import (
     count_rows,
     cut_rows,
     funnel_rows,
+    kano_rows,
     score_rows,
     share_rows,
     sum_rows,
@@ -27,6 +28,7 @@ from common.analytics.clusters import Clusters
 from common.analytics.cuts import Cuts
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
+from common.analytics.kano import CLASSES, Kano
 from common.analytics.scores import Score
 from common.analytics.shares import Shares
 from common.analytics.trends import Trend
@@ -75,6 +77,7 @@ CUTS = Cuts("cuts", tuple(float(n) for n in range(33)))
 FUNNEL = Funnel("funnel", LABELS)
 TREND = Trend("trend", LABELS, most=2)
 NPS, UPLIFT = Score.nps(), Uplift("uplift")
+KANO = Kano("kano", LABELS, most=3)
 CENTRES = Clusters("clusters", np.array([[-0.5, 0.1], [0.5, -0.1], [0.0, 0.9]]))
 
 
@@ -100,6 +103,10 @@ KINDS: dict[str, tuple[int, Make]] = {
     "uplift": (
         UPLIFT.size,
         lambda f: uplift_rows(UPLIFT, once(f).owner, once(f).group > 2, once(f).time_ms > 9),
+    ),
+    "kano": (
+        KANO.size,
+        lambda f: kano_rows(KANO, f.owner, f.group, f.time_ms % 5, f.time_ms // 5, f.time_ms // 2),
     ),
     "clusters": (CENTRES.size, lambda f: cluster_rows(CENTRES, once(f).owner, points(once(f)))),
 }
@@ -134,7 +141,7 @@ def test_a_row_depends_on_nobody_else(kind: str, facts: Facts) -> None:
         np.testing.assert_allclose(alone[customer], together[customer], rtol=1e-12, atol=1e-300)
 
 
-@pytest.mark.parametrize("kind", ["counts", "shares", "funnel", "trend", "score"])
+@pytest.mark.parametrize("kind", ["counts", "shares", "funnel", "trend", "score", "kano"])
 @settings(max_examples=15)
 @given(facts=FACTS, seed=st.integers(0, 2**32))
 def test_the_order_of_facts_does_not_matter(kind: str, facts: Facts, seed: int) -> None:
@@ -202,6 +209,20 @@ def test_of_several_answers_the_newest_counts() -> None:
     assert rows.place.tolist() == [0, 1]
 
 
+def test_of_a_customers_pairs_the_newest_of_each_feature_count_and_of_features_the_newest() -> None:
+    owner, feature = np.zeros(6, dtype=np.int64), np.array([0, 0, 1, 2, 3, 4])
+    functional = np.array([0, 0, 0, 2, 0, 4])
+    dysfunctional = np.array([2, 4, 4, 2, 4, 4])
+    time_ms = np.array([1, 9, 2, 8, 7, 1])
+    rows = kano_rows(KANO, owner, feature, functional, dysfunctional, time_ms)
+    named = {divmod(place, len(CLASSES)) for place in rows.place.tolist()}
+    assert named == {
+        (0, CLASSES.index("performance")),
+        (2, CLASSES.index("indifferent")),
+        (3, CLASSES.index("performance")),
+    }
+
+
 # -- refusals --------------------------------------------------------------------------------------
 
 ONE = np.zeros(1, dtype=np.int64)
@@ -220,6 +241,9 @@ BAD: list[tuple[str, Callable[[], Contributions]]] = [
     ("in it twice", lambda: cluster_rows(CENTRES, TWO, np.zeros((2, 2)))),
     ("are no 2 numbers", lambda: cluster_rows(CENTRES, ONE, np.zeros((1, 3)))),
     ("are no 2 numbers", lambda: cluster_rows(CENTRES, ONE, np.full((1, 2), np.nan))),
+    ("group that there is not", lambda: kano_rows(KANO, ONE, ONE + 6, ONE, ONE, ONE)),
+    ("none of like", lambda: kano_rows(KANO, ONE, ONE, ONE + 5, ONE, ONE)),
+    ("none of like", lambda: kano_rows(KANO, ONE, ONE, ONE, ONE - 1, ONE)),
     ("is not from 0 to 10", lambda: score_rows(NPS, ONE, ONE + 11, ONE)),
 ]
 

@@ -18,6 +18,7 @@ from common.analytics.cuts import Cuts
 from common.analytics.estimates import Estimates
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
+from common.analytics.kano import Kano
 from common.analytics.scores import Score
 from common.analytics.shares import Shares
 from common.analytics.trends import Trend
@@ -50,6 +51,8 @@ FUNNEL = Funnel("funnel", ("awareness", "interest", "decision", "purchase", "rep
 TREND = Trend("trend", tuple("abc"), most=2)
 NPS, CSAT = Score.nps(), Score.csat()
 CENTRES = Clusters("clusters", np.array([[-0.5, 0.0], [0.5, 0.2]]))
+KANO = Kano("kano", ("delivery", "receipts"), most=2)
+PAIRS = np.array([[400.0, 250, 90, 160, 30, 10], [60.0, 190, 520, 210, 15, 40]])
 COUNTS = np.array([4000.0, 2500.0, 900.0, 300.0, 120.0, 60.0])
 SCENE_SUMS = np.array([900.0, 40, 300, 500, 700, 100, 640, 820, 60, 240, 400, 300])
 LAST_STAGE = np.array([2000.0, 1400, 800, 500, 300])
@@ -99,6 +102,19 @@ CASES: list[tuple[str, Read, FloatArray, FloatArray]] = [
         lambda v: CENTRES.read(v, STDDEV),
         cluster_truth(),
         (CLUSTER_SUMS / CLUSTER_COUNTS[:, None]).ravel(),
+    ),
+    ("pairs", lambda v: KANO.read(v, STDDEV), PAIRS.ravel() / KANO.bound, PAIRS.ravel()),
+    (
+        "better",
+        lambda v: KANO.better(v, STDDEV),
+        PAIRS.ravel() / KANO.bound,
+        PAIRS[:, :2].sum(axis=1) / PAIRS[:, :4].sum(axis=1),
+    ),
+    (
+        "worse",
+        lambda v: KANO.worse(v, STDDEV),
+        PAIRS.ravel() / KANO.bound,
+        PAIRS[:, 1:3].sum(axis=1) / PAIRS[:, :4].sum(axis=1),
     ),
 ]
 

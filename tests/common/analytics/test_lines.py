@@ -11,6 +11,7 @@ from common.analytics.clusters import Clusters
 from common.analytics.cuts import Cuts
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
+from common.analytics.kano import Kano
 from common.analytics.lines import TOO_SMALL, lines_of
 from common.analytics.scores import Score
 from common.analytics.shares import Shares
@@ -30,6 +31,7 @@ QUESTIONS: list[Any] = [
     Score.nps(),
     Uplift("uplift"),
     Clusters("clusters", np.array([[-0.5, 0.1], [0.5, -0.1]])),
+    Kano("kano", ("delivery", "receipts"), most=2),
 ]
 
 

@@ -14,6 +14,7 @@ from common.analytics.cuts import Cuts
 from common.analytics.estimates import LEVEL, Estimates, deviations_of
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
+from common.analytics.kano import Kano
 from common.analytics.outlook import Outlook, require_worth
 from common.analytics.scores import Score
 from common.analytics.shares import Shares
@@ -34,6 +35,7 @@ QUESTIONS = [
     Score.csat(),
     Uplift("uplift"),
     Clusters("clusters", CENTRES),
+    Kano("kano", ("delivery", "receipts", "parking"), most=2),
 ]
 NAMES = [each.name for each in QUESTIONS]
 
