@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from client.data.source_config import FileSourceConfig, SqlSourceConfig
+from client.data.source_config import FileSourceConfig, Reading, SqlSourceConfig
 from client.data.transactions import COLUMN_DTYPES, REF_COLUMNS, Transactions
 from common.errors import InputError
 
@@ -48,19 +48,15 @@ def canonicalise(
         where = f"{origin}, column {names.get(name)!r} ({name})"
         raw = table.column(names[name]) if name in names else None
         if name in REF_COLUMNS:
-            columns[name] = _references(raw, table.num_rows, where)
+            columns[name] = as_references(raw, table.num_rows, where)
         elif name == "time":
-            columns[name] = _times(_flat(table, names[name]), config, where)
+            columns[name] = as_times(table.column(names[name]), config, where)
         elif name == "quantity":
             columns[name] = _quantities(raw, table.num_rows, where)
         else:
-            columns[name] = _numbers(raw, table.num_rows, where)
+            columns[name] = as_numbers(raw, table.num_rows, where)
     frame = pd.DataFrame({name: columns[name] for name in COLUMN_DTYPES}, copy=False)
     return Transactions(frame, frozenset(names), config.scope, origin)
-
-
-def _flat(table: pa.Table, name: str) -> pa.Array:
-    return _plain(table.column(name))
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
@@ -87,8 +83,17 @@ def _is_number(kind: pa.DataType) -> bool:
     )
 
 
-def _references(column: pa.ChunkedArray | None, n_rows: int, where: str) -> pd.Categorical:
-    """References as categories of text: each distinct value is turned into text once."""
+def as_references(column: pa.ChunkedArray | None, n_rows: int, where: str) -> pd.Categorical:
+    """References as categories of text: each distinct value is turned into text once.
+
+    Args:
+        column: The column; None where there is none, which gives nulls.
+        n_rows: How many rows there are.
+        where: The column, for messages.
+
+    Raises:
+        InputError: It holds neither text nor whole numbers.
+    """
     if column is None:
         nulls = np.full(n_rows, -1, dtype=np.int8)
         return pd.Categorical.from_codes(nulls, categories=pd.Index([], dtype="str"))
@@ -138,9 +143,18 @@ def _text(value: str | float | Decimal | None, where: str) -> str | None:
     return str(int(value))
 
 
-def _times(
-    array: pa.Array, config: FileSourceConfig | SqlSourceConfig, where: str
-) -> pd.Series[Any]:
+def as_times(column: pa.ChunkedArray, config: Reading, where: str) -> pd.Series[Any]:
+    """A column as moments, ``datetime64[us, UTC]``; what is no time becomes null.
+
+    Args:
+        column: The column.
+        config: How times are written.
+        where: The column, for messages.
+
+    Raises:
+        InputError: It holds nothing that can be a time.
+    """
+    array = _plain(column)
     kind, style = array.type, config.time_format
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         return _real_times(array, config.time_zone, where)
@@ -205,7 +219,12 @@ def _utc(times: pd.Series[Any]) -> pd.Series[Any]:
     return converted
 
 
-def _numbers(column: pa.ChunkedArray | None, n_rows: int, where: str) -> npt.NDArray[np.float64]:
+def as_numbers(column: pa.ChunkedArray | None, n_rows: int, where: str) -> npt.NDArray[np.float64]:
+    """A column as float64[n]; NaN for what is no number, and where there is no column.
+
+    Raises:
+        InputError: It holds nothing that can be a number.
+    """
     if column is None:
         return np.full(n_rows, np.nan)
     array = _plain(column)
@@ -229,7 +248,7 @@ def _quantities(
     """Whole units; a fraction (goods sold by weight) is rounded away from zero."""
     if column is None:
         return pd.array(np.ones(n_rows, dtype=np.int64), dtype="Int64")
-    numbers = _numbers(column, n_rows, where)
+    numbers = as_numbers(column, n_rows, where)
     missing = np.isnan(numbers)
     whole = np.sign(numbers) * np.ceil(np.abs(numbers))
     whole = np.clip(np.where(missing, 0.0, whole), -_QUANTITY_BOUND, _QUANTITY_BOUND)

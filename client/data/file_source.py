@@ -1,4 +1,4 @@
-"""Transactions in Parquet or CSV files: each file is a unit, read batch by batch.
+"""Rows in Parquet or CSV files: each file is a unit, read batch by batch.
 
 Parquet is read through pyarrow, CSV through duckdb. A file is known by its size and its times of
 change; one that changed is read again, one that is gone is given up.
@@ -12,7 +12,7 @@ import gzip
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO, cast
@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from client.data.canonicalise import canonicalise
-from client.data.source_config import FileSourceConfig, check_columns
+from client.data.source_config import FileReading, FileSourceConfig, check_columns
 from client.data.store_units import (
     BATCH_ROWS,
     TEXT,
@@ -50,15 +50,25 @@ _DUCKDB = {
 }
 
 
-class FileSource:
-    """Transactions in Parquet or CSV files.
+class FileRows:
+    """The rows of Parquet or CSV files, under the store's own names of columns.
 
     Args:
-        config: Their declaration.
+        config: How they are read.
+        names: The store's names of the mapped columns, by canonical name.
+        times: The canonical names of the columns that hold times.
     """
 
-    def __init__(self, config: FileSourceConfig) -> None:
+    def __init__(
+        self,
+        config: FileReading,
+        names: Mapping[str, str],
+        *,
+        times: Collection[str] = ("time",),
+    ) -> None:
         self._config = config
+        self._names = names
+        self._times = times
         self._location = config.base.absolute() / config.path
 
     @property
@@ -77,8 +87,8 @@ class FileSource:
             InputError: No such file, or the first one cannot be read or lacks a column.
         """
         first = self._files()[0]
-        names = self._config.columns.by_canonical_name
-        require_meaning(self._kinds(first), names, self._config.time_format, first)
+        style = self._config.time_format
+        require_meaning(self._kinds(first), self._names, style, first, times=self._times)
 
     def changes(self, taken: Mapping[str, StoreUnit], now_ms: int) -> Changes:
         """New, changed and vanished files.
@@ -103,17 +113,17 @@ class FileSource:
         """
         return self._kinds(unit.name)
 
-    def batches(self, unit: StoreUnit) -> Iterator[Transactions]:
-        """Reads the mapped columns of a file.
+    def tables(self, unit: StoreUnit) -> Iterator[pa.Table]:
+        """Reads the mapped columns of a file, `BATCH_ROWS` rows at a time; none without rows.
 
         Raises:
             InputError: The file cannot be read.
         """
         read = self._parquet if self._format(unit.name) == "parquet" else self._csv
-        with self._unreadable_is_input_error(unit.name):
+        with unreadable_is_input_error(unit.name):
             for batch in read(unit.name):
                 if batch.num_rows:
-                    yield canonicalise(batch, self._config, f"The file {unit.name}")
+                    yield batch
 
     def _files(self) -> list[str]:
         location = self._location
@@ -133,7 +143,7 @@ class FileSource:
             files = [name for name in files if not os.path.isdir(name)]  # noqa: PTH112 # glob's own strings
         if not files:
             raise InputError(
-                f"There are no transaction files at {location}.",
+                f"There are no data files at {location}.",
                 remedy="Correct path in the store's declaration: a file, a glob or a folder.",
             )
         if self._config.format is None:
@@ -151,19 +161,18 @@ class FileSource:
 
     def _kinds(self, name: str) -> dict[str, str]:
         schema = self._schema(name)
-        names = self._config.columns.by_canonical_name
-        check_columns(list(names.values()), list(schema), f"The file {name}")
-        return {canonical: schema[column] for canonical, column in names.items()}
+        check_columns(list(self._names.values()), list(schema), f"The file {name}")
+        return {canonical: schema[column] for canonical, column in self._names.items()}
 
     def _schema(self, name: str) -> dict[str, str]:
         """A file's columns in order, and what each holds."""
         if self._format(name) == "csv":
             return dict.fromkeys(self._csv_header(name), TEXT)
-        with self._unreadable_is_input_error(name), pq.ParquetFile(name) as file:
+        with unreadable_is_input_error(name), pq.ParquetFile(name) as file:
             return {field.name: kind_of(field.type) for field in file.schema_arrow}
 
     def _parquet(self, name: str) -> Iterator[pa.Table]:
-        columns = list(self._config.columns.by_canonical_name.values())
+        columns = list(self._names.values())
         # Without a buffer of whole column chunks: a file may be one row group.
         with pq.ParquetFile(name, buffer_size=_PARQUET_BUFFER_BYTES, pre_buffer=False) as file:
             for batch in file.iter_batches(BATCH_ROWS, columns=columns):
@@ -194,9 +203,7 @@ class FileSource:
 
     def _csv(self, name: str) -> Iterator[pa.Table]:
         """Reads without guessing: every value is text, so that 00123 stays what it is."""
-        selected = ", ".join(
-            _quote(column) for column in self._config.columns.by_canonical_name.values()
-        )
+        selected = ", ".join(_quote(column) for column in self._names.values())
         options = (
             "auto_detect=false, header=true, quote='\"', escape='\"', strict_mode=true, "
             "delim=?, encoding=?, columns=?"
@@ -214,15 +221,39 @@ class FileSource:
             for batch in reader:
                 yield pa.Table.from_batches([batch])
 
-    @contextmanager
-    def _unreadable_is_input_error(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except (duckdb.Error, pa.ArrowException, OSError) as error:
-            raise InputError(
-                f"The file {name} cannot be read: {_reason(str(error))}.",
-                remedy="Check that the file is whole and of the declared format and encoding.",
-            ) from None  # the original repeats whole rows, columns that are not mapped too
+
+class FileSource(FileRows):
+    """Transactions in Parquet or CSV files.
+
+    Args:
+        config: Their declaration.
+    """
+
+    def __init__(self, config: FileSourceConfig) -> None:
+        super().__init__(config, config.columns.by_canonical_name)
+        self._declared = config
+
+    def batches(self, unit: StoreUnit) -> Iterator[Transactions]:
+        """Reads the mapped columns of a file.
+
+        Raises:
+            InputError: The file cannot be read.
+        """
+        with unreadable_is_input_error(unit.name):
+            for table in self.tables(unit):
+                yield canonicalise(table, self._declared, f"The file {unit.name}")
+
+
+@contextmanager
+def unreadable_is_input_error(name: str) -> Iterator[None]:
+    """Says of whatever keeps a file from being read which file it is, and no more of its rows."""
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"The file {name} cannot be read: {_reason(str(error))}.",
+            remedy="Check that the file is whole and of the declared format and encoding.",
+        ) from None  # the original repeats whole rows, columns that are not mapped too
 
 
 def _mark(name: str) -> str:

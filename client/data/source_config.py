@@ -8,7 +8,7 @@ import tomllib
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -97,17 +97,13 @@ class ColumnMapping(BaseModel):
         return self
 
 
-class _Declaration(BaseModel):
-    """What the declarations of all kinds of stores have in common.
+class Reading(BaseModel):
+    """How the rows of any store are read, whatever they are about.
 
     Attributes:
-        columns: The column mapping.
-        time_format: How text or numbers in the time column are read: ``iso`` (ISO 8601),
+        time_format: How text or numbers in the time columns are read: ``iso`` (ISO 8601),
             ``epoch_s``, ``epoch_ms``, or a `strptime` format. Real timestamps need none.
         time_zone: The zone of times that state none.
-        period_from: Begin of the period the data are about, with its UTC offset, inclusive.
-        period_until: End of the period, exclusive.
-        home_stores: The region's stores (see `DeclaredScope`).
         refresh_after_s: For how long what was taken up is used before the store is looked at again,
             in seconds; at most ten minutes.
         base: The folder that relative paths start from; that of the declaration's file.
@@ -115,40 +111,19 @@ class _Declaration(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    columns: ColumnMapping
     time_format: str = Field(default="iso", min_length=1, max_length=64)
     time_zone: Annotated[str, AfterValidator(_zone)] = "UTC"
-    period_from: AwareDatetime | None = None
-    period_until: AwareDatetime | None = None
-    home_stores: tuple[str, ...] = ()
     refresh_after_s: int = Field(default=60, ge=0, le=600)
     base: Path = Field(default=Path(), exclude=True)
-
-    @model_validator(mode="after")
-    def _consistent(self) -> _Declaration:
-        if self.period_from and self.period_until and self.period_from >= self.period_until:
-            raise ValueError("period_from must be before period_until")
-        if self.home_stores and self.columns.home_store is None:
-            raise ValueError("home_stores needs columns.home_store")
-        return self
 
     def content_record(self) -> dict[str, JsonValue]:
         """What decides which rows the store gives and what they mean; nothing secret."""
         record: dict[str, JsonValue] = self.model_dump(mode="json", exclude=set(_ASKING))
         return record | {"base": str(self.base.absolute())}
 
-    @property
-    def scope(self) -> DeclaredScope:
-        """Period and home stores."""
-        bounds = [
-            None if moment is None else round(moment.timestamp() * 1000)
-            for moment in (self.period_from, self.period_until)
-        ]
-        return DeclaredScope(bounds[0], bounds[1], frozenset(self.home_stores))
 
-
-class FileSourceConfig(_Declaration):
-    """Transactions in Parquet or CSV files.
+class FileReading(Reading):
+    """Rows in Parquet or CSV files.
 
     Attributes:
         path: One file, a glob, or a folder of files of one format.
@@ -157,15 +132,14 @@ class FileSourceConfig(_Declaration):
         encoding: The CSV text encoding.
     """
 
-    kind: Literal["files"]
     path: str = Field(min_length=1)
     format: Literal["parquet", "csv"] | None = None
     delimiter: str = Field(default=",", min_length=1, max_length=1)
     encoding: Literal["utf-8", "latin-1", "utf-16"] = "utf-8"
 
 
-class SqlSourceConfig(_Declaration):
-    """Transactions in a table or view of a SQL database.
+class SqlReading(Reading):
+    """Rows of a table or view of a SQL database.
 
     Attributes:
         url: A SQLAlchemy URL (``postgresql://…`` or ``sqlite:///…``). Never shown.
@@ -182,7 +156,6 @@ class SqlSourceConfig(_Declaration):
         timeout_s: How long the database may take for each answer, in seconds.
     """
 
-    kind: Literal["sql"]
     url: SecretStr | None = None
     url_env: str | None = Field(default=None, min_length=1)
     table: ColumnName
@@ -193,7 +166,7 @@ class SqlSourceConfig(_Declaration):
     timeout_s: int = Field(default=60, ge=1, le=3600)
 
     @model_validator(mode="after")
-    def _one_url(self) -> SqlSourceConfig:
+    def _one_url(self) -> Self:
         if (self.url is None) == (self.url_env is None):
             raise ValueError("give exactly one of url and url_env")
         return self
@@ -224,6 +197,51 @@ class SqlSourceConfig(_Declaration):
         """The database for messages: without user, password or parameters."""
         parts = urlsplit(self.resolve_url())
         return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+
+
+class _Declaration(Reading):
+    """What the declarations of all kinds of stores of transactions have in common.
+
+    Attributes:
+        columns: The column mapping.
+        period_from: Begin of the period the data are about, with its UTC offset, inclusive.
+        period_until: End of the period, exclusive.
+        home_stores: The region's stores (see `DeclaredScope`).
+    """
+
+    columns: ColumnMapping
+    period_from: AwareDatetime | None = None
+    period_until: AwareDatetime | None = None
+    home_stores: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.period_from and self.period_until and self.period_from >= self.period_until:
+            raise ValueError("period_from must be before period_until")
+        if self.home_stores and self.columns.home_store is None:
+            raise ValueError("home_stores needs columns.home_store")
+        return self
+
+    @property
+    def scope(self) -> DeclaredScope:
+        """Period and home stores."""
+        bounds = [
+            None if moment is None else round(moment.timestamp() * 1000)
+            for moment in (self.period_from, self.period_until)
+        ]
+        return DeclaredScope(bounds[0], bounds[1], frozenset(self.home_stores))
+
+
+class FileSourceConfig(FileReading, _Declaration):
+    """Transactions in Parquet or CSV files."""
+
+    kind: Literal["files"]
+
+
+class SqlSourceConfig(SqlReading, _Declaration):
+    """Transactions in a table or view of a SQL database."""
+
+    kind: Literal["sql"]
 
 
 SourceConfig = Annotated[FileSourceConfig | SqlSourceConfig, Field(discriminator="kind")]

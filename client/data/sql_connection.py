@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from client.data.source_config import SqlSourceConfig
+from client.data.source_config import SqlReading
 from common.errors import InputError
 
 _CONNECT_TIMEOUT_S = 10
@@ -32,7 +32,7 @@ _DATA_EXCEPTION = "22"
 
 
 @contextmanager
-def connected(config: SqlSourceConfig, origin: str) -> Iterator[tuple[sa.Connection, Patience]]:
+def connected(config: SqlReading, origin: str) -> Iterator[tuple[sa.Connection, Patience]]:
     """Opens a connection for reading; closes it on exit.
 
     Args:
@@ -131,7 +131,7 @@ def _cause(error: DBAPIError) -> str:
     return str(error.orig).strip().split("\n")[0]
 
 
-def _engine(config: SqlSourceConfig) -> sa.Engine:
+def _engine(config: SqlReading) -> sa.Engine:
     try:
         url = sa.make_url(config.resolve_url())
     except SQLAlchemyError:

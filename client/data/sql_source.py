@@ -1,4 +1,4 @@
-"""Transactions in a PostgreSQL or SQLite table, read through SQLAlchemy, batch by batch.
+"""Rows of a PostgreSQL or SQLite table, read through SQLAlchemy, batch by batch.
 
 The units of a table are ranges of a column that grows from row to row (`refresh_by`): what is
 settled, and a tail that is read again, since transactions end in another order than they began.
@@ -8,7 +8,7 @@ a while: rows that were deleted or altered are not seen otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.sql.elements import quoted_name
 
 from client.data.canonicalise import canonicalise
-from client.data.source_config import SqlSourceConfig, check_columns
+from client.data.source_config import SqlReading, SqlSourceConfig, check_columns
 from client.data.sql_connection import Patience, connected
 from client.data.sql_ranges import Range, Seen, ranges_to_read, settled_before, value_of
 from client.data.store_units import (
@@ -40,15 +40,25 @@ from common.errors import InputError
 _CHUNK_ROWS = BATCH_ROWS // 4
 
 
-class SqlSource:
-    """Transactions in a table or view of PostgreSQL or SQLite.
+class SqlRows:
+    """The rows of a table or view of PostgreSQL or SQLite, under its own names of columns.
 
     Args:
-        config: Its declaration.
+        config: How it is read.
+        names: Its names of the mapped columns, by canonical name.
+        times: The canonical names of the columns that hold times.
     """
 
-    def __init__(self, config: SqlSourceConfig) -> None:
+    def __init__(
+        self,
+        config: SqlReading,
+        names: Mapping[str, str],
+        *,
+        times: Collection[str] = ("time",),
+    ) -> None:
         self._config = config
+        self._names = names
+        self._times = times
 
     @property
     def origin(self) -> str:
@@ -67,14 +77,14 @@ class SqlSource:
         Raises:
             InputError: It cannot, or has not.
         """
-        names = self._config.columns.by_canonical_name
         with connected(self._config, self.origin) as (connection, patience):
             kinds = self._kinds(connection, patience)
             # That the columns may be read shows only when they are.
             query = self._select().limit(0)
             with patience.waiting():
                 connection.execute(query).close()
-        require_meaning(kinds, names, self._config.time_format, self.origin)
+        style = self._config.time_format
+        require_meaning(kinds, self._names, style, self.origin, times=self._times)
 
     def changes(self, taken: Mapping[str, StoreUnit], now_ms: int) -> Changes:
         """New ranges of rows.
@@ -101,14 +111,14 @@ class SqlSource:
         with connected(self._config, self.origin) as (connection, patience):
             return self._kinds(connection, patience)
 
-    def batches(self, unit: StoreUnit) -> Iterator[Transactions]:
-        """Reads the mapped columns of a range of rows.
+    def tables(self, unit: StoreUnit) -> Iterator[pa.Table]:
+        """Reads the mapped columns of a range of rows; no table without rows.
 
         Raises:
             InputError: The database cannot be reached, the table or a column does not exist or may
                 not be read.
         """
-        mapped = list(self._config.columns.by_canonical_name.values())
+        mapped = list(self._names.values())
         query = self._within(self._select(), Range.of_mark(unit.mark))
         with connected(self._config, self.origin) as (connection, patience):
             streamed = connection.execution_options(yield_per=_CHUNK_ROWS)
@@ -121,7 +131,7 @@ class SqlSource:
                     return
                 columns = [_arrow(values) for values in zip(*rows, strict=True)]
                 del rows
-                yield canonicalise(pa.table(columns, names=mapped), self._config, self.origin)
+                yield pa.table(columns, names=mapped)
 
     def _look(
         self,
@@ -169,8 +179,7 @@ class SqlSource:
 
     def _select(self) -> sa.Select[Any]:
         columns: list[sa.ColumnClause[Any]] = [
-            sa.column(quoted_name(name, quote=True))
-            for name in self._config.columns.by_canonical_name.values()
+            sa.column(quoted_name(name, quote=True)) for name in self._names.values()
         ]
         return sa.select(*columns).select_from(self._table())
 
@@ -185,10 +194,9 @@ class SqlSource:
 
     def _kinds(self, connection: sa.Connection, patience: Patience) -> dict[str, str]:
         types = self._types(connection, patience)
-        names = self._config.columns.by_canonical_name
-        asked = [*names.values(), *filter(None, [self._config.refresh_by])]
+        asked = [*self._names.values(), *filter(None, [self._config.refresh_by])]
         check_columns(asked, list(types), self.origin)
-        return {canonical: _kind(types[column]) for canonical, column in names.items()}
+        return {canonical: _kind(types[column]) for canonical, column in self._names.items()}
 
     def _types(
         self, connection: sa.Connection, patience: Patience
@@ -204,6 +212,27 @@ class SqlSource:
                 remedy="Correct table and db_schema in the store's declaration.",
             ) from error
         return {column["name"]: column["type"] for column in found}
+
+
+class SqlSource(SqlRows):
+    """Transactions in a table or view of PostgreSQL or SQLite.
+
+    Args:
+        config: Its declaration.
+    """
+
+    def __init__(self, config: SqlSourceConfig) -> None:
+        super().__init__(config, config.columns.by_canonical_name)
+        self._declared = config
+
+    def batches(self, unit: StoreUnit) -> Iterator[Transactions]:
+        """Reads the mapped columns of a range of rows.
+
+        Raises:
+            InputError: As `tables`.
+        """
+        for table in self.tables(unit):
+            yield canonicalise(table, self._declared, self.origin)
 
 
 def _kind(column: sa.types.TypeEngine[Any]) -> str:

@@ -7,7 +7,7 @@ remembered beside the rows (`client.data.prepared_rows`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -157,15 +157,27 @@ def merge_kinds(
 
 
 def require_meaning(
-    kinds: Mapping[str, str], names: Mapping[str, str], time_format: str, where: str
+    kinds: Mapping[str, str],
+    names: Mapping[str, str],
+    time_format: str,
+    where: str,
+    *,
+    times: Collection[str] = ("time",),
 ) -> None:
     """Checks that each mapped column holds what its meaning allows.
+
+    Args:
+        kinds: What the columns hold, by canonical name.
+        names: The store's names of the columns.
+        time_format: How times that are no timestamps are read.
+        where: The unit, for messages.
+        times: The canonical names of the columns that hold times.
 
     Raises:
         InputError: One does not.
     """
     for name, kind in kinds.items():
-        if name == "time":
+        if name in times:
             allowed = {TEXT, ZONED, ZONELESS, DATE, UNKNOWN}
             if time_format.startswith("epoch"):
                 allowed.add(NUMBER)

@@ -503,7 +503,7 @@ BAD = (
         remove("home/data/transactions.csv"),
         Kind.STORE,
         "[source]",
-        "no transaction files",
+        "no data files",
         "path",
     ),
     Bad(

@@ -126,7 +126,7 @@ def test_a_store_that_is_gone_is_no_store_without_rows(tmp_path: Path) -> None:
     source = FileSource(config(tmp_path, "*.csv"))
     known = taken(source.changes({}, 0))
     (tmp_path / "a.csv").unlink()
-    with pytest.raises(InputError, match="There are no transaction files at"):
+    with pytest.raises(InputError, match="There are no data files at"):
         source.changes(known, 0)
 
 
@@ -134,7 +134,7 @@ def test_a_store_that_is_gone_is_no_store_without_rows(tmp_path: Path) -> None:
 def test_a_check_names_what_is_wrong(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"a.{ending}"
     source = FileSource(config(tmp_path, f"*.{ending}"))
-    with pytest.raises(InputError, match="There are no transaction files"):
+    with pytest.raises(InputError, match="There are no data files"):
         source.check()
     if ending == "csv":
         path.write_text("card,sku\n", "utf-8")

@@ -137,7 +137,7 @@ def test_an_unknown_column_lists_what_there_is(tmp_path: Path, ending: str) -> N
 @pytest.mark.parametrize("path", ["none.csv", "none/*.csv", "empty"])
 def test_missing_files_are_named(tmp_path: Path, path: str) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="There are no transaction files at") as caught:
+    with pytest.raises(InputError, match="There are no data files at") as caught:
         read_all(files(tmp_path, path))
     assert str(tmp_path / path) in caught.value.message
 

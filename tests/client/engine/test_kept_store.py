@@ -135,7 +135,7 @@ def test_a_store_that_is_down_closes_the_region_until_it_is_back(region: Region)
     region.customers()
     days.rename(days.with_name("elsewhere"))
     for region.now_s in (60, 61):
-        with pytest.raises(InputError, match="There are no transaction files at"):
+        with pytest.raises(InputError, match="There are no data files at"):
             region.store.checked()
     days.with_name("elsewhere").rename(days)
     assert region.customers() == ["anna", "ben"]
