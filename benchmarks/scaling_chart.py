@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jinja2
 
-from simulations.report_charts import Scale, scale_of
+from common.report_charts import Scale, scale_of
 
 _WIDTH, _HEIGHT, _LEFT, _TOP = 640, 400, 70, 40
 

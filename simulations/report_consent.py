@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from common.report_charts import Scale, Segment, Staircase, stacked, staircase
 from simulations import report_numbers as numbers
-from simulations.report_charts import Scale, Segment, Staircase, stacked, staircase
 
 Record = Mapping[str, Any]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from common.report_charts import Tick
 from simulations import quality_table
-from simulations.report_charts import Tick
 
 Record = Mapping[str, Any]
 

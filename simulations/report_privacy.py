@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from common.report_charts import Scale, Segment, Tick, bar
 from simulations import report_numbers as numbers
-from simulations.report_charts import Scale, Segment, Tick, bar
 
 Record = Mapping[str, Any]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from common.report_charts import Scale, Tick, scale_of
 from simulations import report_numbers as numbers
-from simulations.report_charts import Scale, Tick, scale_of
 from simulations.report_gains import (
     MAIN_METRIC,
     cost_of_privacy,

@@ -11,7 +11,7 @@ from statistics import fmean
 
 import jinja2
 
-from simulations.report_charts import Scale, Stroke, Tick
+from common.report_charts import Scale, Stroke, Tick
 from simulations.scale_figures import NO_PRIVACY, POPULARITY, Measured
 
 _TEMPLATES = Path(__file__).parent / "templates"

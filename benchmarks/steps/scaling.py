@@ -17,7 +17,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from benchmarks.results import Bar, Figure
-from simulations.report_charts import Scale, Stroke, Tick
+from common.report_charts import Scale, Stroke, Tick
 
 CHART = Path(__file__).parent.parent / "steps-scaling.svg"
 ITEMS = (2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000)

@@ -14,7 +14,7 @@ from typing import Any
 
 import jinja2
 
-from simulations.report_charts import Scale, scale_of
+from common.report_charts import Scale, scale_of
 
 Record = Mapping[str, Any]
 

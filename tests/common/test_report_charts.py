@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simulations.report_charts import Scale, bar, scale_of, stacked, staircase
+from common.report_charts import Scale, bar, scale_of, stacked, staircase
 
 finite = st.floats(-1e9, 1e9, allow_nan=False)
 
