@@ -1,4 +1,4 @@
-"""The report's two languages: a message catalogue each, and how numbers and times are said.
+"""A page's two languages: a message catalogue each, and how numbers and times are said.
 
 Messages are ours and may hold markup; whatever stands in their placeholders comes from a bundle or
 is a number, and is escaped. Text from a bundle shows its invisible characters: nothing in a record
@@ -45,16 +45,17 @@ def prose(text: str) -> Markup:
 
 
 class Language:
-    """One language of the report.
+    """One language of the report, or of another page that is written in both.
 
     Args:
         code: ``en`` or ``zh``.
+        folder: Where the message catalogues are.
     """
 
-    def __init__(self, code: str) -> None:
+    def __init__(self, code: str, folder: Path = TEMPLATES) -> None:
         self.code = code
         self.tag = LANGUAGES[code]
-        self._messages = messages(code)
+        self._messages = messages(code, folder)
         #: What stands between two sentences: Chinese full stops bring their own room.
         self.sentence_gap = "" if code == "zh" else " "
 
@@ -175,9 +176,9 @@ def hash_lines(digest: str) -> Markup:
 
 
 @cache
-def messages(code: str) -> Mapping[str, str]:
+def messages(code: str, folder: Path = TEMPLATES) -> Mapping[str, str]:
     """The message catalogue of a language, by key."""
     catalogue: Mapping[str, str] = json.loads(
-        (TEMPLATES / f"messages.{code}.json").read_text(encoding="utf-8")
+        (folder / f"messages.{code}.json").read_text(encoding="utf-8")
     )
     return catalogue

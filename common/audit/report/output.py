@@ -31,7 +31,7 @@ def check_output(out: Path, bundle: Path) -> None:
         raise InputError(
             f"There is no folder {out.parent} for the report.", remedy="Make it, or name another."
         )
-    if (out.exists() or out.is_symlink()) and not _is_report(out):
+    if (out.exists() or out.is_symlink()) and not made_by(GENERATOR, out):
         raise UsageError(
             f"{out} exists and is no compliance report.",
             remedy="Name another file, or move that one away.",
@@ -53,7 +53,8 @@ def write_report(out: Path, page: str) -> None:
         ) from error
 
 
-def _is_report(path: Path) -> bool:
+def made_by(generator: str, path: Path) -> bool:
+    """Whether a file is a page that names its generator so, in its first lines."""
     if path.is_symlink() or not path.is_file():
         return False
     try:
@@ -61,4 +62,4 @@ def _is_report(path: Path) -> bool:
             head = file.read(_HEAD_BYTES)
     except OSError:
         return False
-    return f'content="{GENERATOR}"'.encode() in head
+    return f'content="{generator}"'.encode() in head

@@ -6,8 +6,6 @@ content security policy forbids everything else. Whatever comes from the bundle 
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from collections.abc import Sequence
 from functools import cache
@@ -20,6 +18,7 @@ from common.audit.report.budget import Spent, odds_factor
 from common.audit.report.charts import budget_bars, consent_chart
 from common.audit.report.facts import ReportFacts
 from common.audit.report.language import TEMPLATES, Language
+from common.audit.report.looks import content_policy, style_sheet
 from common.audit.verify import LIMITS, Failure
 from common.timestamps import format_time
 
@@ -29,14 +28,6 @@ GENERATOR = "fedpref compliance report"
 #: Rows of one table on the page; ``--json`` prints all of them.
 MAX_ROWS = 120
 
-# Chinese is set in a font of the reader's: one that has all its characters is too large to carry.
-_GREEK = "U+0370-03FF"
-_LATIN = "U+0000-036F,U+1E00-2BFF"
-_FONTS = (
-    ("Source Sans 3", "source-sans-3-latin.woff2", _LATIN),
-    ("Source Sans 3", "source-sans-3-greek.woff2", _GREEK),
-    ("Source Serif 4", "source-serif-4-latin.woff2", _LATIN),
-)
 _SECTIONS = (
     "verdict",
     "federation",
@@ -106,7 +97,7 @@ def render_report(facts: ReportFacts, *, lang: str = "en", made_at: str | None =
         made_at: When it was made, as a UTC timestamp, if it is to say so.
     """
     language = Language(lang)
-    style = _style()
+    style = style_sheet()
     template = _environment(lang).get_template("report.html.j2")
     return template.render(
         facts=facts,
@@ -116,7 +107,7 @@ def render_report(facts: ReportFacts, *, lang: str = "en", made_at: str | None =
         generator=GENERATOR,
         made_at=made_at,
         style=Markup(style),  # noqa: S704 - our own file, nothing of a record's
-        policy=_policy(style),
+        policy=content_policy(style),
         charts={each.region: consent_chart(each) for each in facts.consents},
         bars=budget_bars(facts.budgets),
         highest=_highest(facts),
@@ -125,29 +116,6 @@ def render_report(facts: ReportFacts, *, lang: str = "en", made_at: str | None =
         notes=_notes(facts, language),
         max_rows=MAX_ROWS,
     )
-
-
-def _policy(style: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    return (
-        f"default-src 'none'; style-src 'sha256-{digest}'; font-src data:; "
-        "base-uri 'none'; form-action 'none'"
-    )
-
-
-@cache
-def _style() -> str:
-    fonts = "".join(
-        f'@font-face{{font-family:"{family}";font-weight:200 900;font-display:block;'
-        f"unicode-range:{characters};src:url(data:font/woff2;base64,{_base64(file)}) "
-        'format("woff2")}\n'
-        for family, file, characters in _FONTS
-    )
-    return fonts + (TEMPLATES / "report.css").read_text(encoding="utf-8")
-
-
-def _base64(file: str) -> str:
-    return base64.b64encode((TEMPLATES / file).read_bytes()).decode("ascii")
 
 
 def _highest(facts: ReportFacts) -> Spent | None:
