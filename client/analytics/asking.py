@@ -6,31 +6,17 @@ same way: nothing here has a path of its own to data, ledger or log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from client.analytics.purchases import (
-    CATEGORIES,
-    CATEGORY_TREND,
-    FREQUENCY,
-    RECENCY,
-    REPEATS,
-    SCENES,
-    PurchaseStatistic,
-    category_customers,
-    category_trend,
-    frequency_cuts,
-    purchase_scenes,
-    recency_cuts,
-    repeat_purchases,
-)
+from client.analytics.askable import ASKABLE, statistics
+from client.analytics.purchases import PurchaseStatistic
 from client.engine.answering import LoggedAnswer
 from client.engine.queries import Query
 from client.engine.query_desk import QueryDraft, asks_the_same, make_query, sign_query
 from client.engine.service import PrivacyEngine
-from client.recommend.local_statistics import Clock
 from common.analytics.lines import Line, lines_of
 from common.analytics.outlook import Outlook, require_worth
 from common.catalogue import Catalogue
@@ -41,10 +27,18 @@ from common.errors import InputError
 MODEL_NAME = "analytics"
 #: So long a query may be answered: a crash in between is mended within that time.
 VALID_FOR_S = 3600
-#: What can be asked of purchases, in the order in which it is asked.
-ASKABLE = (CATEGORIES, CATEGORY_TREND, SCENES, RECENCY, FREQUENCY, REPEATS)
 
-_DAY_MS = 86_400_000
+__all__ = [
+    "ASKABLE",
+    "MODEL_NAME",
+    "VALID_FOR_S",
+    "Answered",
+    "ask",
+    "draft_query",
+    "expect",
+    "statistics",
+    "unfinished",
+]
 
 
 @dataclass(frozen=True)
@@ -64,46 +58,6 @@ class Answered:
     answer: LoggedAnswer
     outlook: Outlook
     lines: tuple[Line, ...] = field(repr=False)
-
-
-def statistics(
-    names: Sequence[str], catalogue: Catalogue, clock: Clock, *, start_ms: int, end_ms: int
-) -> list[PurchaseStatistic]:
-    """What is asked, by name.
-
-    Args:
-        names: Of `ASKABLE`, each once.
-        catalogue: The region's public catalogue.
-        clock: How moments are told apart.
-        start_ms: Begin of the window, milliseconds since the epoch, inclusive.
-        end_ms: End of the window, exclusive. A trend is from its first half to its second.
-
-    Raises:
-        InputError: A name is unknown or twice, or the window is empty.
-    """
-    if len(set(names)) != len(names) or start_ms >= end_ms:
-        raise InputError(
-            "The same is asked twice, or the window of purchases is empty.",
-            remedy="Name each question once, and let the window begin before it ends.",
-        )
-    days = max(1, -(-(end_ms - start_ms) // _DAY_MS))
-    made: dict[str, Callable[[], PurchaseStatistic]] = {
-        CATEGORIES: lambda: category_customers(catalogue),
-        CATEGORY_TREND: lambda: category_trend(
-            catalogue, later_from_ms=start_ms + (end_ms - start_ms) // 2
-        ),
-        SCENES: lambda: purchase_scenes(clock),
-        RECENCY: lambda: recency_cuts(window_days=days, end_ms=end_ms),
-        FREQUENCY: lambda: frequency_cuts(most_days=min(400, max(2, days))),
-        REPEATS: repeat_purchases,
-    }
-    unknown = [name for name in names if name not in made]
-    if unknown:
-        raise InputError(
-            f"{unknown[0][:64]!r} is nothing that can be asked of purchases.",
-            remedy=f"Use {', '.join(ASKABLE)}.",
-        )
-    return [made[name]() for name in names]
 
 
 def draft_query(

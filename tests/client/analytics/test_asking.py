@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 
 from client.analytics.asking import ASKABLE, ask, draft_query, expect, statistics, unfinished
-from client.analytics.purchases import CATEGORIES, REPEATS, SCENES
 from client.consent_service.registrar import Choice
 from client.engine.policy import RegionPolicy
 from client.engine.policy_desk import sign_policy
 from client.engine.query_desk import QueryDraft
 from client.recommend.local_statistics import Clock
 from common import failpoints
+from common.analytics.purchase_questions import CATEGORIES, REPEATS, SCENES
 from common.audit.bundle import write_bundle
 from common.audit.log import AuditLog
 from common.audit.verify import verify_bundle

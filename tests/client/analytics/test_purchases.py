@@ -12,7 +12,6 @@ from client.analytics.purchases import (
     category_customers,
     category_trend,
     frequency_cuts,
-    growing_edges,
     purchase_clusters,
     purchase_scenes,
     recency_cuts,
@@ -24,6 +23,7 @@ from client.training.bounded_sums import bounded_sum
 from common.analytics.clusters import Clusters
 from common.analytics.cuts import Cuts
 from common.analytics.estimates import Estimates
+from common.analytics.purchase_questions import growing_edges
 from common.canonical_json import encode
 from common.catalogue import Catalogue
 from common.errors import InputError

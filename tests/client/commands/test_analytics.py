@@ -13,12 +13,12 @@ import pytest
 
 from client import cli
 from client.analytics.asking import ASKABLE
-from client.analytics.purchases import CATEGORIES, REPEATS
 from client.consent_service.registrar import Choice
 from client.engine.home import RegionHome
 from client.engine.ledger_store import read_charges
 from client.engine.policy import RegionPolicy
 from client.engine.policy_desk import sign_policy
+from common.analytics.purchase_questions import CATEGORIES, REPEATS
 from common.consent import FEDERATED_ANALYTICS
 from common.errors import EXIT_OK, BudgetError, InputError, PolicyError, UsageError
 from simulations.provision import open_region
