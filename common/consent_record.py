@@ -30,6 +30,9 @@ from common.validate import (
 FEDERATED_TRAINING = "fedpref:FederatedTraining"
 RECOMMENDATIONS = "dpv:ProvideProductRecommendations"
 FEDERATED_ANALYTICS = "fedpref:FederatedAnalytics"
+# DPV 2 has profiling as a processing (dpv:Profiling), not as a purpose: this one is the
+# dpv:Personalisation that consists of it.
+PROFILING = "fedpref:CustomerProfiling"
 
 GIVEN = "dpv:ConsentGiven"
 REFUSED = "dpv:ConsentRefused"

@@ -9,7 +9,12 @@ import numpy as np
 
 from client.consent_service.registrar import Choice, ConsentRegistrar
 from common.canonical_json import JsonValue
-from common.consent import FEDERATED_ANALYTICS, FEDERATED_TRAINING, RECOMMENDATIONS
+from common.consent import (
+    FEDERATED_ANALYTICS,
+    FEDERATED_TRAINING,
+    PROFILING,
+    RECOMMENDATIONS,
+)
 from common.engine_channel import EngineChannel
 
 
@@ -68,7 +73,12 @@ def opening_choices(customers: Sequence[str], choices: CustomerChoices) -> list[
         if customer in choices.refusing
         else Choice.give(
             customer,
-            {FEDERATED_TRAINING: True, RECOMMENDATIONS: True, FEDERATED_ANALYTICS: False},
+            {
+                FEDERATED_TRAINING: True,
+                RECOMMENDATIONS: True,
+                FEDERATED_ANALYTICS: False,
+                PROFILING: True,
+            },
         )
         for customer in sorted(customers)
     ]

@@ -33,6 +33,7 @@ from common.canonical_json import JsonValue
 from common.consent import (
     FEDERATED_ANALYTICS,
     FEDERATED_TRAINING,
+    PROFILING,
     RECOMMENDATIONS,
 )
 from common.durable_file import write_durably
@@ -66,13 +67,16 @@ _NOTICE_TEXT = (
     "of training the size and the times of our log of choices leave too: they tell how many "
     "customers have chosen and how many have chosen anew since, not who, and are not noised. You "
     "may withdraw at any time; from the next training round on, your purchases are no longer used. "
-    "What was learnt before stays in the model."
+    "What was learnt before stays in the model. If you agree to a profile, tags are worked out from "
+    "what you buy and look at, in this data centre alone; you can read them and their reasons here, "
+    "and they are deleted when you withdraw."
 )
 _NOTICE_TEXT_ZH = (
     "我们希望从您在本店的购买记录中了解顾客的偏好。您的购买记录保存在本数据中心，不会离开。离开的是许多顾客的汇总值，"
     "并已加入噪声。噪声按照每次训练所声明的隐私预算，限制任何人由此了解到关于您的信息；但并不意味着完全无法了解任何信息。"
     "每一轮训练还会传出本区域选择日志的大小和时间：它们能说明有多少顾客作出了选择、此后又有多少顾客重新作出选择，"
     "但不会说明是谁，且未加噪声。您可以随时撤回同意；最迟从下一轮训练起，不再使用您的购买记录。此前已学到的内容仍保留在模型中。"
+    "如果您同意建立画像，本数据中心会根据您购买和浏览的内容得出标签，标签不会离开；您可以在此查看标签及其依据，撤回同意后即删除。"
 )
 
 
@@ -294,7 +298,7 @@ def _notice(home: RegionHome, jurisdiction: str) -> dict[str, JsonValue]:
         "notice_id": f"pn-1-{jurisdiction.lower()}",
         "lang": _NOTICE_LANG,
         "controller": _controller(home),
-        "purposes": [FEDERATED_TRAINING, RECOMMENDATIONS, FEDERATED_ANALYTICS],
+        "purposes": [FEDERATED_TRAINING, RECOMMENDATIONS, FEDERATED_ANALYTICS, PROFILING],
         "recipients": f"the regions and the coordinator of {home.federation}: noised sums, and the "
         "sizes and times of this region's log",
         "retention": "purchases: 24 months; consent records: 10 years",

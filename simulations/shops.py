@@ -41,6 +41,7 @@ purposes = [
   "fedpref:FederatedTraining",
   "dpv:ProvideProductRecommendations",
   "fedpref:FederatedAnalytics",
+  "fedpref:CustomerProfiling",
 ]
 recipients = "The regions and the coordinator of {federation}: noised sums, and the sizes and \
 times of this region's log."

@@ -12,6 +12,7 @@ from common.consent import (
     FEDERATED_ANALYTICS,
     FEDERATED_TRAINING,
     GIVEN,
+    PROFILING,
     RECOMMENDATIONS,
     REFUSED,
     WITHDRAWN,
@@ -25,6 +26,7 @@ PURPOSES = {
     "training": FEDERATED_TRAINING,
     "recommendations": RECOMMENDATIONS,
     "analytics": FEDERATED_ANALYTICS,
+    "profiling": PROFILING,
 }
 REQUIRED = ("customer", "event_time", "evidence")
 OPTIONAL = ("state", "expires", "lang", "minor", "guardian_state", "guardian_evidence")

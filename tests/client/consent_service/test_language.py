@@ -14,7 +14,13 @@ from client.commands.choose import Way
 from client.consent_service.language import messages
 from client.consent_service.problems import PROBLEMS
 from client.web.language import DEFAULT, LANGUAGES
-from common.consent import FEDERATED_ANALYTICS, FEDERATED_TRAINING, RECOMMENDATIONS, STATES
+from common.consent import (
+    FEDERATED_ANALYTICS,
+    FEDERATED_TRAINING,
+    PROFILING,
+    RECOMMENDATIONS,
+    STATES,
+)
 
 FOLDER = Path(client.consent_service.__file__).parent
 CATALOGUES = {
@@ -27,7 +33,7 @@ COMPOSED = {
     *(f"state.{state}" for state in STATES),
     *(
         f"purpose.{purpose}{end}"
-        for purpose in (FEDERATED_TRAINING, RECOMMENDATIONS, FEDERATED_ANALYTICS)
+        for purpose in (FEDERATED_TRAINING, RECOMMENDATIONS, FEDERATED_ANALYTICS, PROFILING)
         for end in ("", ".text")
     ),
     *(f"now.{name}" for name in ("none", "refused", "withdrawn", "given", "lapsed")),
