@@ -54,6 +54,7 @@ class Standards(BaseModel):
     Attributes:
         version: The format of the file.
         threshold: The least share of a table's rows that must be right.
+        missing: Texts that stand for a missing value, besides none at all.
         codes: Lists of codes that columns name.
         tables: What each table is, by its canonical name.
         definitions: Terms, by name.
@@ -63,6 +64,7 @@ class Standards(BaseModel):
 
     version: str = Field(pattern=f"^{_VERSION}$")
     threshold: Share = 0.98
+    missing: tuple[str, ...] = ()
     codes: Mapping[Name, CodeList] = {}
     tables: Mapping[Name, TableStandard] = Field(min_length=1, max_length=64)
     definitions: Mapping[Name, Definition] = {}

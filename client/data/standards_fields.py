@@ -1,8 +1,9 @@
 """What a data standard says of a column, of a row, of a table, and of a term.
 
 Everything here is declared by the region's operator (`client.data.standards`), and nothing is
-learnt from data: fences and medians that a declaration asks for are fitted elsewhere
-(`client.governance.quality_rules`).
+learnt from data. So what treatment makes of a row depends on that row, on the same customer's other
+rows, and on public constants: a fence or a median of everyone's values would let one customer move
+another's row, and the noise of a release hides one customer's own row alone.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ ReasonName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,63}$")]
 Code = Annotated[str, Field(min_length=1, max_length=128)]
 Words = Annotated[str, Field(min_length=1, max_length=500)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+#: A table's column: ``catalogue.item``.
+_PLACE = r"^[a-z][a-z0-9_]{0,63}\.[a-z][a-z0-9_]{0,63}$"
 
 
 def _aware(moment: datetime) -> datetime:
@@ -83,42 +87,39 @@ class Completion(_Section):
 
     Attributes:
         value: By this value.
-        by: By the median, or the most frequent value, of the rows that have one.
-        within: Columns; the rows with the same values in them count, if there are enough.
-        least: How many rows with a value a group needs; below, the value stays missing.
+        lookup: By what a public table says of the row's item: ``catalogue.category``.
     """
 
     value: str | bool | int | float | None = None
-    by: Literal["median", "most-frequent"] | None = None
-    within: tuple[Name, ...] = ()
-    least: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    lookup: Annotated[str, Field(pattern=_PLACE)] | None = None
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
-        if (self.value is None) == (self.by is None):
-            raise ValueError("say exactly one of value and by")
-        if self.by is None and self.within:
-            raise ValueError("within goes with by")
+        if (self.value is None) == (self.lookup is None):
+            raise ValueError("say exactly one of value and lookup")
         return self
 
 
 class Outliers(_Section):
-    """What becomes of values far from the others'.
+    """What becomes of values that are possible, and yet say something else than they are meant to.
 
     Attributes:
-        rule: ``tukey``: beyond the quartiles by more than `times` their distance; ``mad``: farther
-            from the median than `times` the median deviation, scaled to a normal's deviation.
-        times: How many of them.
-        scale: ``log`` judges log(1 + value), for what is never negative and has a long tail.
+        below: Lesser values are outliers; None: none are.
+        above: Greater ones are.
         treat: ``clip`` to the fence, or ``set-aside``: the row is left out.
-        least: Below so many values nothing is an outlier.
     """
 
-    rule: Literal["tukey", "mad"] = "tukey"
-    times: Annotated[float, Field(ge=1.0, le=100.0)] = 3.0
-    scale: Literal["linear", "log"] = "linear"
+    below: Finite | None = None
+    above: Finite | None = None
     treat: Literal["clip", "set-aside"] = "clip"
-    least: Annotated[int, Field(ge=20, le=1_000_000_000)] = 200
+
+    @model_validator(mode="after")
+    def _has_fences(self) -> Self:
+        if self.below is None and self.above is None:
+            raise ValueError("say below, above or both")
+        if self.below is not None and self.above is not None and not self.below <= self.above:
+            raise ValueError("below is above above")
+        return self
 
 
 class ColumnStandard(_Section):
@@ -150,7 +151,7 @@ class ColumnStandard(_Section):
     codes: tuple[Code, ...] | None = None
     pattern: Annotated[str, AfterValidator(_pattern)] | None = None
     unit: Annotated[str, Field(min_length=1, max_length=32)] | None = None
-    known_in: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*\.[a-z][a-z0-9_]*$")] | None = None
+    known_in: Annotated[str, Field(pattern=_PLACE)] | None = None
     complete: Completion | None = None
     outliers: Outliers | None = None
 
@@ -195,10 +196,8 @@ class ColumnStandard(_Section):
             raise ValueError("the range ends before it begins")
 
     def _check_completion(self, complete: Completion) -> None:
-        if complete.by == "median" and not self.numeric:
-            raise ValueError("a median is of numbers")
-        if complete.by == "most-frequent" and self.type not in ("code", "flag", "reference"):
-            raise ValueError("the most frequent value is taken of codes, references and flags")
+        if complete.lookup is not None and self.type not in ("reference", "text", "code"):
+            raise ValueError("what is looked up is a reference, text or a code")
         if complete.value is not None and not self._allows(complete.value):
             raise ValueError(f"the completion {complete.value!r} is no value of the column")
 
@@ -286,13 +285,16 @@ class TableStandard(_Section):
         named = {*self.key, *([] if self.newest_by is None else [self.newest_by])}
         for rule in self.rules:
             named |= rule.named
-        for column in self.columns.values():
-            named |= set(column.complete.within) if column.complete is not None else set()
+        if any(each.complete and each.complete.lookup for each in self.columns.values()):
+            named.add("item")
         unknown = named - self.columns.keys()
         if unknown:
             raise ValueError(f"there is no column {min(unknown)!r} in the table")
-        if self.most_per_customer is not None and "customer" not in self.columns:
-            raise ValueError("most_per_customer needs a column customer")
+        if "customer" in self.columns and "customer" not in self.key:
+            # One customer's row would else go because of another's.
+            raise ValueError("the key of a table about customers has the column customer")
+        if self.most_per_customer is not None and not {"customer", "time"} <= self.columns.keys():
+            raise ValueError("most_per_customer needs the columns customer and time")
         names = [rule.name for rule in self.rules]
         if len(set(names)) != len(names):
             raise ValueError("two rules have one name")
