@@ -67,9 +67,9 @@ _NOTICE_TEXT = (
     "of training the size and the times of our log of choices leave too: they tell how many "
     "customers have chosen and how many have chosen anew since, not who, and are not noised. You "
     "may withdraw at any time; from the next training round on, your purchases are no longer used. "
-    "What was learnt before stays in the model. If you agree to a profile, tags are worked out from "
-    "what you buy and look at, in this data centre alone; you can read them and their reasons here, "
-    "and they are deleted when you withdraw."
+    "What was learnt before stays in the model. If you agree to a profile, tags are worked out "
+    "from what you buy and look at, in this data centre alone; you can read them and their reasons "
+    "here, and they are deleted when you withdraw."
 )
 _NOTICE_TEXT_ZH = (
     "我们希望从您在本店的购买记录中了解顾客的偏好。您的购买记录保存在本数据中心，不会离开。离开的是许多顾客的汇总值，"
