@@ -8,7 +8,7 @@ left to `client.data.quality`, for which a row keeps what that needs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
@@ -210,9 +210,19 @@ def _digests(rows: pd.DataFrame, mapped: frozenset[str]) -> DigestArray:
     keys = ["item_ref", "basket_ref"]
     if "basket_ref" not in mapped:
         keys = sorted(mapped - {"customer_ref", "time"})
-    digests: DigestArray = np.zeros(len(rows), dtype=np.uint64)
-    for name in keys:
-        digests = (digests ^ _digest_of(rows[name])) * _MULTIPLIER
+    return digests_of((rows[name] for name in keys), len(rows))
+
+
+def digests_of(columns: Iterable[pd.Series[Any]], n_rows: int) -> DigestArray:
+    """uint64[n]: a digest of each row's values; the same for the same values at any time.
+
+    Args:
+        columns: Categories of text, whole numbers that may be missing, or float64.
+        n_rows: How many rows they have.
+    """
+    digests: DigestArray = np.zeros(n_rows, dtype=np.uint64)
+    for column in columns:
+        digests = (digests ^ _digest_of(column)) * _MULTIPLIER
         digests ^= digests >> _HALF
     return digests
 

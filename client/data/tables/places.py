@@ -1,0 +1,149 @@
+"""The places that a table's rows are in: how they are opened, and what is read of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from client.data.canonicalise import as_references
+from client.data.customer_keys import CustomerKeys
+from client.data.file_source import FileRows, unreadable_is_input_error
+from client.data.source_config import Reading
+from client.data.sql_source import SqlRows
+from client.data.store_units import Changes, StoreUnit
+from client.data.tables.declaration import FileTable, TableConfig
+from client.data.tables.rows import RowReader, TableCounts
+from client.data.tables.schema import TableSchema
+
+
+class RowSource(Protocol):
+    """Where a table's rows are: units of them, under the place's own names of columns."""
+
+    @property
+    def origin(self) -> str:
+        """What messages call it."""
+        ...
+
+    def check(self) -> None:
+        """Checks that it can be read and has what is mapped; reads no row."""
+        ...
+
+    def changes(self, taken: Mapping[str, StoreUnit], now_ms: int) -> Changes:
+        """What is new or gone since some units were taken up."""
+        ...
+
+    def kinds(self, unit: StoreUnit) -> Mapping[str, str]:
+        """What each mapped column of a unit holds."""
+        ...
+
+    def tables(self, unit: StoreUnit) -> Iterator[pa.Table]:
+        """The mapped columns of a unit, batch by batch."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class RawRows:
+    """What one place of a table holds, for quality governance: nothing judged, nothing unified.
+
+    Attributes:
+        rows: The mapped columns under their canonical names, in whatever types the place has them;
+            codes that the declaration translates are translated.
+        reading: How times are written, and in which zone.
+        origin: Where the rows are from, for messages.
+        channel: Whose keys the customers' references are; None: the region's own.
+    """
+
+    rows: pa.Table = field(repr=False)
+    reading: Reading
+    origin: str
+    channel: str | None
+
+
+class TablePlace:
+    """One place that a table's rows are in.
+
+    Args:
+        schema: The table.
+        config: How the place is declared.
+        source: Its rows, if they are not where the declaration says.
+    """
+
+    def __init__(
+        self, schema: TableSchema, config: TableConfig, source: RowSource | None = None
+    ) -> None:
+        self.schema = schema
+        self.config = config
+        self.source: RowSource = _opened(schema, config) if source is None else source
+        self._source_of_all = _opened(schema, config, config.columns) if source is None else source
+
+    def read(
+        self, unit: StoreUnit, keys: CustomerKeys | None, now_ms: int
+    ) -> tuple[list[pa.Table], TableCounts]:
+        """Reads a unit.
+
+        Raises:
+            InputError: It cannot be read, or a column holds what its meaning does not allow.
+        """
+        reader, tables, counts = RowReader(self.schema, self.config, keys), [], TableCounts()
+        # What Arrow makes of a broken value is told as the unit's, without the value.
+        with unreadable_is_input_error(unit.name):
+            for raw in self.source.tables(unit):
+                table, found = reader.read(raw, f"{self.source.origin}, {unit.name}", now_ms)
+                tables.append(table)
+                counts += found
+        return tables, counts
+
+    def raw(self, at_ms: int) -> RawRows:
+        """All that is mapped, canonical or not, as it is written.
+
+        Args:
+            at_ms: The time, milliseconds since the epoch.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        config, source = self.config, self._source_of_all
+        tables = []
+        for unit in source.changes({}, at_ms).fresh:
+            for raw in source.tables(unit):
+                columns = [
+                    _translated(raw.column(stored), config.codes.get(name, {}), unit.name)
+                    for name, stored in config.columns.items()
+                ]
+                tables.append(pa.table(columns, names=list(config.columns)))
+        empty = pa.table({name: pa.nulls(0) for name in config.columns})
+        rows = pa.concat_tables([empty, *tables], promote_options="permissive")
+        return RawRows(rows, config, source.origin, config.channel)
+
+
+def _opened(
+    schema: TableSchema, config: TableConfig, columns: Mapping[str, str] | None = None
+) -> RowSource:
+    """The rows of a declared place.
+
+    Args:
+        schema: The table.
+        config: The place.
+        columns: The columns to select; the canonical ones if they are not given.
+    """
+    if columns is None:
+        columns = {name: each for name, each in config.columns.items() if name in schema.columns}
+    times = schema.holding("time")
+    if isinstance(config, FileTable):
+        return FileRows(config, columns, times=times)
+    return SqlRows(config, columns, times=times)
+
+
+def _translated(
+    column: pa.ChunkedArray, codes: Mapping[str, str], where: str
+) -> pa.ChunkedArray | pa.Array:
+    if not codes:
+        return column
+    texts = as_references(column, len(column), where)
+    names = [codes.get(each, each) for each in texts.categories.tolist()]
+    places = pa.array(np.asarray(texts.codes), mask=np.asarray(texts.codes) < 0)
+    return pa.array(names, pa.string()).take(places)
