@@ -12,7 +12,7 @@ sequence of parts, read when they are asked for; all rows of a customer are in o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from client.data.table_rows import TableRows
 from common.errors import ConsentError, InputError, QualityGateError
 
 if TYPE_CHECKING:
@@ -105,12 +106,15 @@ class Purchases:
         owner: int32[n], each purchase's customer as a position in `owners`.
         item: int32[n], each purchase's item as its number in the public catalogue.
         time_ms: int64[n], milliseconds since the epoch, rounded down.
+        further: By table, what else there is of the same customers, where it was asked for
+            (`client.data.tables.joining`); an owner may then have no purchase.
     """
 
     owners: tuple[str, ...] = field(repr=False)
     owner: IntArray = field(repr=False)
     item: IntArray = field(repr=False)
     time_ms: LongArray = field(repr=False)
+    further: Mapping[str, TableRows] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.owner)

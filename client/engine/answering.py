@@ -20,7 +20,7 @@ from client.engine.refusals import DiscardedError, OutdatedError
 from client.engine.round_training import RoundParts
 from client.engine.sealed_answers import AnswerStore, SealedAnswer
 from client.engine.subjects import SubjectKeys
-from client.training.bounded_sums import Statistic, noisy_sum
+from client.training.bounded_sums import Statistic, noisy_sum, tables_of
 from client.training.turns import TRAINING_TURN
 from common.audit.entry import make_entry
 from common.audit.log import LogMovedError
@@ -186,7 +186,7 @@ class QueryAnswering:
         parts, start_ms = self._parts, self._parts.clock_ms()
         snapshot = self._snapshot(query, start_ms)
         # What is wrong with the store or its catalogue is found before anything is paid.
-        purchases = parts.data.consented(snapshot.eligible, query.catalogue)
+        purchases = parts.data.consented(snapshot.eligible, query.catalogue, tables_of(statistic))
         charge = parts.charging.charge_query(query, part)
         reach(AnswerPoint.ANSWER_CHARGED)
         spending = parts.ledger.spending(query.run, charge.request.year, upto_seq=charge.seq)

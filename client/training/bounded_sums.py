@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +73,21 @@ class Statistic(Protocol):
             purchases: Some customers' purchases within the query's window; all of each of them.
         """
         ...
+
+
+@runtime_checkable
+class TableStatistic(Statistic, Protocol):
+    """A statistic of more than purchases."""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The further tables that it takes rows of, by name."""
+        ...
+
+
+def tables_of(statistic: Statistic) -> tuple[str, ...]:
+    """The further tables that a statistic takes rows of; one of purchases alone states none."""
+    return statistic.tables if isinstance(statistic, TableStatistic) else ()
 
 
 def noisy_sum(
@@ -206,7 +221,13 @@ def _bounded(given: Contributions, n_customers: int, size: int, clipping_norm: f
 
 def _within(part: Purchases, start_ms: int, end_ms: int) -> Purchases:
     inside = (part.time_ms >= start_ms) & (part.time_ms < end_ms)
-    return Purchases(part.owners, part.owner[inside], part.item[inside], part.time_ms[inside])
+    further = {
+        name: rows.take((rows.time_ms >= start_ms) & (rows.time_ms < end_ms))
+        for name, rows in part.further.items()
+    }
+    return Purchases(
+        part.owners, part.owner[inside], part.item[inside], part.time_ms[inside], further
+    )
 
 
 def _require_once(seen: list[npt.NDArray[np.bytes_]]) -> None:
