@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,9 +13,11 @@ from client.data.dataset import MAX_ROWS_PER_CUSTOMER, PreferenceDataset
 from client.data.prepared_files import DamagedRowsError
 from client.data.quality import QualityReport
 from client.data.refresh import Refreshed
+from client.data.tables.joining import join_consented
 from client.data.transactions import CheckedTransactions, Purchases
 from client.engine.home import RegionHome
 from client.engine.kept_store import KeptStore
+from client.engine.kept_tables import KeptTables
 from client.engine.log_state import LogState
 from client.engine.policy import RegionPolicy
 from common.audit.sparse_merkle import position, sparse_root
@@ -124,6 +126,7 @@ class RegionData:
     def __init__(self, home: RegionHome, policy: RegionPolicy) -> None:
         self._policy = policy
         self._store = KeptStore(home, float(policy.quality_threshold))
+        self._tables = KeptTables(home, float(policy.quality_threshold))
         self._dataset: _PreparedDataset | None = None
 
     def quality_report(self) -> QualityReport:
@@ -178,7 +181,9 @@ class RegionData:
             )
         return dataset
 
-    def consented(self, eligible: EligibleCustomers, catalogue: str) -> Iterator[Purchases]:
+    def consented(
+        self, eligible: EligibleCustomers, catalogue: str, tables: Sequence[str] = ()
+    ) -> Iterator[Purchases]:
         """The eligible customers' purchases as the store is now, part by part.
 
         All that can be refused is refused by the call, before the first part is asked for: whoever
@@ -187,10 +192,12 @@ class RegionData:
         Args:
             eligible: The customers.
             catalogue: Digest of the catalogue that items must be numbers of.
+            tables: The further tables whose rows are to lie beside the purchases.
 
         Raises:
-            QualityGateError: The store is below the policy's threshold.
-            InputError: The store or the catalogue cannot be read.
+            QualityGateError: The store or a table is below the policy's threshold.
+            InputError: The store, a table or the catalogue cannot be read, or a table is not
+                declared.
             PolicyError: The region's catalogue is another one.
         """
         own = self._store.catalogue().digest
@@ -200,7 +207,8 @@ class RegionData:
                 f"region's ({own[:12]}…).",
                 remedy="Ask anew under the region's public catalogue.",
             )
-        return self._consented_parts(self.checked_transactions(), eligible)
+        parts = self._consented_parts(self.checked_transactions(), eligible)
+        return join_consented(parts, self._tables.rows(tables), eligible) if tables else parts
 
     def _consented_parts(
         self, checked: CheckedTransactions, eligible: EligibleCustomers
