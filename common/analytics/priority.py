@@ -101,7 +101,12 @@ def on_scale(found: Estimates, nothing: float, everything: float) -> Estimates:
 
 
 def prioritised(
-    read: ReadFactors, feasibility: FloatArray, weights: Weights, *, level: float = LEVEL
+    read: ReadFactors,
+    feasibility: FloatArray,
+    weights: Weights,
+    *,
+    level: float = LEVEL,
+    chosen_from: int | None = None,
 ) -> Priorities:
     """Scores items and ranks them.
 
@@ -110,13 +115,15 @@ def prioritised(
         feasibility: float64[items], within 0 and 1.
         weights: How much each factor counts.
         level: How often an interval of a score, and all ranks together, shall cover the truth.
+        chosen_from: If the answers themselves chose the items, such as the largest groups: from how
+            many. None if they were chosen without them.
 
     Formal guarantees:
         A score rises with each factor, so it is between the scores of the factors' ends if both
         intervals hold. With each at 1 − (1 − level)/2 that is at least as often as `level`, whether
         or not both are read off the same release (Bonferroni); so are all ranks together, with each
-        at 1 − (1 − level)/(2 · items). Which of many items are looked at must not depend on the
-        answers, unless `read` covers all of those as well.
+        at 1 − (1 − level)/(2 · items). Items that the answers chose are those that noise raised:
+        then scores and ranks hold for all that they were chosen from, all at once.
 
     Edge cases:
         A factor that noise leaves nothing to say of: no score is said, and its interval has all
@@ -125,10 +132,11 @@ def prioritised(
     Raises:
         InputError: A factor has another shape, or is not within 0 and 1.
     """
-    items = len(feasibility)
-    importance, urgency = read(1 - (1 - level) / _NOISY_FACTORS)
+    statements = max(1, len(feasibility), chosen_from or 0)
+    together = read(1 - (1 - level) / (_NOISY_FACTORS * statements))
+    alone = read(1 - (1 - level) / _NOISY_FACTORS) if chosen_from is None else together
+    importance, urgency = alone
     score = _score(importance, urgency, feasibility, weights, level)
-    together = read(1 - (1 - level) / (_NOISY_FACTORS * max(1, items)))
     first, last = _ranks(_score(*together, feasibility, weights, level))
     told = np.where(score.known, score.value, -1.0)
     order = np.argsort(-told, kind="stable").astype(np.int64)

@@ -71,6 +71,10 @@ class Language:
         # The format is a message of ours; Markup escapes every value that is no markup.
         return Markup(self._messages[key]).format(**filled)  # noqa: S704
 
+    def knows(self, key: str) -> bool:
+        """Whether there is such a message."""
+        return key in self._messages
+
     def term(self, group: str, name: str) -> Markup:
         """A word of a record in this language; a word that is not known stands as it is."""
         key = f"{group}.{name}"
