@@ -1,0 +1,317 @@
+"""The quality of one table, from its raw rows, batch by batch.
+
+A row costs some fifty bytes until the end, whatever it says: what tells repeats and customers apart
+are digests. So a table may be larger than memory is for its text.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from client.data.definitions import DAY_MS, holders, units_of
+from client.data.row_checks import digests_of
+from client.data.source_config import Reading
+from client.data.standards_fields import Definition, TableStandard
+from client.data.store_units import kind_of
+from client.governance.quality_changes import SCHEMA, Treatment, changes_of
+from client.governance.quality_repeats import RowFacts, joined, repeats, rows_beyond
+from client.governance.quality_rows import RowTreatment, Surroundings, TreatedRows, row_ids
+from client.governance.quality_score import ColumnQuality, TableQuality, faults_of
+from common.timestamps import MAX_TIME_MS, format_time
+
+BoolArray = npt.NDArray[np.bool_]
+LongArray = npt.NDArray[np.int64]
+DigestArray = npt.NDArray[np.uint64]
+
+_NO_TIME = np.iinfo(np.int64).min
+#: So many changes are kept in the journal; all are counted.
+MAX_CHANGES = 2_000_000
+
+
+class RawPlace(Protocol):
+    """One place of a table's rows."""
+
+    @property
+    def origin(self) -> str:
+        """What messages call it."""
+        ...
+
+    @property
+    def reading(self) -> Reading:
+        """How its times are written."""
+        ...
+
+    @property
+    def out_of_scope(self) -> int:
+        """How many rows were left out of the batches so far: they are not the region's."""
+        ...
+
+    def batches(self) -> Iterator[pa.Table]:
+        """Its rows, under canonical names, as the store wrote them.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """What the examination of a table gave.
+
+    Attributes:
+        quality: Its quality.
+        changes: What treatment changes (`quality_changes.SCHEMA`), as far as it is kept.
+        meant: Definition → how many customers it is about, at the newest moment of the table.
+    """
+
+    quality: TableQuality
+    changes: pa.Table = field(repr=False)
+    meant: Mapping[str, int]
+
+
+@dataclass
+class _Batches:
+    """What is kept of batches."""
+
+    facts: list[RowFacts] = field(default_factory=list)
+    guessed: list[BoolArray] = field(default_factory=list)
+    changes: list[pa.Table] = field(default_factory=list)
+    n_changes: int = 0
+    treatments: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    given: Counter[str] = field(default_factory=Counter)
+    kinds: dict[str, str] = field(default_factory=dict)
+    units: dict[str, list[DigestArray]] = field(default_factory=dict)
+    counts: dict[str, list[BoolArray]] = field(default_factory=dict)
+
+
+class TableExamination:
+    """Examines a table.
+
+    Args:
+        table: Its name.
+        standard: Its standard.
+        threshold: The least share of rows that must be right.
+        around: What else rows are judged by.
+        definitions: The definitions that are about this table, by name.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        standard: TableStandard,
+        threshold: float,
+        around: Surroundings,
+        definitions: Mapping[str, Definition],
+    ) -> None:
+        self._table = table
+        self._standard = standard
+        self._threshold = threshold
+        self._around = around
+        self._definitions = definitions
+
+    def examine(self, places: Iterable[RawPlace]) -> Examined:
+        """Reads and judges all places of the table.
+
+        Raises:
+            InputError: A place cannot be read, or is not what the standard says of its columns.
+            QualityGateError: The contract cannot be applied.
+        """
+        kept, origins, out_of_scope = _Batches(), [], 0
+        for place in places:
+            origins.append(place.origin)
+            treatment = RowTreatment(self._table, self._standard, place.reading, self._around)
+            for batch in place.batches():
+                if batch.num_rows:
+                    self._take(kept, batch, treatment.apply(batch, origin=place.origin))
+            out_of_scope += place.out_of_scope
+        facts = joined(kept.facts)
+        repeated, replaced = self._judge_repeats(kept, facts)
+        counted = facts.passed & ~repeated & ~replaced
+        beyond, bounded_customers = self._judge_bound(kept, facts, counted)
+        accepted = counted & ~beyond
+        quality = self._quality(
+            kept,
+            facts,
+            accepted,
+            origin=", ".join(dict.fromkeys(origins)),
+            out_of_scope=out_of_scope,
+            beyond_bound=int(beyond.sum()),
+            bounded_customers=bounded_customers,
+            repeated=int((repeated | replaced).sum()),
+        )
+        changes = pa.concat_tables([SCHEMA.empty_table(), *kept.changes]).unify_dictionaries()
+        return Examined(quality, changes.slice(0, MAX_CHANGES), self._meant(kept, facts, accepted))
+
+    def _take(self, kept: _Batches, raw: pa.Table, treated: TreatedRows) -> None:
+        frame = treated.rows.frame
+        kept.facts.append(self._facts(treated))
+        kept.guessed.append(treated.guessed)
+        kept.reasons += treated.reasons
+        kept.given += Counter(treated.given)
+        for name in treated.given:
+            kind = kind_of(raw.schema.field(name).type)
+            if kept.kinds.get(name, "nothing") == "nothing":
+                kept.kinds[name] = kind
+        self._keep_changes(kept, treated.changes)
+        for name, each in self._definitions.items():
+            self._count_for(kept, name, each, frame)
+
+    def _count_for(
+        self, kept: _Batches, name: str, definition: Definition, frame: pd.DataFrame
+    ) -> None:
+        """Keeps what a definition counts; what is within its days is judged at the end."""
+        named = set(definition.where)
+        values: npt.NDArray[np.generic] | None = None
+        if definition.count not in ("rows", "days"):
+            named.add(definition.count)
+        counts = np.full(len(frame), named <= set(frame), dtype=bool)
+        if named <= set(frame):
+            for column, wanted in definition.where.items():
+                counts &= frame[column].isin(wanted).to_numpy(dtype=bool)
+        if definition.count in frame:
+            values = digests_of([frame[definition.count]], len(frame))
+        elif definition.count in named:
+            values = np.zeros(len(frame), dtype=np.uint64)
+        units = units_of(definition, kept.facts[-1].times, values)
+        if definition.count == "rows":
+            units = units + sum(len(each) for each in kept.counts.get(name, []))
+        kept.units.setdefault(name, []).append(units.astype(np.uint64))
+        kept.counts.setdefault(name, []).append(counts)
+
+    def _facts(self, treated: TreatedRows) -> RowFacts:
+        frame, standard = treated.rows.frame, self._standard
+        # A key of which the store lacks a part tells nothing apart: then all columns do.
+        whole = all(name in frame for name in standard.key)
+        n_rows = len(frame)
+        times = _moments(frame, "time")
+        newest = times if standard.newest_by is None else _moments(frame, standard.newest_by)
+        customers = np.zeros(n_rows, dtype=np.uint64)
+        if "customer" in frame:
+            present = frame["customer"].notna().to_numpy()
+            customers[present] = digests_of([frame["customer"]], n_rows)[present]
+        return RowFacts(
+            ids=treated.ids,
+            keys=row_ids(frame, standard.key) if whole else treated.ids,
+            customers=customers,
+            times=times,
+            newest=newest,
+            filled=frame.notna().sum(axis=1).to_numpy().astype(np.uint8),
+            passed=treated.passed,
+        )
+
+    def _judge_repeats(self, kept: _Batches, facts: RowFacts) -> tuple[BoolArray, BoolArray]:
+        repeated, replaced = repeats(facts)
+        repeated = self._to_treat(kept, repeated, "repeated", facts)
+        replaced = self._to_treat(kept, replaced, "replaced", facts)
+        kept.reasons["row-repeated"] += int(repeated.sum())
+        kept.reasons["row-replaced"] += int(replaced.sum())
+        return repeated, replaced
+
+    def _judge_bound(
+        self, kept: _Batches, facts: RowFacts, counted: BoolArray
+    ) -> tuple[BoolArray, int]:
+        most = self._standard.most_per_customer
+        if most is None:
+            return np.zeros(len(facts), dtype=bool), 0
+        beyond, customers = rows_beyond(facts, counted, most)
+        return self._to_treat(kept, beyond, "beyond-bound", facts), customers
+
+    def _to_treat(
+        self, kept: _Batches, rows: BoolArray, how: Treatment, facts: RowFacts
+    ) -> BoolArray:
+        if not rows.any():
+            return rows
+        left_out = rows & ~self._around.undone.covers(self._table, how, "", facts.ids)
+        self._keep_changes(kept, changes_of(facts.ids[left_out], how))
+        return left_out
+
+    def _keep_changes(self, kept: _Batches, changes: pa.Table) -> None:
+        if not changes.num_rows:
+            return
+        counts = (
+            changes.unify_dictionaries()
+            .group_by(["treatment", "column"])
+            .aggregate([([], "count_all")])
+        )
+        for each in counts.to_pylist():
+            name = f"{each['treatment']} {each['column']}".strip()
+            kept.treatments[name] += each["count_all"]
+        if kept.n_changes < MAX_CHANGES:
+            kept.changes.append(changes)
+            kept.n_changes += changes.num_rows
+
+    def _quality(
+        self,
+        kept: _Batches,
+        facts: RowFacts,
+        accepted: BoolArray,
+        *,
+        origin: str,
+        out_of_scope: int,
+        beyond_bound: int,
+        bounded_customers: int,
+        repeated: int,
+    ) -> TableQuality:
+        reasons = dict(
+            sorted(
+                ((name, n) for name, n in kept.reasons.items() if n),
+                key=lambda each: (-each[1], each[0]),
+            )
+        )
+        guessed = np.concatenate([np.zeros(0, dtype=bool), *kept.guessed])
+        rules = sum(reasons.get(rule.name, 0) for rule in self._standard.rules)
+        newest = int(facts.times[accepted].max(initial=_NO_TIME))
+        has_customers = "customer" in self._standard.columns
+        return TableQuality(
+            table=self._table,
+            origin=origin,
+            read=len(facts) + out_of_scope,
+            out_of_scope=out_of_scope,
+            beyond_bound=beyond_bound,
+            bounded_customers=bounded_customers,
+            repeated=repeated,
+            broken_rules=min(rules, len(facts)),
+            accepted=int(accepted.sum()),
+            guessed=int((guessed & accepted).sum()),
+            reasons=reasons,
+            treatments=dict(sorted(kept.treatments.items())),
+            columns={
+                name: ColumnQuality(kind, kept.given[name], faulty)
+                for name, kind in kept.kinds.items()
+                for faulty in [min(faults_of(name, reasons), kept.given[name])]
+            },
+            customers=len(np.unique(facts.customers[accepted])) if has_customers else None,
+            newest=format_time(newest) if 0 <= newest <= MAX_TIME_MS else "",
+            threshold=self._threshold,
+            changed_most=self._standard.changed_most,
+        )
+
+    def _meant(self, kept: _Batches, facts: RowFacts, accepted: BoolArray) -> dict[str, int]:
+        if not accepted.any():
+            return dict.fromkeys(self._definitions, 0)
+        newest = int(facts.times[accepted].max())
+        found = {}
+        for name, each in self._definitions.items():
+            recent = accepted & (facts.times > newest - each.within_days * DAY_MS)
+            counted = recent & np.concatenate(kept.counts[name])
+            units = np.concatenate(kept.units[name])[counted]
+            found[name] = len(holders(each, facts.customers[counted], units))
+        return found
+
+
+def _moments(frame: pd.DataFrame, name: str) -> LongArray:
+    """int64[n]: a column's moments in milliseconds since the epoch, `_NO_TIME` for none."""
+    if name not in frame:
+        return np.full(len(frame), _NO_TIME, dtype=np.int64)
+    moments = frame[name].to_numpy(dtype="datetime64[us]")
+    return np.where(np.isnat(moments), _NO_TIME, moments.astype(np.int64) // 1000)
