@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from client.analytics.further import further_statistic
 from client.analytics.purchases import (
     PurchaseStatistic,
     category_customers,
@@ -18,6 +19,7 @@ from client.analytics.purchases import (
     repeat_purchases,
 )
 from client.recommend.local_statistics import Clock
+from common.analytics.further_questions import FURTHER, Named
 from common.analytics.purchase_questions import (
     CATEGORIES,
     CATEGORY_TREND,
@@ -32,12 +34,19 @@ from common.analytics.purchase_questions import (
 from common.catalogue import Catalogue
 from common.errors import InputError
 
-#: What can be asked of purchases, in the order in which it is asked.
-ASKABLE = (CATEGORIES, CATEGORY_TREND, SCENES, RECENCY, FREQUENCY, REPEATS)
+#: What can be asked, in the order in which it is asked: of purchases, then of further tables.
+ASKABLE = (CATEGORIES, CATEGORY_TREND, SCENES, RECENCY, FREQUENCY, REPEATS, *FURTHER)
+_NO_NAMES = Named()
 
 
 def statistics(
-    names: Sequence[str], catalogue: Catalogue, clock: Clock, *, start_ms: int, end_ms: int
+    names: Sequence[str],
+    catalogue: Catalogue,
+    clock: Clock,
+    *,
+    start_ms: int,
+    end_ms: int,
+    named: Named = _NO_NAMES,
 ) -> list[PurchaseStatistic]:
     """What is asked, by name.
 
@@ -47,9 +56,11 @@ def statistics(
         clock: How moments are told apart.
         start_ms: Begin of the window, milliseconds since the epoch, inclusive.
         end_ms: End of the window, exclusive. A trend is from its first half to its second.
+        named: The retailer's public names, of which some questions are made.
 
     Raises:
-        InputError: A name is unknown or twice, or the window is empty.
+        InputError: A name is unknown or twice, the window is empty, or a question needs names that
+            are not given.
     """
     if len(set(names)) != len(names) or start_ms >= end_ms:
         raise InputError(
@@ -67,10 +78,15 @@ def statistics(
         FREQUENCY: lambda: frequency_cuts(most_days=most_purchase_days(days)),
         REPEATS: repeat_purchases,
     }
-    unknown = [name for name in names if name not in made]
+    unknown = [name for name in names if name not in ASKABLE]
     if unknown:
         raise InputError(
-            f"{unknown[0][:64]!r} is nothing that can be asked of purchases.",
+            f"{unknown[0][:64]!r} is nothing that can be asked.",
             remedy=f"Use {', '.join(ASKABLE)}.",
         )
-    return [made[name]() for name in names]
+    return [
+        made[name]()
+        if name in made
+        else further_statistic(name, named, catalogue, clock, end_ms=end_ms)
+        for name in names
+    ]

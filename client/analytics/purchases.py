@@ -49,17 +49,19 @@ from common.parameters import ArraySpec
 
 @dataclass(frozen=True, eq=False)
 class PurchaseStatistic:
-    """A question, asked of purchases.
+    """A question, asked of purchases or of what lies beside them.
 
     Attributes:
         question: What is asked.
         rows: Makes customers' rows of their purchases within the window.
         more: Public constants that the rows depend on besides the question's.
+        tables: The further tables whose rows have to lie beside the purchases.
     """
 
     question: Question
     rows: Callable[[Purchases], Contributions] = field(repr=False)
     more: Mapping[str, JsonValue] = field(default_factory=dict)
+    tables: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -77,7 +79,14 @@ class PurchaseStatistic:
         return {**self.question.parameters, **self.more}
 
     def contributions(self, purchases: Purchases) -> Contributions:
-        """What customers add; see `client.training.bounded_sums.Statistic`."""
+        """What customers add; see `client.training.bounded_sums.Statistic`.
+
+        Raises:
+            InputError: A table that it takes rows of was not given.
+        """
+        missing = [name for name in self.tables if name not in purchases.further]
+        if missing:
+            raise InputError(f"{self.name}: rows of the table {missing[0]} were not given.")
         return self.rows(purchases)
 
 
@@ -122,15 +131,25 @@ def purchase_scenes(clock: Clock) -> PurchaseStatistic:
     question = scene_question(clock.dayparts)
 
     def rows(purchases: Purchases) -> Contributions:
-        moments = pd.DatetimeIndex(purchases.time_ms.astype("datetime64[ms]"), tz="UTC")
-        local = moments.tz_convert(clock.zone)
-        daypart = clock.daypart(np.asarray(local.hour, dtype=np.int64))
-        cell = daypart * WEEKDAYS + np.asarray(local.day_of_week, dtype=np.int64)
+        daypart, weekday = moments_of(purchases.time_ms, clock)
+        cell = daypart * WEEKDAYS + weekday
         # Hours that belong to no part of the day are outside the table.
         known = daypart >= 0
         return share_rows(question, purchases.owner.astype(np.int64)[known], cell[known])
 
     return PurchaseStatistic(question, rows, {"clock": clock.to_record()})
+
+
+def moments_of(time_ms: LongArray, clock: Clock) -> tuple[LongArray, LongArray]:
+    """The part of the day, −1 where none has the hour, and the weekday, Monday first, of moments.
+
+    Args:
+        time_ms: int64[n], milliseconds since the epoch.
+        clock: How they are told apart.
+    """
+    local = pd.DatetimeIndex(time_ms.astype("datetime64[ms]"), tz="UTC").tz_convert(clock.zone)
+    hour = np.asarray(local.hour, dtype=np.int64)
+    return clock.daypart(hour), np.asarray(local.day_of_week, dtype=np.int64)
 
 
 def recency_cuts(*, window_days: int, end_ms: int, cells: int = CELLS) -> PurchaseStatistic:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from client.data.canonicalise import as_numbers, as_references, as_times
 from client.data.customer_keys import CustomerKeys
 from client.data.tables.declaration import TableConfig
-from client.data.tables.schema import Column, TableSchema
+from client.data.tables.schema import FEEDBACK, SCALES, Column, TableSchema
 from common.canonical_json import JsonValue
 
 BoolArray = npt.NDArray[np.bool_]
@@ -121,7 +121,7 @@ class RowReader:
             InputError: A column has a type that its meaning does not allow.
         """
         batch = _Batch(raw.num_rows)
-        arrays = {}
+        arrays: dict[str, pa.Array | None] = {}
         for name, column in self._schema.columns.items():
             place = self._config.columns.get(name)
             if place is None:
@@ -129,6 +129,8 @@ class RowReader:
                 continue
             where = f"{origin}, column {place!r} ({name})"
             arrays[name] = self._column(name, column, raw.column(place), where, batch, now_ms)
+        if self._schema.name == FEEDBACK:
+            _judge_scales(arrays, batch)
         kept = pa.array(batch.kept & ~batch.unmatched)
         wanted = arrow_schema(self._schema)
         columns = [
@@ -239,6 +241,18 @@ class _Batch:
         """Leaves rows out."""
         self.kept &= ~rows
         self.reasons[reason] += int(rows.sum())
+
+
+def _judge_scales(arrays: Mapping[str, pa.Array | None], batch: _Batch) -> None:
+    """Refuses answers that their kind of feedback has no place for."""
+    kinds, scores = arrays["kind"], arrays["score"]
+    if kinds is None or scores is None:
+        return
+    codes = kinds.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    scales = [SCALES.get(each, (-np.inf, np.inf)) for each in kinds.dictionary.to_pylist()]
+    low, high = np.array([*scales, (-np.inf, np.inf)]).T[:, codes]
+    score = scores.to_numpy(zero_copy_only=False)
+    batch.refuse("score-off-scale", (score < low) | (score > high))
 
 
 def _given(raw: pa.ChunkedArray) -> BoolArray:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from common.analytics.further_questions import EVENT_KINDS, FEEDBACK_KINDS
 from common.errors import InputError
 
 #: What a column holds: a reference or words, one of a list of codes, a moment, or a number.
@@ -16,9 +17,8 @@ Holds = Literal["reference", "code", "time", "number", "whole"]
 PURCHASES, EVENTS, MEMBERS, FEEDBACK = "purchases", "events", "members", "feedback"
 EXPOSURES, PROMOTIONS, CATALOGUE, KEYS = "exposures", "promotions", "catalogue", "keys"
 
-#: What a customer may do short of buying.
-EVENT_KINDS = ("view", "click", "search", "cart", "favourite", "dwell")
-FEEDBACK_KINDS = ("review", "complaint", "service", "nps", "csat", "kano")
+#: What answers there are, by kind of feedback: others are off the scale.
+SCALES = {"review": (1.0, 5.0), "csat": (1.0, 5.0), "nps": (0.0, 10.0)}
 PROMOTION_KINDS = ("price", "coupon", "display", "mailer")
 #: The arms of an experiment, as uplift compares them.
 CONTROL, TREATED = "control", "treated"
