@@ -1,11 +1,11 @@
-"""``fedpref-region analytics …``: what a region asks of its own customers' purchases."""
+"""``fedpref-region analytics …``: what a region asks of its own customers."""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -26,7 +26,7 @@ _DAY = "%Y-%m-%d"
 HomeArgument = Annotated[Path, typer.Argument(help="The region's home folder.")]
 EpsilonOption = Annotated[float, typer.Option(help="ε of everything asked now, together.")]
 BeginOption = Annotated[
-    datetime, typer.Option("--from", formats=[_DAY], help="First day of purchases (UTC).")
+    datetime, typer.Option("--from", formats=[_DAY], help="First day asked about (UTC).")
 ]
 UntilOption = Annotated[
     datetime, typer.Option(formats=[_DAY], help="The day after the last one (UTC).")
@@ -34,9 +34,15 @@ UntilOption = Annotated[
 AskOption = Annotated[
     list[str] | None,
     typer.Option(
-        help="category-customers, category-trend, purchase-scenes, recency-cuts, frequency-cuts or "
-        "repeat-purchases; may be given more than once. Default: all that the policy allows."
+        help="A question by its name, such as category-customers or journey-funnel; may be given "
+        "more than once. Default: all that the policy allows."
     ),
+]
+ExperimentOption = Annotated[
+    str, typer.Option(help="The experiment that questions of uplift are about.")
+]
+FollowOption = Annotated[
+    int, typer.Option(min=1, max=366, help="Days that an experiment's customers are followed for.")
 ]
 ZoneOption = Annotated[
     str | None, typer.Option(help="Zone of the region's local time; default: the one of its store.")
@@ -52,6 +58,8 @@ def outlook(
     until: UntilOption,
     question: AskOption = None,
     time_zone: ZoneOption = None,
+    experiment: ExperimentOption = "",
+    follow_days: FollowOption = 28,
     as_json: JsonOption = False,
 ) -> None:
     """Say what noise would do to answers, before anything is signed or spent.
@@ -64,7 +72,8 @@ def outlook(
     from client.engine.service import open_engine
 
     with open_engine(RegionHome.read(home)) as engine:
-        draft = _draft(engine, epsilon, question or [], begin, until, time_zone)
+        asking = _Asking(begin, until, time_zone, experiment, follow_days)
+        draft = _draft(engine, epsilon, question or [], asking)
         found = expect(engine, draft)
     if as_json:
         typer.echo(json.dumps([_outlook_record(each) for each in found], indent=2))
@@ -91,6 +100,8 @@ def ask(
     until: UntilOption,
     question: AskOption = None,
     time_zone: ZoneOption = None,
+    experiment: ExperimentOption = "",
+    follow_days: FollowOption = 28,
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Spend budget even where noise would swamp an answer.")
     ] = False,
@@ -107,7 +118,8 @@ def ask(
     from client.engine.service import open_engine
 
     with open_engine(RegionHome.read(home)) as engine:
-        draft = _draft(engine, epsilon, question or [], begin, until, time_zone)
+        asking = _Asking(begin, until, time_zone, experiment, follow_days)
+        draft = _draft(engine, epsilon, question or [], asking)
         done = ask_engine(engine, draft, anyway=anyway)
         spent = engine.ledger.spending(done[0].query.run, _year(done[0]))
     if as_json:
@@ -116,15 +128,20 @@ def ask(
     _show(done, f"ε = {_up(spent.run)} was spent; {_up(spent.year)} of {spent.cap:g} this year")
 
 
-def _draft(
-    engine: PrivacyEngine,
-    epsilon: float,
-    names: list[str],
-    begin: datetime,
-    until: datetime,
-    time_zone: str | None,
-) -> QueryDraft:
+class _Asking(NamedTuple):
+    """What every question of a call has in common."""
+
+    begin: datetime
+    until: datetime
+    time_zone: str | None
+    experiment: str
+    follow_days: int
+
+
+def _draft(engine: PrivacyEngine, epsilon: float, names: list[str], asking: _Asking) -> QueryDraft:
     from client.analytics.asking import ASKABLE, draft_query, statistics
+    from client.analytics.further import named_in
+    from client.data.tables.declaration import declared_tables
     from client.recommend.local_statistics import Clock
     from client.recommend.settings import RecommendSettings
     from client.settings import declared_source
@@ -139,14 +156,18 @@ def _draft(
             remedy="Let the region's controller sign a policy whose table queries names them.",
         )
     catalogue = Catalogue.load(home.catalogue)
-    zone = declared_source(home).time_zone if time_zone is None else time_zone
-    start_ms, end_ms = _ms(begin), _ms(until)
+    zone = asking.time_zone or declared_source(home).time_zone
+    start_ms, end_ms = _ms(asking.begin), _ms(asking.until)
+    named = named_in(
+        declared_tables(home), experiment=asking.experiment, follow_days=asking.follow_days
+    )
     asked = statistics(
         names or usual,
         catalogue,
         Clock(RecommendSettings.read(home).scenes.dayparts, zone),
         start_ms=start_ms,
         end_ms=end_ms,
+        named=named,
     )
     return draft_query(
         asked,
