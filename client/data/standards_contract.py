@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pandera.pandas as pandera
-import pyarrow as pa
 from pandera.errors import SchemaErrors
 
 from client.data.standards_fields import NOW, ColumnStandard, RowRule, TableStandard
@@ -261,11 +260,3 @@ def _breaks(frame: pd.DataFrame, rule: RowRule) -> BoolArray:
         broken |= (both & (frame[earlier] > frame[later])).to_numpy(dtype=bool)
     return meant & broken
 
-
-def arrow_type(column: ColumnStandard) -> pa.DataType:
-    """The Arrow type of a column's values."""
-    if column.numeric:
-        return pa.float64()
-    if column.type == "time":
-        return pa.timestamp("ms", "UTC")
-    return pa.bool_() if column.type == "flag" else pa.dictionary(pa.int32(), pa.string())

@@ -34,6 +34,9 @@ TREATMENTS: tuple[Treatment, ...] = get_args(Treatment)
 #: catalogue knows is no guess, and is not among them.
 GUESSES: frozenset[Treatment] = frozenset({"completed", "clipped"})
 
+#: What can be undone. How many rows of a customer count is a matter of the standards alone.
+UNDOABLE: tuple[Treatment, ...] = tuple(each for each in TREATMENTS if each != "beyond-bound")
+
 SCHEMA = pa.schema(
     [
         ("row", pa.uint64()),

@@ -8,7 +8,7 @@ the store. What takes several rows of one customer is in `quality_repeats`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -23,9 +23,13 @@ from client.data.standards_contract import RowContract
 from client.data.standards_fields import ColumnStandard, TableStandard
 from client.data.standards_values import TypedRows, read_values
 from client.governance.quality_changes import SCHEMA, Treatment, Undone, changes_of
+from common.timestamps import now_ms
 
 BoolArray = npt.NDArray[np.bool_]
 DigestArray = npt.NDArray[np.uint64]
+
+# What ``now`` is in a contract may be so old; well within the slack that clocks have.
+_STALE_MS = 3_600_000
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,14 @@ class Surroundings:
     """What rows are judged by besides their standard.
 
     Attributes:
-        now_ms: The time, in milliseconds since the epoch.
+        clock_ms: The time, in milliseconds since the epoch.
         missing: Texts that stand for a missing value.
         known: For each table.column that is at hand, the values that it has.
         lookups: For each table.column that is at hand, what it says of each item.
         undone: What is not to be treated.
     """
 
-    now_ms: int
+    clock_ms: Callable[[], int] = now_ms
     missing: tuple[str, ...] = ()
     known: Mapping[str, Collection[str]] = field(default_factory=dict)
     lookups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -72,6 +76,14 @@ class TreatedRows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def kept(self) -> pa.Table:
+        """The rows that keep the contract, each column of the Arrow type of its values."""
+        return self.table().filter(pa.array(self.passed))
+
+    def table(self) -> pa.Table:
+        """All rows, likewise."""
+        return pa.table({str(name): _arrow(each) for name, each in self.rows.frame.items()})
+
 
 class RowTreatment:
     """Treats rows of one table.
@@ -90,7 +102,8 @@ class RowTreatment:
         self.standard = standard
         self._reading = reading
         self._around = around
-        self._contract = RowContract(standard, around.now_ms, around.known)
+        self._made_ms = around.clock_ms()
+        self._contract = RowContract(standard, self._made_ms, around.known)
 
     def apply(self, raw: pa.Table, *, origin: str) -> TreatedRows:
         """Treats a batch.
@@ -103,6 +116,7 @@ class RowTreatment:
             InputError: A required column is not there, or holds what its type cannot be.
             QualityGateError: The contract cannot be applied.
         """
+        self._keep_time()
         batch = _Batch(
             self.table,
             read_values(
@@ -128,6 +142,13 @@ class RowTreatment:
             given,
             pa.concat_tables([SCHEMA.empty_table(), *batch.changes]),
         )
+
+    def _keep_time(self) -> None:
+        """Whoever follows a table for days judges by the clock of the day."""
+        at_ms = self._around.clock_ms()
+        if at_ms - self._made_ms > _STALE_MS:
+            self._made_ms = at_ms
+            self._contract = RowContract(self.standard, at_ms, self._around.known)
 
     def _complete(self, batch: _Batch, name: str, column: ColumnStandard) -> None:
         if column.complete is None:
@@ -243,6 +264,16 @@ def _hashable(column: pd.Series[Any]) -> pd.Series[Any]:
         numbers = moments.astype(np.int64).astype(np.float64)
         return pd.Series(np.where(np.isnat(moments), np.nan, numbers))
     return pd.Series(column.to_numpy(dtype=np.float64, na_value=np.nan))
+
+
+def _arrow(column: pd.Series[Any]) -> pa.Array:
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes = column.cat.codes.to_numpy().astype(np.int32)
+        return pa.DictionaryArray.from_arrays(
+            pa.array(codes, pa.int32(), mask=codes < 0),
+            pa.array(column.cat.categories.tolist(), pa.string()),
+        )
+    return pa.array(column, from_pandas=True)
 
 
 def _text(value: object) -> str:

@@ -1,9 +1,9 @@
 """What a table's quality comes to: a score, its sides, and whether the region may use the table.
 
-The score is the share of rows that are right once they are treated. Rows of other regions, and
-those beyond what counts of one customer, are right but not meant: they are counted apart. A table
-in which treatment had to guess much is as broken as one whose rows fail: a feed that lost a column
-would otherwise pass, filled in from top to bottom.
+The score is the share of rows that are right once they are treated. Rows beyond what counts of one
+customer are right but not meant: they are counted apart, or one busy machine would close a table. A
+table in which treatment had to guess much is as broken as one whose rows fail: a feed that lost a
+column would otherwise pass, filled in from top to bottom.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ class TableQuality:
         table: The table.
         origin: Where its rows are.
         read: All rows.
-        out_of_scope: Rows of other regions' customers.
         beyond_bound: Rows beyond what counts of a customer.
         bounded_customers: Whose they are, how many.
         repeated: Rows that repeat another, or say something else under its key.
@@ -67,7 +66,6 @@ class TableQuality:
     table: str
     origin: str
     read: int
-    out_of_scope: int
     beyond_bound: int
     bounded_customers: int
     repeated: int
@@ -86,7 +84,7 @@ class TableQuality:
     @property
     def in_scope(self) -> int:
         """The rows that are judged."""
-        return self.read - self.out_of_scope - self.beyond_bound
+        return self.read - self.beyond_bound
 
     @property
     def score(self) -> float:
@@ -101,7 +99,7 @@ class TableQuality:
     @property
     def sides(self) -> dict[str, float]:
         """The sides of quality, each a share: as the rows came, before any treatment."""
-        rows = self.read - self.out_of_scope
+        rows = self.read
         cells = rows * len(self.columns)
         given = sum(each.given for each in self.columns.values())
         faulty = sum(each.faulty for each in self.columns.values())
@@ -140,7 +138,6 @@ class TableQuality:
             "table": self.table,
             "origin": self.origin,
             "read": self.read,
-            "out_of_scope": self.out_of_scope,
             "beyond_bound": self.beyond_bound,
             "bounded_customers": self.bounded_customers,
             "repeated": self.repeated,
@@ -180,7 +177,6 @@ class TableQuality:
                 name: int(record[name])
                 for name in (
                     "read",
-                    "out_of_scope",
                     "beyond_bound",
                     "bounded_customers",
                     "repeated",

@@ -7,7 +7,7 @@ are digests. So a table may be larger than memory is for its text.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -49,11 +49,6 @@ class RawPlace(Protocol):
         """How its times are written."""
         ...
 
-    @property
-    def out_of_scope(self) -> int:
-        """How many rows were left out of the batches so far: they are not the region's."""
-        ...
-
     def batches(self) -> Iterator[pa.Table]:
         """Its rows, under canonical names, as the store wrote them.
 
@@ -71,11 +66,15 @@ class Examined:
         quality: Its quality.
         changes: What treatment changes (`quality_changes.SCHEMA`), as far as it is kept.
         meant: Definition → how many customers it is about, at the newest moment of the table.
+        accepted: bool[n], the rows that are used, in the order in which they were read.
+        spared: bool[n], those of them that say what another says, and are not to be left out.
     """
 
     quality: TableQuality
     changes: pa.Table = field(repr=False)
     meant: Mapping[str, int]
+    accepted: BoolArray = field(repr=False)
+    spared: BoolArray = field(repr=False)
 
 
 @dataclass
@@ -119,23 +118,33 @@ class TableExamination:
         self._around = around
         self._definitions = definitions
 
-    def examine(self, places: Iterable[RawPlace]) -> Examined:
+    def examine(
+        self,
+        places: Iterable[RawPlace],
+        sink: Callable[[RawPlace, TreatedRows], None] | None = None,
+    ) -> Examined:
         """Reads and judges all places of the table.
+
+        Args:
+            places: Where its rows are.
+            sink: Is given the rows as they are read, with their place.
 
         Raises:
             InputError: A place cannot be read, or is not what the standard says of its columns.
             QualityGateError: The contract cannot be applied.
         """
-        kept, origins, out_of_scope = _Batches(), [], 0
+        kept, origins = _Batches(), list[str]()
         for place in places:
             origins.append(place.origin)
             treatment = RowTreatment(self._table, self._standard, place.reading, self._around)
             for batch in place.batches():
                 if batch.num_rows:
-                    self._take(kept, batch, treatment.apply(batch, origin=place.origin))
-            out_of_scope += place.out_of_scope
+                    treated = treatment.apply(batch, origin=place.origin)
+                    self._take(kept, batch, treated)
+                    if sink is not None:
+                        sink(place, treated)
         facts = joined(kept.facts)
-        repeated, replaced = self._judge_repeats(kept, facts)
+        repeated, replaced, spared = self._judge_repeats(kept, facts)
         counted = facts.passed & ~repeated & ~replaced
         beyond, bounded_customers = self._judge_bound(kept, facts, counted)
         accepted = counted & ~beyond
@@ -144,13 +153,18 @@ class TableExamination:
             facts,
             accepted,
             origin=", ".join(dict.fromkeys(origins)),
-            out_of_scope=out_of_scope,
             beyond_bound=int(beyond.sum()),
             bounded_customers=bounded_customers,
             repeated=int((repeated | replaced).sum()),
         )
         changes = pa.concat_tables([SCHEMA.empty_table(), *kept.changes]).unify_dictionaries()
-        return Examined(quality, changes.slice(0, MAX_CHANGES), self._meant(kept, facts, accepted))
+        return Examined(
+            quality,
+            changes.slice(0, MAX_CHANGES),
+            self._meant(kept, facts, accepted),
+            accepted,
+            spared & accepted,
+        )
 
     def _take(self, kept: _Batches, raw: pa.Table, treated: TreatedRows) -> None:
         frame = treated.rows.frame
@@ -209,13 +223,15 @@ class TableExamination:
             passed=treated.passed,
         )
 
-    def _judge_repeats(self, kept: _Batches, facts: RowFacts) -> tuple[BoolArray, BoolArray]:
-        repeated, replaced = repeats(facts)
-        repeated = self._to_treat(kept, repeated, "repeated", facts)
-        replaced = self._to_treat(kept, replaced, "replaced", facts)
+    def _judge_repeats(
+        self, kept: _Batches, facts: RowFacts
+    ) -> tuple[BoolArray, BoolArray, BoolArray]:
+        alike, other = repeats(facts)
+        repeated = self._to_treat(kept, alike, "repeated", facts)
+        replaced = self._to_treat(kept, other, "replaced", facts)
         kept.reasons["row-repeated"] += int(repeated.sum())
         kept.reasons["row-replaced"] += int(replaced.sum())
-        return repeated, replaced
+        return repeated, replaced, alike & ~repeated
 
     def _judge_bound(
         self, kept: _Batches, facts: RowFacts, counted: BoolArray
@@ -224,7 +240,8 @@ class TableExamination:
         if most is None:
             return np.zeros(len(facts), dtype=bool), 0
         beyond, customers = rows_beyond(facts, counted, most)
-        return self._to_treat(kept, beyond, "beyond-bound", facts), customers
+        self._keep_changes(kept, changes_of(facts.ids[beyond], "beyond-bound"))
+        return beyond, customers
 
     def _to_treat(
         self, kept: _Batches, rows: BoolArray, how: Treatment, facts: RowFacts
@@ -257,7 +274,6 @@ class TableExamination:
         accepted: BoolArray,
         *,
         origin: str,
-        out_of_scope: int,
         beyond_bound: int,
         bounded_customers: int,
         repeated: int,
@@ -275,8 +291,7 @@ class TableExamination:
         return TableQuality(
             table=self._table,
             origin=origin,
-            read=len(facts) + out_of_scope,
-            out_of_scope=out_of_scope,
+            read=len(facts),
             beyond_bound=beyond_bound,
             bounded_customers=bounded_customers,
             repeated=repeated,

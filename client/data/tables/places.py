@@ -14,7 +14,7 @@ from client.data.customer_keys import CustomerKeys
 from client.data.file_source import FileRows, unreadable_is_input_error
 from client.data.source_config import Reading
 from client.data.sql_source import SqlRows
-from client.data.store_units import Changes, StoreUnit
+from client.data.store_units import Changes, StoreUnit, merge_kinds
 from client.data.tables.declaration import FileTable, TableConfig
 from client.data.tables.rows import RowReader, TableCounts
 from client.data.tables.schema import TableSchema
@@ -45,6 +45,31 @@ class RowSource(Protocol):
         ...
 
 
+class TreatedBatch(Protocol):
+    """Rows that were held to the region's standards."""
+
+    @property
+    def reasons(self) -> Mapping[str, int]:
+        """Reason → rows that fail for it."""
+        ...
+
+    def __len__(self) -> int:
+        """How many rows there are, those that fail among them."""
+        ...
+
+    def kept(self) -> pa.Table:
+        """Those that do not, under canonical names."""
+        ...
+
+
+class RowTreating(Protocol):
+    """Holds rows of a table to the region's standards (`client.governance.quality_rows`)."""
+
+    def apply(self, raw: pa.Table, *, origin: str) -> TreatedBatch:
+        """Treats a batch, whose columns have their canonical names."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class RawRows:
     """What one place of a table holds, for quality governance: nothing judged, nothing unified.
@@ -70,13 +95,19 @@ class TablePlace:
         schema: The table.
         config: How the place is declared.
         source: Its rows, if they are not where the declaration says.
+        treatment: What its rows are held to before they are read; without, nothing.
     """
 
     def __init__(
-        self, schema: TableSchema, config: TableConfig, source: RowSource | None = None
+        self,
+        schema: TableSchema,
+        config: TableConfig,
+        source: RowSource | None = None,
+        treatment: RowTreating | None = None,
     ) -> None:
         self.schema = schema
         self.config = config
+        self._treatment = treatment
         self.source: RowSource = _opened(schema, config) if source is None else source
         self._source_of_all = _opened(schema, config, config.columns) if source is None else source
 
@@ -88,14 +119,34 @@ class TablePlace:
         Raises:
             InputError: It cannot be read, or a column holds what its meaning does not allow.
         """
-        reader, tables, counts = RowReader(self.schema, self.config, keys), [], TableCounts()
+        treatment = self._treatment
+        reader = RowReader(self.schema, self.config, keys)
+        if treatment is not None:
+            reader = RowReader(self.schema, self.canonical_config, keys)
+        tables, counts = [], TableCounts()
         # What Arrow makes of a broken value is told as the unit's, without the value.
         with unreadable_is_input_error(unit.name):
             for raw in self.source.tables(unit):
-                table, found = reader.read(raw, f"{self.source.origin}, {unit.name}", now_ms)
+                where, rows = f"{self.source.origin}, {unit.name}", raw
+                if treatment is not None:
+                    treated = treatment.apply(self._canonical(raw, unit), origin=where)
+                    rows = treated.kept()
+                    left_out = len(treated) - rows.num_rows
+                    counts += TableCounts(left_out, reasons=treated.reasons)
+                table, found = reader.read(rows, where, now_ms)
                 tables.append(table)
                 counts += found
         return tables, counts
+
+    @property
+    def canonical_config(self) -> TableConfig:
+        """The declaration of rows whose columns and codes are canonical already."""
+        codes = {
+            column: {code: code for code in each.values()}
+            for column, each in self.config.codes.items()
+        }
+        columns = {name: name for name in self.config.columns}
+        return self.config.model_copy(update={"columns": columns, "codes": codes})
 
     def raw(self, at_ms: int) -> RawRows:
         """All that is mapped, canonical or not, as it is written.
@@ -106,18 +157,38 @@ class TablePlace:
         Raises:
             InputError: It cannot be read.
         """
-        config, source = self.config, self._source_of_all
-        tables = []
-        for unit in source.changes({}, at_ms).fresh:
-            for raw in source.tables(unit):
-                columns = [
-                    _translated(raw.column(stored), config.codes.get(name, {}), unit.name)
-                    for name, stored in config.columns.items()
-                ]
-                tables.append(pa.table(columns, names=list(config.columns)))
+        config = self.config
         empty = pa.table({name: pa.nulls(0) for name in config.columns})
-        rows = pa.concat_tables([empty, *tables], promote_options="permissive")
-        return RawRows(rows, config, source.origin, config.channel)
+        tables = [empty, *self.raw_batches(at_ms)]
+        rows = pa.concat_tables(tables, promote_options="permissive")
+        return RawRows(rows, config, self._source_of_all.origin, config.channel)
+
+    def raw_batches(self, at_ms: int) -> Iterator[pa.Table]:
+        """The same, batch by batch.
+
+        Args:
+            at_ms: The time, milliseconds since the epoch.
+
+        Raises:
+            InputError: It cannot be read, or its parts contradict each other in what a column
+                holds.
+        """
+        source, kinds = self._source_of_all, dict[str, str]()
+        for unit in source.changes({}, at_ms).fresh:
+            kinds = merge_kinds(kinds, source.kinds(unit), self.config.columns, unit.name)
+            with unreadable_is_input_error(unit.name):
+                for raw in source.tables(unit):
+                    yield self._canonical(raw, unit)
+
+    def _canonical(self, raw: pa.Table, unit: StoreUnit) -> pa.Table:
+        """Columns under their canonical names, declared codes translated."""
+        config = self.config
+        columns = {
+            name: _translated(raw.column(stored), config.codes.get(name, {}), unit.name)
+            for name, stored in config.columns.items()
+            if stored in raw.column_names
+        }
+        return pa.table(columns)
 
 
 def _opened(

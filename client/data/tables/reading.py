@@ -7,15 +7,17 @@ from collections.abc import Callable
 import pyarrow as pa
 
 from client.data.customer_keys import CustomerKeys
-from client.data.source_config import SourceConfig
+from client.data.source_config import Reading, SourceConfig
 from client.data.store_units import merge_kinds
 from client.data.tables.declaration import DeclaredTables, declared_tables
 from client.data.tables.finishing import TableRead, finished
-from client.data.tables.places import RawRows, TablePlace
+from client.data.tables.governed import governed_read
+from client.data.tables.places import RawRows, RowTreating, TablePlace
 from client.data.tables.rows import TableCounts
 from client.data.tables.schema import KEYS, PURCHASES, schema_of
 from client.data.tables.stored_purchases import StoredPurchases
 from client.engine.home import RegionHome
+from client.governance.quality_home import Governance
 from client.settings import declared_source
 from common.errors import InputError
 from common.timestamps import now_ms
@@ -27,6 +29,7 @@ class RegionTables:
     Args:
         declared: Their declarations.
         store: The region's store, of which the table `purchases` is made if it is not declared.
+        governance: The standards that rows are held to; without, to their schema alone.
         clock_ms: A test's own clock, milliseconds since the epoch.
     """
 
@@ -35,9 +38,11 @@ class RegionTables:
         declared: DeclaredTables,
         *,
         store: SourceConfig | None = None,
+        governance: Governance | None = None,
         clock_ms: Callable[[], int] = now_ms,
     ) -> None:
         self.declared = declared
+        self.governance = governance
         self._store = store
         self.clock_ms = clock_ms
 
@@ -56,14 +61,18 @@ class RegionTables:
         schema = schema_of(name)
         if name == PURCHASES and name not in self.declared and self._store is not None:
             stored = StoredPurchases(self._store)
-            return [TablePlace(schema, stored.as_table(), stored)]
+            config = stored.as_table()
+            return [TablePlace(schema, config, stored, self._treatment(name, config))]
         if name not in self.declared:
             raise InputError(
                 f"The region declares no table {name}; it declares "
                 f"{', '.join(self.names) or 'none'}.",
                 remedy=f"Add [{name}] to tables.toml, beside source.toml.",
             )
-        return [TablePlace(schema, config) for config in self.declared[name]]
+        return [
+            TablePlace(schema, config, treatment=self._treatment(name, config))
+            for config in self.declared[name]
+        ]
 
     def check(self) -> None:
         """Checks that every table can be reached and has what is mapped; reads no row.
@@ -104,7 +113,11 @@ class RegionTables:
             InputError: It is not declared or cannot be read, or two of its parts contradict each
                 other in what a column holds.
         """
-        return self._read(name, self.keys_of(name))
+        keys = self.keys_of(name)
+        governance = self.governance
+        if governance is None or name not in governance.standards.tables:
+            return self._read(name, keys)
+        return governed_read(name, self.places(name), governance, keys, self.clock_ms())
 
     def raw(self, name: str) -> list[RawRows]:
         """All that is mapped of a table, place by place; see `RawRows`.
@@ -113,6 +126,9 @@ class RegionTables:
             InputError: It is not declared or cannot be read.
         """
         return [each.raw(self.clock_ms()) for each in self.places(name)]
+
+    def _treatment(self, name: str, reading: Reading) -> RowTreating | None:
+        return None if self.governance is None else self.governance.treatment(name, reading)
 
     def _read(self, name: str, keys: CustomerKeys | None) -> TableRead:
         schema, at_ms = schema_of(name), self.clock_ms()
@@ -131,9 +147,11 @@ class RegionTables:
 def read_tables(home: RegionHome) -> RegionTables:
     """The tables of a home: those that it declares, and its purchases in any case.
 
-    Nothing is read before it is asked for.
+    Nothing is read before it is asked for. Rows are held to the home's data standards.
 
     Raises:
-        InputError: A declaration is missing or malformed: names file, table and field.
+        InputError: A declaration or the standards are missing or malformed: names file, table and
+            field.
     """
-    return RegionTables(declared_tables(home), store=declared_source(home))
+    governance = Governance.of(home)
+    return RegionTables(declared_tables(home), store=declared_source(home), governance=governance)

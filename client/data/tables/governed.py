@@ -1,0 +1,120 @@
+"""A table read whole under the region's data standards.
+
+Its rows are treated and judged as the quality report does it (`client.governance.quality_table`),
+so what is used is what the report counts; then customers are unified and the table is finished as
+any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from client.data.customer_keys import CustomerKeys
+from client.data.source_config import Reading
+from client.data.tables.finishing import TableRead, finished
+from client.data.tables.places import TablePlace
+from client.data.tables.rows import RowReader, TableCounts
+from client.data.tables.schema import schema_of
+from client.governance.quality_home import Governance
+from client.governance.quality_rows import TreatedRows
+from client.governance.quality_table import RawPlace, TableExamination
+
+
+@dataclass(frozen=True)
+class GovernedPlace:
+    """One place of a table, as quality governance reads it.
+
+    Attributes:
+        place: The place.
+        at_ms: The time, milliseconds since the epoch.
+    """
+
+    place: TablePlace
+    at_ms: int
+
+    @property
+    def origin(self) -> str:
+        """What messages call it."""
+        return self.place.source.origin
+
+    @property
+    def reading(self) -> Reading:
+        """How its times are written."""
+        return self.place.config
+
+    def batches(self) -> Iterator[pa.Table]:
+        """Its rows, under canonical names, as the store wrote them."""
+        return self.place.raw_batches(self.at_ms)
+
+
+def examination_of(name: str, governance: Governance) -> TableExamination:
+    """The examination of a table that has a standard.
+
+    Raises:
+        InputError: It has none.
+    """
+    standards = governance.standards
+    return TableExamination(
+        name,
+        standards.table(name),
+        standards.threshold_of(name),
+        governance.around,
+        {term: each for term, each in standards.definitions.items() if each.table == name},
+    )
+
+
+def governed_read(
+    name: str,
+    places: Sequence[TablePlace],
+    governance: Governance,
+    keys: CustomerKeys | None,
+    at_ms: int,
+) -> TableRead:
+    """Reads a table.
+
+    Args:
+        name: The table.
+        places: Where its rows are.
+        governance: The region's rules.
+        keys: The region's map of keys, if the table needs it.
+        at_ms: The time, milliseconds since the epoch.
+
+    Raises:
+        InputError: It cannot be read, or is not what its standard says of its columns.
+        QualityGateError: The standard cannot be applied.
+    """
+    schema = schema_of(name)
+    read: list[tuple[TablePlace, pa.Table]] = []
+
+    def sink(place: RawPlace, treated: TreatedRows) -> None:
+        if isinstance(place, GovernedPlace):
+            read.append((place.place, treated.table()))
+
+    examined = examination_of(name, governance).examine(
+        (GovernedPlace(place, at_ms) for place in places), sink
+    )
+    quality = examined.quality
+    # Rows beyond the bound are right, and many: they are counted, and lower no score.
+    counts = TableCounts(quality.in_scope - quality.accepted, reasons=quality.reasons)
+    ordinary, spared, begin = list[pa.Table](), list[pa.Table](), 0
+    for place, table in read:
+        end = begin + table.num_rows
+        reader = RowReader(schema, place.canonical_config, keys)
+        for rows, into in (
+            (examined.accepted[begin:end] & ~examined.spared[begin:end], ordinary),
+            (examined.spared[begin:end], spared),
+        ):
+            if rows.any():
+                chosen = table.filter(pa.array(rows))
+                unified, found = reader.read(chosen, place.source.origin, at_ms)
+                into.append(unified)
+                counts += found
+        begin = end
+    whole = finished(schema, ordinary, counts)
+    if not spared or schema.once is not None:
+        return whole if not spared else finished(schema, [*ordinary, *spared], counts)
+    more = pa.concat_tables([whole.rows, *spared]).unify_dictionaries().combine_chunks()
+    return TableRead(more, whole.counts)
