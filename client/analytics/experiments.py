@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from client.analytics.purchases import PurchaseStatistic
 from client.analytics.rows import LongArray, uplift_rows
-from client.data.table_rows import NONE
+from client.data.table_rows import NONE, TableRows
 from client.data.transactions import Purchases
 from client.training.bounded_sums import Contributions
 from common.analytics.further_questions import CLICK_UPLIFT, REPURCHASE_UPLIFT, Named
@@ -35,6 +35,9 @@ def uplift(
 ) -> PurchaseStatistic:
     """Clicks, purchases or repurchases after the first exposure, by arm.
 
+    Clicks count on what a customer was shown, or on anything if her exposures do not say what it
+    was; purchases count whatever was bought.
+
     Args:
         question: What is asked; its name says which.
         named: Which experiment, and for how many days.
@@ -47,7 +50,7 @@ def uplift(
         followed = _followed(purchases, named, end_ms)
         if clicks:
             events = purchases.further[EVENTS]
-            clicked = events.text("kind").among(["click"]) != NONE
+            clicked = _clicks_on_shown(events, purchases.further[EXPOSURES], named)
             whose = events.owner[clicked].astype(np.int64)
             count = followed.counts(whose, events.time_ms[clicked], by_day=False)
         else:
@@ -88,6 +91,20 @@ class _Followed:
         if by_day and len(place):
             place = np.unique(np.column_stack([place, moment // DAY_MS]), axis=0)[:, 0]
         return np.bincount(place, minlength=len(self.owner))
+
+
+def _clicks_on_shown(events: TableRows, exposures: TableRows, named: Named) -> BoolArray:
+    """bool[n]: the events that are clicks on what their customer was shown."""
+    clicked = events.text("kind").among(["click"]) != NONE
+    shown = exposures.text("experiment").among([named.experiment]) != NONE
+    items = exposures.text("item")
+    n_items = len(items.labels) + 1
+    # Beside each customer's items the last place, which stands for anything.
+    pairs = exposures.owner[shown].astype(np.int64) * n_items + items.codes[shown] % n_items
+    whose = events.owner.astype(np.int64) * n_items
+    item = events.text("item").among(items.labels)
+    on_shown = (item != NONE) & np.isin(whose + item, pairs)
+    return clicked & (on_shown | np.isin(whose + n_items - 1, pairs))
 
 
 def _followed(purchases: Purchases, named: Named, end_ms: int) -> _Followed:

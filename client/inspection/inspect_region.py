@@ -33,7 +33,7 @@ from client.inspection.records import (
     check_policy,
     check_registry,
 )
-from client.inspection.store import check_catalogue, check_store
+from client.inspection.store import check_catalogue, check_store, check_tables
 from client.inspection.subject import Inspected, open_subject
 from client.inspection.users import check_users
 from client.inspection.versions import check_versions
@@ -154,6 +154,7 @@ def _check_records(subject: Inspected, home: RegionHome, findings: Findings) -> 
     state: LogState | None = None
     if not is_commissioned(home):
         check_store(subject, home, findings)
+        check_tables(home, findings)
         return _Records()
     registry = check_registry(subject, home, findings)
     if registry is not None:
@@ -168,6 +169,7 @@ def _check_records(subject: Inspected, home: RegionHome, findings: Findings) -> 
         if home.ledger.exists() and state.policy_sha256 == policy.digest:
             view = check_budget(subject, home, permits, findings)
     check_store(subject, home, findings)
+    check_tables(home, findings)
     check_catalogue(home, permits, findings)
     return _Records(policy, in_force, tuple(_runs(permits, view)), writer_of(home.log))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from client.data.sources import open_source
+from client.data.tables.declaration import declaration_file, declared_tables
+from client.data.tables.reading import RegionTables
 from client.engine.home import RegionHome
 from client.engine.permit_files import PermitFile
 from client.inspection.findings import Findings, Kind
@@ -20,6 +22,12 @@ def check_store(subject: Inspected, home: RegionHome, findings: Findings) -> Non
     place = home.source if settings is None else subject.setting("[source]")
     with findings.catching(Kind.STORE, place):
         open_source(declared_source(home) if settings is None else settings.source()).check()
+
+
+def check_tables(home: RegionHome, findings: Findings) -> None:
+    """Checks that the further tables answer and have what is mapped; reads no row."""
+    with findings.catching(Kind.STORE, declaration_file(home)):
+        RegionTables(declared_tables(home)).check()
 
 
 def check_catalogue(home: RegionHome, permits: Sequence[PermitFile], findings: Findings) -> None:
