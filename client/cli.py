@@ -32,6 +32,7 @@ from client.commands import (
     prepare,
     processes,
     recommend,
+    tables,
     tidy,
 )
 from common.terminal import EXIT_CODES, run_command
@@ -51,6 +52,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(notice.app, name="notice")
 app.add_typer(policy.app, name="policy")
 app.add_typer(recommend.app, name="recommend")
+app.add_typer(tables.app, name="tables")
 choose.register(app)
 app.command()(engine_process.engine)
 app.command()(budget.budget)
