@@ -12,7 +12,7 @@ from rich.text import Text
 
 from common.errors import EXIT_OK, UsageError, VerificationError
 from common.terminal import EXIT_CODES, run_command
-from server.commands import membership, metrics, operation, track
+from server.commands import answers, insights, membership, metrics, operation, track
 
 if TYPE_CHECKING:
     from common.plan import RunPlan
@@ -46,6 +46,8 @@ for each in (
     app.command(epilog=EXIT_CODES)(each)
 app.command(epilog=EXIT_CODES)(metrics.metrics)
 app.command(epilog=EXIT_CODES)(track.track)
+app.command(epilog=EXIT_CODES)(insights.insights)
+app.command(epilog=EXIT_CODES)(answers.answers)
 
 HomeArgument = Annotated[
     Path,
@@ -111,6 +113,9 @@ def plan(home: HomeArgument, run: RunOption = None) -> None:
     console.print(_constants(found))
     console.print(Text("\nMechanisms, in each region", style="bold"))
     console.print(_mechanisms(found))
+    if found.asks:
+        console.print(Text("\nWhat noise would do to the answers", style="bold"))
+        console.print(_outlooks(found))
     console.print(Text("\nWhat leaves each region, and nothing else", style="bold"))
     console.print(_arrays(found))
 
@@ -176,10 +181,11 @@ def _home_of(folder: Path, run: str | None) -> ServerHome:
 
 def _going_on(found: Resumption) -> Text:
     text = Text.assemble(("Run ", "bold"), (found.run_id, "bold"))
+    what = "answers are" if found.asks else "model is"
     if found.published:
-        return text.append(": its model is published; there is nothing to go on with.")
+        return text.append(f": its {what} published; there is nothing to go on with.")
     if found.next_round > found.total_rounds:
-        text.append(f": all {found.total_rounds} rounds are closed; its model is published next.")
+        text.append(f": all {found.total_rounds} rounds are closed; its {what} published next.")
     else:
         text.append(f": goes on with round {found.next_round} of {found.total_rounds}")
         text.append(f", log size {found.log_size}.")
@@ -214,7 +220,7 @@ def _facts(found: ServerStatus) -> Table:
             "checkpoint",
             f"round {found.checkpoint.server_round}, log size {found.checkpoint.log_size}",
         )
-    table.add_row("model", _model(found))
+    table.add_row("answers" if found.plan.asks else "model", _model(found))
     if found.log is None:
         table.add_row("log", "none yet")
     else:
@@ -277,16 +283,43 @@ def _constants(plan: RunPlan) -> Table:
         ("consent", plan.purpose),
         ("regions", ", ".join(plan.regions)),
         ("quorum", f"{plan.quorum} of {len(plan.regions)}; a round waits {plan.round_timeout_s} s"),
-        ("training", f"{plan.train_from} to {plan.train_until}, end exclusive"),
-        ("catalogue", f"{plan.catalogue}\n{plan.n_items:,} items"),
         (
-            "model",
-            f"{plan.model}: {plan.strategy} of rank {plan.rank} over the {plan.vocabulary_size:,} "
-            "items of the vocabulary",
+            "asked about" if plan.asks else "training",
+            f"{plan.train_from} to {plan.train_until}, end exclusive",
         ),
+        ("catalogue", f"{plan.catalogue}\n{plan.n_items:,} items"),
+        _made(plan),
         ("planned for", f"about {plan.planned_customers:,} customers, a public estimate"),
     ):
         table.add_row(name, value)
+    return table
+
+
+def _made(plan: RunPlan) -> tuple[str, str]:
+    """What the run makes: a model, or answers."""
+    if plan.asks:
+        by_region = [each.name for each in plan.questions if each.scope == "regions"]
+        told = f"; by region, too: {', '.join(by_region)}" if by_region else ""
+        return "answers", f"to {', '.join(each.name for each in plan.questions)}{told}"
+    return (
+        "model",
+        f"{plan.model}: {plan.strategy} of rank {plan.rank} over the {plan.vocabulary_size:,} "
+        "items of the vocabulary",
+    )
+
+
+def _outlooks(plan: RunPlan) -> Table:
+    from common.questions_plan import outlooks
+
+    table = _table("question", "95% interval", "of use up to", "with customers", "")
+    for each in outlooks(plan):
+        table.add_row(
+            each.name,
+            f"± {each.half_width:.3g} {each.unit}",
+            f"± {each.wanted:g}",
+            f"{each.customers:,}",
+            "noise swamps it" if each.swamped else "",
+        )
     return table
 
 

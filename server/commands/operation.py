@@ -104,7 +104,7 @@ def submit(
     console.print(f"Run [bold]{run}[/bold] is number {entry.number} in the queue.")
     if not wait:
         return EXIT_OK
-    return _wait_for(opened.root, entry.number, timeout_minutes * 60.0, console)
+    return wait_for(opened.root, entry.number, timeout_minutes * 60.0, console)
 
 
 def schedule(
@@ -240,7 +240,18 @@ def show_deployment(folder: Path) -> None:
             console.print(table)
 
 
-def _wait_for(root: Path, number: int, timeout_s: float, console: Console) -> int:
+def wait_for(root: Path, number: int, timeout_s: float, console: Console) -> int:
+    """Waits for the end of a queued run, and shows how far it is.
+
+    Args:
+        root: The deployment's folder.
+        number: The run's number in the queue.
+        timeout_s: For how long, in seconds.
+        console: Where progress is shown.
+
+    Raises:
+        FederationError: It failed, was stopped, or did not end in time.
+    """
     import time
 
     from server.deployment import Deployment
