@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from client.commands import (
+    access,
     analytics,
     backup,
     budget,
@@ -45,6 +46,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+app.add_typer(access.app, name="access")
 app.add_typer(analytics.app, name="analytics")
 app.add_typer(consent.app, name="consent")
 app.add_typer(consents.app, name="consents")

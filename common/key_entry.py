@@ -13,7 +13,17 @@ from common.validate import exact_fields, party, sha256_hex, timestamp
 
 #: What a key may be for; root keys stand apart, in the registry's ``root``.
 ROLES = frozenset(
-    {"log", "consent", "trainer", "aggregator", "witness", "permit", "controller", "approver"}
+    {
+        "log",
+        "consent",
+        "trainer",
+        "aggregator",
+        "witness",
+        "permit",
+        "controller",
+        "requester",
+        "approver",
+    }
 )
 
 _FIELDS = frozenset(

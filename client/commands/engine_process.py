@@ -32,6 +32,9 @@ class EngineDoors:
         consent_users: The users that may use the second.
         group: The group that may open both; None for the engine's user alone.
         metrics: Host and port of its metrics; None for none.
+        access_socket: Where people come to for sensitive columns; None for none.
+        access_users: The users that may.
+        access_group: The group that may open that; None for the engine's user alone.
     """
 
     socket: Path
@@ -40,6 +43,9 @@ class EngineDoors:
     consent_users: Sequence[str]
     group: str | None
     metrics: str | None
+    access_socket: Path | None = None
+    access_users: Sequence[str] = ()
+    access_group: str | None = None
 
 
 def engine(
@@ -86,8 +92,11 @@ def engine(
         consent_users=declared.consent_users if declared else (),
         group=socket_group or (declared.group if declared else None),
         metrics=metrics or (declared.metrics if declared else None),
+        access_socket=declared.access_socket if declared else None,
+        access_users=declared.access_users if declared else (),
+        access_group=declared.access_group if declared else None,
     )
-    with _told_to_end() as told, _serving(region, doors):
+    with told_to_end() as told, _serving(region, doors):
         told.wait()
 
 
@@ -109,6 +118,9 @@ def _declared(home: Path) -> EngineDoors | None:
         consent_users=[str(user) for user in table.consent_users],
         group=None if table.socket_group is None else str(table.socket_group),
         metrics=table.metrics,
+        access_socket=table.access_socket,
+        access_users=[str(user) for user in table.access_users],
+        access_group=None if table.access_group is None else str(table.access_group),
     )
 
 
@@ -119,6 +131,7 @@ def _serving(region: RegionHome, doors: EngineDoors) -> Iterator[None]:
     from client.engine.door import open_door
     from client.engine.metrics import watched
     from client.engine.service import open_engine
+    from client.governance.desk_opening import desk_on as access_desk_on
     from common.loopback import LoopbackAddress
     from common.peers import Peers, group_id
     from common.process_control import end_with_supervisor, hide_memory
@@ -144,6 +157,18 @@ def _serving(region: RegionHome, doors: EngineDoors) -> Iterator[None]:
                 )
             )
             ready += f", consent desk on {doors.consent_socket}"
+        if doors.access_socket is not None:
+            stack.enter_context(
+                access_desk_on(
+                    region,
+                    opened.log,
+                    opened.state,
+                    doors.access_socket,
+                    users=doors.access_users,
+                    group=doors.access_group,
+                )
+            )
+            ready += f", access desk on {doors.access_socket}"
         if watching.address is not None:
             ready += f", metrics on http://{watching.address}/metrics"
         stack.enter_context(
@@ -154,7 +179,7 @@ def _serving(region: RegionHome, doors: EngineDoors) -> Iterator[None]:
 
 
 @contextmanager
-def _told_to_end() -> Iterator[threading.Event]:
+def told_to_end() -> Iterator[threading.Event]:
     """An event that SIGTERM sets: who supervises the process sends it, and then waits."""
     told = threading.Event()
     before = signal.signal(signal.SIGTERM, lambda *_: told.set())

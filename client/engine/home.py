@@ -98,6 +98,16 @@ class RegionHome:
         return self.root / "prepared"
 
     @property
+    def columns(self) -> Path:
+        """The folder of the tables that are kept column by column, sensitive ones encrypted."""
+        return self.root / "columns"
+
+    @property
+    def columns_key(self) -> Path:
+        """The key that wraps the keys of encrypted columns."""
+        return self.keys / "columns.key"
+
+    @property
     def policy(self) -> Path:
         """The region's policy."""
         return self.root / "policy.json"

@@ -39,6 +39,8 @@ _MADE_AT = {
     "mask": "time",
     "unmask": "time",
     "incident": "time",
+    # What people sign has their clocks' time.
+    "access-expiry": "time",
 }
 
 
@@ -82,6 +84,7 @@ class LogState:
         outdated: The (run, round) of each update that was sealed too long before.
         endings: The index and pseudonym of every consent record that does not allow training:
             whoever had allowed it before has ended it there.
+        access: The index and the bytes of every entry about access to sensitive columns.
         policy_sha256: Digest of the policy in force, as the controller signed it.
         notice_graces: The index of each policy, and for how many seconds it keeps consents to a
             superseded notice in force.
@@ -111,6 +114,7 @@ class LogState:
         self.discarded: set[tuple[str, int]] = set()
         self.outdated: set[tuple[str, int]] = set()
         self.endings: list[tuple[int, str]] = []
+        self.access: list[tuple[int, bytes]] = []
         self.policy_sha256: str | None = None
         self.notice_graces: list[tuple[int, int]] = []
         self.newest_ms = 0
@@ -190,6 +194,8 @@ class LogState:
             self.released.add(str(record["charge_id"]))
             run, number = str(record["run"]), int(str(record["round"]))
             self.newest_round[run] = max(number, self.newest_round.get(run, 0))
+        elif envelope.kind.startswith("access-"):
+            self.access.append((index, data))
         elif envelope.kind == "answer":
             self.released.add(str(envelope.record()["charge_id"]))
         elif envelope.kind == "charge":

@@ -1,7 +1,8 @@
-"""The forms of a policy's fields: decimals, tables of caps, bounds on arrays, retention."""
+"""The forms of a policy's fields: decimals, caps, bounds on arrays, retention, people's access."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Annotated, Literal, Self
@@ -96,3 +97,33 @@ class Retention(BaseModel):
         if self.permits is not None and (self.seals is None or self.permits < self.seals):
             raise ValueError("permits cannot be kept for less time than seals")
         return self
+
+
+class AccessRules(BaseModel):
+    """Who may read sensitive columns under a grant, and for how long at most.
+
+    Attributes:
+        grant_s_max: The longest that a grant may hold, in seconds.
+        people: Each person's keys, by a name that the region knows them by: it is in the log, so
+            best a number of staff. Nobody approves what they asked for themselves, whichever of
+            their keys they use.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    grant_s_max: int = Field(ge=60, le=31 * 86_400)
+    people: dict[
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")],
+        Annotated[list[Sha256], Field(min_length=1, max_length=16)],
+    ] = Field(min_length=2, max_length=256)
+
+    @model_validator(mode="after")
+    def _one_person_a_key(self) -> Self:
+        owners = Counter(key for keys in self.people.values() for key in keys)
+        if owners.total() != len(owners):
+            raise ValueError("a key is two people's, or is named twice")
+        return self
+
+    def person_of(self, key_id: str) -> str | None:
+        """Whose key this is; None if nobody's."""
+        return next((name for name, keys in self.people.items() if key_id in keys), None)

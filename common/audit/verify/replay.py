@@ -32,6 +32,7 @@ class Entry:
         kind: Its record's kind.
         record: Its fields.
         after_ms: The latest time that any entry before it in its log states, in milliseconds.
+        signers: The ids of the keys that signed it.
     """
 
     party: str
@@ -40,6 +41,7 @@ class Entry:
     kind: str
     record: Record
     after_ms: int = 0
+    signers: tuple[str, ...] = ()
 
     def text(self, name: str) -> str:
         """A field that is a text."""
