@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.audit.report.access import AccessGrant, access_grants
 from common.audit.report.answers import Answer, answers
 from common.audit.report.budget import Spent, budgets
 from common.audit.report.consents import Notice, RegionConsents, notices, region_consents
@@ -81,6 +82,7 @@ class ReportFacts:
         conflicts: Contradictions that witnesses keep.
         policies: The regions' policies.
         permits: The regions' permits.
+        access: Requests to read sensitive columns, and what became of them.
         files: The bundle's files and their digests.
     """
 
@@ -109,6 +111,7 @@ class ReportFacts:
     conflicts: tuple[Conflict, ...]
     policies: tuple[Policy, ...]
     permits: tuple[Permit, ...]
+    access: tuple[AccessGrant, ...]
     files: BundleFiles
 
     @property
@@ -175,6 +178,7 @@ def read_facts(path: Path, *, root_key_ids: Collection[str] = ()) -> ReportFacts
         conflicts=tuple(conflicts(material)),
         policies=tuple(policies(evidence)) if evidence else (),
         permits=tuple(permits(evidence)) if evidence else (),
+        access=tuple(access_grants(evidence)) if evidence else (),
         files=bundle_files(material),
     )
 

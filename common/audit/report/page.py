@@ -58,6 +58,11 @@ _NOTES = tuple(
         (r"(?P<region>.*) charged (?P<count>[0-9]+) rounds that it .*", "note.unexplained"),
         (r"(?P<region>.*) answered (?P<count>[0-9]+) parts of queries .*", "note.answers"),
         (
+            r"(?P<region>.*) logged (?P<requests>[0-9]+) requests to read sensitive columns: "
+            r"(?P<approved>[0-9]+) approved, (?P<ended>[0-9]+) ended, (?P<uses>[0-9]+) uses\. .*",
+            "note.access",
+        ),
+        (
             r"Of the log of (?P<party>.*), (?P<held>[0-9]+) of (?P<size>[0-9]+) entries are in .*",
             "note.partial",
         ),
