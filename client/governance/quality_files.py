@@ -4,6 +4,7 @@
 |---|---|
 | ``history.json`` | the reports so far, the newest last |
 | ``undone.json`` | what is not to be treated |
+| ``kinds.json`` | what each table's columns hold, since that was last accepted |
 | ``TABLE.changes`` | what treatment changed when the table was last examined, encrypted |
 
 All of it holds exact counts or values of the region's data, and stays in the region. The journal is
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 
 from client.engine.home import RegionHome
-from client.engine.storage_key import StorageKeyFile
+from client.engine.storage_key import StorageKey, StorageKeyFile
 from client.governance.quality_changes import SCHEMA, Undone
 from client.governance.quality_score import TableQuality
 from common import canonical_json
@@ -33,7 +34,7 @@ from common.errors import FormatError, InputError, StorageError
 from common.timestamps import parse_time
 
 FOLDER = "quality"
-HISTORY, UNDONE = "history.json", "undone.json"
+HISTORY, UNDONE, KINDS = "history.json", "undone.json", "kinds.json"
 #: So many reports are kept: daily ones of more than a year.
 MAX_REPORTS = 400
 _VERSION = "fedpref-quality/1"
@@ -176,6 +177,31 @@ class QualityFiles:
         """
         self._write(UNDONE, undone.encode())
 
+    def kinds(self) -> dict[str, dict[str, str]]:
+        """What each table's columns hold, as it was last accepted.
+
+        Raises:
+            InputError: It cannot be read, or is malformed.
+        """
+        data = self._read(KINDS)
+        if data is None:
+            return {}
+        with self._malformed_is_input_error(KINDS):
+            record: Any = canonical_json.decode(data, max_bytes=_MAX_BYTES)
+            return {
+                str(table): {str(name): str(kind) for name, kind in columns.items()}
+                for table, columns in record.items()
+            }
+
+    def keep_kinds(self, kinds: Mapping[str, Mapping[str, str]]) -> None:
+        """Keeps what columns hold, durably; to be called within `changing`.
+
+        Raises:
+            StorageError: The disk refuses.
+        """
+        record: dict[str, JsonValue] = {table: dict(columns) for table, columns in kinds.items()}
+        self._write(KINDS, canonical_json.encode(record, max_bytes=_MAX_BYTES))
+
     def keep_changes(self, table: str, changes: pa.Table) -> None:
         """Keeps what treatment changed in a table; to be called within `changing`.
 
@@ -207,7 +233,7 @@ class QualityFiles:
             # Under the storage key of before an erasure: it is made anew by the next report.
             return None
 
-    def _key(self) -> Any:
+    def _key(self) -> StorageKey:
         return StorageKeyFile(self._key_file).find(lambda: None)
 
     def _read(self, name: str) -> bytes | None:
@@ -240,7 +266,7 @@ class QualityFiles:
     def _malformed_is_input_error(self, name: str) -> Iterator[None]:
         try:
             yield
-        except (FormatError, KeyError, TypeError) as error:
+        except (FormatError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"The file {self._folder / name} is malformed: {error}",
                 remedy="Restore it from a backup, or remove it: it is begun anew.",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from client.data.source_config import Reading
 from client.data.standards import Standards, standards_of
+from client.data.store_units import UNKNOWN
 from client.engine.home import RegionHome
 from client.governance.quality_files import QualityFiles
 from client.governance.quality_rows import RowTreatment, Surroundings
@@ -22,11 +23,13 @@ class Governance:
         region: The region.
         standards: What its data are.
         around: What else rows are judged by.
+        kinds: By table, what its columns hold, as it was last accepted.
     """
 
     region: str
     standards: Standards
     around: Surroundings
+    kinds: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, home: RegionHome, *, clock_ms: Callable[[], int] = now_ms) -> Governance:
@@ -45,10 +48,9 @@ class Governance:
             catalogue = Catalogue.load(home.catalogue)
             known["catalogue.item"] = frozenset(catalogue.items) | catalogue.excluded
             lookups["catalogue.category"] = _labels(catalogue)
-        around = Surroundings(
-            clock_ms, standards.missing, known, lookups, QualityFiles(home).undone()
-        )
-        return cls(home.region, standards, around)
+        files = QualityFiles(home)
+        around = Surroundings(clock_ms, standards.missing, known, lookups, files.undone())
+        return cls(home.region, standards, around, files.kinds())
 
     def treatment(self, table: str, reading: Reading) -> RowTreatment | None:
         """The treatment of a table's rows; None for a table without a standard.
@@ -61,6 +63,23 @@ class Governance:
         if standard is None:
             return None
         return RowTreatment(table, standard, reading, self.around)
+
+    def changed_kinds(self, table: str, columns: Mapping[str, str]) -> list[str]:
+        """What a table's columns hold now, and did not when that was last accepted.
+
+        A column that held text and holds numbers could be read all the same, and would mean
+        something else.
+
+        Args:
+            table: The table.
+            columns: What its columns hold, by name.
+        """
+        before = self.kinds.get(table, {})
+        return [
+            f"the column {name} held {before[name]} and holds {kind}"
+            for name, kind in columns.items()
+            if UNKNOWN not in (kind, before.get(name, UNKNOWN)) and before[name] != kind
+        ]
 
 
 def _labels(catalogue: Catalogue) -> dict[str, str]:

@@ -61,6 +61,7 @@ class TableQuality:
         newest: The newest moment of an accepted row; empty for a table without moments.
         threshold: The least share of rows that must be right.
         changed_most: The greatest share in which treatment may guess.
+        refused: Why it could not be read, or why it no longer means what it did.
     """
 
     table: str
@@ -79,7 +80,7 @@ class TableQuality:
     newest: str
     threshold: float
     changed_most: float
-    drift: tuple[str, ...] = field(default=())
+    refused: tuple[str, ...] = field(default=())
 
     @property
     def in_scope(self) -> int:
@@ -113,10 +114,10 @@ class TableQuality:
     @property
     def problems(self) -> list[str]:
         """Why the region may not use the table; empty if it may."""
-        found = list(self.drift)
+        found = list(self.refused)
         if not self.in_scope:
-            found.append("it has no rows")
-        elif not self.score >= self.threshold:
+            return found or ["it has no rows"]
+        if not self.score >= self.threshold:
             found.append(
                 f"{_percent(self.score)} of its rows are right, and {self.threshold:.2%} have to be"
             )
@@ -131,6 +132,29 @@ class TableQuality:
     def passed(self) -> bool:
         """Whether the region may use the table."""
         return not self.problems
+
+    @classmethod
+    def unread(cls, table: str, threshold: float, why: str) -> Self:
+        """Of a table that could not be read."""
+        return cls(
+            table=table,
+            origin="",
+            read=0,
+            beyond_bound=0,
+            bounded_customers=0,
+            repeated=0,
+            broken_rules=0,
+            accepted=0,
+            guessed=0,
+            reasons={},
+            treatments={},
+            columns={},
+            customers=None,
+            newest="",
+            threshold=threshold,
+            changed_most=0.0,
+            refused=(why,),
+        )
 
     def to_record(self) -> dict[str, JsonValue]:
         """As canonical JSON values."""
@@ -151,7 +175,7 @@ class TableQuality:
             "newest": self.newest,
             "threshold": f"{self.threshold:g}",
             "changed_most": f"{self.changed_most:g}",
-            "drift": list(self.drift),
+            "refused": list(self.refused),
             "score": f"{self.score:.{_DECIMALS}f}",
             "sides": {name: f"{share:.{_DECIMALS}f}" for name, share in self.sides.items()},
             "passed": self.passed,
@@ -196,7 +220,7 @@ class TableQuality:
                 newest=newest,
                 threshold=float(record["threshold"]),
                 changed_most=float(record["changed_most"]),
-                drift=tuple(str(each) for each in record["drift"]),
+                refused=tuple(str(each) for each in record["refused"]),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"A table's quality is malformed: {error!r}.") from error

@@ -21,6 +21,7 @@ from client.data.tables.schema import schema_of
 from client.governance.quality_home import Governance
 from client.governance.quality_rows import TreatedRows
 from client.governance.quality_table import RawPlace, TableExamination
+from common.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ def governed_read(
         at_ms: The time, milliseconds since the epoch.
 
     Raises:
-        InputError: It cannot be read, or is not what its standard says of its columns.
+        InputError: It cannot be read, is not what its standard says of its columns, or a column
+            holds something else than when that was last accepted.
         QualityGateError: The standard cannot be applied.
     """
     schema = schema_of(name)
@@ -97,6 +99,14 @@ def governed_read(
         (GovernedPlace(place, at_ms) for place in places), sink
     )
     quality = examined.quality
+    kinds = {column: each.kind for column, each in quality.columns.items()}
+    changed = governance.changed_kinds(name, kinds)
+    if changed:
+        raise InputError(
+            f"{governance.region}: the table {name} is not what it was: {'; '.join(changed)}.",
+            remedy="Have it written as before. If the change is meant: fedpref-region quality "
+            "report HOME --accept.",
+        )
     # Rows beyond the bound are right, and many: they are counted, and lower no score.
     counts = TableCounts(quality.in_scope - quality.accepted, reasons=quality.reasons)
     ordinary, spared, begin = list[pa.Table](), list[pa.Table](), 0
