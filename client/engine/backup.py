@@ -39,11 +39,18 @@ FILES = (
     "consent-form.json",
     "consent.toml",
     "notice.json",
+    # What the operator set for the recommender.
+    "recommend/settings.toml",
+    "recommend/service.toml",
+    # What was decided about the treatment of tables, and how their quality was.
+    "quality/undone.json",
+    "quality/kinds.json",
+    "quality/history.json",
     # What draws an experiment's arms: it opens and signs nothing, and without it they are others.
     "recommend/experiment.key",
 )
 #: Folders whose files are copied, though not those of folders in them.
-FOLDERS = ("seals", "permits", "queries", "registry", "recommend/local")
+FOLDERS = ("seals", "permits", "queries", "registry", "columns", "recommend/local")
 
 _VERSION = "fedpref-backup/1"
 _FIELDS = frozenset({"v", "federation", "region", "made_at", "log", "ledger", "files"})
