@@ -1,4 +1,4 @@
-"""Whose consent for recommendations stands: asked of the region's log at every single request.
+"""Whose consent stands, by default for recommendations: asked of the log at every single request.
 
 The log belongs to another process, the engine or the consent service. Before each answer it is
 looked at whether that process has appended anything (some microseconds if not), and what it has is
@@ -71,10 +71,11 @@ class _Records:
 
 
 class ConsentGate:
-    """One region's consents for `dpv:ProvideProductRecommendations`. Safe to use from threads.
+    """One region's consents for one purpose. Safe to use from threads.
 
     Args:
         home: The region's home.
+        purpose: The purpose.
         clock_ms: Gives the time at which expiry is judged, unless the log is ahead of it.
 
     Raises:
@@ -83,8 +84,15 @@ class ConsentGate:
         VerificationError: The region's log does not verify.
     """
 
-    def __init__(self, home: RegionHome, *, clock_ms: Callable[[], int] = now_ms) -> None:
+    def __init__(
+        self,
+        home: RegionHome,
+        *,
+        purpose: str = RECOMMENDATIONS,
+        clock_ms: Callable[[], int] = now_ms,
+    ) -> None:
         self._home = home
+        self._purpose = purpose
         self._clock_ms = clock_ms
         self._lock = threading.RLock()
         self._fault: FedprefError | None = None
@@ -110,7 +118,7 @@ class ConsentGate:
             if sid is None:
                 return Judgement(None, "unknown-customer", size)
             subject = records.state.consents.state_of(
-                sid, RECOMMENDATIONS, self._at_ms(records), notice_grace_s=records.notice_grace_s
+                sid, self._purpose, self._at_ms(records), notice_grace_s=records.notice_grace_s
             )
             if not subject.in_force:
                 return Judgement(None, "no-consent", size, ended=sid)
@@ -134,7 +142,7 @@ class ConsentGate:
                 self._note(error)
                 return False
             return records.state.consents.state_of(
-                sid, RECOMMENDATIONS, self._at_ms(records), notice_grace_s=records.notice_grace_s
+                sid, self._purpose, self._at_ms(records), notice_grace_s=records.notice_grace_s
             ).in_force
 
     def eligible(self) -> EligibleCustomers:
@@ -154,7 +162,7 @@ class ConsentGate:
         # The replay may be ahead of that size by now: then it is of more recent choices.
         return EligibleCustomers.from_replay(
             records.state.consents,
-            RECOMMENDATIONS,
+            self._purpose,
             self._at_ms(records),
             size,
             pseudonyms,
