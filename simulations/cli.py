@@ -20,6 +20,7 @@ from rich.table import Table
 
 from common.terminal import EXIT_CODES, run_command
 from simulations.evaluation.command import evaluate
+from simulations.questions_command import ask
 
 
 class EngineName(StrEnum):
@@ -454,11 +455,15 @@ def attack_deployment(
 
 # Its options are many: they are beside what they ask for.
 app.command()(evaluate)
+app.command()(ask)
 
 
 def main() -> None:
     """Runs the command line."""
-    run_command(app, on_interrupt="Nothing is lost: the same command goes on from here.")
+    run_command(
+        app,
+        on_interrupt="Of a run or an evaluation nothing is lost: the same command goes on.",
+    )
 
 
 if __name__ == "__main__":

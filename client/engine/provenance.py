@@ -6,6 +6,7 @@ import hashlib
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 
 import client
 import common
@@ -13,13 +14,18 @@ import common
 
 @cache
 def engine_digest() -> str:
-    """SHA-256 over the path and content of every module of ``client`` and ``common``, in hex.
+    """SHA-256 over the path and content of every module of ``client`` and ``common``, in hex."""
+    return code_digest(client, common)
+
+
+def code_digest(*packages: ModuleType) -> str:
+    """SHA-256 over the path and content of every module of top-level packages, in hex.
 
     It is the digest of the installed code as it lies on disk, whether from a wheel or a checkout;
     compiled parts count as they were built here.
     """
     content = hashlib.sha256()
-    for package in (client, common):
+    for package in packages:
         folder = Path(str(package.__file__)).parent
         for path in sorted((*folder.rglob("*.py"), *folder.rglob("*.so"))):
             name = f"{folder.name}/{path.relative_to(folder).as_posix()}"

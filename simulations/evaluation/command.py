@@ -78,17 +78,14 @@ def evaluate(
 
     The whole catalogue is ranked. Prints accuracy and what else a shop sees, for new items and for
     all, by region and by activity, and what refusing training changes; writes the privacy–utility
-    picture. Ends with exit code 3 where an answer leaks into what is learnt from.
+    picture. After an interruption the same command goes on with what is not measured yet. Ends with
+    exit code 3 where an answer leaks into what is learnt from.
     """
     # Progress and where the files are go beside the result, which may be piped.
     console = Console(stderr=True, highlight=False)
     with console.status("Starting …"):
         from simulations.evaluation.plans import require_strategies
-        from simulations.evaluation.run import (
-            EvaluationRequest,
-            evaluate_with_progress,
-            write_result,
-        )
+        from simulations.evaluation.run import EvaluationRequest, evaluate_into
         from simulations.evaluation.table import show
     request = EvaluationRequest(
         scenario=scenario,
@@ -104,9 +101,7 @@ def evaluate(
         libraries=libraries,
         catalogue=catalogue,
     )
-    result = evaluate_with_progress(request, console)
-    folder = out or Path("runs") / f"evaluation-{result['data']['name']}"
-    written, drawn = write_result(result, folder)
+    result, (written, drawn) = evaluate_into(request, out, console)
     if as_json:
         sys.stdout.write(json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     else:

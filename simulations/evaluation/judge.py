@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -121,6 +121,32 @@ class Judge:
         k, n_items = self.metrics.places[0], len(self._popularity[0])
         values = (coverage_at_k(shown, n_items, k), gini_at_k(shown, n_items, k))
         return Quality(by_customer, dict(zip(self.metrics.overall, values, strict=True)))
+
+    def to_arrays(
+        self, qualities: Mapping[tuple[str, Protocol], Quality]
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        """Qualities by method and which items count as named arrays, for a file."""
+        arrays: dict[str, npt.NDArray[np.generic]] = {}
+        for (method, counted), quality in qualities.items():
+            values = {name: np.array([value]) for name, value in quality.overall.items()}
+            for metric, array in (quality.by_customer | values).items():
+                arrays["|".join((method, counted.value, metric))] = array
+        return arrays
+
+    def from_arrays(
+        self, arrays: Mapping[str, npt.NDArray[np.generic]]
+    ) -> dict[tuple[str, Protocol], Quality]:
+        """What `to_arrays` was given, in any order."""
+        found: dict[tuple[str, Protocol], Quality] = {}
+        for name, array in arrays.items():
+            method, counted, metric = name.rsplit("|", 2)
+            quality = found.setdefault((method, Protocol(counted)), Quality({}, {}))
+            values = array.astype(np.float64)
+            if metric in self.metrics.overall:
+                quality.overall[metric] = float(values[0])
+            else:
+                quality.by_customer[metric] = values
+        return found
 
     def _fold(self, number: int, relevant: ItemSets, ranked: IntArray) -> dict[str, FloatArray]:
         values: dict[str, FloatArray] = {}

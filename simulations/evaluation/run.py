@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from common.strategies import FACTORS, StrategyChoice
 from simulations.evaluation.contenders import Contender, own_contenders
 from simulations.evaluation.data import EvaluationData, mapped_data, scenario_data
 from simulations.evaluation.judge import Metrics
+from simulations.evaluation.kept import KeptParts, Parts, evaluation_digest
 from simulations.evaluation.leaks import CHECKS, require_no_leaks
 from simulations.evaluation.libraries import library_contenders
 from simulations.evaluation.picture import picture
@@ -35,9 +36,12 @@ from simulations.evaluation.results import Results
 from simulations.evaluation.study import Measured, Progress, measure
 from simulations.outcome import shown_progress
 from simulations.quality_table import REPLICATES
+from simulations.run_folder import open_run_folder
 from simulations.scenarios import find_scenario
 
 RESULT_NAME, PICTURE_NAME = "evaluation.json", "privacy-utility.svg"
+#: What an evaluation under way has measured, in a folder for each.
+UNFINISHED = "unfinished"
 _FORMAT = "fedpref-evaluation/1"
 _PUBLIC_NOTE = "The data are public: choosing settings by these figures costs no ε."
 _PRIVATE_NOTE = (
@@ -96,15 +100,104 @@ class EvaluationRequest:
             )
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """An evaluation whose data are read, split and found without leaks.
+
+    Attributes:
+        request: What is asked.
+        data: The data.
+        split: How purchases are split.
+        folds: The splits.
+        metrics: What is measured.
+        settings: What is trained.
+        contenders: Who is measured.
+        omitted: What is asked for and not measured.
+    """
+
+    request: EvaluationRequest
+    data: EvaluationData = field(repr=False)
+    split: Split
+    folds: Sequence[Fold] = field(repr=False)
+    metrics: Metrics
+    settings: Sequence[Setting] = field(repr=False)
+    contenders: Sequence[Contender] = field(repr=False)
+    omitted: Sequence[Omission] = field(repr=False)
+
+    @property
+    def refusal_share(self) -> float:
+        """Share of customers who refuse training."""
+        asked = self.request.refusal_share
+        return self.data.refusal_share if asked is None else asked
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that each measured part follows from, in hex."""
+        return evaluation_digest(
+            self.folds,
+            self.split,
+            self.settings,
+            self.contenders,
+            self.metrics,
+            self.refusal_share,
+        )
+
+    def result(self, progress: Progress, parts: Parts | None = None) -> dict[str, Any]:
+        """Measures.
+
+        Args:
+            progress: Called as the study goes on.
+            parts: Where what was measured before is, and what is measured now is kept; None keeps
+                nothing.
+
+        Returns:
+            A dictionary that JSON can hold; docs/data-scientist.md has its fields.
+
+        Raises:
+            StorageError: What is measured cannot be kept.
+        """
+        measured = measure(
+            self.data,
+            self.folds,
+            self.split,
+            self.contenders,
+            seeds=range(1, self.request.seeds + 1),
+            metrics=self.metrics,
+            rounds=max(setting.plan.total_rounds for setting in self.settings),
+            refusal_share=self.refusal_share,
+            progress=progress,
+            parts=parts,
+        )
+        request = self.request
+        results = Results(measured, n_seeds=request.seeds, replicates=request.replicates)
+        return {
+            **_head(request, self.data, self.split, self.folds, self.metrics),
+            "refusal_share": self.refusal_share,
+            "plans": [_plan(setting) for setting in self.settings],
+            "methods": results.methods(),
+            "rows": results.rows(),
+            "segments": results.segments(),
+            "refusals": results.refusals(),
+            "omitted": [{"what": each.what, "why": each.why} for each in self.omitted],
+            "leak_checks": list(CHECKS),
+            "notes": _notes(self.data, measured),
+        }
+
+
 def run_evaluation(request: EvaluationRequest, progress: Progress) -> dict[str, Any]:
-    """Evaluates, after checking that nothing leaks.
+    """Evaluates, after checking that nothing leaks; keeps nothing on disk.
+
+    Raises:
+        FedprefError: As in `prepare`.
+    """
+    return prepare(request).result(progress)
+
+
+def prepare(request: EvaluationRequest) -> Evaluation:
+    """Reads and splits the data, and checks that nothing leaks.
 
     Args:
         request: What is to be evaluated.
-        progress: Called as the study goes on.
-
-    Returns:
-        A dictionary that JSON can hold; docs/data-scientist.md has its fields.
 
     Raises:
         InputError: The data cannot be read or split, an option is out of range, or a check found a
@@ -131,31 +224,9 @@ def run_evaluation(request: EvaluationRequest, progress: Progress) -> dict[str, 
     folds = folds_of(data, split)
     require_no_leaks(folds)
     contenders, left_out = _contenders(request, data, split, settings)
-    share = data.refusal_share if request.refusal_share is None else request.refusal_share
-    measured = measure(
-        data,
-        folds,
-        split,
-        contenders,
-        seeds=range(1, request.seeds + 1),
-        metrics=metrics,
-        rounds=max(setting.plan.total_rounds for setting in settings),
-        refusal_share=share,
-        progress=progress,
+    return Evaluation(
+        request, data, split, folds, metrics, settings, contenders, (*omitted, *left_out)
     )
-    results = Results(measured, n_seeds=request.seeds, replicates=request.replicates)
-    return {
-        **_head(request, data, split, folds, metrics),
-        "refusal_share": share,
-        "plans": [_plan(setting) for setting in settings],
-        "methods": results.methods(),
-        "rows": results.rows(),
-        "segments": results.segments(),
-        "refusals": results.refusals(),
-        "omitted": [{"what": each.what, "why": each.why} for each in (*omitted, *left_out)],
-        "leak_checks": list(CHECKS),
-        "notes": _notes(data, measured),
-    }
 
 
 def _data_of(request: EvaluationRequest) -> EvaluationData:
@@ -267,7 +338,32 @@ def write_result(result: dict[str, Any], out: Path) -> tuple[Path, Path]:
     return written, drawn
 
 
-def evaluate_with_progress(request: EvaluationRequest, console: Console) -> dict[str, Any]:
-    """Evaluates with a bar on a terminal."""
+def evaluate_into(
+    request: EvaluationRequest, out: Path | None, console: Console
+) -> tuple[dict[str, Any], tuple[Path, Path]]:
+    """Evaluates with a bar on a terminal, and writes the result; goes on where one was interrupted.
+
+    Args:
+        request: What is to be evaluated.
+        out: The folder of the result, and until there is one of what is measured; None for one
+            named by the data.
+        console: Where progress is shown.
+
+    Returns:
+        The result, and the files of `write_result`.
+
+    Raises:
+        StorageError: The disk refuses, or another command is working in the folder.
+        FedprefError: As in `prepare`.
+    """
     with shown_progress(console, "evaluation") as show:
-        return run_evaluation(request, show)
+        evaluation = prepare(request)
+        folder = out or Path("runs") / f"evaluation-{evaluation.data.name}"
+        with open_run_folder(folder):
+            unfinished = KeptParts(folder / UNFINISHED / evaluation.digest)
+            if unfinished.count:
+                console.print(f"{unfinished.count} parts are measured already: going on.")
+            result = evaluation.result(show, unfinished)
+            files = write_result(result, folder)
+            unfinished.remove()
+    return result, files

@@ -6,14 +6,18 @@ deployment none of these figures may leave a region unnoised.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+import numpy as np
 
 from client.training.evaluation import Protocol
 from common.ranking import IntArray
 from simulations.evaluation.contenders import Contender, Method, Private, Question
 from simulations.evaluation.data import EvaluationData
 from simulations.evaluation.judge import Judge, Metrics, Quality
+from simulations.evaluation.kept import Arrays, MadeAnew, Parts
 from simulations.evaluation.protocols import Fold, Split
 from simulations.evaluation.segments import Customers, refusing
 from simulations.evaluation.tuning import chosen_l2
@@ -73,6 +77,7 @@ def measure(
     rounds: int,
     refusal_share: float,
     progress: Progress = lambda _what, _done, _total: None,
+    parts: Parts | None = None,
 ) -> Measured:
     """Measures every contender with everyone in training, and the private ones with refusals too.
 
@@ -86,9 +91,15 @@ def measure(
         rounds: The most that a plan has.
         refusal_share: Share of customers who refuse training; 0 leaves that setting out.
         progress: Called as the study goes on.
+        parts: Where what was measured before is, and what is measured now is kept; None keeps
+            nothing.
+
+    Raises:
+        StorageError: A part cannot be kept.
     """
+    parts = parts or MadeAnew()
     judge = Judge(folds, split, metrics)
-    tuned = [chosen_l2(fold) for fold in folds]
+    tuned = _tuned(folds, parts)
     cells: dict[Cell, list[Quality]] = {}
     settings: dict[str, Sequence[Mapping[str, frozenset[str]]]] = {EVERYONE: [{}] * len(folds)}
     if refusal_share > 0:
@@ -108,11 +119,15 @@ def measure(
     }
     with one_thread():
         for done, (setting, contender, seed) in enumerate(work):
-            what = f"{contender.methods[0].label}, {setting}, seed {seed}"
-            progress(what, done, len(work))
-            for (method, counted), ranked in _rankings(contender, questions[setting], seed).items():
-                cell = Cell(setting, method, counted)
-                cells.setdefault(cell, []).append(judge.judge(counted, ranked))
+            first = contender.methods[0]
+            progress(f"{first.label}, {setting}, seed {seed}", done, len(work))
+            name = f"{setting}/{first.key}/{seed}"
+            arrays = parts.arrays(name, _measuring(contender, questions[setting], seed, judge))
+            found = judge.from_arrays(arrays)
+            for method, counted in itertools.product(contender.methods, split.protocols):
+                if (method.key, counted) in found:
+                    cell = Cell(setting, method.key, counted)
+                    cells.setdefault(cell, []).append(found[method.key, counted])
     progress("done", len(work), len(work))
     refused = settings.get(WITH_REFUSALS, [])
     return Measured(
@@ -157,6 +172,30 @@ def _population(fold: Fold, refused: Mapping[str, frozenset[str]], rounds: int) 
     splits = [RegionSplit(region, train, train) for region, train in fold.train.items()]
     excluded = {region: dict.fromkeys(range(1, rounds + 1), out) for region, out in refused.items()}
     return Population.of(splits, fold.questions, rounds, excluded)
+
+
+def _tuned(folds: Sequence[Fold], parts: Parts) -> list[float]:
+    """λ of EASE, for each fold."""
+    found = parts.arrays(
+        "ease-l2", lambda: {"l2": np.array([chosen_l2(fold) for fold in folds], dtype=np.float64)}
+    )
+    return [float(l2) for l2 in found["l2"]]
+
+
+def _measuring(
+    contender: Contender, questions: Sequence[Question], seed: int, judge: Judge
+) -> Callable[[], Arrays]:
+    """Measures a contender's methods with one seed, when called."""
+
+    def measured() -> Arrays:
+        return judge.to_arrays(
+            {
+                (method, counted): judge.judge(counted, ranked)
+                for (method, counted), ranked in _rankings(contender, questions, seed).items()
+            }
+        )
+
+    return measured
 
 
 def _rankings(
