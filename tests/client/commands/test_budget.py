@@ -121,19 +121,21 @@ def test_before_during_and_after_exhaustion(
     assert "Nothing was ever charged." in output
     assert "No round was ever refused" in output
 
+    second = named(plan, "run-2")
     with open_engine(home) as engine:
+        # While there is budget for either of them.
+        sign_permit(engine, second, app=APP, valid_for_s=3600)
         train(engine, plan, 2)
     during = as_json(command, home)
     first = [plan.mechanism_of(number).event for number in (1, 2)]
     spent = epsilon([first[0], type(first[1])(first[1].noise_multiplier)], float(plan.delta))
     assert spent <= float(during["accounts"][0]["spent"]) <= spent + 1e-4
-    assert during["runs"][0]["rounds_charged"] == 2
-    assert during["runs"][0]["rest_is_paid_for"]
+    _, own = during["runs"]
+    assert own["rounds_charged"] == 2
+    assert own["rest_is_paid_for"]
 
-    second = named(plan, "run-2")
     with open_engine(home) as engine:
         train(engine, plan, rounds)
-        sign_permit(engine, second, app=APP, valid_for_s=3600)
         reply, arrays = ask(engine, header(second, 1), {})
         assert (reply["reason"], arrays) == ("budget-exhausted", {})
     after = as_json(command, home)
@@ -160,8 +162,8 @@ def test_every_epsilon_has_its_delta_unit_and_relation(
     home: RegionHome, plan: RunPlan, command: Command
 ) -> None:
     with open_engine(home) as engine:
-        train(engine, plan, 1)
         sign_permit(engine, named(plan, "run-2"), app=APP, valid_for_s=3600)
+        train(engine, plan, 1)
     _, output, _ = command(home.root)
     stated = f"δ = 1e-06; {UNIT_AND_RELATION}"
     # What is spent and left; why run-2 is not paid for beside run-1; each charge.

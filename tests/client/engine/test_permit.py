@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from client.engine import permit_desk
 from client.engine.home import RegionHome
 from client.engine.permit import CodeIdentity, make_permit
 from client.engine.permit_desk import only_bundle, sign_permit
@@ -19,9 +20,9 @@ from client.engine.service import open_engine
 from common import canonical_json
 from common.audit.log import AuditLog
 from common.envelope import Envelope
-from common.errors import InputError, PolicyError, UsageError
+from common.errors import BudgetError, InputError, PolicyError, UsageError
 from common.plan import RunPlan
-from common.timestamps import now_ms
+from common.timestamps import format_time, now_ms, parse_time
 from tests.client.engine.test_policy import policy_of
 from tests.support.cosigning import ask, publish
 from tests.support.local_plan import local_plan
@@ -105,6 +106,50 @@ def test_the_desk_signs_nothing_that_the_policy_does_not_allow(
         ("run-1", APP),
         ("run-2", OTHER),
     }
+
+
+@pytest.mark.parametrize(
+    ("caps", "whose"),
+    [
+        ({"epsilon_cap_per_year": "4"}, "budget of {year} "),
+        ({"epsilon_caps_per_model": {"{model}": "4"}}, "budget of {year} for model {model} "),
+        ({"epsilon_caps_per_model": {"another": "8"}}, "budget of {year} for model {model} "),
+        ({"epsilon_caps_per_purpose": {"{purpose}": "4"}}, "for purpose {purpose} "),
+    ],
+)
+def test_no_permit_is_signed_beyond_a_cap(
+    home: RegionHome, plan: RunPlan, caps: dict[str, Any], whose: str
+) -> None:
+    names = {"model": plan.model, "purpose": plan.purpose, "year": format_time(now_ms())[:4]}
+    parts = {
+        field: {name.format(**names): each for name, each in cap.items()}
+        for field, cap in caps.items()
+        if isinstance(cap, dict)
+    }
+    put_in_force(home, **(caps | parts))
+    with open_engine(home) as engine:
+        size = engine.log.size
+        with pytest.raises(BudgetError, match=whose.format(**names)):
+            sign_permit(engine, named(plan, "run-2"), app=APP, valid_for_s=60)
+        assert engine.log.size == size
+    assert [each.run for each in permit_files(home.permits)] == ["run-1"]
+    assert not (home.permits / "run-2.plan.json").exists()
+
+
+def test_what_is_charged_leaves_no_permit_till_a_new_year_begins(
+    home: RegionHome, plan: RunPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A permit holds into the next year, whose budget is a whole one, or it would be worthless."""
+    second = named(plan, "run-2")
+    with open_engine(home) as engine:
+        assert ask(engine, header(plan), {})[0]["status"] == "ok", engine.last_refusal
+        (charge,) = engine.ledger.charges
+        an_hour_before = parse_time(f"{charge.request.year + 1}-01-01T00:00:00.000Z") - 3_600_000
+        monkeypatch.setattr(permit_desk, "now_ms", lambda: an_hour_before)
+        with pytest.raises(BudgetError, match=f"budget of {charge.request.year} cannot pay"):
+            sign_permit(engine, second, app=APP, valid_for_s=3599)
+        sign_permit(engine, second, app=APP, valid_for_s=3601)
+    assert {each.run for each in permit_files(home.permits)} == {"run-1", "run-2"}
 
 
 def test_a_permit_never_outlives_the_policy_and_what_it_was_for_is_refused_and_logged(

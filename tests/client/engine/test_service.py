@@ -17,6 +17,7 @@ from client.engine.charging import Charging
 from client.engine.ledger import open_ledger
 from client.engine.permit_desk import sign_permit
 from client.engine.policy import read_policy
+from client.engine.policy_desk import sign_policy
 from client.engine.request import TrainRequest
 from client.engine.seal import SealStore
 from client.engine.sealed_rounds import SealedRounds
@@ -271,8 +272,13 @@ def test_nobody_consenting_means_no_training(tmp_path: Path) -> None:
 def test_a_budget_too_small_for_the_plan_is_refused_before_the_first_charge(
     tmp_path: Path,
 ) -> None:
-    folder, plan, set_ups = make_federation(tmp_path / "run", regions=1, quorum=1, epsilon_cap="4")
-    with open_region(home_of(folder), set_ups[0]) as region:
+    folder, plan, set_ups = make_federation(tmp_path / "run", regions=1, quorum=1)
+    home = home_of(folder)
+    # No permit would be signed under it: it is lowered afterwards.
+    lowered = read_policy(home.policy).model_copy(update={"epsilon_cap_per_year": "4"})
+    with AuditLog.open(home.log, origin=home.origin, signer=home.signer("log")) as log:
+        sign_policy(home, log, lowered)
+    with open_region(home, set_ups[0]) as region:
         assert ask(region.engine, header(plan), {})[0]["reason"] == "budget-exhausted"
         assert region.engine.ledger.charges == ()
 
@@ -432,6 +438,8 @@ def test_budget_holds_across_runs(federation: Federation) -> None:
     folder, plan, _ = federation
     second = changed(plan, run_id="run-2")
     with open_engine(home_of(folder)) as engine:
+        # While there is budget for either of them.
+        sign_permit(engine, second, app="a" * 64, valid_for_s=3600)
         reply, arrays = ask(engine, header(plan), {})
         assert reply["status"] == "ok"
         model = model_after(plan, arrays["popularity"])
@@ -440,7 +448,6 @@ def test_budget_holds_across_runs(federation: Federation) -> None:
             assert reply["status"] == "ok"
         spent = engine.ledger.spending(plan.run_id, int(engine.ledger.charges[0].request.time[:4]))
         assert spent.year <= float(plan.epsilon) <= spent.cap
-        sign_permit(engine, second, app="a" * 64, valid_for_s=3600)
         reply, arrays = ask(engine, header(second), {})
         assert (reply["reason"], arrays) == ("budget-exhausted", {})
         assert kinds(engine.log)[-1] == "incident"
