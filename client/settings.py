@@ -29,6 +29,7 @@ from client.settings_tables import (
     FormTable,
     NodeTable,
     NoticeTable,
+    RecommenderTable,
     RegionTable,
     RelayTable,
     Tables,
@@ -89,6 +90,7 @@ class RegionSettings:
         engine: The privacy engine's sockets and users.
         node: The SuperNode's key and port.
         relay: The relay's user.
+        recommender: Where the recommender listens; None if it is not among the processes.
         policy: What the region allows; it holds once the controller has signed it.
         consents: Consents to import when the region is installed; None for none.
         form: What all consents have in common, for the consent service and imports.
@@ -103,6 +105,7 @@ class RegionSettings:
     engine: EngineTable
     node: NodeTable
     relay: RelayTable
+    recommender: RecommenderTable | None
     policy: RegionPolicy
     consents: ConsentsTable | None
     form: FormTable | None
@@ -139,6 +142,7 @@ class RegionSettings:
             engine=tables.engine,
             node=tables.node,
             relay=tables.relay,
+            recommender=tables.recommender,
             policy=policy,
             consents=tables.consents,
             form=tables.form,

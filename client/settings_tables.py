@@ -122,6 +122,14 @@ def _socket_path(path: Path) -> Path:
     return path
 
 
+def _listening(value: object, info: ValidationInfo) -> object:
+    """A socket's path from the folder of the settings, or an address of this machine."""
+    if isinstance(value, str) and "/" not in value:
+        return _loopback(value)
+    found = _beside(value, info)
+    return str(_socket_path(found)) if isinstance(found, Path) else found
+
+
 Address = Annotated[str, AfterValidator(_address)]
 OwnAddress = Annotated[str, AfterValidator(_loopback)]
 Host = Annotated[str, AfterValidator(_host)]
@@ -129,6 +137,7 @@ Party = Annotated[str, AfterValidator(_party)]
 User = Annotated[str | int, AfterValidator(_user)]
 WitnessAddress = Annotated[str, AfterValidator(_witness)]
 PathBeside = Annotated[Path, BeforeValidator(_beside)]
+Listening = Annotated[str, BeforeValidator(_listening)]
 SocketPath = Annotated[PathBeside, AfterValidator(_socket_path)]
 Port = Annotated[int, Field(ge=1, le=65_535)]
 
@@ -198,6 +207,10 @@ class EngineTable(_Table):
         consent_users: Whom the consent socket answers besides the engine's own user.
         socket_group: The group that may open the sockets, of which those users are members.
         metrics: Loopback address and port of its Prometheus endpoint; without, there is none.
+        access_socket: The Unix socket that people come to for sensitive columns; without, there is
+            none. Best in a folder of its own: they must get through to it, and to nothing else.
+        access_users: Whom it answers besides the engine's own user.
+        access_group: The group that may open it, of which those users and the engine's are members.
     """
 
     socket: SocketPath = _default_path("run/engine.sock")
@@ -207,6 +220,9 @@ class EngineTable(_Table):
     consent_users: list[User] = []
     socket_group: User | None = None
     metrics: OwnAddress | None = None
+    access_socket: SocketPath | None = None
+    access_users: list[User] = []
+    access_group: User | None = None
 
 
 class NodeTable(_Table):
@@ -236,6 +252,34 @@ class RelayTable(_Table):
     """
 
     user: User | None = None
+
+
+class RecommenderTable(_Table):
+    """``[recommender]``: the recommender's process, for the shop's own programs.
+
+    It runs as the engine's user, whose home it reads. Without the table it is not started.
+
+    Attributes:
+        listen: Where it listens: a Unix socket's path, with a slash in it, or a loopback address
+            and port.
+        group: The group whose members may open the socket beside its owner, who must be one too.
+        metrics: Loopback address and port of its Prometheus endpoint; without, there is none.
+    """
+
+    listen: Listening = _default_path("run/recommender.sock")
+    group: User | None = None
+    metrics: OwnAddress | None = None
+
+    @property
+    def socket(self) -> Path | None:
+        """The Unix socket, if it is one."""
+        return Path(self.listen) if "/" in self.listen else None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.group is not None and self.socket is None:
+            raise ValueError("an address has no group: leave it out, or listen on a socket")
+        return self
 
 
 class ConsentsTable(_Table):
@@ -301,6 +345,7 @@ class Tables(_Table):
     engine: EngineTable
     node: NodeTable
     relay: RelayTable = RelayTable()
+    recommender: RecommenderTable | None = None
     source: dict[str, Any]
     policy: dict[str, Any]
     consents: ConsentsTable | None = None
@@ -324,8 +369,16 @@ class Tables(_Table):
                 f"[engine] relay_users does not have the relay's user {self.relay.user}, whom the "
                 "engine would refuse"
             )
-        if self.engine.socket == self.engine.consent_socket:
-            raise ValueError("[engine] socket and consent_socket are the same file")
+        sockets = [self.engine.socket, self.engine.consent_socket]
+        if self.recommender is not None and self.recommender.socket is not None:
+            sockets.append(self.recommender.socket)
+        if self.engine.access_socket is not None:
+            sockets.append(self.engine.access_socket)
+        if len(set(sockets)) < len(sockets):
+            raise ValueError(
+                "two of [engine] socket, its consent_socket and access_socket, and [recommender] "
+                "listen are the same file"
+            )
         return self
 
 
@@ -335,6 +388,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "engine": EngineTable,
     "node": NodeTable,
     "relay": RelayTable,
+    "recommender": RecommenderTable,
     "policy": RegionPolicy,
     "consents": ConsentsTable,
     "form": FormTable,

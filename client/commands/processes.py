@@ -16,7 +16,7 @@ from common.errors import EXIT_OK, InputError
 
 if TYPE_CHECKING:
     from client.settings import RegionSettings
-    from common.supervision import ProgramState, Supervised
+    from common.supervision import Program, ProgramState, Supervised
 
 HomesArgument = Annotated[list[Path], typer.Argument(help="Regions' folders, or their homes.")]
 #: `status` ends with it if a process does not run: whoever watches needs no more.
@@ -40,7 +40,7 @@ def start(
         bool, typer.Option("--unchecked", help="Start in spite of what `check` finds.")
     ] = False,
 ) -> None:
-    """Start regions' engines, nodes and relays, and keep them up.
+    """Start regions' engines, nodes and relays, recommenders if set, and keep them up.
 
     With a registry or a plan the region is commissioned first, as `fedpref-region commission` does;
     a running region is stopped for that. Then it is checked, as `fedpref-region check --offline`
@@ -63,10 +63,12 @@ def start(
         prepare_folders(settings, new_secret=not running)
         if not running and not unchecked:
             _require_sound(settings)
-        states = supervised.start(region_programs(settings))
+        programs = _startable(settings, region_programs(settings), console)
+        states = supervised.start(programs)
         _require_up(settings, supervised, states)
+        *others, last = [program.name for program in programs]
         console.print(
-            f"[bold]{settings.region.name}[/bold]: engine, node and relay run; "
+            f"[bold]{settings.region.name}[/bold]: {', '.join(others)} and {last} run; "
             f"logs in {settings.logs_folder}."
         )
 
@@ -93,7 +95,7 @@ def status(
 
 
 def stop(homes: HomesArgument) -> None:
-    """Stop regions' processes: relay, node, engine. A round under way is sealed or forgotten."""
+    """Stop regions' processes, the engine last. A round under way is sealed or forgotten."""
     from client.settings import RegionSettings
 
     console = Console(highlight=False)
@@ -105,7 +107,7 @@ def stop(homes: HomesArgument) -> None:
 
 def logs(
     home: Annotated[Path, typer.Argument(help="The region's folder, or its home.")],
-    process: Annotated[str, typer.Argument(help="engine, node or relay.")] = "engine",
+    process: Annotated[str, typer.Argument(help="engine, node, relay or recommender.")] = "engine",
     lines: Annotated[int, typer.Option(min=1, max=100_000, help="How many lines.")] = 50,
 ) -> None:
     """Print the last lines of a process's log."""
@@ -164,6 +166,22 @@ def _require_sound(settings: RegionSettings) -> None:
             f"{settings.region.name} is not started:\n{told}",
             remedy="Mend it; `fedpref-region check` says more. --unchecked starts in spite of it.",
         )
+
+
+def _startable(
+    settings: RegionSettings, programs: Sequence[Program], console: Console
+) -> list[Program]:
+    """Leaves out a recommender that has nothing to serve yet, and says so."""
+    from client.node.programs import RECOMMENDER
+    from client.recommend.release import installed
+
+    if settings.recommender is None or installed(settings.home) is not None:
+        return list(programs)
+    console.print(
+        f"{settings.region.name}: no model is installed, so the recommender is not started. Once "
+        "there is one: fedpref-region recommend install, then start the region again."
+    )
+    return [program for program in programs if program.name != RECOMMENDER]
 
 
 def _require_up(

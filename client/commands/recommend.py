@@ -82,6 +82,9 @@ def serve(
         bool,
         typer.Option("--try-page", help="Serve a page too on which the operator can try it."),
     ] = False,
+    metrics: Annotated[
+        str | None, typer.Option(help="A loopback address for Prometheus, such as 127.0.0.1:9466.")
+    ] = None,
 ) -> None:
     """Serve recommendations to the shop's own programs, until interrupted.
 
@@ -115,6 +118,7 @@ def serve(
         place=place,
         try_page=try_page,
         say=lambda text: typer.echo(text),
+        metrics=None if metrics is None else LoopbackAddress.parse(metrics),
     )
 
 

@@ -25,10 +25,21 @@ def check_ports(subject: Inspected, findings: Findings) -> None:
     if settings.engine.metrics is not None:
         address = split_address(settings.engine.metrics)
         _check_free(address, subject.setting("[engine] metrics"), findings)
-    for field, path in (
-        ("[engine] socket", settings.engine.socket),
-        ("[engine] consent_socket", settings.engine.consent_socket),
-    ):
+    sockets = {
+        "[engine] socket": settings.engine.socket,
+        "[engine] consent_socket": settings.engine.consent_socket,
+    }
+    if settings.recommender is not None:
+        place = "[recommender] listen"
+        if settings.recommender.socket is not None:
+            sockets[place] = settings.recommender.socket
+        else:
+            address = split_address(settings.recommender.listen)
+            _check_free(address, subject.setting(place), findings)
+        if settings.recommender.metrics is not None:
+            address = split_address(settings.recommender.metrics)
+            _check_free(address, subject.setting("[recommender] metrics"), findings)
+    for field, path in sockets.items():
         _check_socket(path, subject.setting(field), findings)
 
 

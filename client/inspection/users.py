@@ -78,6 +78,10 @@ def _check_apart(
 
 
 def _check_group(subject: Inspected, settings: RegionSettings, findings: Findings) -> None:
-    if settings.engine.socket_group is not None:
-        with findings.catching(Kind.USERS, subject.setting("[engine] socket_group")):
-            group_id(str(settings.engine.socket_group))
+    groups = {"[engine] socket_group": settings.engine.socket_group}
+    if settings.recommender is not None:
+        groups["[recommender] group"] = settings.recommender.group
+    for field, group in groups.items():
+        if group is not None:
+            with findings.catching(Kind.USERS, subject.setting(field)):
+                group_id(str(group))

@@ -23,7 +23,18 @@ NODE_USER = "fedpref-node"
 RELAY_USER = "fedpref-relay"
 #: The tables that an operator answers; the others are the kit's.
 ANSWERED = frozenset(
-    {"source", "policy", "form", "notice", "consents", "engine", "node", "relay", "witnesses"}
+    {
+        "source",
+        "policy",
+        "form",
+        "notice",
+        "consents",
+        "engine",
+        "node",
+        "relay",
+        "recommender",
+        "witnesses",
+    }
 )
 _FIRST_RUNTIME_PORT = 9094
 _MAX_ANSWERS_BYTES = 1 << 20

@@ -1,13 +1,15 @@
-"""A region's three processes: what each is, as whom it runs, and what of the folder is its.
+"""A region's processes: what each is, as whom it runs, and what of the folder is its.
 
 | process | what is its |
 |---|---|
 | engine | ``home/``, and the sockets in ``run/`` |
+| recommender, if the settings have it | what the engine has: it reads the same home, as its user |
 | node | ``node/``: its key, the coordinator's CA |
 | relay | ``relay/``: where bundles are unpacked |
 | whoever starts them | the rest; in ``secrets/`` what node and relay share, a copy for each |
 
-Started by root, each has its own user and cannot open what is another's. Started by anyone else all
+Started by root, the first, the node and the relay have their own user each and cannot open what is
+another's. Started by anyone else all
 are one user's, and a bundle is kept from the region's files by its confinement alone.
 """
 
@@ -23,6 +25,7 @@ from client.installation.ownership import own_region, process_user
 from client.node.environment_file import read_environment
 from client.node.stubs import write_stubs
 from client.settings import RegionSettings
+from client.settings_tables import RecommenderTable
 from common.durable_file import write_durably
 from common.errors import InputError, StorageError
 from common.node_environment import process_environment
@@ -30,8 +33,10 @@ from common.supervision import Program
 from common.system_users import SystemUser, give, require_reachable
 
 _SECRETS = "secrets"
-#: What the engine's own environment adds: a store's URL, a PIN of its keys.
-ENGINE_ENVIRONMENT = "engine.env"
+RECOMMENDER = "recommender"
+#: What is in a process's own environment besides, in a file of the region's folder: in the engine's
+#: a store's URL and a PIN of its keys, in the recommender's the store's URL alone.
+ENVIRONMENTS = {"engine": "engine.env", RECOMMENDER: "recommender.env"}
 _SECRET_BYTES = 32
 
 
@@ -71,22 +76,30 @@ class RegionUsers:
         return users
 
 
-def region_programs(
-    settings: RegionSettings, *, with_engine_environment: bool = True
-) -> list[Program]:
+def region_programs(settings: RegionSettings, *, with_own_variables: bool = True) -> list[Program]:
     """The programs of a region, in the order of starting.
 
     Args:
         settings: The region's settings.
-        with_engine_environment: Whether the engine's variables of `ENGINE_ENVIRONMENT` are among
-            its environment; whoever starts it may read them by itself.
+        with_own_variables: Whether the variables of `ENVIRONMENTS` are among the programs'
+            environments; whoever starts them may read the files by itself.
 
     Raises:
-        InputError: The users are not as they must be, or the engine's environment is malformed.
+        InputError: The users are not as they must be, or a file of variables is malformed.
     """
-    users = RegionUsers.of(settings)
-    own = read_environment(settings.folder / ENGINE_ENVIRONMENT) if with_engine_environment else {}
-    return [_engine(settings, users, own), _node(settings, users), _relay(settings, users)]
+    users, own = RegionUsers.of(settings), dict[str, dict[str, str]]()
+    if with_own_variables:
+        own = {
+            name: read_environment(settings.folder / file) for name, file in ENVIRONMENTS.items()
+        }
+    found = [
+        _engine(settings, users, own.get("engine", {})),
+        _node(settings, users),
+        _relay(settings, users),
+    ]
+    if settings.recommender is not None:
+        found.append(_recommender(settings, settings.recommender, users, own.get(RECOMMENDER, {})))
+    return found
 
 
 def prepare_folders(settings: RegionSettings, *, new_secret: bool) -> None:
@@ -178,6 +191,19 @@ def _relay(settings: RegionSettings, users: RegionUsers) -> Program:
         command += ["--engine-user", str(users.engine.uid)]
     environment = _environment(settings, "relay", settings.stubs_folder)
     return _program(settings, "relay", command, environment, users.relay, stop_seconds=20)
+
+
+def _recommender(
+    settings: RegionSettings, table: RecommenderTable, users: RegionUsers, own: dict[str, str]
+) -> Program:
+    command = ["recommend", "serve", str(settings.home.root)]
+    command += ["--address" if table.socket is None else "--socket", table.listen]
+    if table.group is not None:
+        command += ["--group", str(table.group)]
+    if table.metrics is not None:
+        command += ["--metrics", table.metrics]
+    environment = {**_environment(settings, "home", None), **own}
+    return _program(settings, RECOMMENDER, command, environment, users.engine, stop_seconds=20)
 
 
 def _program(

@@ -1,10 +1,11 @@
-"""A region's systemd units: the same three programs that `fedpref-region start` supervises."""
+"""A region's systemd units: the same programs that `fedpref-region start` supervises."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from client.node.programs import ENGINE_ENVIRONMENT, region_programs
+from client.engine.home import KEY_ROLES
+from client.node.programs import ENVIRONMENTS, RECOMMENDER, region_programs
 from client.settings import RegionSettings
 from common.systemd import Hardening, render_unit
 
@@ -22,6 +23,7 @@ _SPOKEN = {
     "engine": "the privacy engine",
     "node": "the SuperNode",
     "relay": "the relay",
+    RECOMMENDER: "the recommender",
 }
 
 
@@ -35,8 +37,8 @@ def region_units(settings: RegionSettings) -> dict[str, str]:
         InputError: The users are not as they must be, or something cannot be written in a unit.
     """
     region = settings.region.name
-    # The engine's own variables stay in their file: systemd reads it, and a unit is no secret.
-    programs = region_programs(settings, with_engine_environment=False)
+    # A program's own variables stay in their file: systemd reads it, and a unit is no secret.
+    programs = region_programs(settings, with_own_variables=False)
     names = {each.name: f"fedpref-{region}-{each.name}.service" for each in programs}
     after = {"relay": (names["engine"], names["node"])}
     return {
@@ -54,10 +56,12 @@ def region_units(settings: RegionSettings) -> dict[str, str]:
 def _hardening(settings: RegionSettings, name: str) -> Hardening:
     folder = settings.folder
     private = {each: folder / each for each in ("home", "node", "relay", "supervisor")}
-    if name == "engine":
+    if name in ("engine", RECOMMENDER):
+        # What signs and what is spent is the engine's alone.
+        signing = () if name == "engine" else _signing(settings)
         return Hardening(
             writable=(private["home"], folder / "run"),
-            hidden=(private["node"], private["relay"], private["supervisor"]),
+            hidden=(private["node"], private["relay"], private["supervisor"], *signing),
             # A database may be elsewhere, files are not.
             loopback_only=dict(settings.source_table).get("kind") == "files",
         )
@@ -76,5 +80,20 @@ def _hardening(settings: RegionSettings, name: str) -> Hardening:
     )
 
 
+def _signing(settings: RegionSettings) -> tuple[Path, ...]:
+    """The region's private keys, what opens them, and its ledger."""
+    home = settings.home
+    store = home.key_store
+    return (
+        *(store.key_file(role) for role in KEY_ROLES),
+        store.signers,
+        store.passphrase_path,
+        store.passphrase_command,
+        store.next_passphrase_path,
+        home.ledger,
+    )
+
+
 def _environment_file(settings: RegionSettings, name: str) -> Path | None:
-    return settings.folder / ENGINE_ENVIRONMENT if name == "engine" else None
+    file = ENVIRONMENTS.get(name)
+    return None if file is None else settings.folder / file

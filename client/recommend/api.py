@@ -41,8 +41,9 @@ from client.web.description import refusals
 from client.web.problems import RefusedError
 from common.errors import InputError
 
-_API = "/api/"
-PREFIX = f"{_API}v1"
+API = "/api/"
+PREFIX = f"{API}v1"
+REFRESH_PATH = "/refresh"
 # For the description only: `TokenGate` asks for it, before a body is read.
 _BEARER = HTTPBearer(auto_error=False, description="The region's access token.")
 _EXAMPLE_CUSTOMER = "customer-0001"
@@ -244,6 +245,7 @@ class Serving:
         dayparts: The parts of the day that a scene may name.
         store_types: The kinds of stores that a scene may name.
         faults: Tells what is wrong and makes answers less personal than they could be.
+        refreshed: Is told whether a refresh went well.
     """
 
     recommender: Recommends
@@ -252,6 +254,24 @@ class Serving:
     dayparts: tuple[str, ...] = ()
     store_types: tuple[str, ...] = ()
     faults: Callable[[], Sequence[str]] = tuple
+    refreshed: Callable[[bool], None] = lambda _well: None
+
+    def refresh(self) -> None:
+        """Reads the store and the published model anew.
+
+        Raises:
+            RefreshRunningError: It is being done already.
+            FedprefError: They cannot be read, or do not verify.
+        """
+        try:
+            self.recommender.refresh()
+        except RefreshRunningError:
+            # Its outcome is told by whoever asked for it.
+            raise
+        except BaseException:
+            self.refreshed(False)
+            raise
+        self.refreshed(True)
 
     def admits(self, token: str) -> bool:
         """Whether a token is the service's; takes as long whichever it is."""
@@ -287,7 +307,7 @@ class TokenGate:
         Raises:
             RefusedError: It is to the API, and has no token or another.
         """
-        if scope["type"] == "http" and scope["path"].startswith(_API):
+        if scope["type"] == "http" and scope["path"].startswith(API):
             scheme, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not self._admits(token.strip()):
                 raise RefusedError(NOT_ADMITTED, headers={"WWW-Authenticate": "Bearer"})
@@ -351,14 +371,14 @@ async def read_model(serving: ServingOf) -> ModelAnswer:
     )
 
 
-@router.post("/refresh", responses=_refusals("refresh-running"))
+@router.post(REFRESH_PATH, responses=_refusals("refresh-running"))
 def refresh(serving: ServingOf) -> ModelAnswer:
     """Reads the store and the published model anew; others are answered meanwhile.
 
     It answers when that is done, or at once if one is running already: it is not waited for.
     """
     try:
-        serving.recommender.refresh()
+        serving.refresh()
     except RefreshRunningError as error:
         raise RefusedError(REFRESH_RUNNING) from error
     except InputError as error:

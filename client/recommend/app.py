@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from fastapi import FastAPI, Request
@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 from client.recommend import api
 from client.recommend.api import Serving, TokenGate
 from client.recommend.config import ServiceSettings
+from client.recommend.metrics import Measured
 from client.recommend.problems import PROBLEMS
 from client.recommend.try_page import TryPage, add_try_page, problem_page
 from client.recommend.types import RecommenderClosedError, UnknownItemError
@@ -44,6 +45,7 @@ def create_app(
     *,
     hosts: Collection[str] | None,
     try_page: TryPage | None = None,
+    answered: Callable[[int, float], None] | None = None,
 ) -> ASGIApp:
     """Makes the application.
 
@@ -53,6 +55,7 @@ def create_app(
         hosts: What the ``Host`` header may be beside the settings' own names; None for any, where
             only programs on this machine can ask.
         try_page: The operator's page; None for none.
+        answered: Is told of each answer of the API its status and its seconds; None for nobody.
     """
     app = make_application("Recommender", _DESCRIPTION, static=_STATIC)
     app.state.serving = serving
@@ -73,13 +76,17 @@ def create_app(
     _add_handlers(app)
     describe_problems(app)
     named = None if hosts is None else {name.lower() for name in (*hosts, *settings.hosts)}
-    return Guard(
+    guarded = Guard(
         TokenGate(app, serving.admits),
         hosts=named,
         max_body_bytes=settings.max_body_bytes,
         refuse=_refuse,
         log=_log,
     )
+    if answered is None:
+        return guarded
+    refresh = frozenset({f"{api.PREFIX}{api.REFRESH_PATH}"})
+    return Measured(guarded, api=api.API, unmeasured=refresh, answered=answered)
 
 
 def _add_handlers(app: FastAPI) -> None:

@@ -21,6 +21,7 @@ from client.recommend.config import (
     read_service_settings,
     token_file,
 )
+from client.recommend.metrics import RecommenderMetrics, recommender_checks
 from client.recommend.settings import RecommendSettings
 from client.recommend.try_page import PATH, TryPage
 from client.recommend.types import Recommends, RefreshRunningError
@@ -29,6 +30,7 @@ from common.catalogue import Catalogue
 from common.engine_socket import listen_on
 from common.errors import FedprefError
 from common.loopback import LoopbackAddress
+from common.metrics_http import Observed, serve_metrics
 from common.structured_log import log_as_json
 
 #: How many customers the try page offers to look at.
@@ -83,6 +85,7 @@ def serve_recommender(
     place: Place,
     try_page: bool,
     say: Callable[[str], None],
+    metrics: LoopbackAddress | None = None,
 ) -> None:
     """Serves until SIGINT or SIGTERM; requests under way are finished.
 
@@ -92,9 +95,10 @@ def serve_recommender(
         place: Where to listen.
         try_page: Whether the operator's page is served; it needs an address.
         say: Tells the operator one line, such as that the service is ready.
+        metrics: Where metrics are served; None for nowhere.
 
     Raises:
-        InputError: Settings, token or place cannot be used, or there is nothing to serve from.
+        InputError: Settings, token or a place cannot be used, or there is nothing to serve from.
         VerificationError: The model's release does not verify: it is not served.
         StorageError: A store or log cannot be opened, or another process serves there.
     """
@@ -104,7 +108,7 @@ def serve_recommender(
     with (
         closing(open_recommender(home, recommending)) as recommender,
         _listening(place) as (listener, where, hosts),
-        _refreshing(recommender, every_s=settings.refresh_every_s),
+        _watched(home, recommender, metrics) as (seen, metrics_place),
     ):
         serving = Serving(
             recommender,
@@ -113,9 +117,11 @@ def serve_recommender(
             dayparts=tuple(recommending.scenes.dayparts),
             store_types=recommending.scenes.store_types,
             faults=lambda: recommender.faults,
+            refreshed=seen.refreshed,
         )
         page = _page(serving, recommender, settings, where) if try_page else None
-        app = create_app(serving, settings, hosts=hosts, try_page=page)
+        answered = None if metrics_place is None else seen.answered
+        app = create_app(serving, settings, hosts=hosts, try_page=page, answered=answered)
         server = make_server(app, most_connections=settings.max_connections)
         say(
             f"{home.region}: recommender ready on {where}, model {recommender.model[:16]}…; "
@@ -123,9 +129,25 @@ def serve_recommender(
         )
         if page is not None:
             say(f"Try it: {where}{PATH}")
-        with _settled():
+        if metrics_place is not None:
+            say(f"Metrics: http://{metrics_place}/metrics")
+        with _refreshing(serving.refresh, every_s=settings.refresh_every_s), _settled():
             server.run(sockets=[listener])
         say(f"{home.region}: recommender stopped.")
+
+
+@contextmanager
+def _watched(
+    home: RegionHome, recommender: ServedRecommender, address: LoopbackAddress | None
+) -> Iterator[tuple[RecommenderMetrics, LoopbackAddress | None]]:
+    """What the service is seen by, and where; nowhere without an address."""
+    metrics = RecommenderMetrics(home.region, lambda: recommender.model)
+    if address is None:
+        yield metrics, None
+        return
+    observed = Observed(metrics.registry, recommender_checks(lambda: recommender.faults))
+    with serve_metrics(observed, address) as taken:
+        yield metrics, taken
 
 
 def _page(
@@ -165,14 +187,14 @@ def _settle() -> None:
 
 
 @contextmanager
-def _refreshing(recommender: Recommends, *, every_s: int) -> Iterator[None]:
+def _refreshing(read_anew: Callable[[], None], *, every_s: int) -> Iterator[None]:
     """Reads store and model anew from time to time while the body runs; 0 for never."""
     ended = threading.Event()
 
     def refresh() -> None:
         while not ended.wait(every_s):
             try:
-                recommender.refresh()
+                read_anew()
                 _settle()
             except RefreshRunningError:
                 # Someone asked for one: it takes in the same.

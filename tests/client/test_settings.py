@@ -105,6 +105,18 @@ def test_paths_begin_at_the_folder_and_may_be_absolute(tmp_path: Path) -> None:
     assert found.consents.file == tmp_path / "given.parquet"
 
 
+def test_a_recommender_listens_on_a_socket_or_on_an_address(tmp_path: Path) -> None:
+    assert read(tmp_path).recommender is None
+    for stated, listen, socket in (
+        ({}, f"{tmp_path}/run/recommender.sock", tmp_path / "run" / "recommender.sock"),
+        ({"listen": "/run/shop/r.sock"}, "/run/shop/r.sock", Path("/run/shop/r.sock")),
+        ({"listen": "[::1]:8430"}, "[::1]:8430", None),
+    ):
+        found = read(tmp_path, recommender=stated).recommender
+        assert found is not None
+        assert (found.listen, found.socket) == (listen, socket)
+
+
 def test_the_folder_its_home_and_the_file_itself_name_the_same_settings(tmp_path: Path) -> None:
     path = write(tmp_path)
     (tmp_path / "home").mkdir()
@@ -135,6 +147,11 @@ WRONG: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"engine": {"relay_users": "relay"}}, "[engine] relay_users", "list"),
     ({"engine": {"metrics": "9464"}}, "[engine] metrics", "host:port"),
     ({"engine": {"metrics": "0.0.0.0:9464"}}, "[engine] metrics", "not a loopback address"),
+    ({"recommender": {"listen": "0.0.0.0:8430"}}, "[recommender] listen", "not a loopback address"),
+    ({"recommender": {"listen": "shop.sock"}}, "[recommender] listen", "host:port"),
+    ({"recommender": {"listen": "x/" * 100}}, "[recommender] listen", "longer than 107 bytes"),
+    ({"recommender": {"listen": 8430}}, "[recommender] listen", "path"),
+    ({"recommender": {"listen": "[::1]:1", "group": "a"}}, "[recommender]", "no group"),
     ({"node": {"runtime_port": "9094"}}, "[node] runtime_port", "integer"),
     ({"node": {"runtime_port": 70_000}}, "[node] runtime_port", "65535"),
     ({"witnesses": {"addresses": ["ftp://w"]}}, "[witnesses] addresses.0", "witness"),

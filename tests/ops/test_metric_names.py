@@ -14,6 +14,7 @@ import yaml
 from prometheus_client.metrics_core import Metric
 
 from client.engine.metrics import EngineMetrics
+from client.recommend.metrics import LOT, RecommenderMetrics, recommender_checks
 from common.metrics_http import Observed
 from server.observed_deployment import ObservedDeployment
 from server.observing import ServerMetrics
@@ -40,6 +41,19 @@ def engine_names() -> set[str]:
     return names(metrics.registry.collect())
 
 
+def recommender_names() -> set[str]:
+    """All that a recommender exposes after a lot of answers."""
+    metrics = RecommenderMetrics("region-1", lambda: "a" * 64)
+    Observed(metrics.registry, recommender_checks(tuple))
+    for _ in range(LOT):
+        metrics.answered(200, 0.01)
+    return names(metrics.registry.collect())
+
+
+def region_names() -> set[str]:
+    return engine_names() | recommender_names()
+
+
 @pytest.fixture(scope="module")
 def server_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """All that a coordinator's side exposes in a deployment, after a run."""
@@ -61,7 +75,7 @@ def test_alerts_and_panels_name_metrics_that_there_are(server_names: set[str]) -
     texts += [each["expr"] for panel in dashboard["panels"] for each in panel.get("targets", [])]
     named = {name for text in texts for name in _NAME.findall(text)}
     assert len(named) > 20
-    assert named <= engine_names() | server_names
+    assert named <= region_names() | server_names
 
 
 def test_every_metric_is_in_the_operators_table(server_names: set[str]) -> None:
@@ -71,13 +85,13 @@ def test_every_metric_is_in_the_operators_table(server_names: set[str]) -> None:
         if line.startswith("| `fedpref_")
     ]
     documented = {name for cell in cells for name in _NAME.findall(cell)}
-    assert documented == {_SUFFIX.sub("", name) for name in engine_names() | server_names}
+    assert documented == {_SUFFIX.sub("", name) for name in region_names() | server_names}
 
 
 def test_no_metric_counts_customers_or_choices(server_names: set[str]) -> None:
     about_people = {
         name
-        for name in engine_names() | server_names
+        for name in region_names() | server_names
         if re.search(r"customer|consent|subject|choice|withdraw", name)
     }
     assert about_people == {

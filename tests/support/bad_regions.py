@@ -162,9 +162,18 @@ def withdraw_all(case: Case) -> None:
 
 
 def occupy(case: Case) -> None:
+    case.region.write(node={"runtime_port": taken_port(case)})
+
+
+def occupy_metrics(case: Case) -> None:
+    case.region.write(recommender={"metrics": f"127.0.0.1:{taken_port(case)}"})
+
+
+def taken_port(case: Case) -> int:
     taken = socket.create_server(("127.0.0.1", 0))
     case.held.append(taken)
-    case.region.write(node={"runtime_port": taken.getsockname()[1]})
+    port: int = taken.getsockname()[1]
+    return port
 
 
 def other_engine(case: Case) -> None:
@@ -556,6 +565,22 @@ BAD = (
         "[node] runtime_port",
         "is in use",
         "name another port",
+    ),
+    Bad(
+        "port in use for the recommender's metrics",
+        occupy_metrics,
+        Kind.PORTS,
+        "[recommender] metrics",
+        "is in use",
+        "name another port",
+    ),
+    Bad(
+        "recommender for a group that is not there",
+        lambda case: case.region.write(recommender={"group": "no-group-of-this-name"}),
+        Kind.USERS,
+        "[recommender] group",
+        "no group",
+        "Make the group",
     ),
     Bad(
         "file in a socket's place",

@@ -17,6 +17,7 @@ from client.commands import processes
 from client.inspection import inspect_region as inspection
 from client.installation import commissioning
 from client.node import programs
+from client.recommend import release
 from client.settings import RegionSettings
 from common.errors import EXIT_OK, InputError
 from common.supervision import Program
@@ -144,6 +145,37 @@ def test_a_region_is_commissioned_checked_started_watched_and_stopped(
     code, out, _ = command("stop", folder)
     assert (code, "stopped" in out) == (EXIT_OK, True)
     assert "did not run" in command("stop", folder)[1]
+
+
+def test_a_recommender_is_started_once_there_is_a_model(
+    folder: Path,
+    prepared: list[tuple[str, Any]],
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings_of(folder, recommender={})
+    monkeypatch.setattr(
+        programs,
+        "region_programs",
+        lambda settings: [
+            *pretended(settings),
+            pretend(settings, "recommender", "import time; time.sleep(60)"),
+        ],
+    )
+    code, out, err = command("start", folder)
+    assert code == EXIT_OK, err
+    assert "no model is installed, so the recommender is not started" in out
+    assert "engine, node and relay run" in out
+    states = json.loads(command("status", folder, "--json")[1])
+    assert [each["process"] for each in states] == ["engine", "node", "relay"]
+    monkeypatch.setattr(release, "installed", lambda _: ("a" * 64, 7))
+    code, out, err = command("start", folder)
+    assert code == EXIT_OK, err
+    assert "engine, node, relay and recommender run" in out
+    after = json.loads(command("status", folder, "--json")[1])
+    assert [each["running"] for each in after] == [True] * 4
+    # What ran is left alone.
+    assert [each["pid"] for each in after[:3]] == [each["pid"] for each in states]
 
 
 def test_a_running_region_is_stopped_to_be_commissioned(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from client.engine.home import KEY_ROLES
 from client.node import programs
 from client.node.programs import prepare_folders, region_programs, secret_file
 from client.node.units import region_units
@@ -94,6 +95,48 @@ def test_the_engine_may_use_the_whole_machine(tmp_path: Path, as_user: None) -> 
     engine, node, _ = region_programs(settings_of(tmp_path))
     assert "OMP_NUM_THREADS" not in engine.environment
     assert node.environment["OMP_NUM_THREADS"] == "1"
+
+
+def test_the_recommender_is_one_of_them_if_the_settings_say_so(
+    tmp_path: Path, as_root: None
+) -> None:
+    for file, name in (("engine.env", "PIN"), ("recommender.env", "STORE_URL")):
+        (tmp_path / file).write_text(f"{name}=1234\n")
+        (tmp_path / file).chmod(0o600)
+    table = {"group": "shop", "metrics": "127.0.0.1:9466"}
+    *others, recommender = region_programs(settings_of(tmp_path, recommender=table))
+    assert [each.name for each in others] == ["engine", "node", "relay"]
+    assert (recommender.name, recommender.user) == ("recommender", "fedpref-engine")
+    command = recommender.command
+    assert command[1:4] == ("recommend", "serve", str(tmp_path / "home"))
+    assert option(command, "--socket") == str(tmp_path / "run" / "recommender.sock")
+    assert option(command, "--group") == "shop"
+    assert option(command, "--metrics") == "127.0.0.1:9466"
+    # What opens the region's signing keys is none of its business.
+    assert "PIN" not in recommender.environment
+    assert recommender.environment["STORE_URL"] == "1234"
+    assert "STORE_URL" not in others[0].environment
+    settings = settings_of(tmp_path, recommender={"listen": "127.0.0.1:8430"})
+    command = region_programs(settings)[-1].command
+    assert option(command, "--address") == "127.0.0.1:8430"
+    assert not {"--socket", "--group", "--metrics"} & set(command)
+
+
+def test_the_recommenders_unit_sees_neither_keys_nor_ledger(tmp_path: Path, as_root: None) -> None:
+    units = region_units(settings_of(tmp_path, recommender={}))
+    text = units["fedpref-eu-west-recommender.service"]
+    assert lines_of(text, "User") == ["fedpref-engine"]
+    assert lines_of(text, "EnvironmentFile") == [f"-{tmp_path}/recommender.env"]
+    (hidden,) = lines_of(text, "InaccessiblePaths")
+    home = tmp_path / "home"
+    for role in KEY_ROLES:
+        assert f'"-{home}/keys/{role}.pem"' in hidden
+    for name in ("keys/passphrase", "ledger.sqlite"):
+        assert f'"-{home}/{name}"' in hidden
+    # It opens the customers' pseudonyms.
+    assert "storage.key" not in hidden
+    (engine,) = lines_of(units["fedpref-eu-west-engine.service"], "InaccessiblePaths")
+    assert "keys" not in engine
 
 
 def test_folders_are_prepared_and_the_secret_is_new_each_time(

@@ -21,7 +21,7 @@ from client.recommend.settings import RecommendSettings
 from client.recommend.types import RefreshRunningError
 from common.errors import InputError, StorageError, VerificationError
 from common.loopback import LoopbackAddress
-from tests.support.fake_recommender import CATALOGUE, FakeRecommender
+from tests.support.fake_recommender import CATALOGUE, MODEL, FakeRecommender
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def served(
     *,
     try_page: bool = False,
     recommender: FakeRecommender | None = None,
+    metrics: LoopbackAddress | None = None,
 ) -> tuple[list[str], FakeRecommender]:
     """Serves in this thread; another one uses the service, then ends it by a signal."""
     said: list[str] = []
@@ -63,7 +64,14 @@ def served(
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     thread.start()
     try:
-        serve_recommender(home, lambda *_: answering, place=place, try_page=try_page, say=say)
+        serve_recommender(
+            home,
+            lambda *_: answering,
+            place=place,
+            try_page=try_page,
+            say=say,
+            metrics=metrics,
+        )
     finally:
         ready.set()
         ended.set()
@@ -127,6 +135,13 @@ def test_on_a_socket_of_a_group(home: RegionHome, tmp_path: Path) -> None:
     served(home, Place(unix_socket=path, group=os.getegid()), use)
 
 
+def test_no_metrics_are_served_unless_a_place_is_named(home: RegionHome) -> None:
+    def use(said: list[str]) -> None:
+        assert not any(line.startswith("Metrics") for line in said)
+
+    served(home, Place(LoopbackAddress("127.0.0.1", 0)), use)
+
+
 def test_a_place_that_is_taken_is_named(home: RegionHome, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         place = Place(LoopbackAddress("127.0.0.1", other.getsockname()[1]))
@@ -186,8 +201,16 @@ def test_store_and_model_are_read_anew_from_time_to_time(
         url = said[0].split(" ready on ")[1].split(",")[0]
         with client() as http:
             assert http.get(f"{url}/healthz").is_success
+            metrics = said[1].removeprefix("Metrics: ")
+            shown.append(http.get(metrics).text)
+            assert http.get(metrics.replace("/metrics", "/readyz")).json()["ready"]
 
-    served(home, Place(LoopbackAddress("127.0.0.1", 0)), use, recommender=Counting())
+    shown: list[str] = []
+    anywhere = LoopbackAddress("127.0.0.1", 0)
+    served(home, Place(anywhere), use, recommender=Counting(), metrics=anywhere)
     assert len(asked) >= 4
+    # The one that was running is nobody's failure here.
+    assert "fedpref_recommender_refresh_failures_total 2.0" in shown[0]
+    assert f'model="{MODEL}"' in shown[0]
     assert capfd.readouterr().err.count("cannot be refreshed") == 2
     assert gc.get_freeze_count() == 0
