@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from common.audit.federation_keys import FederationKeys
     from common.audit.lineage import Lineage
     from common.audit.membership import CheckedMembership
-    from common.audit.participation import Participation, RoundStanding
+    from common.audit.participation import EntryStanding, Participation
     from common.audit.receipt_history import ReceiptHistory
 
 customer_app = typer.Typer()
@@ -41,7 +41,10 @@ def prove_consent(
     out: Annotated[Path, typer.Option(help="The folder to write the proofs to; new or empty.")],
     root_key: RootKeys = None,
 ) -> int:
-    """Writes, for each round of the run, a proof that one customer was in it or was not."""
+    """Writes proofs that one customer was, or was not, in each round and each answer.
+
+    The rounds are the run's, the answers those of the region's log to queries of its own.
+    """
     from common.audit.lineage import REASONS
 
     part = _open(bundle, customer_key, root_key)
@@ -51,13 +54,16 @@ def prove_consent(
             raise InputError(f"The folder {out} is not empty.", remedy="Name a new folder.")
     except OSError as error:
         raise StorageError(f"{out} cannot be made: {error.strerror}.") from error
-    table = _table("round", "log entry", "in it", "why", "proof")
-    for standing in part.rounds(part.bundle.evidence.run):
+    rounds = _table("round", "log entry", "in it", "why", "proof")
+    answers = _table("answer", "log entry", "in it", "why", "proof")
+    for standing in (*part.rounds(part.bundle.evidence.run), *part.answers()):
         entry = standing.entry
-        name = f"round-{entry.number('round'):04d}-entry-{entry.index}.json"
+        is_answer = entry.kind == "answer"
+        begins = "answer" if is_answer else f"round-{entry.number('round'):04d}"
+        name = f"{begins}-entry-{entry.index}.json"
         _write(out / name, part.prove(standing).proof.encode())
-        table.add_row(
-            str(entry.number("round")),
+        (answers if is_answer else rounds).add_row(
+            _plain(entry.text("mechanism")) if is_answer else str(entry.number("round")),
             str(entry.index),
             _yes_no(standing.member),
             REASONS[standing.standing],
@@ -65,8 +71,11 @@ def prove_consent(
         )
     console = _console()
     console.print(f"Customer {part.sid[:16]}… of {part.region}")
-    console.print(table)
-    console.print(f"{table.row_count} proofs in {out}, each checkable alone.")
+    for table in (rounds, answers):
+        if table.row_count:
+            console.print(table)
+    proofs = rounds.row_count + answers.row_count
+    console.print(f"{proofs} proofs in {out}, each checkable alone.")
     return EXIT_OK
 
 
@@ -74,34 +83,50 @@ def prove_consent(
 def prove_absence(
     bundle: Bundle,
     customer_key: KeyFile,
-    server_round: Annotated[int, typer.Argument(metavar="ROUND", help="The round.", min=1)],
     out: Annotated[Path, typer.Option(help="The file to write the proof to.")],
+    server_round: Annotated[
+        int | None, typer.Argument(metavar="[ROUND]", help="The round.", min=1)
+    ] = None,
+    answer: Annotated[
+        int | None,
+        typer.Option(
+            metavar="ENTRY", min=0, help="In place of a round: an answer, by its log entry."
+        ),
+    ] = None,
     root_key: RootKeys = None,
 ) -> int:
-    """Writes a proof that one customer was not in one round; exit code 8 if they were."""
+    """Writes a proof that one customer was not in one round, or in one answer of the region's.
+
+    Exit code 8 if they were.
+    """
     from common.audit.lineage import REASONS
 
+    if (server_round is None) == (answer is None):
+        raise UsageError("Absence is proved of one thing.", remedy="Name a round, or --answer.")
     part = _open(bundle, customer_key, root_key)
     run = part.bundle.evidence.run
-    standings = [each for each in part.rounds(run) if each.entry.number("round") == server_round]
+    if server_round is not None:
+        what = f"round {server_round} of run {run}"
+        found = (e for e in part.rounds(run) if e.entry.number("round") == server_round)
+    else:
+        what = f"the answer in entry {answer}"
+        found = (e for e in part.answers() if e.entry.index == answer)
+    standings: list[EntryStanding] = list(found)
     if not standings:
         raise InputError(
-            f"The log of {part.region} has no round {server_round} of run {run}: nothing of that "
-            "region was in it.",
-            remedy="`fedpref-audit lineage` lists the rounds there are.",
+            f"The log of {part.region} does not have {what}: nothing of that region was in it.",
+            remedy="`fedpref-audit lineage` lists the rounds and answers there are.",
         )
     present = next((each for each in standings if each.member), None)
     if present is not None:
         raise VerificationError(
-            f"The customer was in round {server_round} of run {run} (log {part.region}, entry "
-            f"{present.entry.index}): their absence cannot be proved.",
+            f"The customer was in {what} (log {part.region}, entry {present.entry.index}): their "
+            "absence cannot be proved.",
             remedy="`fedpref-audit prove-consent` gives the proof that they were.",
         )
-    standing: RoundStanding = standings[-1]
+    standing = standings[-1]
     _write(out, part.prove(standing).proof.encode())
-    _console().print(
-        f"Not in round {server_round} of run {run}: {REASONS[standing.standing]}. Proof: {out}",
-    )
+    _console().print(f"Not in {what}: {REASONS[standing.standing]}. Proof: {out}")
     return EXIT_OK
 
 
@@ -224,13 +249,16 @@ def _check_about(checked: CheckedMembership, customer_key: Path) -> None:
 def _print_membership(checked: CheckedMembership, *, about: bool) -> None:
     record, logged = checked.logged.record, checked.logged
     run = _plain(str(record["run"]))
+    what = f"round {record['round']} of run {run}"
+    if checked.proof.what == "answer":
+        what = f"the answer to {_plain(str(record['mechanism']))} of query {run}"
     who = "this customer" if about else f"the customer {checked.proof.sid[:16]}…"
     verb = "was in" if checked.member else "was not in"
     console = _console()
     console.print(
         Text.assemble(
             ("The proof holds. ", "bold green"),
-            f"In {logged.party}, {who} {verb} round {record['round']} of run {run}.",
+            f"In {logged.party}, {who} {verb} {what}.",
         )
     )
     console.print(
@@ -248,17 +276,21 @@ def _print_history(console: Console, history: ReceiptHistory) -> None:
     )
     if not history.rounds:
         console.print("Rounds     none yet took its consents after this record.")
-        return
-    table = _table("run", "round", "consent size", "in it", "why")
-    for each in history.rounds:
-        table.add_row(
-            _plain(each.entry.text("run")),
-            str(each.entry.number("round")),
-            str(each.consent_size),
-            _yes_no(each.member),
-            REASONS[each.standing],
-        )
-    console.print(table)
+    tables = (
+        (history.rounds, _table("run", "round", "consent size", "in it", "why")),
+        (history.answers, _table("query", "part", "consent size", "in it", "why")),
+    )
+    for standings, table in tables:
+        for each in standings:
+            table.add_row(
+                _plain(each.entry.text("run")),
+                str(each.entry.number("round")),
+                str(each.consent_size),
+                _yes_no(each.member),
+                REASONS[each.standing],
+            )
+        if standings:
+            console.print(table)
 
 
 def _print_lineage(console: Console, traced: Lineage) -> None:
@@ -278,6 +310,13 @@ def _print_lineage(console: Console, traced: Lineage) -> None:
         why = part.reason + ("" if part.used or part.index is None else " (update not used)")
         rounds.add_row(_plain(part.run), str(part.number), place, _yes_no(part.member), why)
     console.print(rounds)
+    if traced.answers:
+        console.print(Text("The region's own queries, whose answers stay there", style="bold"))
+        answers = _table("asked", "log entry", "in it", "why")
+        for answer in traced.answers:
+            asked, place = _plain(answer.mechanism), str(answer.index)
+            answers.add_row(asked, place, _yes_no(answer.member), answer.reason)
+        console.print(answers)
     console.print(Text("Published models that descend from rounds with their data", style="bold"))
     for model in traced.models:
         numbers = ", ".join(map(str, model.rounds))

@@ -1,4 +1,4 @@
-"""What a customer was part of: their records, every round with the reason, and published models.
+"""What a customer was part of: their records, rounds and answers with the reason, and models.
 
 It says what a withdrawal means for models in careful words: it works forward, it is not unlearning,
 and what a published model can tell about the customer is what its ε and δ bound.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.audit.participation import CustomerRecord, Participation, RoundStanding, Standing
+from common.audit.participation import CustomerRecord, EntryStanding, Participation, Standing
 from common.audit.receipt import grants_training
 from common.audit.verify.replay import SERVER, Entry
 from common.canonical_json import JsonValue
@@ -22,6 +22,7 @@ REASONS: dict[Standing, str] = {
     Standing.WITHDRAWN: "consent withdrawn",
     Standing.ERASED: "erased at the customer's request",
     Standing.NOT_FOR_TRAINING: "consent given, but not to federated training",
+    Standing.NOT_FOR_PURPOSE: "consent given, but not to all that this needs",
     Standing.EXPIRED: "consent expired",
     Standing.NOTICE_LAPSED: "a newer notice came into force; consent to the old one has lapsed",
 }
@@ -67,6 +68,38 @@ class RoundPart:
             "member": self.member,
             "reason": self.reason,
             "used": self.used,
+        }
+
+
+@dataclass(frozen=True)
+class AnswerPart:
+    """An answer of the region's to a query of its own, and the customer's part in it.
+
+    Attributes:
+        query: The query, as its run is called.
+        mechanism: What was asked.
+        index: The region's answer entry.
+        purposes: What customers had to consent to.
+        member: Whether the customer's data were in it.
+        reason: Why, or why not.
+    """
+
+    query: str
+    mechanism: str
+    index: int
+    purposes: tuple[str, ...]
+    member: bool
+    reason: str
+
+    def to_record(self) -> dict[str, JsonValue]:
+        """As JSON values."""
+        return {
+            "query": self.query,
+            "mechanism": self.mechanism,
+            "entry": self.index,
+            "purposes": list(self.purposes),
+            "member": self.member,
+            "reason": self.reason,
         }
 
 
@@ -122,6 +155,7 @@ class Lineage:
         sid: Their pseudonym.
         records: Their consent records.
         rounds: The rounds, in order.
+        answers: The region's answers to queries, in the log's order.
         models: The published models that descend from rounds with their data.
     """
 
@@ -129,6 +163,7 @@ class Lineage:
     sid: str
     records: tuple[CustomerRecord, ...]
     rounds: tuple[RoundPart, ...]
+    answers: tuple[AnswerPart, ...]
     models: tuple[Descent, ...]
 
     @property
@@ -141,7 +176,7 @@ class Lineage:
     def to_record(self) -> dict[str, JsonValue]:
         """As JSON values, for ``--json``."""
         return {
-            "v": "fedpref-lineage/1",
+            "v": "fedpref-lineage/2",
             "region": self.region,
             "sid": self.sid,
             "records": [
@@ -156,6 +191,7 @@ class Lineage:
                 for each in self.records
             ],
             "rounds": [part.to_record() for part in self.rounds],
+            "answers": [part.to_record() for part in self.answers],
             "models": [model.to_record() for model in self.models],
             "meaning": list(self.meaning),
         }
@@ -189,6 +225,7 @@ def trace_lineage(participation: Participation) -> Lineage:
         participation.sid,
         tuple(participation.records),
         tuple(parts),
+        tuple(_answer(each) for each in participation.answers()),
         tuple(models),
     )
 
@@ -197,7 +234,19 @@ def _order(part: RoundPart, run: str) -> tuple[int, int]:
     return (part.number if part.run == run else 0, part.index or 0)
 
 
-def _part(standing: RoundStanding, used: set[str]) -> RoundPart:
+def _answer(standing: EntryStanding) -> AnswerPart:
+    entry = standing.entry
+    return AnswerPart(
+        query=entry.text("run"),
+        mechanism=entry.text("mechanism"),
+        index=entry.index,
+        purposes=standing.purposes,
+        member=standing.member,
+        reason=REASONS[standing.standing],
+    )
+
+
+def _part(standing: EntryStanding, used: set[str]) -> RoundPart:
     entry = standing.entry
     return RoundPart(
         run=entry.text("run"),
@@ -210,7 +259,7 @@ def _part(standing: RoundStanding, used: set[str]) -> RoundPart:
 
 
 def _without_part(
-    participation: Participation, standings: list[RoundStanding], server: list[Entry]
+    participation: Participation, standings: list[EntryStanding], server: list[Entry]
 ) -> list[RoundPart]:
     """The bundle's run's rounds of which the region's log has no round entry, and why."""
     run = participation.bundle.evidence.run

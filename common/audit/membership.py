@@ -1,9 +1,10 @@
-"""Membership proofs (``fedpref-membership/1``): whether one customer was in one round.
+"""Membership proofs: whether one customer was in one round, or in one answer to a query.
 
-A proof stands alone. It holds the region's round entry with its place in the log, and one way
-through the compressed sparse Merkle tree of the customers that the round was bound to. It reveals
-nobody else: a way shows hashes, and for an absent customer one position, which is a hash under the
-round's nonce. Positions of two rounds cannot be linked without the pseudonym.
+A proof stands alone: ``fedpref-membership/1`` of a round, ``fedpref-answer-membership/1`` of an
+answer. It holds the region's entry with its place in the log, and one way through the compressed
+sparse Merkle tree of the customers that the entry was bound to. It reveals nobody else: a way shows
+hashes, and for an absent customer one position, which is a hash under the entry's nonce. Positions
+of two entries cannot be linked without the pseudonym.
 """
 
 from __future__ import annotations
@@ -29,15 +30,37 @@ from common.errors import FormatError, VerificationError
 from common.validate import exact_fields, party, sha256_hex
 
 Kind = Literal["member", "absent"]
+#: What a customer was in or was not: the kind of the region's entry.
+What = Literal["round", "answer"]
 
 MAX_MEMBERSHIP_BYTES = 4 * (MAX_ENTRY_BYTES + MAX_PROOF_BYTES)
-_VERSION = "fedpref-membership/1"
-_FIELDS = frozenset({"v", "round_entry", "log_proof", "membership", "sid", "nonce"})
+_FIELDS = frozenset({"log_proof", "membership", "sid", "nonce"})
 _WAY_FIELDS = frozenset({"kind", "way"})
 _HASH_BYTES = 32
 _STEP_BYTES = 1 + _HASH_BYTES
 _MAX_STEPS = 256
 _MAX_WAY_BYTES = _HASH_BYTES + _MAX_STEPS * _STEP_BYTES
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How a proof says what it is about.
+
+    Attributes:
+        version: The proof file's version.
+        field: Its field with the entry.
+        bound_to: The entry's field that binds it to a set of customers.
+    """
+
+    version: str
+    field: str
+    bound_to: str
+
+
+_FORMS: dict[What, _Form] = {
+    "round": _Form("fedpref-membership/1", "round_entry", "train"),
+    "answer": _Form("fedpref-answer-membership/1", "answer_entry", "included"),
+}
 
 
 def encode_way(proof: SparseProof) -> bytes:
@@ -72,15 +95,17 @@ class MembershipProof:
     """A proof file's content; ``encode`` and ``parse`` are each other's inverse.
 
     Attributes:
-        round_entry: The envelope of the region's round entry.
+        what: What it is about.
+        entry: The envelope of the region's entry of that kind.
         log_proof: That this entry is in the region's log.
         kind: What the proof shows of the customer.
-        way: The way through the round's tree.
+        way: The way through the entry's tree.
         sid: The customer's pseudonym, 64 hex digits.
-        nonce: The round's nonce, 64 hex digits; the round entry has the same.
+        nonce: The entry's nonce, 64 hex digits; the entry has the same.
     """
 
-    round_entry: bytes
+    what: What
+    entry: bytes
     log_proof: LogProof
     kind: Kind
     way: SparseProof
@@ -90,8 +115,8 @@ class MembershipProof:
     def encode(self) -> bytes:
         """The proof file's only bytes."""
         record: dict[str, JsonValue] = {
-            "v": _VERSION,
-            "round_entry": base64.b64encode(self.round_entry).decode("ascii"),
+            "v": _FORMS[self.what].version,
+            _FORMS[self.what].field: base64.b64encode(self.entry).decode("ascii"),
             "log_proof": self.log_proof.encode().decode("utf-8"),
             "membership": {
                 "kind": self.kind,
@@ -110,17 +135,16 @@ class MembershipProof:
             FormatError: It is not of the exact form.
         """
         value = canonical_json.decode(data, max_bytes=MAX_MEMBERSHIP_BYTES)
-        fields = exact_fields(value, _FIELDS, "The membership proof")
-        if fields["v"] != _VERSION:
-            raise FormatError(f"It is not a membership proof ({_VERSION}).")
+        what = _about(value)
+        field = _FORMS[what].field
+        fields = exact_fields(value, {*_FIELDS, "v", field}, "The membership proof")
         way = exact_fields(fields["membership"], _WAY_FIELDS, "membership")
         log_proof = fields["log_proof"]
         if type(log_proof) is not str:
             raise FormatError("log_proof is not a text.")
         return cls(
-            round_entry=read_base64(
-                fields["round_entry"], "round_entry", max_bytes=MAX_ENTRY_BYTES
-            ),
+            what=what,
+            entry=read_base64(fields[field], field, max_bytes=MAX_ENTRY_BYTES),
             log_proof=LogProof.parse(log_proof.encode("utf-8")),
             kind=_read_kind(way["kind"]),
             way=decode_way(read_base64(way["way"], "membership.way", max_bytes=_MAX_WAY_BYTES)),
@@ -135,7 +159,7 @@ class CheckedMembership:
 
     Attributes:
         proof: The proof.
-        logged: The round entry, proved to be in the region's log.
+        logged: The entry, proved to be in the region's log.
     """
 
     proof: MembershipProof
@@ -143,7 +167,7 @@ class CheckedMembership:
 
     @property
     def member(self) -> bool:
-        """Whether the customer was in the round."""
+        """Whether the customer was in it."""
         return self.proof.kind == "member"
 
 
@@ -155,15 +179,15 @@ def check_membership(proof: MembershipProof, keys: FederationKeys) -> CheckedMem
         keys: The federation's keys, verified from root keys that the reader trusts.
 
     Raises:
-        FormatError: The round entry or the checkpoint is malformed.
+        FormatError: The entry or the checkpoint is malformed.
         VerificationError: A signature or proof does not hold, too few witnesses cosigned the
             checkpoint, or the tree's way does not show what the proof says.
     """
-    region = _region(proof.round_entry)
+    region = _region(proof.entry)
     place = f"log {region}, entry {proof.log_proof.index}"
     try:
         logged = verify_logged_entry(
-            proof.round_entry, proof.log_proof, keys, party=region, kind="round"
+            proof.entry, proof.log_proof, keys, party=region, kind=proof.what
         )
         if not logged.witnessed:
             raise VerificationError(
@@ -179,19 +203,28 @@ def check_membership(proof: MembershipProof, keys: FederationKeys) -> CheckedMem
 
 
 def _check_way(proof: MembershipProof, logged: LoggedEntry) -> None:
-    train = logged.record["train"]
+    bound = logged.record[_FORMS[proof.what].bound_to]
     # The record's fields were checked; this is for the type.
-    root, nonce = (train["root"], train["nonce"]) if isinstance(train, dict) else (None, None)
+    root, nonce = (bound["root"], bound["nonce"]) if isinstance(bound, dict) else (None, None)
     if nonce != proof.nonce:
-        raise VerificationError("Its nonce is not the round's.")
+        raise VerificationError(f"Its nonce is not the {proof.what}'s.")
     wanted = position(bytes.fromhex(proof.nonce), bytes.fromhex(proof.sid))
     verify = verify_membership if proof.kind == "member" else verify_absence
     verify(bytes.fromhex(str(root)), wanted, proof.way)
 
 
-def _region(round_entry: bytes) -> str:
-    """Whose round it claims to be; the signature then shows whether it is."""
-    record = Envelope.decode(round_entry, max_bytes=MAX_ENTRY_BYTES).record()
+def _about(value: JsonValue) -> What:
+    version = value.get("v") if isinstance(value, dict) else None
+    for what, form in _FORMS.items():
+        if version == form.version:
+            return what
+    known = ", ".join(form.version for form in _FORMS.values())
+    raise FormatError(f"It is not a membership proof ({known}).")
+
+
+def _region(entry: bytes) -> str:
+    """Whose entry it claims to be; the signature then shows whether it is."""
+    record = Envelope.decode(entry, max_bytes=MAX_ENTRY_BYTES).record()
     return party(record.get("region"), "region")
 
 

@@ -1,18 +1,22 @@
-"""One customer in a verified bundle: their records, and each round they were in or not, and why."""
+"""One customer in a verified bundle: their records, and what they were in or not, and why.
+
+That is the region's rounds, and its answers to queries: for both the log says which customers'
+consents they rest on, and what these had to consent to.
+"""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 
 from common.audit.customer_key import CustomerKey
-from common.audit.membership import CheckedMembership, MembershipProof, check_membership
-from common.audit.receipt import grants_training
+from common.audit.membership import CheckedMembership, MembershipProof, What, check_membership
 from common.audit.sparse_merkle import SparseMerkleTree, SparseProof, position
 from common.audit.verified_bundle import VerifiedBundle
 from common.audit.verify.fields import Record
+from common.audit.verify.records import CONSENT_PURPOSES, FEDERATED_TRAINING
 from common.audit.verify.replay import Entry, LogReplay
 from common.envelope import Envelope
 from common.errors import InputError, VerificationError
@@ -22,7 +26,7 @@ _ERASURE = "erasure"
 
 
 class Standing(Enum):
-    """Whether a customer's consent was in force for a round, and if not, why not."""
+    """Whether a customer's consent was in force for something, and if not, why not."""
 
     CONSENTED = "consented"
     NO_RECORD = "no-consent-yet"
@@ -30,6 +34,7 @@ class Standing(Enum):
     WITHDRAWN = "withdrawn"
     ERASED = "erased"
     NOT_FOR_TRAINING = "not-for-training"
+    NOT_FOR_PURPOSE = "not-for-purpose"
     EXPIRED = "expired"
     NOTICE_LAPSED = "notice-lapsed"
 
@@ -53,17 +58,19 @@ class CustomerRecord:
 
 
 @dataclass(frozen=True)
-class RoundStanding:
-    """One round of the region, and where the customer stood.
+class EntryStanding:
+    """A round of the region, or an answer to a query, and where the customer stood.
 
     Attributes:
-        entry: The region's round entry.
+        entry: The region's entry.
+        purposes: What customers had to consent to.
         standing: Whether they had consented then.
-        nonce: The round's nonce.
-        way: The way through the round's tree that shows their presence or absence.
+        nonce: The entry's nonce.
+        way: The way through the entry's tree that shows their presence or absence.
     """
 
     entry: Entry
+    purposes: tuple[str, ...]
     standing: Standing
     nonce: str
     way: SparseProof
@@ -75,7 +82,7 @@ class RoundStanding:
 
     @property
     def consent_size(self) -> int:
-        """How many log entries the round took consents from."""
+        """How many log entries it took consents from."""
         return _size(self.entry)
 
 
@@ -111,7 +118,7 @@ class Participation:
                 if envelope.kind == "consent" and record["sid"] == self.sid:
                     yield CustomerRecord(index, record)
 
-    def rounds(self, run: str | None = None) -> Iterator[RoundStanding]:
+    def rounds(self, run: str | None = None) -> Iterator[EntryStanding]:
         """Each round entry of the region's log in its order, of one run or of all.
 
         Raises:
@@ -120,14 +127,32 @@ class Participation:
         """
         for entry in self.replay.of_kind("round"):
             if run in (None, entry.record["run"]):
-                yield self._judge(entry)
+                yield self._judge(entry, entry.part("train"), self._asked_by_round(entry))
 
-    def prove(self, standing: RoundStanding) -> CheckedMembership:
-        """The proof of presence in or absence from a round, checked as anyone else would."""
+    def answers(self) -> Iterator[EntryStanding]:
+        """Each answer to a query that the region's log has, in its order.
+
+        An answer whose query the bundle lacks is left out: nothing says what it asked consent for.
+
+        Raises:
+            VerificationError: As in `rounds`.
+        """
+        queries = {each.text("permit_id"): each for each in self.replay.of_kind("query")}
+        for entry in self.replay.of_kind("answer"):
+            query = queries.get(entry.text("permit_id"))
+            if query is not None:
+                consented = query.record["consented"]
+                purposes = tuple(map(str, consented if isinstance(consented, list) else ()))
+                yield self._judge(entry, entry.part("included"), purposes)
+
+    def prove(self, standing: EntryStanding) -> CheckedMembership:
+        """The proof of presence or absence, checked as anyone else would."""
         region, entry = self.region, standing.entry
-        log_proof, _ = self.bundle.prove(region, entry.index, kind="round")
+        what: What = "answer" if entry.kind == "answer" else "round"
+        log_proof, _ = self.bundle.prove(region, entry.index, kind=what)
         proof = MembershipProof(
-            round_entry=self.bundle.entry(region, entry.index),
+            what=what,
+            entry=self.bundle.entry(region, entry.index),
             log_proof=log_proof,
             kind="member" if standing.member else "absent",
             way=standing.way,
@@ -136,25 +161,33 @@ class Participation:
         )
         return check_membership(proof, self.bundle.keys)
 
-    def _judge(self, entry: Entry) -> RoundStanding:
-        train = entry.part("train")
-        size, at_ms = _size(entry), parse_time(str(train["at"]))
-        nonce = str(train["nonce"])
+    def _asked_by_round(self, entry: Entry) -> tuple[str, ...]:
+        """What a round needs consent for: the purpose of its permit."""
+        for permit in self.replay.of_kind("permit"):
+            if permit.record["permit_id"] == entry.record["permit_id"]:
+                stated = permit.text("purpose")
+                return (stated,) if stated in CONSENT_PURPOSES else (FEDERATED_TRAINING,)
+        return (FEDERATED_TRAINING,)
+
+    def _judge(self, entry: Entry, bound: Record, purposes: tuple[str, ...]) -> EntryStanding:
+        """Where the customer stood in an entry that is bound to a set of customers."""
+        size, at_ms = _size(entry), parse_time(str(bound["at"]))
+        nonce = str(bound["nonce"])
         grace_ms = self._grace_ms(size)
         tree = SparseMerkleTree(
             position(bytes.fromhex(nonce), sid)
-            for sid in self.replay.consents.eligible(size, at_ms, grace_ms)
+            for sid in self.replay.consents.eligible(size, at_ms, grace_ms, purposes)
         )
         wanted = position(bytes.fromhex(nonce), bytes.fromhex(self.sid))
         way = tree.prove(wanted)
-        standing = self._standing(size, at_ms, grace_ms)
+        standing = self._standing(size, at_ms, grace_ms, purposes)
         present = way.leaf == wanted
-        if tree.root.hex() != train["root"] or present != (standing is Standing.CONSENTED):
+        if tree.root.hex() != bound["root"] or present != (standing is Standing.CONSENTED):
             raise VerificationError(
-                f"The round in log {entry.party}, entry {entry.index} is bound to other customers "
-                "than the records before it give."
+                f"The {entry.kind} in log {entry.party}, entry {entry.index} is bound to other "
+                "customers than the records before it give."
             )
-        return RoundStanding(entry, standing, nonce, way)
+        return EntryStanding(entry, purposes, standing, nonce, way)
 
     def _grace_ms(self, size: int) -> int:
         """For how long consents to a superseded notice lasted, by the policy in force."""
@@ -165,7 +198,9 @@ class Participation:
                 grace_s = stated
         return grace_s * 1000
 
-    def _standing(self, size: int, at_ms: int, grace_ms: int) -> Standing:
+    def _standing(
+        self, size: int, at_ms: int, grace_ms: int, purposes: Collection[str]
+    ) -> Standing:
         known = [record for record in self.records if record.index < size]
         if not known:
             return Standing.NO_RECORD
@@ -175,8 +210,9 @@ class Participation:
             return Standing.ERASED if newest.erases else Standing.WITHDRAWN
         if state == "dpv:ConsentRefused":
             return Standing.REFUSED
-        if not grants_training(record):
-            return Standing.NOT_FOR_TRAINING
+        if not grants(record, purposes):
+            training = set(purposes) == {FEDERATED_TRAINING}
+            return Standing.NOT_FOR_TRAINING if training else Standing.NOT_FOR_PURPOSE
         expires = record["expires"]
         if expires is not None and parse_time(str(expires)) <= at_ms:
             return Standing.EXPIRED
@@ -194,6 +230,17 @@ class Participation:
             and entry.time_ms("in_force_from") <= until_ms
             for entry in self.replay.of_kind("notice")
         )
+
+
+def grants(record: Record, purposes: Collection[str]) -> bool:
+    """Whether a consent record grants all of some purposes, of which there is one at least."""
+    given = record["purposes"]
+    return (
+        record["state"] == "dpv:ConsentGiven"
+        and isinstance(given, dict)
+        and len(purposes) > 0
+        and all(given.get(each) is True for each in purposes)
+    )
 
 
 def participation_of(bundle: VerifiedBundle, key: CustomerKey) -> Participation:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from common.audit.logged_entry import LoggedEntry
 from common.audit.merkle import leaf_hash
-from common.audit.participation import Participation, RoundStanding
-from common.audit.receipt import CheckedReceipt, check_receipt, grants_training
+from common.audit.participation import EntryStanding, Participation, grants
+from common.audit.receipt import CheckedReceipt, check_receipt
 from common.audit.verified_bundle import VerifiedBundle
 from common.errors import VerificationError
 
@@ -27,11 +27,13 @@ class ReceiptHistory:
         size: How many entries the region's log has in the bundle.
         rounds: The rounds whose consent size is above the entry's index, in the log's order, and
             where the customer stood in each.
+        answers: The answers to queries, likewise.
     """
 
     checked: CheckedReceipt
     size: int
-    rounds: tuple[RoundStanding, ...]
+    rounds: tuple[EntryStanding, ...]
+    answers: tuple[EntryStanding, ...] = ()
 
 
 def check_receipt_history(data: bytes, bundle: VerifiedBundle) -> ReceiptHistory:
@@ -53,11 +55,14 @@ def check_receipt_history(data: bytes, bundle: VerifiedBundle) -> ReceiptHistory
     replay = bundle.replay(logged.party)
     check_held(logged, bundle)
     participation = Participation(bundle, logged.party, str(logged.record["sid"]))
-    rounds = tuple(each for each in participation.rounds() if each.consent_size > logged.index)
+    rounds, answers = (
+        tuple(each for each in standings if each.consent_size > logged.index)
+        for standings in (participation.rounds(), participation.answers())
+    )
+    _check_excluded(logged, participation, (*rounds, *answers))
     if checked.ends_consent:
-        _check_excluded(logged, participation, rounds)
         _check_first(checked, rounds)
-    return ReceiptHistory(checked, replay.size, rounds)
+    return ReceiptHistory(checked, replay.size, rounds, answers)
 
 
 def check_held(logged: LoggedEntry, bundle: VerifiedBundle) -> None:
@@ -92,25 +97,27 @@ def check_held(logged: LoggedEntry, bundle: VerifiedBundle) -> None:
 
 
 def _check_excluded(
-    logged: LoggedEntry, participation: Participation, rounds: tuple[RoundStanding, ...]
+    logged: LoggedEntry, participation: Participation, standings: tuple[EntryStanding, ...]
 ) -> None:
-    """No round after the withdrawal includes the customer, unless they consented anew."""
-    anew = [
-        record.index
-        for record in participation.records
-        if record.index > logged.index and grants_training(record.record)
-    ]
-    for each in rounds:
-        if each.member and not any(index < each.consent_size for index in anew):
+    """What the record does not consent to includes the customer only if a later one does."""
+    after = [record for record in participation.records if record.index > logged.index]
+    for each in standings:
+        consented = grants(logged.record, each.purposes) or any(
+            record.index < each.consent_size and grants(record.record, each.purposes)
+            for record in after
+        )
+        if each.member and not consented:
+            what = "Part" if each.entry.kind == "answer" else "Round"
+            of = "query" if each.entry.kind == "answer" else "run"
             raise VerificationError(
-                f"Round {each.entry.number('round')} of run {each.entry.text('run')} "
+                f"{what} {each.entry.number('round')} of {of} {each.entry.text('run')} "
                 f"(log {each.entry.party}, entry {each.entry.index}) includes the customer, whose "
                 f"withdrawal at {logged.place} precedes its consent size {each.consent_size}.",
                 remedy=_REMEDY,
             )
 
 
-def _check_first(checked: CheckedReceipt, rounds: tuple[RoundStanding, ...]) -> None:
+def _check_first(checked: CheckedReceipt, rounds: tuple[EntryStanding, ...]) -> None:
     """The first excluded round that the receipt names, if it names one, is that of the log."""
     named = checked.receipt.first_excluded
     if named is None:

@@ -22,7 +22,6 @@ from tests.support.bundle_builder import (
     NOISE,
     REGIONS,
     Alter,
-    Federation,
     JsonRecord,
     bucket,
     digest,
@@ -30,6 +29,7 @@ from tests.support.bundle_builder import (
     tree_root,
     ulid,
 )
+from tests.support.customers import CustomersFederation
 
 TRAINING, RECOMMENDATIONS = "fedpref:FederatedTraining", "dpv:ProvideProductRecommendations"
 R1 = REGIONS[0]
@@ -81,8 +81,14 @@ def query_record() -> JsonRecord:
     }
 
 
-class AnsweringFederation(Federation):
-    """A federation whose first region answers a query after the run."""
+class AnsweringFederation(CustomersFederation):
+    """A federation whose first region answers a query after the run.
+
+    Attributes:
+        counted: The customers who are in the answers, of those who stay.
+    """
+
+    counted: tuple[int, ...] = (0, 1)
 
     def answer_all(self) -> AnsweringFederation:
         """Acts the run out, then the query and both its answers."""
@@ -101,7 +107,7 @@ class AnsweringFederation(Federation):
         self.cosigned_ms[R1, size] = self.clock_ms
         root = tree_root(self.logs[R1]).hex()
         charge = self.charge_part(query, number, name)
-        sids = [self.sid(R1, customer) for customer in (0, 1) if customer < self.customers]
+        sids = [self.sid(R1, customer) for customer in self.counted if customer < self.customers]
         nonce = digest(f"answer nonce {number}")
         arrays = {NAMES[name]: np.ones(SHAPES[name], dtype="<f4")}
         self.log(

@@ -19,6 +19,7 @@ from common.audit.membership import MembershipProof
 from common.audit.participation import Participation
 from common.audit.verified_bundle import open_verified
 from common.privacy import UNIT_AND_RELATION
+from tests.support.answered_bundle import QUERY_ID, answering
 from tests.support.bundle_builder import REGIONS, RUN, Federation
 from tests.support.customers import CustomersFederation, receipt_of, write_key
 
@@ -77,6 +78,52 @@ def test_proofs_of_all_rounds_are_written_and_check_alone(
             assert "region-2, server, witness" in shown
 
 
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, Path]:
+    federation = answering().answer_all()
+    return federation, federation.write(tmp_path_factory.mktemp("answered") / "run")
+
+
+def test_answers_to_queries_are_proved_too(
+    answered: tuple[Federation, Path], tmp_path: Path, call: Call
+) -> None:
+    federation, run = answered
+    key, out = write_key(tmp_path, R1, 2), tmp_path / "proofs"
+    code, shown, err = call("prove-consent", run, key, "--out", out)
+    assert (code, err) == (0, "")
+    assert "scenes" in shown
+    assert "4 proofs" in shown
+    places = [federation.find(R1, "answer", number) for number in (0, 1)]
+    for place, name in zip(places, ("scenes", "regional-bias"), strict=True):
+        path = out / f"answer-entry-{place}.json"
+        for source in (["--registry", run / "bundle"], ["--bundle", run]):
+            code, told, err = call("check-proof", path, *source, "--customer-key", key)
+            assert (code, err) == (0, "")
+            assert f"was not in the answer to {name} of query {QUERY_ID}" in " ".join(told.split())
+    code, told, _ = call("lineage", run, key)
+    assert (code, "The region's own queries" in told) == (0, True)
+
+
+def test_absence_from_an_answer_is_proved_where_it_is_so(
+    answered: tuple[Federation, Path], tmp_path: Path, call: Call
+) -> None:
+    federation, run = answered
+    place, out = federation.find(R1, "answer"), tmp_path / "absent.json"
+    absent, present = write_key(tmp_path, R1, 2), write_key(tmp_path, R1, 0)
+    code, told, err = call("prove-absence", run, absent, "--answer", place, "--out", out)
+    assert (code, err) == (0, "")
+    assert f"Not in the answer in entry {place}: consent withdrawn." in told
+    assert call("check-proof", out, "--registry", run / "bundle")[0] == 0
+    out.unlink()
+    code, _, err = call("prove-absence", run, present, "--answer", place, "--out", out)
+    assert (code, "cannot be proved" in " ".join(err.split())) == (8, True)
+    assert call("prove-absence", run, absent, "--answer", 0, "--out", out)[0] == 3
+    # A round or an answer, and not both.
+    assert call("prove-absence", run, absent, "--out", out)[0] == 2
+    assert call("prove-absence", run, absent, 1, "--answer", place, "--out", out)[0] == 2
+    assert not out.exists()
+
+
 def test_a_proof_about_another_customer_or_that_was_changed_is_refused(
     run: Path, tmp_path: Path, call: Call
 ) -> None:
@@ -130,7 +177,7 @@ def test_absence_of_someone_present_is_refused_in_clear_words(
     assert not out.exists()
     code, _, err = call("prove-absence", run, key, 9, "--out", out)
     assert code == 3
-    assert "no round 9" in err
+    assert "does not have round 9" in " ".join(err.split())
 
 
 def test_proofs_are_not_mixed_with_other_files(run: Path, tmp_path: Path, call: Call) -> None:

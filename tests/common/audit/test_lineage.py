@@ -16,6 +16,14 @@ from common.audit.participation import participation_of
 from common.audit.verified_bundle import open_verified
 from common.parameters import arrays_digest
 from common.privacy import UNIT_AND_RELATION
+from tests.support.answered_bundle import (
+    BIAS,
+    QUERY_ID,
+    RECOMMENDATIONS,
+    SCENES,
+    TRAINING,
+    answering,
+)
 from tests.support.bundle_builder import DELTA, DISCARDED, EPSILONS, REGIONS, RUN, Federation
 from tests.support.customers import CustomersFederation, customer_key
 
@@ -106,7 +114,8 @@ def test_an_update_that_the_server_did_not_use_is_in_no_model(tmp_path: Path) ->
 def test_as_json(tmp_path: Path) -> None:
     found = lineage_of(CustomersFederation().run(), tmp_path, 2)
     record = json.loads(json.dumps(found.to_record()))
-    assert record["v"] == "fedpref-lineage/1"
+    assert record["v"] == "fedpref-lineage/2"
+    assert record["answers"] == []
     assert record["sid"] == customer_key(R1, 2).sid
     assert [each["training"] for each in record["records"]] == [True, False]
     assert [each["member"] for each in record["rounds"]] == [True, False]
@@ -114,3 +123,24 @@ def test_as_json(tmp_path: Path) -> None:
     assert record["models"][0]["rounds"] == [1]
     assert record["models"][0]["bound"] in found.models[0].bound
     assert list(found.meaning) == record["meaning"]
+
+
+def test_answers_to_queries_are_part_of_it(tmp_path: Path) -> None:
+    federation = answering().answer_all()
+    first, second = (lineage_of(federation, tmp_path, customer).to_record() for customer in (0, 2))
+    places = [federation.find(R1, "answer", number) for number in (0, 1)]
+    for record, member, reason in (
+        (first, True, "consent in force"),
+        (second, False, "consent withdrawn"),
+    ):
+        assert record["answers"] == [
+            {
+                "query": QUERY_ID,
+                "mechanism": name,
+                "entry": place,
+                "purposes": [RECOMMENDATIONS, TRAINING],
+                "member": member,
+                "reason": reason,
+            }
+            for name, place in zip((SCENES, BIAS), places, strict=True)
+        ]

@@ -33,6 +33,7 @@ from common.audit.sparse_merkle import (
 from common.audit.verified_bundle import VerifiedBundle, open_verified
 from common.errors import FedprefError, FormatError, VerificationError
 from common.identifiers import subject_id
+from tests.support.answered_bundle import answering
 from tests.support.bundle_builder import REGIONS, RUN, Federation
 from tests.support.customers import CustomersFederation, customer_key, keys_of
 
@@ -88,7 +89,58 @@ def test_a_proof_names_nobody_else(honest: Federation, bundle: VerifiedBundle) -
             assert not any(sid.encode() in data for sid in others)
             assert not any(bytes.fromhex(sid) in encode_way(each.proof.way) for sid in others)
             assert not any(sid in json.dumps(each.logged.record) for sid in others)
-            assert not any(sid.encode() in each.proof.round_entry for sid in others)
+            assert not any(sid.encode() in each.proof.entry for sid in others)
+
+
+# -- answers to queries ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def answered() -> Federation:
+    return answering().answer_all()
+
+
+@pytest.fixture(scope="module")
+def of_answers(
+    answered: Federation, tmp_path_factory: pytest.TempPathFactory
+) -> list[CheckedMembership]:
+    """The first answer, of a customer who was in it and of one who had withdrawn."""
+    opened = open_verified(answered.write(tmp_path_factory.mktemp("answered")))
+    parts = [Participation(opened, R1, customer_key(R1, customer).sid) for customer in (0, 2)]
+    return [part.prove(next(iter(part.answers()))) for part in parts]
+
+
+def test_an_answer_s_proof_stands_alone_too(
+    answered: Federation, of_answers: list[CheckedMembership]
+) -> None:
+    for each, member in zip(of_answers, (True, False), strict=True):
+        assert (each.member, each.proof.what) == (member, "answer")
+        read = MembershipProof.parse(each.proof.encode())
+        assert read == each.proof
+        alone = check_membership(read, keys_of(answered))
+        assert alone.logged.record["mechanism"] == "scenes"
+        assert alone.logged.witnessed
+
+
+def test_one_kind_of_proof_is_not_taken_for_the_other(
+    answered: Federation, of_answers: list[CheckedMembership]
+) -> None:
+    record = json.loads(of_answers[0].proof.encode())
+    attempts: list[dict[str, object]] = [
+        {**record, "v": "fedpref-membership/1"},
+        {**record, "v": "fedpref-answer-membership/2"},
+        {**record, "v": ["fedpref-membership/1"]},
+        {**record, "round_entry": record["answer_entry"]},
+    ]
+    renamed = {**record, "v": "fedpref-membership/1", "round_entry": record["answer_entry"]}
+    del renamed["answer_entry"]
+    for attempt in (*attempts, renamed):
+        data = canonical_json.encode(attempt, max_bytes=MAX_MEMBERSHIP_BYTES)
+        with pytest.raises(FormatError):
+            check_membership(MembershipProof.parse(data), keys_of(answered))
+    for attempt in ([], None, "fedpref-membership/1"):
+        with pytest.raises(FormatError):
+            MembershipProof.parse(canonical_json.encode(attempt))
 
 
 # -- tampering -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from common.audit.participation import Participation, Standing, participation_of
 from common.audit.verified_bundle import open_verified
 from common.errors import InputError, VerificationError
 from common.timestamps import format_time
+from tests.support.answered_bundle import RECOMMENDATIONS, TRAINING, answering
 from tests.support.bundle_builder import EPOCH_MS, FEDERATION, REGIONS, RUN, Federation
 from tests.support.customers import CustomersFederation, customer_key
 
@@ -132,6 +133,53 @@ def test_rounds_of_one_run_only(tmp_path: Path) -> None:
     part = part_of(CustomersFederation().run(), tmp_path, 0)
     assert len(list(part.rounds(RUN))) == 2
     assert not list(part.rounds("run-2"))
+
+
+# -- answers to queries ----------------------------------------------------------------------------
+
+
+def answers(federation: Federation, folder: Path, customer: int) -> list[Standing]:
+    return [each.standing for each in part_of(federation, folder, customer).answers()]
+
+
+def test_answers_are_judged_by_what_their_query_asks_consent_for(tmp_path: Path) -> None:
+    federation = answering().answer_all()
+    for customer, standing in (
+        (0, Standing.CONSENTED),
+        (2, Standing.WITHDRAWN),
+        (3, Standing.REFUSED),
+        (77, Standing.NO_RECORD),
+    ):
+        assert answers(federation, tmp_path, customer) == [standing] * 2
+    (first, _) = part_of(federation, tmp_path, 0).answers()
+    assert first.purposes == (RECOMMENDATIONS, TRAINING)
+    assert first.entry.index == federation.find(R1, "answer")
+    # Another region answered nothing.
+    assert not list(part_of(federation, tmp_path, 0, R2).answers())
+
+
+def test_consent_to_training_alone_is_not_for_a_query(tmp_path: Path) -> None:
+    def alter(party: str, record: dict[str, object]) -> None:
+        if record["v"] == "fedpref-consent/1" and record["sid"] == customer_key(R1, 1).sid:
+            record["purposes"] = {TRAINING: True, RECOMMENDATIONS: False}
+
+    federation = answering(alter)
+    federation.counted = (0,)
+    federation.answer_all()
+    assert answers(federation, tmp_path, 1) == [Standing.NOT_FOR_PURPOSE] * 2
+    assert standings(federation, tmp_path, 1) == [Standing.CONSENTED] * 2
+
+
+def test_an_answer_whose_set_is_another_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = part_of(answering().answer_all(), tmp_path, 0)
+    part.records.clear()
+    with pytest.raises(VerificationError, match=r"The answer in log .* bound to other customers"):
+        list(part.answers())
+
+
+# -- what does not fit -----------------------------------------------------------------------------
 
 
 def test_a_reason_that_contradicts_the_tree_is_an_error(tmp_path: Path) -> None:

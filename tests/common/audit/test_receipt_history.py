@@ -13,6 +13,7 @@ from common.audit.receipt_history import ReceiptHistory, check_receipt_history
 from common.audit.verified_bundle import VerifiedBundle, open_verified
 from common.audit.verify import verify_bundle
 from common.errors import FedprefError, InputError, VerificationError
+from tests.support.answered_bundle import RECOMMENDATIONS, TRAINING, answering
 from tests.support.bundle_builder import REGIONS, RUN, Federation, record_of
 from tests.support.customers import CustomersFederation, ListedLog, customer_key, receipt_of
 
@@ -151,6 +152,64 @@ def test_a_round_that_includes_who_withdrew_is_named(
     with pytest.raises(VerificationError, match=f"entry {place}") as caught:
         check_receipt_history(receipt_of(honest, R1, withdrawal), bundle)
     assert f"log {R1}, entry {withdrawal}" in caught.value.message
+
+
+# -- answers to queries ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def answered() -> Federation:
+    return answering().answer_all()
+
+
+@pytest.fixture(scope="module")
+def of_answers(answered: Federation, tmp_path_factory: pytest.TempPathFactory) -> VerifiedBundle:
+    return open_verified(answered.write(tmp_path_factory.mktemp("answered")))
+
+
+def test_answers_after_a_withdrawal_leave_the_customer_out(
+    answered: Federation, of_answers: VerifiedBundle
+) -> None:
+    index = answered.find(R1, "consent", answered.customers)
+    history = check_receipt_history(receipt_of(answered, R1, index), of_answers)
+    assert [each.standing for each in history.answers] == [Standing.WITHDRAWN] * 2
+    first = check_receipt_history(
+        receipt_of(answered, R1, answered.find(R1, "consent")), of_answers
+    )
+    assert [each.member for each in first.answers] == [True, True]
+
+
+def test_an_answer_that_includes_who_withdrew_is_named(
+    answered: Federation, of_answers: VerifiedBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = receipt_history.Participation(of_answers, R1, customer_key(R1, 0).sid)
+    members = list(part.answers())
+    monkeypatch.setattr(receipt_history.Participation, "answers", lambda self: iter(members))
+    index = answered.find(R1, "consent", answered.customers)
+    with pytest.raises(VerificationError, match=f"entry {members[0].entry.index}") as caught:
+        check_receipt_history(receipt_of(answered, R1, index), of_answers)
+    assert caught.value.message.startswith("Part 1 of query")
+
+
+def test_a_record_that_leaves_recommendations_out_excludes_from_answers_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def alter(party: str, record: dict[str, object]) -> None:
+        if record["v"] == "fedpref-consent/1" and record["sid"] == customer_key(R1, 1).sid:
+            record["purposes"] = {TRAINING: True, RECOMMENDATIONS: False}
+
+    federation = answering(alter)
+    federation.counted = (0,)
+    federation.answer_all()
+    receipt = receipt_of(federation, R1, federation.find(R1, "consent", 1))
+    opened = open_verified(federation.write(tmp_path))
+    history = check_receipt_history(receipt, opened)
+    assert [each.member for each in history.rounds] == [True, True]
+    assert [each.standing for each in history.answers] == [Standing.NOT_FOR_PURPOSE] * 2
+    members = list(receipt_history.Participation(opened, R1, customer_key(R1, 0).sid).answers())
+    monkeypatch.setattr(receipt_history.Participation, "answers", lambda self: iter(members))
+    with pytest.raises(VerificationError, match="Part 1 of query"):
+        check_receipt_history(receipt, opened)
 
 
 def test_another_first_excluded_round_is_refused(
