@@ -19,7 +19,8 @@ of purchases knows of this person is not in this home.
 
 What you must do now:
 1. Replace the copy of the storage key that you keep elsewhere by {storage_key}, and destroy the \
-older copy. Backups of the subjects' table from before this erasure can then be opened by nobody.
+older copy{columns_key}. Backups of the subjects' table from before this erasure can then be \
+opened by nobody.
 2. Make a new backup: the older ones cannot bring the other customers' keys back any more.
 3. Erase the person's purchases in the region's store, and any receipt or export kept for them; \
 and write the files of fedpref-region recommend batch anew, wherever they were copied.
@@ -44,23 +45,33 @@ def erase(
     from client.consent_service.erasure import erase_customer
     from client.consent_service.region_records import open_records
     from client.engine.home import RegionHome
+    from client.governance.column_store import ColumnStore
     from common import canonical_json
 
     region = RegionHome.read(home)
     with open_records(region) as records:
         if not yes:
             typer.confirm("This cannot be undone. Erase this customer?", abort=True)
+        # First: it can be repeated, and what follows knows the customer only once.
+        rows = ColumnStore(region).erase([customer_ref])
         erasure = erase_customer(
             records.log, records.state, records.subjects, records.registrar(), customer_ref
         )
     if json:
-        typer.echo(canonical_json.encode(erasure.to_record()))
+        typer.echo(canonical_json.encode({**erasure.to_record(), "kept_rows": rows}))
     else:
-        Console(highlight=False, soft_wrap=True).print(describe(region, erasure), markup=False)
+        told = describe(region, erasure, kept_rows=rows)
+        Console(highlight=False, soft_wrap=True).print(told, markup=False)
 
 
-def describe(region: RegionHome, erasure: Erasure) -> str:
-    """What was done, what remains and what the operator must do."""
+def describe(region: RegionHome, erasure: Erasure, *, kept_rows: int = 0) -> str:
+    """What was done, what remains and what the operator must do.
+
+    Args:
+        region: The region.
+        erasure: What was done in log and subjects' table.
+        kept_rows: How many rows went out of the tables that are kept by columns.
+    """
     done = "The customer is erased: their key and their evidence are destroyed"
     if erasure.withdrawal is not None:
         done += f", and the log has a last withdrawal, entry {erasure.withdrawal}"
@@ -71,6 +82,8 @@ def describe(region: RegionHome, erasure: Erasure) -> str:
             "reference cannot be known"
         )
         rounds = "What was learnt in training rounds stays in their models."
+    if kept_rows:
+        done += f"; {kept_rows} row(s) about them are gone from the kept tables"
     if erasure.rounds:
         rounds = (
             f"They were in {erasure.rounds} training round(s) of {', '.join(erasure.runs)}; what "
@@ -84,5 +97,10 @@ def describe(region: RegionHome, erasure: Erasure) -> str:
         records="the records" if erasure.resumed else f"{erasure.records} record(s)",
         rounds=rounds,
         storage_key=region.stored_key.resolve(),
+        columns_key=(
+            f"; likewise that of {region.columns_key.resolve()}"
+            if region.columns_key.exists()
+            else ""
+        ),
     )
     return f"{done}.\n\n{left}"

@@ -39,10 +39,11 @@ def backup_faults(
             held.append(name)
     if not store.names():
         faults.append(f"{home.root} has no key to back up.")
-    for title, fault in (("storage key", _storage_fault(home, backup)),):
+    for title, path in (("storage key", home.stored_key), ("columns' key", home.columns_key)):
+        fault = _stored_fault(title, path, backup)
         if fault:
             faults.append(fault)
-        elif home.stored_key.exists():
+        elif path.exists():
             held.append(title)
     versions = registry_envelopes(home.registry)
     if registry_envelopes(backup / "registry") != versions:
@@ -63,15 +64,15 @@ def _key_fault(store: KeyStore, kept: KeyStore, name: str) -> str:
     return ""
 
 
-def _storage_fault(home: RegionHome, backup: Path) -> str:
-    """Without its storage key the table of pseudonym keys cannot be read."""
-    if not home.stored_key.exists():
+def _stored_fault(title: str, path: Path, backup: Path) -> str:
+    """Without these the table of pseudonym keys, and sensitive columns, cannot be read."""
+    if not path.exists():
         return ""
     try:
-        ours = read_private(home.stored_key, "storage key")
-        theirs = read_private(backup / "keys" / home.stored_key.name, "storage key")
+        ours = read_private(path, title)
+        theirs = read_private(backup / "keys" / path.name, title)
     except FedprefError as error:
         return str(error)
     if ours != theirs:
-        return "Its storage key is not the home's present one: replace it."
+        return f"Its {title} is not the home's present one: replace it."
     return ""
