@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from client.engine.policy_fields import (
+    AccessRules,
     ArrayBound,
     CapTable,
     PositiveDecimal,
@@ -82,6 +83,8 @@ class RegionPolicy(BaseModel):
         queries: What may be computed of the region's customers besides training, by name, and the
             most ε of each by itself. Unlike the other tables, this one permits: what it does not
             name is not computed, and without it nothing is.
+        access: Which people may be granted sensitive columns, and for how long. It permits, too:
+            without it nobody may.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -115,6 +118,7 @@ class RegionPolicy(BaseModel):
     arrays: list[ArrayBound] | None = Field(default=None, min_length=1, max_length=256)
     retention_days: Retention | None = None
     queries: CapTable = Field(default_factory=dict)
+    access: AccessRules | None = None
 
     @field_validator(
         "epsilon_max_per_run",
@@ -123,6 +127,7 @@ class RegionPolicy(BaseModel):
         "catalogues",
         "arrays",
         "retention_days",
+        "access",
         mode="before",
     )
     @classmethod

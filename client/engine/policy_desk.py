@@ -205,6 +205,8 @@ def policy_changes(
 
 
 def _allows_more(name: str, before: JsonValue, after: JsonValue) -> bool | None:
+    if name == "access":
+        return _access_allows_more(before, after)
     if name not in _CAPS | _FLOORS | _LISTS | _TABLES:
         return None
     if name == "queries":
@@ -233,6 +235,21 @@ def _table_allows_more(before: JsonValue, after: JsonValue) -> bool:
         return True
     return any(
         name not in before or _number(cap) > _number(before[name]) for name, cap in after.items()
+    )
+
+
+def _access_allows_more(before: JsonValue, after: JsonValue) -> bool:
+    """Whether anybody may be granted what they might not, or for longer; without it nobody may."""
+    if not isinstance(after, dict):
+        return False
+    if not isinstance(before, dict):
+        return True
+    known, people = before["people"], after["people"]
+    return _number(after["grant_s_max"]) > _number(before["grant_s_max"]) or not (
+        isinstance(known, dict)
+        and isinstance(people, dict)
+        # Another person's key may approve what it could not while it was the requester's own.
+        and all(_is_part(keys, known.get(name, [])) for name, keys in people.items())
     )
 
 

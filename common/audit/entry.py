@@ -16,6 +16,11 @@ MAX_ENTRY_BYTES = 65_535
 #: The roles (see ``common/keys.py``) of the keys that may sign a record of each kind.
 SIGNING_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
+        "access-approval": frozenset({"approver"}),
+        "access-expiry": frozenset({"trainer"}),
+        "access-request": frozenset({"requester"}),
+        "access-revocation": frozenset({"approver"}),
+        "access-use": frozenset({"requester"}),
         "aggregate": frozenset({"aggregator"}),
         "answer": frozenset({"trainer"}),
         "charge": frozenset({"trainer"}),

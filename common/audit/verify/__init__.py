@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
+from common.audit.verify.access import verify_access
 from common.audit.verify.budget import verify_budget
 from common.audit.verify.chain import verify_chain
 from common.audit.verify.completeness import verify_completeness
@@ -209,6 +210,7 @@ def _verify_content(
         findings=findings,
     )
     findings.witnesses = describe_witnesses(evidence)
+    verify_access(evidence)
     verify_rounds(evidence)
     verify_budget(evidence)
     verify_queries(evidence)

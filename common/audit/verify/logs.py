@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from common import canonical_json
 from common.audit.merkle import MerkleAccumulator, leaf_hash
+from common.audit.verify.access_schemas import ACCESS_ROLES
 from common.audit.verify.checkpoints import NEWEST, CheckpointReader, SignedCheckpoint
 from common.audit.verify.consents import ConsentFacts, consent_facts
 from common.audit.verify.cosigned import CosignedSizes, SettledEntries
@@ -36,6 +37,7 @@ REGION_ROLES: Mapping[str, str] = {
     "mask": "trainer",
     "unmask": "trainer",
     "incident": "trainer",
+    **ACCESS_ROLES,
 }
 SERVER_ROLES: Mapping[str, str] = {
     "keys-digest": "aggregator",
@@ -46,7 +48,8 @@ SERVER_ROLES: Mapping[str, str] = {
 
 # The field that says whose record it is, where it must be the log's party.
 _OWNER = {"incident": "party"} | dict.fromkeys(
-    ("policy", "permit", "query", "charge", "round", "release", "mask", "unmask", "answer"),
+    {"policy", "permit", "query", "charge", "round", "release", "mask", "unmask", "answer"}
+    | ACCESS_ROLES.keys(),
     "region",
 )
 #: Up to here a log is read without asking how many files it has.
@@ -202,7 +205,8 @@ class LogReplayer:
     def _read_entry(self, index: int, data: bytes, leaf: bytes, file: str) -> None:
         """Admits an entry, or records why not."""
         try:
-            kind, record, own_ms = self._verified_record(index, data)
+            envelope = Envelope.decode(data)
+            kind, record, own_ms = self._verified_record(index, data, envelope)
             self._check_unique(kind, record)
         except FedprefError as error:
             self._fail(RECORDS, "record", error.message, index=index, file=file)
@@ -225,7 +229,10 @@ class LogReplayer:
         if kind == "notice":
             self._notices[hashlib.sha256(data).hexdigest()] = str(record["notice_id"])
             self._log.consents.apply_notice(index, record)
-        self._log.entries.append(Entry(self._log.party, index, leaf.hex(), kind, record, after_ms))
+        signers = tuple(signature.key_id for signature in envelope.signatures)
+        self._log.entries.append(
+            Entry(self._log.party, index, leaf.hex(), kind, record, after_ms, signers)
+        )
 
     def _held(self, size: int, signed: SignedCheckpoint) -> int:
         """Up to which smaller size the same signer's checkpoints hold."""
@@ -258,9 +265,10 @@ class LogReplayer:
             self._latest_ms = consent.signed_ms
         self._apply_consent(index, consent.facts, consent.digest, file)
 
-    def _verified_record(self, index: int, data: bytes) -> tuple[str, Record, int | None]:
+    def _verified_record(
+        self, index: int, data: bytes, envelope: Envelope
+    ) -> tuple[str, Record, int | None]:
         """An entry's kind, its record and the time that it states, if it states one."""
-        envelope = Envelope.decode(data)
         kind = envelope.kind
         if kind == "keys":
             # The registry's own step has verified its versions; here the same bytes must stand.

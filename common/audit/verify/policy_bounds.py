@@ -50,6 +50,7 @@ _OPTIONAL: dict[str, f.Check] = {
     "arrays": f.list_of(_ARRAY),
     "retention_days": f.table_of(f.positive),
     "queries": f.table_of(f.decimal),
+    "access": f.object_of(grant_s_max=f.positive, people=f.table_of(f.list_of(f.digest))),
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from common.audit.verify import fields as f
+from common.audit.verify.access_schemas import ACCESS_SCHEMAS
 from common.audit.verify.fields import Check, Record
 from common.errors import FormatError
 from common.identifiers import ulid_ms
@@ -289,6 +290,7 @@ SCHEMAS: Mapping[str, Check] = {
         catalogue=f.digest,
         time=f.time,
     ),
+    **ACCESS_SCHEMAS,
     "incident": _record(
         "incident",
         run=f.nullable(f.text),
@@ -353,6 +355,7 @@ OWN_TIME: Mapping[str, str] = {
     "aggregate": "end",
     "model": "time",
     "incident": "time",
+    **dict.fromkeys(ACCESS_SCHEMAS, "time"),
 }
 
 
