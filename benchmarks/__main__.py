@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import analytics, audit, data, demo, federation, node, recommend, training
+from benchmarks import (
+    analytics,
+    audit,
+    data,
+    demo,
+    federation,
+    insights,
+    node,
+    recommend,
+    training,
+)
 from benchmarks.results import Figure, report
 
 AREAS = {
@@ -16,6 +26,7 @@ AREAS = {
     "node": node,
     "recommend": recommend,
     "analytics": analytics,
+    "insights": insights,
 }
 
 

@@ -11,15 +11,15 @@ from __future__ import annotations
 import math
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from client.analytics.asking import ASKABLE, statistics
+from client.analytics.askable import statistics
 from client.analytics.purchases import (
     PurchaseStatistic,
     category_customers,
@@ -40,6 +40,14 @@ from common.analytics.cuts import Cuts
 from common.analytics.estimates import Estimates
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
+from common.analytics.purchase_questions import (
+    CATEGORIES,
+    CATEGORY_TREND,
+    FREQUENCY,
+    RECENCY,
+    REPEATS,
+    SCENES,
+)
 from common.analytics.shares import Shares
 from common.analytics.trends import Trend
 from common.calibration import calibrate_noise_multiplier
@@ -51,7 +59,11 @@ from simulations.made_up_purchases import END_MS, made_up, made_up_catalogue
 from simulations.scenarios import find_scenario
 
 FloatArray = npt.NDArray[np.float64]
+#: Standard deviation of the noise in each value of a question's answer, by its name.
+StddevOf: TypeAlias = Callable[[str], float]
 
+#: The questions that purchases answer; one ε pays for all.
+ASKED = (CATEGORIES, CATEGORY_TREND, SCENES, RECENCY, FREQUENCY, REPEATS)
 EPSILON, DELTA = 1.0, 1e-6
 TOP = 20
 #: Of rows and noise in a sum of regions.
@@ -89,8 +101,14 @@ class Quality:
 def noise_of_a_plan() -> float:
     """Standard deviation of the noise in each value, where one ε pays for all questions."""
     return calibrate_noise_multiplier(
-        epsilon=EPSILON, delta=DELTA, sampling_probability=1.0, steps=len(ASKABLE)
+        epsilon=EPSILON, delta=DELTA, sampling_probability=1.0, steps=len(ASKED)
     )
+
+
+def equal_parts(question: str) -> float:
+    """The noise of `noise_of_a_plan`, whatever is asked."""
+    del question
+    return noise_of_a_plan()
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,19 +133,27 @@ class Answers(Protocol):
 
 
 def of_one_region(
-    parts: Sequence[Purchases], window: Window, noise: NoiseSource, draws: int
+    parts: Sequence[Purchases],
+    window: Window,
+    noise: NoiseSource,
+    draws: int,
+    stddev_of: StddevOf = equal_parts,
 ) -> Answers:
     """What one region answers, with noise of its own in full."""
 
     def answers(statistic: PurchaseStatistic) -> tuple[FloatArray, FloatArray, float]:
-        total, stddev = _true_sum(parts, statistic, window), noise_of_a_plan()
+        total, stddev = _true_sum(parts, statistic, window), stddev_of(statistic.name)
         return total, total + noise.gaussian((draws, len(total)), stddev), stddev
 
     return answers
 
 
 def of_a_sum(
-    regions: Sequence[Sequence[Purchases]], window: Window, noise: WordSource, draws: int
+    regions: Sequence[Sequence[Purchases]],
+    window: Window,
+    noise: WordSource,
+    draws: int,
+    stddev_of: StddevOf = equal_parts,
 ) -> Answers:
     """What regions answer together: rows on the grid, a share of noise each, added in the ring."""
     quantiser = Quantiser(GRID_EXPONENT, len(regions))
@@ -135,7 +161,7 @@ def of_a_sum(
     def answers(statistic: PurchaseStatistic) -> tuple[FloatArray, FloatArray, float]:
         size = statistic.question.size
         share = calibrate_share(
-            noise_of_a_plan(),
+            stddev_of(statistic.name),
             shares=len(regions),
             sensitivity=sensitivity_of(1.0, GRID_EXPONENT),
             coordinates=size,
@@ -183,18 +209,28 @@ def measured(
     )
 
 
-def coverage(customers: int, seed: int, *, draws: int) -> dict[str, float]:
+def coverage(
+    customers: int,
+    seed: int,
+    *,
+    draws: int,
+    stddev_of: StddevOf = equal_parts,
+    names: Sequence[str] = ASKED,
+) -> dict[str, float]:
     """How often 95% intervals cover the truth in a made-up region: by question, over its values.
 
     Args:
         customers: How many customers.
         seed: The same seed gives the same purchases and noise.
         draws: How often noise is drawn; all draws are read in one call.
+        stddev_of: How much noise each answer has.
+        names: What is asked, of `ASKED`.
     """
     parts, window, found = [made_up(customers, seed)], Window(0, END_MS), {}
-    answers = of_one_region(parts, window, SeededNoise(f"coverage/{customers}/{seed}"), draws)
+    noise = SeededNoise(f"coverage/{customers}/{seed}")
+    answers = of_one_region(parts, window, noise, draws, stddev_of)
     for statistic in statistics(
-        ASKABLE, made_up_catalogue(), CLOCK, start_ms=window.start_ms, end_ms=window.end_ms
+        names, made_up_catalogue(), CLOCK, start_ms=window.start_ms, end_ms=window.end_ms
     ):
         total, noisy, stddev = answers(statistic)
         true, values = (
@@ -206,7 +242,7 @@ def coverage(customers: int, seed: int, *, draws: int) -> dict[str, float]:
     return found
 
 
-def retail(*, draws: int = DRAWS) -> Quality:
+def retail(*, draws: int = DRAWS, stddev_of: StddevOf = equal_parts) -> Quality:
     """All regions of Complete Journey in one sum with distributed noise."""
     scenario = find_scenario("retail-5")
     with tempfile.TemporaryDirectory(prefix="fedpref-analytics-") as folder:
@@ -221,24 +257,27 @@ def retail(*, draws: int = DRAWS) -> Quality:
             for region in prepared.regions
         ]
     window = Window(scenario.windows.train_from_ms, scenario.windows.train_until_ms)
-    answers = of_a_sum(regions, window, SeededNoise("analytics/retail"), draws)
+    answers = of_a_sum(regions, window, SeededNoise("analytics/retail"), draws, stddev_of)
     return measured(answers, [part for parts in regions for part in parts], catalogue, window)
 
 
-def one_region(customers: int, seed: int, *, draws: int = DRAWS) -> Quality:
+def one_region(
+    customers: int, seed: int, *, draws: int = DRAWS, stddev_of: StddevOf = equal_parts
+) -> Quality:
     """A made-up region by itself, with noise of its own in full.
 
     Args:
         customers: How many customers.
         seed: The same seed gives the same purchases and noise.
         draws: How often noise is drawn.
+        stddev_of: How much noise each answer has.
 
     Raises:
         InputError: There are no customers.
     """
     parts, window = [made_up(customers, seed)], Window(0, END_MS)
     noise = SeededNoise(f"analytics/{customers}/{seed}")
-    answers = of_one_region(parts, window, noise, draws)
+    answers = of_one_region(parts, window, noise, draws, stddev_of)
     return measured(answers, parts, made_up_catalogue(), window)
 
 

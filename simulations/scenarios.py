@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Protocol
 
 from common.errors import UsageError
+from simulations.insights import REGIONS as INSIGHT_REGIONS
+from simulations.insights import WINDOWS as INSIGHT_WINDOWS
+from simulations.insights import prepare_insights
 from simulations.regions import (
     TRAIN_CUT_WEEK,
     TUNING_CUT_WEEK,
@@ -154,6 +157,19 @@ SCENARIOS = {
             planned_customers=THREE.customers,
             windows=WINDOWS,
             prepare=prepare_synthetic,
+        ),
+        Scenario(
+            name="insights-4",
+            title="20,900 made-up customers with every table, in four regions, one of them small",
+            federation="insights-4.example",
+            jurisdictions=("DE", "FR", "IE", "NL"),
+            refusal_share=0.06,
+            withdrawal_share=0.03,
+            quorum=3,
+            witness_quorum=3,
+            planned_customers=sum(INSIGHT_REGIONS.values()),
+            windows=INSIGHT_WINDOWS,
+            prepare=prepare_insights,
         ),
         many_regions(64, customers_each=25),
     )

@@ -16,8 +16,8 @@ from common.analytics.estimates import LEVEL, TOLD_DEVIATIONS, Estimates, deviat
 from common.analytics.groups import Groups
 from common.analytics.kano import Kano
 from common.analytics.outlook import Outlook
+from common.analytics.purchase_questions import FREQUENCY, RECENCY, SCENES
 from common.analytics.scores import Score
-from common.analytics.shares import Shares
 from common.analytics.trends import Trend
 from common.analytics.uplift import Uplift
 from common.errors import InputError
@@ -106,17 +106,14 @@ class Findings:
     def customers(self, scope: str) -> Customers | None:
         """How many customers of a scope bought anything; None if noise leaves nothing to say.
 
-        Whoever bought has one number in each of `Cuts`; where none was asked, shares that add up to
-        1 in `Shares`. Of several answers the least uncertain one counts.
+        Whoever bought has one number in the cuts of recency and of frequency; where neither was
+        asked, shares that add up to 1 in the scenes. The least uncertain answer counts.
         """
         best: Customers | None = None
-        for kind in (Shares, Cuts):
-            found = [
-                _total(answer)
-                for answer in self.all_answers()
-                if answer.scope == scope and isinstance(answer.question, kind)
-            ]
-            best = min(found, key=lambda each: each.stddev, default=best)
+        for names in ((SCENES,), (RECENCY, FREQUENCY)):
+            answers = [self.of(name, scope) for name in names]
+            totals = [_total(answer) for answer in answers if answer is not None]
+            best = min(totals, key=lambda each: each.stddev, default=best)
         if best is None or not best.value > TOLD_DEVIATIONS * best.stddev:
             return None
         return best

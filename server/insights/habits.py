@@ -111,7 +111,10 @@ def _along(teller: Teller, question: Shares, axis: int, along: Estimates, cost: 
         )
         for label, each in zip(question.axes[axis], values, strict=True)
     )
-    caption = teller.say("scenes.axis", question=teller.question(question.name), n=axis + 1)
+    ends = question.axes[axis][0], question.axes[axis][-1]
+    first, last = (teller.label(each) for each in ends)
+    name = teller.question(question.name)
+    caption = teller.say("scenes.axis", question=name, first=first, last=last)
     chart = Chart(rows, tuple(scale.ticks()), zero=scale.at(0.0))
     return Figure(caption, cost, chart)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from client.analytics.asking import ASKABLE
 from common.privacy import GaussianEvent, epsilon
 from simulations.analytics_study import (
+    ASKED,
     CUSTOMERS,
     coverage,
     noise_of_a_plan,
@@ -16,7 +16,7 @@ from simulations.analytics_study import (
 
 
 def test_all_questions_together_cost_no_more_than_one() -> None:
-    assert epsilon([GaussianEvent(noise_of_a_plan())] * len(ASKABLE), 1e-6) <= 1.0
+    assert epsilon([GaussianEvent(noise_of_a_plan())] * len(ASKED), 1e-6) <= 1.0
 
 
 def test_a_region_of_five_thousand_keeps_to_the_bars() -> None:
@@ -29,7 +29,7 @@ def test_a_region_of_five_thousand_keeps_to_the_bars() -> None:
 
 def test_stated_intervals_cover_the_truth_as_often_as_they_say() -> None:
     found = coverage(CUSTOMERS, 1, draws=5_000)
-    assert list(found) == [*ASKABLE]
+    assert list(found) == [*ASKED]
     for name, share in found.items():
         assert 0.94 <= share <= 0.96, name
 
