@@ -32,6 +32,7 @@ from client.commands import (
     policy,
     prepare,
     processes,
+    profile,
     quality,
     recommend,
     tables,
@@ -54,6 +55,7 @@ app.add_typer(consents.app, name="consents")
 app.add_typer(keys.app, name="keys")
 app.add_typer(notice.app, name="notice")
 app.add_typer(policy.app, name="policy")
+app.add_typer(profile.app, name="profile")
 app.add_typer(quality.app, name="quality")
 app.add_typer(recommend.app, name="recommend")
 app.add_typer(tables.app, name="tables")

@@ -1,0 +1,222 @@
+"""A refresh of profiles: what is new is taken in, and those whom it is about are judged.
+
+What a refresh leaves is what a build of the same rows would, but for the models, which are those of
+the last build. On a new day everybody is judged, as time alone changes what is true.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+
+from client.data.consent_filter import EligibleCustomers
+from client.profiles.building import build_within, counted, counts_of
+from client.profiles.columns import Moment, columns_of
+from client.profiles.feeds import PurchaseFeed
+from client.profiles.judging import fired, judge
+from client.profiles.making import Making, NewEvents, Outcome, require_profiling
+from client.profiles.manifest import Manifest
+from client.profiles.purchases import SHARDS, Admitted, PurchaseCollector, shard_of
+from client.profiles.store import Change, DamagedProfilesError
+from client.profiles.tables import Array, Facts, added
+
+_DAY_MS = 86_400_000
+
+
+@dataclass
+class Refresher:
+    """Refreshes the profiles of one region, again and again.
+
+    Attributes:
+        making: What they are made of and with.
+    """
+
+    making: Making
+    # Sorting half a million pseudonyms takes a second: they rarely change.
+    _eligible: EligibleCustomers | None = field(default=None, repr=False)
+    _everybody: Admitted | None = field(default=None, repr=False)
+    _chosen: tuple[str, Admitted, Array] | None = field(default=None, repr=False)
+
+    def refresh(self, eligible: EligibleCustomers, now_ms: int) -> Outcome:
+        """Takes in what is new and judges whom it is about; builds if there is nothing yet.
+
+        Args:
+            eligible: Those who consent to profiling now.
+            now_ms: The time, milliseconds since the epoch.
+
+        Raises:
+            ConsentError: The customers are chosen by another purpose.
+            QualityGateError: Too many rows are wrong; the profiles of before stay.
+            InputError: A table cannot be read.
+            StorageError: Profiles cannot be kept.
+        """
+        require_profiling(eligible)
+        store = self.making.store
+        with store.exclusive():
+            manifest = store.manifest()
+            if manifest is None or manifest.basis != self.making.basis:
+                return build_within(self.making, eligible, now_ms)
+            try:
+                return self._refresh(manifest, eligible, now_ms)
+            except DamagedProfilesError:
+                return build_within(self.making, eligible, now_ms, as_of_ms=manifest.as_of_ms)
+
+    def _refresh(self, manifest: Manifest, eligible: EligibleCustomers, now_ms: int) -> Outcome:
+        making = self.making
+        admitted, gone, waiting = self._who(manifest, eligible)
+        look = PurchaseFeed(making.tables, making.catalogue).look(manifest.purchases)
+        collector = PurchaseCollector(admitted, making.catalogue, making.local)
+        for rows in look.batches():
+            collector.add(rows)
+        counts = counts_of(manifest.counts) + look.counts()
+        making.require_quality(counts)
+        events = making.new_events(admitted, making.store.blob(manifest.events))
+        moment = making.moment(manifest.as_of_ms or now_ms, amounts=manifest.amounts)
+        due = manifest.due
+        if look.withdrawn or events.withdrawn:
+            due = "rows that were counted are gone"
+        step = _Step(making, manifest, moment, gone, collector, events)
+        with making.store.change(manifest) as change:
+            for shard in range(SHARDS):
+                step.take(change, shard)
+            if len(gone):
+                change.put_admitted(admitted.sids)
+            if look.changed or events.units or len(gone) or step.everybody or due != manifest.due:
+                change.commit(
+                    purchases=look.state(),
+                    events=change.put_blob(events.state) if events.units else manifest.events,
+                    counts=counted(counts),
+                    judged_day=moment.day,
+                    refreshed_ms=now_ms,
+                    consent_size=eligible.consent_size,
+                    due=due,
+                    **making.library_state(),
+                )
+        return Outcome(
+            built=False,
+            customers=step.customers,
+            purchases=look.counts(),
+            events=events.counts,
+            judged=step.judged,
+            triggers=MappingProxyType(dict(step.triggers)),
+            taken_out=len(gone),
+            waiting=waiting,
+            build_due=due or self._due(manifest, now_ms, waiting),
+            latency=events.latency,
+        )
+
+    def _who(self, manifest: Manifest, eligible: EligibleCustomers) -> tuple[Admitted, Array, int]:
+        """Whose rows count, whose profile has to go, and how many wait for a build."""
+        if self._everybody is None or eligible is not self._eligible:
+            self._everybody, self._eligible = Admitted(eligible.pseudonyms), eligible
+            self._chosen = None
+        everybody = self._everybody
+        if self._chosen is None or self._chosen[0] != manifest.admitted:
+            before = self.making.store.admitted(manifest)
+            staying = np.intersect1d(before, everybody.sids, assume_unique=True)
+            admitted = everybody.only(staying)
+            gone = np.setdiff1d(before, staying, assume_unique=True)
+            self._chosen = (manifest.admitted, admitted, gone)
+        _, admitted, gone = self._chosen
+        return admitted, gone, len(everybody) - len(admitted)
+
+    def _due(self, manifest: Manifest, now_ms: int, waiting: int) -> str:
+        days = (now_ms - manifest.built_ms) / _DAY_MS
+        if manifest.as_of_ms is None and days >= self.making.settings.build_every_days:
+            return f"the last build is {days:.1f} days old"
+        return f"{waiting} customers wait" if waiting else ""
+
+
+@dataclass
+class _Step:
+    """One refresh, shard by shard."""
+
+    making: Making
+    manifest: Manifest
+    moment: Moment
+    gone: Array
+    purchases: PurchaseCollector
+    events: NewEvents
+    customers: int = 0
+    judged: int = 0
+    triggers: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def everybody(self) -> bool:
+        """Whether all are judged: on a new day, or by another library."""
+        known = (self.manifest.library_version, self.manifest.judged_day)
+        return known != (self.making.library.digest, self.moment.day)
+
+    def take(self, change: Change, shard: int) -> None:
+        """Takes in what is new of a shard, takes out who left, and judges."""
+        gone = self.gone[shard_of(self.gone) == shard]
+        if len(gone):
+            self._take_out(change, shard, gone)
+        new = self._new_facts(change, shard)
+        if new is not None and any(map(len, new.tables.values())):
+            change.add_layer(shard, new)
+        self._judge(change, shard, gone, None if new is None else new.sids)
+
+    def _take_out(self, change: Change, shard: int, gone: Array) -> None:
+        layers = self.making.store.facts(change.shard(shard), marks=True)
+        if layers:
+            whole = added(layers)
+            rest = np.flatnonzero(~np.isin(whole.sids, gone))
+            change.replace_layers(shard, whole.take(rest))
+
+    def _new_facts(self, change: Change, shard: int) -> Facts | None:
+        collectors = [
+            each for each in (self.purchases, self.events.collector) if len(each.customers(shard))
+        ]
+        if not collectors:
+            return None
+        parts = self.making.store.facts(change.shard(shard), marks=True)
+        found = []
+        for collector in collectors:
+            customers = collector.customers(shard)
+            known = added_of(parts, customers)
+            found.append(collector.facts(shard, known))
+        return added(found)
+
+    def _judge(self, change: Change, shard: int, gone: Array, new: Array | None) -> None:
+        store, library = self.making.store, self.making.library
+        files = change.shard(shard)
+        if not files.layers:
+            return
+        before = store.judged(files)
+        if self.everybody:
+            before = before.renumbered(self.manifest.library, library, self.manifest.segments)
+        if len(gone):
+            before = before.take(np.flatnonzero(~np.isin(before.sids, gone)))
+        now = before
+        for facts in self._facts_to_judge(change, shard, new):
+            columns = columns_of(facts, self.moment, self.manifest.models)
+            judged = judge(facts.sids, columns, library, self.moment.day, before)
+            self.triggers.update(fired(judged, before, library))
+            self.judged += len(judged)
+            now = now.replaced(judged)
+        if now is not before or len(gone):
+            change.put_judged(shard, now)
+        self.customers += len(now)
+
+    def _facts_to_judge(self, change: Change, shard: int, new: Array | None) -> list[Facts]:
+        """Whole facts of those who are judged: of most there is one layer, which is not copied."""
+        if not self.everybody and new is None:
+            return []
+        first, *more = self.making.store.facts(change.shard(shard))
+        if not self.everybody and new is not None:
+            return [added_of([first, *more], new)]
+        if not more:
+            return [first]
+        later = np.unique(np.concatenate([each.sids for each in more]))
+        only_first = np.flatnonzero(~np.isin(first.sids, later))
+        return [first.take(only_first), added_of([first, *more], later)]
+
+
+def added_of(layers: list[Facts], sids: Array) -> Facts:
+    """All facts of some customers."""
+    none = Facts(sids[:0], {})
+    return added([none, *(each.take(each.rows_of(sids)) for each in layers)])
