@@ -8,9 +8,13 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from client.data.consent_filter import EligibleCustomers
+from client.data.tables.declaration import declared_tables
 from client.data.tables.reading import read_tables
 from client.data.tables.rows import TableCounts
+from client.data.tables.schema import EXPOSURES
 from client.engine.home import RegionHome
+from client.engine.shown_lists import shown_lists
 from common.errors import QualityGateError
 
 _REASONS_SHOWN = 3
@@ -41,14 +45,27 @@ class KeptTables:
         self._clock_s = clock_s
         self._kept: dict[str, _Kept] = {}
 
-    def rows(self, names: Sequence[str]) -> Mapping[str, pa.Table]:
+    def rows(self, names: Sequence[str], eligible: EligibleCustomers) -> Mapping[str, pa.Table]:
         """The rows of some tables, of all customers: only the consent filter may be given them.
+
+        Exposures that are not declared are the recommender's own (`client.engine.shown_lists`).
+
+        Args:
+            names: The tables.
+            eligible: The customers whose consent is in force.
 
         Raises:
             QualityGateError: Too few of a table's rows are right: names the most frequent reasons.
             InputError: A table is not declared or cannot be read.
+            StorageError: The recommender's log cannot be read.
         """
-        return {name: self._rows(name) for name in names}
+        found = {}
+        for name in names:
+            if name == EXPOSURES and name not in declared_tables(self._home):
+                found[name] = shown_lists(self._home, eligible)
+            else:
+                found[name] = self._rows(name)
+        return found
 
     def _rows(self, name: str) -> pa.Table:
         known = self._kept.get(name)
