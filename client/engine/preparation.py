@@ -208,7 +208,9 @@ class RegionData:
                 remedy="Ask anew under the region's public catalogue.",
             )
         parts = self._consented_parts(self.checked_transactions(), eligible)
-        return join_consented(parts, self._tables.rows(tables), eligible) if tables else parts
+        if not tables:
+            return parts
+        return join_consented(parts, self._tables.rows(tables, eligible), eligible)
 
     def _consented_parts(
         self, checked: CheckedTransactions, eligible: EligibleCustomers
