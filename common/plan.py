@@ -10,31 +10,52 @@ import hashlib
 import math
 from decimal import Decimal
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common import canonical_json
 from common.aggregation_rules import Aggregation, NoiseMode
 from common.canonical_json import JsonValue
 from common.discrete_gaussian import SharedNoise, calibrate_share, sensitivity_of
-from common.errors import FedprefError, FormatError, InputError
+from common.errors import FormatError, InputError
 from common.item_pairs import n_pairs
 from common.parameters import ArraySpec
+from common.plan_parts import (
+    DecimalText,
+    EarlyStop,
+    LocalTraining,
+    Mechanism,
+    Name,
+    PositiveText,
+    Sha256,
+    TimeText,
+)
+from common.planned_questions import PlannedQuestion, problem_of, sums_before
 from common.privacy import GaussianEvent, epsilon, epsilon_gaussian, total_noise_multiplier
 from common.release_bounds import release_noise_stddev, release_value_bound
 from common.secure_aggregation.quantiser import MAX_SUMMED, Quantiser
 from common.strategies import (
     FACTORS,
     GRAM,
+    QUESTIONS,
     SUMS,
-    StrategyName,
+    PlannedStrategy,
     change_of,
     parameter_specs,
     require_options,
 )
 from common.timestamps import parse_time
-from common.validate import DECIMAL
+
+__all__ = [
+    "EPSILON_SLACK",
+    "MAX_GRAM_ITEMS",
+    "EarlyStop",
+    "LocalTraining",
+    "Mechanism",
+    "RunPlan",
+    "epsilon_bound",
+]
 
 # A plan's mechanisms may miss its ε by the rounding of decimal strings, not by more.
 EPSILON_SLACK = 1e-9
@@ -44,171 +65,44 @@ _COARSEST_GRID = 1 / 4
 MAX_GRAM_ITEMS = 4096
 
 
-def _decimal(text: str) -> str:
-    if DECIMAL.fullmatch(text) is None:
-        raise ValueError("must be a decimal number in quotes")
-    if not (abs(Decimal(text)) <= 10**9 and len(text) <= 32):
-        raise ValueError("must be a finite decimal number of moderate size")
-    return text
-
-
-def _positive(text: str) -> str:
-    if not Decimal(text) > 0:
-        raise ValueError("must be above 0")
-    return text
-
-
-def _share(text: str) -> str:
-    if not 0 <= Decimal(text) < 1:
-        raise ValueError("must be at least 0 and below 1")
-    return text
-
-
-def _probability(text: str) -> str:
-    if not 0 < Decimal(text) <= 1:
-        raise ValueError("must be above 0 and at most 1")
-    return text
-
-
-def _time(text: str) -> str:
-    try:
-        parse_time(text)
-    except FedprefError as error:
-        raise ValueError(error.message) from error
-    return text
-
-
-DecimalText = Annotated[str, AfterValidator(_decimal)]
-PositiveText = Annotated[DecimalText, AfterValidator(_positive)]
-ShareText = Annotated[DecimalText, AfterValidator(_share)]
-ProbabilityText = Annotated[DecimalText, AfterValidator(_probability)]
-TimeText = Annotated[str, AfterValidator(_time)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class Mechanism(BaseModel):
-    """One kind of noisy release, and the rounds in which it runs, once each.
-
-    Attributes:
-        name: ``popularity``, or the plan's strategy.
-        rounds: The server rounds, ascending.
-        steps: How often it runs in one round: a region's local steps.
-        noise_multiplier: σ / C, as a decimal string.
-        clipping_norm: C, the most one customer contributes to the sum of one step (L2).
-        sampling_probability: With what probability a customer takes part in a step; ``1`` for every
-            eligible customer.
-        grid_exponent: Released values are multiples of 2 to this power.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    name: Literal["popularity"] | StrategyName
-    rounds: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(min_length=1)
-    steps: int = Field(ge=1, le=100_000)
-    noise_multiplier: PositiveText
-    clipping_norm: PositiveText
-    sampling_probability: ProbabilityText
-    grid_exponent: int = Field(ge=-24, le=16)
-
-    @property
-    def noise_stddev(self) -> float:
-        """Standard deviation of the noise on each coordinate that one region releases.
-
-        With distributed noise, of the sum's if only the least honest survivors' shares are in it.
-        """
-        return float(self.noise_multiplier) * float(self.clipping_norm)
-
-    @property
-    def event(self) -> GaussianEvent:
-        """The privacy event of all its rounds."""
-        return GaussianEvent(
-            noise_multiplier=float(self.noise_multiplier),
-            sampling_probability=float(self.sampling_probability),
-            count=len(self.rounds) * self.steps,
-        )
-
-
-class LocalTraining(BaseModel):
-    """How a region trains between two rounds, and what the coordinator makes of the changes.
-
-    Attributes:
-        expected_batch_size: What a step's noisy sum is divided by, in customers: public, and no
-            number of anybody's customers.
-        optimizer: Of the region's steps; its state begins anew in every round.
-        learning_rate: Of the region's steps.
-        learning_rate_decay: What the learning rate is multiplied by from round to round.
-        weight_decay: Share of the parameters that a step takes off, times the learning rate.
-        server_optimizer: What the coordinator does with the mean of the regions' changes: adds it
-            (``mean``), or takes it for a gradient (``fedavgm``: Hsu, Qi and Brown, 2019;
-            ``fedadam``: Reddi et al., 2021).
-        server_learning_rate: Its learning rate in the first round of training.
-        server_learning_rate_decay: What that is multiplied by from round to round.
-        server_momentum: Share of the earlier changes that ``fedavgm`` and ``fedadam`` keep.
-        options: The strategy's own constants; see `common.strategies`.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    expected_batch_size: PositiveText
-    optimizer: Literal["sgd", "momentum", "adam"]
-    learning_rate: PositiveText
-    learning_rate_decay: ProbabilityText
-    weight_decay: ShareText
-    server_optimizer: Literal["mean", "fedavgm", "fedadam"]
-    server_learning_rate: PositiveText
-    server_learning_rate_decay: ProbabilityText
-    server_momentum: ShareText
-    options: dict[str, DecimalText] = Field(max_length=16)
-
-    def learning_rate_of(self, server_round: int) -> float:
-        """The learning rate of a region's steps in a round, from 2."""
-        return float(self.learning_rate) * float(self.learning_rate_decay) ** (server_round - 2)
-
-    def server_learning_rate_of(self, server_round: int) -> float:
-        """The learning rate of the coordinator's step in a round, from 2."""
-        decayed = float(self.server_learning_rate_decay) ** (server_round - 2)
-        return float(self.server_learning_rate) * decayed
-
-
-class EarlyStop(BaseModel):
-    """When a run ends before its last round, because its rounds have stopped to tell anything.
-
-    A round's *signal* is the cosine between the change that it makes of the regions' updates and
-    the change of the round before, 0 if negative. Noise is drawn anew in every round, so between
-    two rounds of noise alone it is near 0, within about 1/√(number of parameters). It is made of
-    released values only.
-
-    Attributes:
-        patience_rounds: How many rounds in a row must be below `least_signal`.
-        least_signal: The least signal of a round that tells something.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    patience_rounds: int = Field(ge=1, le=1000)
-    least_signal: ProbabilityText
+# What only a plan of training has, and all of it.
+_OF_TRAINING = frozenset(
+    {
+        "vocabulary_size",
+        "rank",
+        "training_rounds",
+        "popularity_share",
+        "local_training",
+        "early_stop",
+        "row_exponent",
+        "init_seed",
+    }
+)
 
 
 class RunPlan(BaseModel):
-    """The public constants of one run.
+    """The public constants of one run: of training, or of questions.
+
+    A plan of training has all fields but `questions`; a plan of questions has that, and none of
+    those from `vocabulary_size` on which only training needs. A record states what its kind of plan
+    has, and no default in the place of what it has not.
 
     Attributes:
-        v: The record's version.
+        v: The record's version: ``fedpref-plan/1`` of training, ``fedpref-questions/1``.
         run_id: The run's name, unique.
         federation: The federation's name.
         scenario: The scenario's name.
         model: The model's name, which a region's policy may give a budget of its own.
-        strategy: How the model is trained; see `common.strategies`.
+        strategy: How the model is trained, see `common.strategies`; or ``questions``.
         mode: Whose noise protects. ``local``: each region's release is (ε, δ)-DP by itself;
             ``distributed``: the sum is, by the shares of noise of all its honest regions.
         aggregation: By which rule the regions' updates become one.
         regions: The regions' names, distinct.
         quorum: The fewest regions an aggregate may be made of.
-        purpose: The consent purpose that training needs.
+        purpose: The consent purpose that the run needs.
         catalogue: Digest of the public catalogue.
         n_items: Its number of items.
-        train_from: Begin of the training window, inclusive.
+        train_from: Begin of the window of what is learnt from or asked about, inclusive.
         train_until: Its end, exclusive.
         epsilon: ε of the whole run for any one customer, at `delta`.
         delta: δ, a public constant.
@@ -219,7 +113,7 @@ class RunPlan(BaseModel):
         training_rounds: T, the rounds after the popularity round.
         popularity_share: The share of the run's 1/σ² that the popularity round spends.
         mechanisms: ``popularity`` in round 1, then one or more of the strategy's name, each with
-            its own rounds: so σ, C and the steps may follow a schedule.
+            its own rounds: so σ, C and the steps may follow a schedule. Of questions, one each.
         local_training: How a region trains between two rounds; None for ``factors`` and ``gram``.
         early_stop: When the run may end before its last round; None for never, as for ``factors``
             and ``gram``, which split their noise over a few rounds that they need.
@@ -227,16 +121,17 @@ class RunPlan(BaseModel):
         init_seed: Seed of the public initial factors.
         round_timeout_s: How long a round waits for regions, in seconds.
         planned_customers: Public planning size: about how many customers all regions have.
+        questions: What is asked, in the order of the rounds.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    v: Literal["fedpref-plan/1"]
+    v: Literal["fedpref-plan/1", "fedpref-questions/1"]
     run_id: Name
     federation: Name
     scenario: Name
     model: Name
-    strategy: StrategyName
+    strategy: PlannedStrategy
     mode: NoiseMode
     aggregation: Aggregation
     regions: tuple[Name, ...] = Field(min_length=1, max_length=10_000)
@@ -250,17 +145,18 @@ class RunPlan(BaseModel):
     delta: PositiveText
     neighboring_relation: Literal["add-or-remove-one-customer"]
     privacy_unit: Literal["customer"]
-    vocabulary_size: int = Field(ge=1, le=10**6)
-    rank: int = Field(ge=1, le=4096)
-    training_rounds: int = Field(ge=1, le=999)
-    popularity_share: PositiveText
-    mechanisms: tuple[Mechanism, ...] = Field(min_length=2, max_length=1001)
-    local_training: LocalTraining | None
-    early_stop: EarlyStop | None
-    row_exponent: DecimalText
-    init_seed: int = Field(ge=0, le=2**53 - 1)
+    vocabulary_size: int = Field(default=0, ge=1, le=10**6)
+    rank: int = Field(default=0, ge=1, le=4096)
+    training_rounds: int = Field(default=0, ge=1, le=999)
+    popularity_share: PositiveText = ""
+    mechanisms: tuple[Mechanism, ...] = Field(min_length=1, max_length=1001)
+    local_training: LocalTraining | None = None
+    early_stop: EarlyStop | None = None
+    row_exponent: DecimalText = ""
+    init_seed: int = Field(default=0, ge=0, le=2**53 - 1)
     round_timeout_s: int = Field(ge=1, le=604_800)
     planned_customers: int = Field(ge=1, le=10**10)
+    questions: tuple[PlannedQuestion, ...] = Field(default=(), min_length=1, max_length=1000)
 
     @model_validator(mode="after")
     def _consistent(self) -> RunPlan:
@@ -272,6 +168,37 @@ class RunPlan(BaseModel):
             parse_time(self.train_from) < parse_time(self.train_until),
             "the training window is empty",
         )
+        self._require_fields()
+        if self.asks:
+            problem = problem_of(self)
+            _require(problem is None, str(problem))
+            self._require_epsilon()
+        else:
+            self._require_training()
+        if self.aggregation.rule == "secure-sum":
+            self._require_ring()
+        if self.mode == "distributed":
+            self._require_shares()
+        return self
+
+    @property
+    def asks(self) -> bool:
+        """Whether it is a plan of questions, and trains nothing."""
+        return self.strategy == QUESTIONS
+
+    def _require_fields(self) -> None:
+        """A plan has what its kind has, and nothing of the other."""
+        version = "fedpref-questions/1" if self.asks else "fedpref-plan/1"
+        _require(self.v == version, f"the v of a plan of {self.strategy} is {version}")
+        stated = self.model_fields_set
+        wanted, other = ({"questions"}, _OF_TRAINING)
+        if not self.asks:
+            wanted, other = set(other), frozenset(wanted)
+        missing, surplus = sorted(wanted - stated), sorted(other & stated)
+        _require(not missing, f"{', '.join(missing)} is missing")
+        _require(not surplus, f"a plan of {self.strategy} has no {', '.join(surplus)}")
+
+    def _require_training(self) -> None:
         _require(self.vocabulary_size <= self.n_items, "the vocabulary exceeds the catalogue")
         _require(self.rank <= self.vocabulary_size, "the rank exceeds the vocabulary")
         _require(Decimal(self.popularity_share) < 1, "popularity_share is not below 1")
@@ -289,11 +216,6 @@ class RunPlan(BaseModel):
         if self.local_training is not None:
             require_options(self.strategy, self.rank, self.local_training.options)
         self._require_mechanisms()
-        if self.aggregation.rule == "secure-sum":
-            self._require_ring()
-        if self.mode == "distributed":
-            self._require_shares()
-        return self
 
     def _require_mechanisms(self) -> None:
         popularity, *training = self.mechanisms
@@ -343,8 +265,8 @@ class RunPlan(BaseModel):
     def _require_shares(self) -> None:
         """Distributed noise: what is accounted for is a sum of noisy sums of whole grid units."""
         _require(
-            self.strategy in SUMS,
-            "distributed noise is for sums over all customers: factors and gram, not "
+            self.asks or self.strategy in SUMS,
+            "distributed noise is for sums over all customers: factors, gram and questions, not "
             f"{self.strategy}",
         )
         for each in self.mechanisms:
@@ -382,8 +304,8 @@ class RunPlan(BaseModel):
         )
 
     def to_record(self) -> dict[str, JsonValue]:
-        """The plan as canonical JSON values."""
-        record: dict[str, JsonValue] = self.model_dump(mode="json")
+        """The plan as canonical JSON values: what its kind of plan has."""
+        record: dict[str, JsonValue] = self.model_dump(mode="json", exclude_unset=True)
         return record
 
     @classmethod
@@ -412,7 +334,7 @@ class RunPlan(BaseModel):
     @property
     def total_rounds(self) -> int:
         """The number of server rounds."""
-        return 1 + self.training_rounds
+        return len(self.questions) if self.asks else 1 + self.training_rounds
 
     def mechanism_of(self, server_round: int) -> Mechanism:
         """The mechanism of a round, from 1.
@@ -425,9 +347,31 @@ class RunPlan(BaseModel):
                 return mechanism
         raise InputError(f"The run plan has rounds 1 to {self.total_rounds}, not {server_round}.")
 
+    def mechanism_named(self, name: str) -> Mechanism:
+        """The mechanism of a question.
+
+        Raises:
+            InputError: The plan has none of this name.
+        """
+        for mechanism in self.mechanisms:
+            if mechanism.name == name:
+                return mechanism
+        raise InputError(f"The run plan has no mechanism {name[:64]!r}.")
+
     def privacy_events(self) -> tuple[GaussianEvent, ...]:
         """The events of the whole run, for one region, so for one customer."""
         return tuple(mechanism.event for mechanism in self.mechanisms)
+
+    def question(self, name: str) -> PlannedQuestion:
+        """The question of a name.
+
+        Raises:
+            InputError: The plan does not ask it.
+        """
+        for each in self.questions:
+            if each.name == name:
+                return each
+        raise InputError(f"The run plan does not ask {name[:64]!r}.")
 
     def released_arrays(self, mechanism_name: str) -> tuple[ArraySpec, ...]:
         """What leaves a region in one round of a mechanism, by name.
@@ -438,6 +382,8 @@ class RunPlan(BaseModel):
             InputError: The plan has no such mechanism.
         """
         dtype = "<i4" if self.mode == "distributed" else "<f4"
+        if self.asks:
+            return (self.question(mechanism_name).released(dtype),)
         if mechanism_name == "popularity":
             return (ArraySpec("popularity", dtype, (self.n_items,)),)
         if mechanism_name == FACTORS == self.strategy:
@@ -452,14 +398,21 @@ class RunPlan(BaseModel):
         raise InputError(f"The run plan has no mechanism {mechanism_name[:64]!r}.")
 
     def parameter_arrays(self) -> tuple[ArraySpec, ...]:
-        """What training changes of the model, by name."""
+        """What training changes of the model, by name; nothing where questions are asked."""
+        if self.asks:
+            return ()
         options = self.local_training.options if self.local_training else {}
         return parameter_specs(self.strategy, self.vocabulary_size, self.rank, options)
 
     def model_arrays(self, server_round: int) -> tuple[ArraySpec, ...]:
-        """The model state that a round starts from; `total_rounds` + 1 means the final model."""
+        """The model state that a round starts from; `total_rounds` + 1 means the final model.
+
+        Of questions, the sums of those before.
+        """
         if server_round <= 1:
             return ()
+        if self.asks:
+            return sums_before(self.questions, server_round)
         specs = (
             *self.parameter_arrays(),
             ArraySpec("item_weights", "<f4", (self.vocabulary_size,)),

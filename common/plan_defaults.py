@@ -117,10 +117,7 @@ def default_plan(
     Raises:
         InputError: A value is out of range; names it.
     """
-    try:
-        sigma = calibrate_sigma(float(epsilon) * (1 - _CALIBRATION_MARGIN), float(delta))
-    except ValueError as error:
-        raise InputError(f"ε = {epsilon!r} or δ = {delta!r} is not a decimal number.") from error
+    sigma = calibrated_sigma(epsilon, delta)
     n_regions = max(1, len(regions))
     # What the noise of all regions comes to, in units of what one mechanism's σ says.
     gain = math.sqrt(n_regions / max(1, honest_survivors_min))
@@ -180,13 +177,29 @@ def default_plan(
     }
     try:
         if rule == "secure-sum":
-            record["mechanisms"] = [*_on_ring(record)]
+            record["mechanisms"] = [*on_ring(record)]
         return RunPlan.from_record(record)
     except FormatError as error:
         raise InputError(error.message, remedy="Correct the value of that field.") from error
 
 
-def _on_ring(record: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
+def calibrated_sigma(epsilon: str, delta: str) -> float:
+    """The noise multiplier of one Gaussian mechanism of a run's ε, less a hair.
+
+    Args:
+        epsilon: ε, a decimal string.
+        delta: δ, a decimal string.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+    try:
+        return calibrate_sigma(float(epsilon) * (1 - _CALIBRATION_MARGIN), float(delta))
+    except ValueError as error:
+        raise InputError(f"ε = {epsilon!r} or δ = {delta!r} is not a decimal number.") from error
+
+
+def on_ring(record: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
     """The mechanisms with grids that a secure sum has room for: coarser ones where it must be.
 
     What a value may come to follows from the planned customers, C, σ and the steps; how many steps
@@ -268,14 +281,14 @@ def _sums(
         "training_rounds": rounds,
         "popularity_share": sizes.popularity_share,
         "mechanisms": [
-            _mechanism(
+            mechanism_record(
                 "popularity",
                 [1],
                 sigma / math.sqrt(share),
                 POPULARITY_CLIPPING_NORM,
                 GRID_EXPONENT,
             ),
-            _mechanism(
+            mechanism_record(
                 strategy,
                 list(range(2, rounds + 2)),
                 sigma * math.sqrt(rounds / (1 - share)),
@@ -297,7 +310,7 @@ def _local_steps(
     customers_in_region: float,
 ) -> dict[str, JsonValue]:
     """What a plan of a strategy that trains in the regions has."""
-    popularity = _mechanism(
+    popularity = mechanism_record(
         "popularity",
         [1],
         sigma / math.sqrt(float(rule.popularity_share)),
@@ -312,7 +325,7 @@ def _local_steps(
         steps=rule.rounds * rule.steps,
         others=[GaussianEvent(float(str(popularity["noise_multiplier"])))],
     )
-    training = _mechanism(
+    training = mechanism_record(
         strategy, list(range(2, rule.rounds + 2)), noise, rule.clipping_norm, CHANGE_GRID_EXPONENT
     ) | {
         "steps": rule.steps,
@@ -340,10 +353,18 @@ def _local_steps(
     }
 
 
-def _mechanism(
+def mechanism_record(
     name: str, rounds: list[JsonValue], sigma: float, clipping_norm: str, grid_exponent: int
 ) -> dict[str, JsonValue]:
-    # Rounded up to seven digits: never less noise than calibrated.
+    """A mechanism that takes every customer, once: with no less noise than σ.
+
+    Args:
+        name: The mechanism's name.
+        rounds: Its rounds.
+        sigma: σ / C; kept by seven digits, rounded up.
+        clipping_norm: C, as a decimal string.
+        grid_exponent: Values are multiples of 2 to this power.
+    """
     noise = Context(prec=7, rounding=ROUND_CEILING).create_decimal(repr(sigma))
     return {
         "name": name,

@@ -25,6 +25,9 @@ TIED_AUTOENCODER: Final = "tied-autoencoder"
 MATRIX_FACTORISATION: Final = "matrix-factorisation"
 SASREC: Final = "sasrec"
 StrategyName = Literal["factors", "gram", "tied-autoencoder", "matrix-factorisation", "sasrec"]
+#: Nothing is trained: each round answers a question (`common.planned_questions`).
+QUESTIONS: Final = "questions"
+PlannedStrategy = StrategyName | Literal["questions"]
 #: What a plan is asked for where the rule is to choose (`common.strategy_rule`); no plan has it.
 AUTO: Final = "auto"
 StrategyChoice = StrategyName | Literal["auto"]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
@@ -11,7 +15,8 @@ from common.errors import FedprefError, StorageError
 from common.failpoints import CoordinatorPoint, reach
 from common.messages import decode_arrays
 from common.parameters import array_file_parts, arrays_digest
-from server.audit_trail import open_audit_trail
+from server.answers import answer_arrays, answers_file
+from server.audit_trail import AuditTrail, open_audit_trail
 from server.checkpoint import CheckpointStore
 from server.config import ServerConfig, ServerHome
 from server.coordinator_process import note_process
@@ -23,6 +28,7 @@ from server.strategy import Bounds, RegionSumStrategy
 from server.witness_phase import open_witness_phase
 
 app = ServerApp()
+Arrays = Mapping[str, npt.NDArray[np.generic]]
 
 
 @app.main()
@@ -53,7 +59,7 @@ def run_server(grid: Grid, config: ServerConfig) -> None:
         try:
             note_process(home.process)
             finished = _run_rounds(grid, config, home, events)
-            if finished:
+            if finished and not plan.asks:
                 card_of(home).write(home.folder)
         except FedprefError as error:
             events.write(
@@ -64,6 +70,30 @@ def run_server(grid: Grid, config: ServerConfig) -> None:
             )
             raise
         events.write("run-finished" if finished else "run-paused")
+
+
+def _publish(
+    home: ServerHome, trail: AuditTrail, model: Arrays, kept: Arrays, events: EventWriter
+) -> None:
+    """Writes what the run came to, and then logs it: the model, or the answers to its questions."""
+    arrays, path, kind = model, home.model, "model"
+    try:
+        if trail.plan.asks:
+            arrays, path, kind = answer_arrays(model, kept), home.answers, "answers"
+            rounds = {number: each for number, (_, each) in trail.aggregates.items()}
+            facts = answers_file(trail.plan, rounds, arrays, kept)
+            write_durably(home.answers_facts, facts, mode=0o644)
+        write_durably(path, array_file_parts(arrays), mode=0o644)
+    except OSError as error:
+        raise StorageError(
+            f"The {kind} cannot be written to {path}: {error.strerror}.",
+            remedy="Free disk space; the same command then goes on from here.",
+        ) from error
+    reach(CoordinatorPoint.MODEL_WRITTEN)
+    digest = arrays_digest(arrays)
+    trail.log_model(digest)
+    reach(CoordinatorPoint.MODEL_LOGGED)
+    events.write(f"{kind}-published", **{kind: digest})
 
 
 def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: EventWriter) -> bool:
@@ -96,19 +126,7 @@ def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: Even
         if not strategy.finished():
             strategy.witness_end(grid)
             return False
-        model = decode_arrays(result.arrays)
-        try:
-            write_durably(home.model, array_file_parts(model), mode=0o644)
-        except OSError as error:
-            raise StorageError(
-                f"The model cannot be written to {home.model}: {error.strerror}.",
-                remedy="Free disk space; the same command then goes on from here.",
-            ) from error
-        reach(CoordinatorPoint.MODEL_WRITTEN)
-        digest = arrays_digest(model)
-        trail.log_model(digest)
-        reach(CoordinatorPoint.MODEL_LOGGED)
-        events.write("model-published", model=digest)
+        _publish(home, trail, decode_arrays(result.arrays), strategy.kept, events)
         # What is cosigned to its last entry stays so: a finished run asks nobody again.
         ended = canonical_json.encode({"run": plan.run_id, "log_size": trail.log.size})
         if not home.ended.is_file() or home.ended.read_bytes() != ended:

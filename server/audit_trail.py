@@ -90,7 +90,7 @@ class AuditTrail:
         self.plan = plan
         #: Leaf hash (hex) and record of each round's aggregate entry of this run, by round.
         self.aggregates: dict[int, tuple[str, Aggregate]] = {}
-        #: The run's published model, by digest, once there is one.
+        #: The run's published model, or its published answers, by digest, once there is one.
         self.model: str | None = None
         #: The regions whose logs have shown two histories in this run.
         self.forked: set[str] = set()
@@ -170,22 +170,25 @@ class AuditTrail:
         )
 
     def log_model(self, digest: str) -> None:
-        """Logs that the run's model is published; a second time does nothing.
+        """Logs that the run's model, or its answers, are published; a second time does nothing.
+
+        Answers are an entry of their own kind, so that nobody can take them for a model.
 
         Raises:
-            VerificationError: Another model of the run is published already.
+            VerificationError: The run has published something else already.
         """
+        kind = "answers" if self.plan.asks else "model"
         if self.model is not None:
             if self.model != digest:
                 raise VerificationError(
-                    f"Run {self.plan.run_id} published another model than the one at hand."
+                    f"Run {self.plan.run_id} published another {kind} than what is at hand."
                 )
             return
         self._append(
             {
-                "v": "fedpref-model/1",
+                "v": f"fedpref-{kind}/1",
                 "run": self.plan.run_id,
-                "model": digest,
+                kind: digest,
                 "rounds": self.last_round,
                 "plan": self.plan.digest,
                 "catalogue": self.plan.catalogue,
@@ -216,8 +219,8 @@ class AuditTrail:
                     continue
                 if envelope.kind == "aggregate":
                     self._read_aggregate(leaf_hash(data).hex(), record)
-                elif envelope.kind == "model":
-                    self.model = str(record["model"])
+                elif envelope.kind in ("model", "answers"):
+                    self.model = str(record[envelope.kind])
                 elif envelope.kind == "incident" and record["reason"] == SPLIT_VIEW:
                     self.forked.add(str(record["region"]))
             except (FedprefError, KeyError, TypeError, ValueError) as error:

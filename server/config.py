@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common import canonical_json
+from common.analytics.answers import ARRAYS_NAME, FACTS_NAME
 from common.errors import InputError, UsageError
 from common.key_store import KeyStore
 from common.keys import Registry, Signer
@@ -187,6 +188,16 @@ class ServerHome:
     def model(self) -> Path:
         """The published model."""
         return self.folder / "model.safetensors"
+
+    @property
+    def answers(self) -> Path:
+        """The published answers of a run of questions."""
+        return self.folder / ARRAYS_NAME
+
+    @property
+    def answers_facts(self) -> Path:
+        """What each of them answers, of whom, and with how much noise."""
+        return self.folder / FACTS_NAME
 
     def read_plan(self) -> RunPlan:
         """Reads the run plan.

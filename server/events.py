@@ -51,7 +51,7 @@ class EventWriter:
 
         Args:
             event: round-started, log-witnessed, region-replied, region-refused, round-closed,
-                model-published, run-paused, run-finished or run-failed.
+                model-published or answers-published, run-paused, run-finished or run-failed.
             fields: What belongs to it: round, mechanism, region, reason, size, customers as a
                 power-of-two interval.
 

@@ -35,7 +35,8 @@ def bundle_run(home: ServerHome, regions: Sequence[Path], out: Path) -> Verdict:
     Args:
         home: The coordinator's home, for the run.
         regions: The folder of each of the plan's regions, or its home; or a backup of it.
-        out: The folder to write: the model, its card, and ``bundle`` beside them.
+        out: The folder to write: the model and its card, or the answers, and ``bundle`` beside
+            them.
 
     Raises:
         InputError: A region of the plan is missing, or one is not of the plan.
@@ -43,17 +44,7 @@ def bundle_run(home: ServerHome, regions: Sequence[Path], out: Path) -> Verdict:
     """
     plan = home.read_plan()
     homes = _homes_of(plan, regions)
-    if not home.model.is_file():
-        raise InputError(
-            f"The run {plan.run_id} has published no model: {home.model} is not there.",
-            remedy="Let it finish: fedpref-server status.",
-        )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_durably(out / MODEL_NAME, home.model.read_bytes(), mode=0o644)
-        card_of(home).write(out)
-    except OSError as error:
-        raise StorageError(f"{out} cannot be written: {error.strerror}.") from error
+    artifacts = _write_published(home, plan, out)
     places = {SERVER_PARTY: home.root, **homes}
     with ExitStack() as stack:
         logs = {
@@ -69,7 +60,7 @@ def bundle_run(home: ServerHome, regions: Sequence[Path], out: Path) -> Verdict:
             registry=home.registry_envelopes(),
             plan=home.plan.read_bytes(),
             logs=logs,
-            artifacts=(MODEL_NAME, *CARD_FILES),
+            artifacts=artifacts,
             signer=signer,
             created_at_ms=now_ms(),
             cosigned=cosigned,
@@ -77,6 +68,27 @@ def bundle_run(home: ServerHome, regions: Sequence[Path], out: Path) -> Verdict:
             evidence=evidence,
         )
     return verify_bundle(out)
+
+
+def _write_published(home: ServerHome, plan: RunPlan, out: Path) -> tuple[str, ...]:
+    """Writes what the run has published into a folder, and gives the files' names."""
+    published = (home.answers, home.answers_facts) if plan.asks else (home.model,)
+    missing = next((path for path in published if not path.is_file()), None)
+    if missing is not None:
+        raise InputError(
+            f"The run {plan.run_id} has published no {'answers' if plan.asks else 'model'}: "
+            f"{missing} is not there.",
+            remedy="Let it finish: fedpref-server status.",
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for path in published:
+            write_durably(out / path.name, path.read_bytes(), mode=0o644)
+        if not plan.asks:
+            card_of(home).write(out)
+    except OSError as error:
+        raise StorageError(f"{out} cannot be written: {error.strerror}.") from error
+    return tuple(path.name for path in published) + (() if plan.asks else CARD_FILES)
 
 
 def _homes_of(plan: RunPlan, regions: Sequence[Path]) -> dict[str, Path]:

@@ -105,7 +105,7 @@ class ObservedLog:
             elif envelope.kind == "incident":
                 record = envelope.record()
                 self.incidents[str(record["region"] or ""), str(record["reason"])] += 1
-            elif envelope.kind == "model":
+            elif envelope.kind in ("model", "answers"):
                 record = envelope.record()
                 self._run(record).published_ms = parse_time(str(record["time"]))
         except (FormatError, KeyError, ValueError) as error:

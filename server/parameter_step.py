@@ -16,6 +16,7 @@ from common.parameters import ArraySpec
 from common.plan import LocalTraining, RunPlan
 from common.strategies import FACTORS, GRAM, SUMS, change_of, initial_parameters
 from server.aggregation import Model, first_model, next_model
+from server.answers import sums_after
 from server.gram import gram_model
 from server.round_total import RoundTotal
 
@@ -40,6 +41,8 @@ def model_after(
 ) -> tuple[Model, Model]:
     """The model after a round, whatever the plan's strategy, and the optimiser's next state.
 
+    Where questions are asked, the model is the sums of their answers so far.
+
     Args:
         server_round: The round, from 1.
         model: The model that it started from.
@@ -51,6 +54,8 @@ def model_after(
         InputError: A value is not finite.
         FormatError: The model or the state is malformed.
     """
+    if plan.asks:
+        return sums_after(model, total, plan, server_round), {}
     name = plan.mechanism_of(server_round).name
     if name not in ("popularity", *SUMS):
         return parameter_step(server_round, model, total, plan, optimizer)

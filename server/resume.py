@@ -36,7 +36,8 @@ class Resumption:
         roster: The regions in the newest closed round.
         model: Digest of the model after it, or None before the first.
         log_size: The coordinator's log's size.
-        published: Whether the run's model is published.
+        published: Whether the run's model, or its answers, are published.
+        asks: Whether it is a run of questions.
     """
 
     run_id: str
@@ -46,6 +47,7 @@ class Resumption:
     model: str | None
     log_size: int
     published: bool
+    asks: bool
 
 
 def home_in(run: Path) -> ServerHome:
@@ -88,6 +90,7 @@ def read_resumption(home: ServerHome) -> Resumption:
             model=arrays_digest(checkpoint.model) if checkpoint else None,
             log_size=trail.log.size,
             published=trail.model is not None,
+            asks=plan.asks,
         )
 
 

@@ -20,6 +20,7 @@ from common.parameters import arrays_digest
 from common.plan import Mechanism, RunPlan
 from common.release_bounds import release_norm_bound
 from common.timestamps import format_time, now_ms
+from server.answers import KeptAnswers, customers_kept, publishes_regions
 from server.audit_trail import Aggregate, UsedRound
 from server.early_stop import kept_change, signal_of
 from server.mask_replies import MaskOffer
@@ -247,6 +248,8 @@ class OpenRound:
             self.server_round, self.model, total, self._plan, self._optimizer
         )
         optimizer = moments | kept_change(self.server_round, total, self._plan)
+        if self._plan.asks:
+            optimizer = {**self._optimizer, **self._kept_answers()}
         model_out = arrays_digest(model)
         if self._logged is not None:
             if model_out != self._logged.model_out:
@@ -267,6 +270,17 @@ class OpenRound:
             signal=signal,
         )
         return ClosedRound(aggregate, model, optimizer)
+
+    def _kept_answers(self) -> dict[str, np.ndarray]:
+        """What is kept of a question till the run publishes: of how many customers, and whose."""
+        counted = sorted(self._needed) or sorted(self.accepted)
+        stated = {region: self.stated[region]["customers"] for region in counted}
+        kept = customers_kept(
+            self.mechanism.name,
+            {region: None if each is None else str(each) for region, each in stated.items()},
+        )
+        answers = self._aggregator.kept if isinstance(self._aggregator, KeptAnswers) else {}
+        return {**kept, **answers}
 
     def _total(self, secured: SecureTotal | None) -> RoundTotal:
         if self._aggregator is not None:
@@ -315,9 +329,12 @@ def aggregator_of(plan: RunPlan, mechanism: Mechanism) -> Aggregator:
         return RobustAggregator(specs, plan.aggregation)
     # A value is at most as large as the norm of what it is part of. Twice that, so that how the
     # norm was rounded when it was checked is of no account.
+    most = 2.0 * release_norm_bound(plan, mechanism)
+    if publishes_regions(plan, mechanism):
+        return KeptAnswers(plan, mechanism, max_magnitude=most)
     return ExactSum(
         specs,
         grid_exponent=mechanism.grid_exponent,
-        max_magnitude=2.0 * release_norm_bound(plan, mechanism),
+        max_magnitude=most,
         max_regions=len(plan.regions),
     )

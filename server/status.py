@@ -77,7 +77,8 @@ class ServerStatus:
         rounds: The rounds the log has, in order.
         incidents: What was refused, in order.
         checkpoint: The checkpoint that a restart goes on from, if there is one yet.
-        published: Digest of the published model as the log has it, if it was published.
+        published: Digest of the published model, or of the published answers, as the log has it, if
+            it was published.
         model_file: Digest of the arrays in the published model's file, if the file is there.
         events: The last events, oldest first.
     """
@@ -139,8 +140,8 @@ def read_status(home: ServerHome, *, last_events: int) -> ServerStatus:
                     rounds.append(_round_done(record))
                 elif kind == "incident":
                     incidents.append(_refusal(record))
-                elif kind == "model":
-                    published = str(record["model"])
+                elif kind in ("model", "answers"):
+                    published = str(record[kind])
     return ServerStatus(
         plan=plan,
         log=log,
@@ -148,7 +149,7 @@ def read_status(home: ServerHome, *, last_events: int) -> ServerStatus:
         incidents=tuple(incidents),
         checkpoint=_read_checkpoint(home),
         published=published,
-        model_file=_model_digest(home.model),
+        model_file=_model_digest(home.answers if plan.asks else home.model),
         events=tuple(_last_events(home.events, last_events)),
     )
 

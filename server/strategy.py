@@ -181,6 +181,11 @@ class RegionSumStrategy(Strategy):
                     break
         return result
 
+    @property
+    def kept(self) -> Mapping[str, np.ndarray]:
+        """What is kept beside the model since the last closed round."""
+        return self._optimizer
+
     def finished(self) -> bool:
         """Whether no round is left: the plan's last is done, or its signals have ended the run."""
         if self._closed >= self._plan.total_rounds:

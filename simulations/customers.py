@@ -66,8 +66,16 @@ def draw_choices(
     )
 
 
-def opening_choices(customers: Sequence[str], choices: CustomerChoices) -> list[Choice]:
-    """Every customer's first choice, in order of customer reference."""
+def opening_choices(
+    customers: Sequence[str], choices: CustomerChoices, *, analytics: bool = False
+) -> list[Choice]:
+    """Every customer's first choice, in order of customer reference.
+
+    Args:
+        customers: The region's customers.
+        choices: How they choose.
+        analytics: Whether those who consent do so to statistics, too.
+    """
     return [
         Choice.refuse(customer)
         if customer in choices.refusing
@@ -76,7 +84,7 @@ def opening_choices(customers: Sequence[str], choices: CustomerChoices) -> list[
             {
                 FEDERATED_TRAINING: True,
                 RECOMMENDATIONS: True,
-                FEDERATED_ANALYTICS: False,
+                FEDERATED_ANALYTICS: analytics,
                 PROFILING: True,
             },
         )

@@ -174,7 +174,9 @@ def write_history(
 def bundle_run(
     folder: RunFolder, scenario: Scenario, plan: RunPlan, artifacts: Sequence[str] = ARTIFACTS
 ) -> Verdict:
-    """Puts the model and its card beside the run, bundles every log, and verifies the bundle.
+    """Puts what was published beside the run, bundles every log, and verifies the bundle.
+
+    That is the model and its card, or the answers of a run of questions.
 
     Args:
         folder: The run's folder.
@@ -183,8 +185,12 @@ def bundle_run(
         artifacts: The files of the folder that the bundle covers.
     """
     home = ServerHome(folder.server)
-    write_durably(folder.model, home.model.read_bytes(), mode=0o644)
-    card_of(home).write(folder.root)
+    if plan.asks:
+        for path in (home.answers, home.answers_facts):
+            write_durably(folder.root / path.name, path.read_bytes(), mode=0o644)
+    else:
+        write_durably(folder.model, home.model.read_bytes(), mode=0o644)
+        card_of(home).write(folder.root)
     with ExitStack() as stack:
         logs = {
             party: stack.enter_context(AuditLog.open_read_only(path / "log.sqlite"))

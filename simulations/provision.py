@@ -127,7 +127,8 @@ def provision(
         )
         _make_region_home(home, folder, plan, set_up, registry)
         with open_region(home, set_up) as region:
-            region.registrar.record(opening_choices(region.customers, region.choices))
+            choices = opening_choices(region.customers, region.choices, analytics=plan.asks)
+            region.registrar.record(choices)
             sign_permit(region.engine, plan, app=app, valid_for_s=_PERMIT_VALID_S)
 
 
@@ -274,7 +275,7 @@ def _customers(home: RegionHome, policy: RegionPolicy) -> list[str]:
 
 
 def _policy(set_up: RegionSetUp, plan: RunPlan) -> RegionPolicy:
-    return RegionPolicy(
+    policy = RegionPolicy(
         region=set_up.region,
         purpose=FEDERATED_TRAINING,
         epsilon_cap_per_year=set_up.epsilon_cap,
@@ -290,6 +291,11 @@ def _policy(set_up: RegionSetUp, plan: RunPlan) -> RegionPolicy:
         modes=[plan.mode],
         queries=dict.fromkeys(STATISTICS, _EPSILON_PER_QUERY),
     )
+    if not plan.asks:
+        return policy
+    # A made-up region allows what it is asked, each question for no more than the whole run.
+    asked = {each.name: plan.epsilon for each in plan.questions}
+    return RegionPolicy.model_validate({**policy.to_record(), "server_queries": asked})
 
 
 def _notice(home: RegionHome, jurisdiction: str) -> dict[str, JsonValue]:

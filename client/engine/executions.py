@@ -260,7 +260,7 @@ class Executions:
         """Logs that values are about to leave; only if the seal is still one that may."""
         while True:
             self._living_seal(request)
-            if self._sealed.must_discard(seal):
+            if self._sealed.must_discard(request.run, seal):
                 raise SecureSumRefusedError(
                     "discarded-for-withdrawal", "A customer in it withdrew before it could leave."
                 )

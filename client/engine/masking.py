@@ -269,7 +269,7 @@ class Masking:
     def _require_nobody_left(self, masked: MaskedUpdate, seal: Seal) -> None:
         """Under a policy that discards rounds for a withdrawal, till the first mask has left."""
         first = (masked.run, masked.server_round) not in self._state.masks
-        if first and self._sealed.must_discard(seal):
+        if first and self._sealed.must_discard(masked.run, seal):
             raise SecureSumRefusedError(
                 "discarded-for-withdrawal", "A customer in it withdrew before it could leave."
             )

@@ -60,7 +60,8 @@ def make_permit(
         "permit_id": new_ulid(),
         "run": plan.run_id,
         "region": policy.region,
-        "purpose": policy.purpose,
+        # The policy's, or that of statistics where questions are asked: the policy has seen to it.
+        "purpose": plan.purpose,
         "model": plan.model,
         "app": code.app,
         "engine": code.engine,

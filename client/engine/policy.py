@@ -30,6 +30,7 @@ from common.canonical_json import JsonValue
 from common.errors import FormatError, InputError, PolicyError
 from common.parameters import ArraySpec
 from common.plan import Mechanism, RunPlan
+from common.planned_questions import QUESTIONS_PURPOSE
 from common.privacy import epsilon_gaussian
 from common.strategies import SUMS
 
@@ -83,6 +84,8 @@ class RegionPolicy(BaseModel):
         queries: What may be computed of the region's customers besides training, by name, and the
             most ε of each by itself. Unlike the other tables, this one permits: what it does not
             name is not computed, and without it nothing is.
+        server_queries: Likewise, the questions that the federation may ask, whose answers leave the
+            region noised. Its customers' consent to statistics is needed, not `purpose`.
         access: Which people may be granted sensitive columns, and for how long. It permits, too:
             without it nobody may.
     """
@@ -118,6 +121,7 @@ class RegionPolicy(BaseModel):
     arrays: list[ArrayBound] | None = Field(default=None, min_length=1, max_length=256)
     retention_days: Retention | None = None
     queries: CapTable = Field(default_factory=dict)
+    server_queries: CapTable = Field(default_factory=dict)
     access: AccessRules | None = None
 
     @field_validator(
@@ -163,7 +167,9 @@ class RegionPolicy(BaseModel):
             PolicyError: Names the region, the field, what was asked and what is allowed.
         """
         self._require(self.region in plan.regions, "regions", "a run without it", "its own runs")
-        self._require(plan.purpose == self.purpose, "purpose", plan.purpose, self.purpose)
+        # A plan of questions names the purpose of statistics, or it is none.
+        purpose = QUESTIONS_PURPOSE if plan.asks else self.purpose
+        self._require(plan.purpose == purpose, "purpose", plan.purpose, purpose)
         self._require(plan.mode in self.modes, "mode", plan.mode, ", ".join(self.modes))
         self._require(
             plan.aggregation.name in self.aggregations,
@@ -181,7 +187,9 @@ class RegionPolicy(BaseModel):
         self._within("delta", plan.delta, most=self.delta_max)
         self._within("epsilon", plan.epsilon, most=self.epsilon_max_per_run)
         for mechanism in plan.mechanisms:
-            self._check_mechanism(mechanism)
+            if plan.asks:
+                self._check_question(mechanism, plan.delta)
+            self._check_mechanism(mechanism, samples=not plan.asks)
             for spec in plan.released_arrays(mechanism.name):
                 self._check_array(mechanism.name, spec)
 
@@ -202,18 +210,8 @@ class RegionPolicy(BaseModel):
         self._within("delta", delta, most=self.delta_max)
         self._within("epsilon", epsilon, most=self.epsilon_max_per_run)
         for name, (noise_multiplier, clipping_norm) in mechanisms.items():
-            self._require(
-                name in self.queries, "queries", name, ", ".join(sorted(self.queries)) or "none"
-            )
+            self._require_asked("queries", self.queries, name, (noise_multiplier, delta))
             self._check_noise(name, noise_multiplier, clipping_norm)
-            spent = epsilon_gaussian(float(noise_multiplier), float(delta))
-            self._require(
-                # Written so that a NaN is refused too.
-                spent <= float(self.queries[name]),
-                f"queries.{name}",
-                f"{spent:.6f}",
-                f"ε of at most {self.queries[name]}",
-            )
 
     def check_app(self, app: str) -> None:
         """Checks that an app bundle is one that may run here.
@@ -227,7 +225,27 @@ class RegionPolicy(BaseModel):
         if self.app_bundles is not None:
             self._require_named("app", app, self.app_bundles)
 
-    def _check_mechanism(self, mechanism: Mechanism) -> None:
+    def _check_question(self, mechanism: Mechanism, delta: str) -> None:
+        """A question whose answer leaves the region is allowed by its name, up to an ε."""
+        asked = (mechanism.noise_multiplier, delta)
+        self._require_asked("server_queries", self.server_queries, mechanism.name, asked)
+
+    def _require_asked(
+        self, table: str, allowed: Mapping[str, str], name: str, asked: tuple[str, str]
+    ) -> None:
+        """Requires that a table allows what is asked, by its noise multiplier and δ."""
+        self._require(name in allowed, table, name, ", ".join(sorted(allowed)) or "none")
+        noise_multiplier, delta = map(float, asked)
+        spent = epsilon_gaussian(noise_multiplier, delta)
+        self._require(
+            # Written so that a NaN is refused too.
+            spent <= float(allowed[name]),
+            f"{table}.{name}",
+            f"{spent:.6f}",
+            f"ε of at most {allowed[name]}",
+        )
+
+    def _check_mechanism(self, mechanism: Mechanism, *, samples: bool) -> None:
         name = mechanism.name
         self._check_noise(name, mechanism.noise_multiplier, mechanism.clipping_norm)
         self._require(
@@ -236,7 +254,7 @@ class RegionPolicy(BaseModel):
             mechanism.steps,
             f"at most {self.steps_max}",
         )
-        if name not in _FULL_BATCH:
+        if samples and name not in _FULL_BATCH:
             self._within(
                 f"{name}.sampling_probability",
                 mechanism.sampling_probability,

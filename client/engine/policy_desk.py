@@ -49,7 +49,9 @@ _FLOORS = frozenset(
     }
 )
 _LISTS = frozenset({"modes", "aggregations", "app_bundles", "catalogues", "arrays"})
-_TABLES = frozenset({"epsilon_caps_per_model", "epsilon_caps_per_purpose", "queries"})
+# They permit: what they do not name is not allowed.
+_PERMITTING = frozenset({"queries", "server_queries"})
+_TABLES = frozenset({"epsilon_caps_per_model", "epsilon_caps_per_purpose", *_PERMITTING})
 
 
 @dataclass(frozen=True)
@@ -209,8 +211,8 @@ def _allows_more(name: str, before: JsonValue, after: JsonValue) -> bool | None:
         return _access_allows_more(before, after)
     if name not in _CAPS | _FLOORS | _LISTS | _TABLES:
         return None
-    if name == "queries":
-        # It permits: not to state it allows none.
+    if name in _PERMITTING:
+        # Not to state it allows none.
         return _table_allows_more(before or {}, after or {})
     # A bound that is not stated bounds nothing; all of the others are bounds.
     if before is None or after is None:

@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from client.analytics.planned import planned_statistic
+from client.analytics.purchases import PurchaseStatistic
 from client.data.consent_filter import EligibleCustomers, filter_consented
 from client.data.dataset import MAX_ROWS_PER_CUSTOMER, PreferenceDataset
 from client.data.prepared_files import DamagedRowsError
@@ -20,6 +22,7 @@ from client.engine.kept_store import KeptStore
 from client.engine.kept_tables import KeptTables
 from client.engine.log_state import LogState
 from client.engine.policy import RegionPolicy
+from client.settings import declared_source
 from common.audit.sparse_merkle import position, sparse_root
 from common.errors import ConsentError, PolicyError
 from common.plan import RunPlan
@@ -124,6 +127,7 @@ class RegionData:
     """
 
     def __init__(self, home: RegionHome, policy: RegionPolicy) -> None:
+        self._home = home
         self._policy = policy
         self._store = KeptStore(home, float(policy.quality_threshold))
         self._tables = KeptTables(home, float(policy.quality_threshold))
@@ -180,6 +184,17 @@ class RegionData:
                 dataset.capped_rows,
             )
         return dataset
+
+    def statistic(self, plan: RunPlan, name: str) -> PurchaseStatistic:
+        """What a plan of questions asks under a name, as this region computes it.
+
+        Raises:
+            PolicyError: The region understands something else by it, or its catalogue is another.
+            InputError: The catalogue or the store's declaration cannot be read.
+        """
+        self.require_catalogue_of(plan)
+        time_zone = declared_source(self._home).time_zone
+        return planned_statistic(plan, name, self._store.catalogue(), time_zone=time_zone)
 
     def consented(
         self, eligible: EligibleCustomers, catalogue: str, tables: Sequence[str] = ()

@@ -30,6 +30,8 @@ from client.engine.sealed_rounds import SealedRounds
 from client.engine.secure_sums import SecureSums
 from client.engine.snapshots import PublishedSnapshots
 from client.engine.witnessing import RegionWitness
+from client.training.answer_sums import answer_release
+from client.training.bounded_sums import tables_of
 from client.training.noise import NoiseSource
 from client.training.releases import release
 from client.training.shared_sums import shared_round
@@ -41,7 +43,7 @@ from common.errors import PolicyError
 from common.failpoints import Point, reach
 from common.keys import Signer
 from common.parameters import arrays_digest, check_arrays
-from common.plan import Mechanism
+from common.plan import Mechanism, RunPlan
 
 Answer = tuple[dict[str, JsonValue], dict[str, np.ndarray]]
 
@@ -160,18 +162,13 @@ class RoundTraining:
         # Items that are others, or said to be, cost the region nothing.
         parts.data.require_catalogue_of(plan)
         snapshot = self._witnessed(request, start_ms)
+        made = self._maker(plan, mechanism, request.server_round, model, snapshot)
         charge = parts.charging.charge(request, permit, mechanism, anew=anew)
         reach(Point.CHARGED)
         spending = parts.ledger.spending(request.run, charge.request.year, upto_seq=charge.seq)
         parts.observer.charged(spending.year, spending.cap)
         with TRAINING_TURN:
-            update = (shared_round if plan.mode == "distributed" else release)(
-                parts.data.dataset(plan, snapshot.eligible),
-                model,
-                plan=plan,
-                server_round=request.server_round,
-                noise=parts.noise,
-            )
+            update = made()
         reach(Point.NOISED)
         released = plan.released_arrays(mechanism.name)
         check_arrays(update, released, grid_exponent=mechanism.grid_exponent)
@@ -202,6 +199,32 @@ class RoundTraining:
         reach(Point.SEALED)
         parts.snapshots.spend(request.run)
         return seal, snapshot
+
+    def _maker(
+        self,
+        plan: RunPlan,
+        mechanism: Mechanism,
+        server_round: int,
+        model: dict[str, np.ndarray],
+        snapshot: ConsentSnapshot,
+    ) -> Callable[[], Mapping[str, np.ndarray]]:
+        """What makes the round's release of the customers of a snapshot, once it is paid for."""
+        data, noise = self._parts.data, self._parts.noise
+        if plan.asks:
+            # What is wrong with the question or the store is found before anything is paid.
+            statistic = data.statistic(plan, mechanism.name)
+            tables = tables_of(statistic)
+            purchases = data.consented(snapshot.eligible, plan.catalogue, tables)
+            return lambda: answer_release(
+                purchases, statistic, plan=plan, mechanism=mechanism, noise=noise
+            )
+        return lambda: (shared_round if plan.mode == "distributed" else release)(
+            data.dataset(plan, snapshot.eligible),
+            model,
+            plan=plan,
+            server_round=server_round,
+            noise=noise,
+        )
 
     def _witnessed(self, request: TrainRequest, start_ms: int) -> ConsentSnapshot:
         """The published snapshot that enough others have cosigned; their lines are kept."""

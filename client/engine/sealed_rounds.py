@@ -25,6 +25,7 @@ from common.audit.entry import make_entry
 from common.audit.log import AuditLog, LogMovedError
 from common.audit.merkle import leaf_hash
 from common.canonical_json import JsonValue
+from common.consent import FEDERATED_TRAINING
 from common.envelope import Envelope
 from common.errors import FormatError, PolicyError
 from common.failpoints import Point, reach
@@ -41,6 +42,7 @@ class SealedRounds:
         seals: The folder of seals.
         registry: The verified key registry.
         policy: The policy in force.
+        purpose_of: The purpose that a run's customers consented to, by the run's permit.
         signer: The region's ``trainer`` key.
         clock_ms: Now, in milliseconds since the epoch.
     """
@@ -51,6 +53,7 @@ class SealedRounds:
         state: LogState,
         seals: SealStore,
         *,
+        purpose_of: Callable[[str], str],
         registry: Registry,
         policy: RegionPolicy,
         signer: Signer,
@@ -59,6 +62,7 @@ class SealedRounds:
         self._log = log
         self._state = state
         self._seals = seals
+        self._purpose_of = purpose_of
         self._registry = registry
         self._policy = policy
         self._signer = signer
@@ -110,7 +114,7 @@ class SealedRounds:
         while logged is None:
             self._state.refresh()
             judged = self._state.size
-            if self._policy.withdrawal_in_round == "discard" and self._someone_left(seal, included):
+            if self._discards() and self._someone_left(run, seal, included):
                 self._give_up(run, server_round, DISCARDED, self._discarded(server_round))
             try:
                 entries = [seal.round_entry, seal.release_entry]
@@ -120,9 +124,9 @@ class SealedRounds:
             self._state.refresh()
         return logged
 
-    def must_discard(self, seal: Seal) -> bool:
+    def must_discard(self, run: str, seal: Seal) -> bool:
         """Whether someone in a logged round has withdrawn, and the policy is ``discard``."""
-        return self._policy.withdrawal_in_round == "discard" and self._someone_left(seal, None)
+        return self._discards() and self._someone_left(run, seal, None)
 
     def proof(self, index: int) -> dict[str, JsonValue]:
         """What shows that an entry is in the log: a checkpoint, and the way from the entry."""
@@ -141,8 +145,14 @@ class SealedRounds:
                 return index
         return None
 
-    def _someone_left(self, seal: Seal, included: Set[str] | None) -> bool:
+    def _discards(self) -> bool:
+        return self._policy.withdrawal_in_round == "discard"
+
+    def _someone_left(self, run: str, seal: Seal, included: Set[str] | None) -> bool:
         size, at_ms = _consent_of(Envelope.decode(seal.round_entry).record())
+        purpose = self._purpose_of(run)
+        if purpose != FEDERATED_TRAINING:
+            return self._someone_left_purpose(purpose, size, at_ms, included)
         endings = self._state.endings
         left = {sid for _, sid in endings[bisect_left(endings, (size, "")) :]}
         if not left:
@@ -153,6 +163,20 @@ class SealedRounds:
             then.refresh(stop=size)
             included = then.eligible(self._policy, at_ms)
         return not left.isdisjoint(included)
+
+    def _someone_left_purpose(
+        self, purpose: str, size: int, at_ms: int, included: Set[str] | None
+    ) -> bool:
+        """The same for another purpose than training, whose endings the state does not list."""
+        if included is None:
+            then = LogState(self._log, self._registry, self._policy.region)
+            then.refresh(stop=size)
+            included = self._consenting(then, purpose, at_ms)
+        return not included <= self._consenting(self._state, purpose, at_ms)
+
+    def _consenting(self, state: LogState, purpose: str, at_ms: int) -> frozenset[str]:
+        grace_s = self._policy.notice_grace_s
+        return frozenset(state.consents.eligible(purpose, at_ms, notice_grace_s=grace_s))
 
     def _too_old(self, seal: Seal) -> bool:
         """Whether a crash left it so long ago that whoever withdrew since would stand before it."""

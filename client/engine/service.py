@@ -117,6 +117,7 @@ class PrivacyEngine:
             log,
             self.state,
             self._seals,
+            purpose_of=lambda run: self._permits.open(run).plan.purpose,
             registry=self.registry,
             policy=self.policy,
             signer=self._trainer,
@@ -315,6 +316,8 @@ class PrivacyEngine:
                 raise PolicyError(f"{self.home.region}: its permit is for another plan.")
             self._charging.admit(plan)
             self._data.require_catalogue_of(plan)
+            for question in plan.questions:
+                self._data.statistic(plan, question.name)
             self._data.quality_report()
             self._snapshot(plan)
 

@@ -18,6 +18,7 @@ from common.analytics.clusters import Clusters
 from common.analytics.cuts import Cuts
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
+from common.analytics.kano import Kano
 from common.analytics.outlook import Outlook
 from common.analytics.scores import Score
 from common.analytics.shares import Shares
@@ -160,6 +161,16 @@ _KINDS: dict[str, tuple[type[Any], dict[str, _Form]]] = {
             "name": _TEXT,
             "treated_share": _NUMBER,
             "experiment_share": _NUMBER,
+            "wanted": _NUMBER,
+        },
+    ),
+    "kano": (
+        Kano,
+        {
+            "name": _TEXT,
+            "features": _TEXTS,
+            "most": _WHOLE,
+            "answering_share": _NUMBER,
             "wanted": _NUMBER,
         },
     ),

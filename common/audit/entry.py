@@ -23,6 +23,7 @@ SIGNING_ROLES: Mapping[str, frozenset[str]] = MappingProxyType(
         "access-use": frozenset({"requester"}),
         "aggregate": frozenset({"aggregator"}),
         "answer": frozenset({"trainer"}),
+        "answers": frozenset({"aggregator"}),
         "charge": frozenset({"trainer"}),
         "consent": frozenset({"consent"}),
         "incident": frozenset({"aggregator", "trainer"}),

@@ -22,6 +22,7 @@ from common.aggregation_rules import NoiseMode, RuleName
 from common.errors import InputError
 from common.kit import JURISDICTION
 from common.loopback import LoopbackAddress
+from common.questions_plan import NamesTable, QuestionsFile, QuestionTable
 from common.strategies import FACTORS, StrategyChoice
 from common.system_users import USER_NAME
 from common.timestamps import parse_time
@@ -188,8 +189,15 @@ class WitnessTable(_Table):
     url: str = Field(pattern=r"^https?://", max_length=512)
 
 
+# What only a run that trains says.
+_OF_MODELS = frozenset({"rounds", "strategy", "tolerated", "model", "seed"})
+
+
 class RunTable(_Table):
-    """``[run.NAME]``: one model to be trained.
+    """``[run.NAME]``: one model to be trained, or questions to be asked.
+
+    With ``[[run.NAME.question]]`` tables it is a run of questions: their file's fields
+    (`common.questions_plan.QuestionsFile`) stand in this table, and those of a model stay unsaid.
 
     Attributes:
         epsilon: ε of the whole run for any one customer.
@@ -206,6 +214,9 @@ class RunTable(_Table):
         planned_customers: Public planning size, over all regions: no count of anybody's customers.
         round_timeout_s: How long a round waits for regions, in seconds.
         seed: Of the public initial factors.
+        question: What is asked, in order.
+        names: Public names that questions are made of.
+        anyway: Ask even where noise would swamp an answer.
     """
 
     epsilon: PositiveDecimal
@@ -222,6 +233,29 @@ class RunTable(_Table):
     planned_customers: int = Field(ge=1, le=2**53 - 1)
     round_timeout_s: int = Field(default=600, ge=1, le=604_800)
     seed: int = Field(default=0, ge=0, le=2**53 - 1)
+    question: tuple[QuestionTable, ...] = Field(default=(), max_length=1000)
+    names: NamesTable | None = None
+    anyway: bool = False
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> RunTable:
+        stated = self.model_fields_set
+        surplus = stated & (_OF_MODELS if self.question else {"names", "anyway"})
+        if surplus:
+            kind = "questions" if self.question else "a model"
+            raise ValueError(f"a run of {kind} has no {', '.join(sorted(surplus))}")
+        if self.question:
+            self.questions()
+        return self
+
+    def questions(self) -> QuestionsFile:
+        """What is asked.
+
+        Raises:
+            ValueError: It does not go together.
+        """
+        names = {} if self.names is None else {"names": self.names}
+        return QuestionsFile(aggregation=self.aggregation, question=self.question, **names)
 
 
 class WaitsTable(_Table):
@@ -243,7 +277,7 @@ class FederationConfig(_Table):
         server: The coordinator's machine.
         regions: The regions that are invited.
         witnesses: The outside witnesses.
-        run: The models to be trained, by name.
+        run: The models to be trained and the questions to be asked, by name.
         waits: The coordinator's bounds on waiting.
     """
 

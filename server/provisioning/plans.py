@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from common import canonical_json
+from common.analytics.asked import Asking
+from common.analytics.outlook import require_worth
 from common.catalogue import Catalogue
 from common.durable_file import make_folder_durably, write_durably
 from common.errors import InputError, StorageError
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
+from common.questions_plan import outlooks, questions_plan
 from common.system_users import as_owner
+from common.timestamps import parse_time
 from server.config import ServerHome
 from server.deployment import Deployment
 from server.provisioning.federation_config import FederationConfig, RunTable
@@ -22,7 +26,7 @@ from server.robust_noise import unguarded
 def make_plan(
     config: FederationConfig, name: str, run: RunTable, catalogue: Catalogue, regions: Sequence[str]
 ) -> RunPlan:
-    """The plan of one run, under a run id that no other run has.
+    """The plan of one run, of training or of questions, under a run id that no other run has.
 
     Args:
         config: The federation.
@@ -33,6 +37,7 @@ def make_plan(
 
     Raises:
         InputError: A setting is out of range, or the regions are fewer than the quorum.
+        BudgetError: Noise would swamp the answer to a question: nothing is to be asked so.
     """
     if len(regions) < config.federation.quorum:
         raise InputError(
@@ -40,8 +45,11 @@ def make_plan(
             f"{config.federation.quorum} (federation.quorum).",
             remedy="Enrol more regions first: fedpref-server enrol.",
         )
+    run_id = f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+    if run.question:
+        return _questions(config, run_id, run, catalogue, regions)
     return default_plan(
-        run_id=f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(3)}",
+        run_id=run_id,
         federation=config.federation.name,
         scenario=config.federation.name,
         regions=sorted(regions),
@@ -63,6 +71,37 @@ def make_plan(
         honest_survivors_min=run.honest_survivors_min,
         rounds=run.rounds,
     )
+
+
+def _questions(
+    config: FederationConfig,
+    run_id: str,
+    run: RunTable,
+    catalogue: Catalogue,
+    regions: Sequence[str],
+) -> RunPlan:
+    """The plan of a run of questions, if its answers would be of use."""
+    window = parse_time(run.train_from), parse_time(run.train_until)
+    plan = questions_plan(
+        run.questions(),
+        Asking(tuple(catalogue.category_names), *window),
+        run_id=run_id,
+        federation=config.federation.name,
+        scenario=config.federation.name,
+        regions=sorted(regions),
+        quorum=config.federation.quorum,
+        catalogue=catalogue.digest,
+        n_items=catalogue.n_items,
+        window=(run.train_from, run.train_until),
+        epsilon=run.epsilon,
+        planned_customers=run.planned_customers,
+        delta=run.delta,
+        round_timeout_s=run.round_timeout_s,
+        mode=run.noise,
+        honest_survivors_min=run.honest_survivors_min,
+    )
+    require_worth(outlooks(plan), anyway=run.anyway)
+    return plan
 
 
 def write_plan(home: ServerHome, plan: RunPlan) -> None:

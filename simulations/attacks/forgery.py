@@ -54,6 +54,7 @@ ROLES = {
     "incident": "trainer",
     "aggregate": "aggregator",
     "model": "aggregator",
+    "answers": "aggregator",
 }
 
 

@@ -18,7 +18,9 @@ FEDERATION = "small.example"
 def bundled(folder: RunFolder, plan: RunPlan) -> Verdict:
     """Bundles the logs as they are on the disk, and verifies the bundle."""
     home = ServerHome(folder.server)
-    (folder.root / "model.safetensors").write_bytes(home.model.read_bytes())
+    published = [home.answers, home.answers_facts] if plan.asks else [home.model]
+    for path in published:
+        (folder.root / path.name).write_bytes(path.read_bytes())
     parties = {"server": folder.server, **{r: folder.region_home(r) for r in plan.regions}}
     logs = {party: AuditLog.open_read_only(path / "log.sqlite") for party, path in parties.items()}
     witnesses = read_witnesses(folder, FEDERATION, logs)
@@ -29,7 +31,7 @@ def bundled(folder: RunFolder, plan: RunPlan) -> Verdict:
         registry=home.registry_envelopes(),
         plan=home.plan.read_bytes(),
         logs=logs,
-        artifacts=["model.safetensors"],
+        artifacts=[path.name for path in published],
         signer=home.signer("aggregator"),
         created_at_ms=now_ms(),
         cosigned=witnesses.cosigned,

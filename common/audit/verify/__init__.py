@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from common.audit.verify.access import verify_access
+from common.audit.verify.answers import verify_answers
 from common.audit.verify.budget import verify_budget
 from common.audit.verify.chain import verify_chain
 from common.audit.verify.completeness import verify_completeness
@@ -216,6 +217,7 @@ def _verify_content(
     verify_queries(evidence)
     verify_policies(evidence)
     verify_chain(evidence, folder)
+    verify_answers(evidence, folder)
     verify_masks(evidence)
     verify_shared_noise(evidence)
     verify_completeness(evidence, folder, manifest)

@@ -7,19 +7,36 @@ The format: an 8-byte little-endian length, a JSON header of that length
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from common import canonical_json
+from common.audit.verify.fields import Record
 from common.errors import FormatError, InputError
 
 _MAX_HEADER_BYTES = 1 << 20
 _CHUNK_BYTES = 1 << 20
 # safetensors' name of a dtype: ours, and its width in bytes.
 _DTYPES = {"F32": ("<f4", 4), "F64": ("<f8", 8), "I32": ("<i4", 4), "I64": ("<i8", 8)}
+
+
+class FileArray(NamedTuple):
+    """One array of a file.
+
+    Attributes:
+        dtype: The type of its elements.
+        shape: The length of each axis.
+        data: Its elements as little-endian bytes in C order.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
 
 
 def file_arrays_digest(path: Path) -> str:
@@ -40,13 +57,47 @@ def file_arrays_digest(path: Path) -> str:
         raise InputError(f"{path.name} cannot be read: {error.strerror}.") from error
 
 
-def _digest(file: BinaryIO, size_bytes: int) -> str:
+def read_file_arrays(path: Path, *, max_bytes: int) -> dict[str, FileArray]:
+    """The arrays of a safetensors file, whole: for those that are small and looked into.
+
+    Raises:
+        InputError: The file is missing, unreadable, too large or not of the format.
+    """
+    try:
+        if not stat.S_ISREG(path.lstat().st_mode) or path.stat().st_size > max_bytes:
+            raise InputError(f"{path.name} is not a regular file of at most {max_bytes} bytes.")
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path.name} cannot be read: {error.strerror}.") from error
+    arrays, start = _head(io.BytesIO(data), len(data))
+    return {
+        name: FileArray(dtype, tuple(shape), data[start + first : start + stop])
+        for name, (dtype, shape, first, stop) in arrays.items()
+    }
+
+
+def arrays_digest(arrays: Mapping[str, FileArray]) -> str:
+    """SHA-256 over arrays, as all records name them; see `file_arrays_digest`."""
+    content = hashlib.sha256()
+    for name, each in sorted(arrays.items()):
+        head: Record = {"dtype": each.dtype, "name": name, "shape": [*each.shape]}
+        content.update(canonical_json.encode(head) + b"\n" + each.data)
+    return content.hexdigest()
+
+
+def _head(file: BinaryIO, size_bytes: int) -> tuple[dict[str, _Array], int]:
+    """What a file says of its arrays, and where their bytes begin."""
     header_bytes = int.from_bytes(file.read(8), "little")
     if not 2 <= header_bytes <= min(_MAX_HEADER_BYTES, size_bytes - 8):
         raise FormatError("Its header's length is out of range.")
     arrays = _arrays(file.read(header_bytes))
     data_start = 8 + header_bytes
     _check_layout(arrays, size_bytes - data_start)
+    return arrays, data_start
+
+
+def _digest(file: BinaryIO, size_bytes: int) -> str:
+    arrays, data_start = _head(file, size_bytes)
     content = hashlib.sha256()
     for name, (dtype, shape, start, stop) in sorted(arrays.items()):
         content.update(canonical_json.encode({"dtype": dtype, "name": name, "shape": [*shape]}))

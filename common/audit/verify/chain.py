@@ -215,7 +215,8 @@ class _Chain:
         ]
         for entry in models:
             self._check_model_entry(entry)
-        if not models or folder.run_folder is None:
+        plan = self._evidence.plan
+        if not models or folder.run_folder is None or (plan is not None and plan.asks):
             return
         try:
             digest = file_arrays_digest(folder.run_folder / MODEL_FILE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from itertools import pairwise
 
+from common.audit.verify.answers import ARRAYS_FILE, FACTS_FILE
 from common.audit.verify.chain import MODEL_FILE
 from common.audit.verify.files import BundleFolder, Manifest
 from common.audit.verify.replay import SERVER, Entry, Evidence, LogReplay
@@ -181,24 +182,35 @@ def _check_server(evidence: Evidence) -> None:
             f"The plan has {evidence.plan.rounds} rounds; the server's log ends with {last}.",
             party=SERVER,
         )
-    if not _of_run(evidence, "model"):
+    kind, _ = _wanted(evidence)
+    if not _of_run(evidence, kind):
         evidence.findings.fail(
             COMPLETENESS,
             "run-unfinished",
-            f"The server's log publishes no model of run {evidence.run}.",
+            f"The server's log publishes no {kind} of run {evidence.run}.",
             party=SERVER,
         )
 
 
 def _check_model(evidence: Evidence, folder: BundleFolder, manifest: Manifest) -> None:
-    if MODEL_FILE in manifest.artifacts or not _of_run(evidence, "model"):
+    kind, wanted = _wanted(evidence)
+    if not _of_run(evidence, kind):
         return
-    evidence.findings.fail(
-        COMPLETENESS,
-        "model-not-covered",
-        f"The manifest does not cover {MODEL_FILE}.",
-        file="manifest.json" if folder.run_folder is None else MODEL_FILE,
-    )
+    for name in wanted:
+        if name not in manifest.artifacts:
+            evidence.findings.fail(
+                COMPLETENESS,
+                "model-not-covered",
+                f"The manifest does not cover {name}.",
+                file="manifest.json" if folder.run_folder is None else name,
+            )
+
+
+def _wanted(evidence: Evidence) -> tuple[str, tuple[str, ...]]:
+    """The kind of entry that publishes what the run came to, and the files that it is about."""
+    if evidence.plan is not None and evidence.plan.asks:
+        return "answers", (ARRAYS_FILE, FACTS_FILE)
+    return "model", (MODEL_FILE,)
 
 
 def _of_run(evidence: Evidence, kind: str) -> list[Entry]:

@@ -43,6 +43,7 @@ SERVER_ROLES: Mapping[str, str] = {
     "keys-digest": "aggregator",
     "aggregate": "aggregator",
     "model": "aggregator",
+    "answers": "aggregator",
     "incident": "aggregator",
 }
 

@@ -6,12 +6,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import TypeGuard
 
 from common import canonical_json
 from common.audit.verify import fields as f
 from common.audit.verify.fields import Record
 from common.audit.verify.files import BundleFolder, Manifest
-from common.audit.verify.records import MECHANISM_SCHEMA, MODES, RULES
+from common.audit.verify.records import FEDERATED_ANALYTICS, MECHANISM_SCHEMA, MODES, RULES
 from common.audit.verify.tiles import PLAN_NAME
 from common.audit.verify.verdict import MANIFEST, Findings
 from common.canonical_json import JsonValue
@@ -21,14 +22,13 @@ _MAX_PLAN_BYTES = 1 << 20
 
 # A plan has more constants; those below bind what is logged.
 _FIELDS: dict[str, f.Check] = {
-    "v": f.one_of("fedpref-plan/1"),
+    "v": f.one_of("fedpref-plan/1", "fedpref-questions/1"),
     "run_id": f.text,
     "federation": f.text,
     "mode": f.one_of(*MODES),
     "aggregation": f.object_of(
         rule=f.one_of(*RULES), tolerated=f.natural, honest_survivors_min=f.natural
     ),
-    "early_stop": f.nullable(f.object_of(patience_rounds=f.positive, least_signal=f.decimal)),
     "regions": f.texts,
     "quorum": f.positive,
     "purpose": f.text,
@@ -38,6 +38,25 @@ _FIELDS: dict[str, f.Check] = {
     "delta": f.decimal,
     "mechanisms": f.list_of(MECHANISM_SCHEMA),
 }
+# What only one kind of plan has.
+_OF_TRAINING: dict[str, f.Check] = {
+    "early_stop": f.nullable(f.object_of(patience_rounds=f.positive, least_signal=f.decimal)),
+}
+_OF_QUESTIONS: dict[str, f.Check] = {
+    "strategy": f.one_of("questions"),
+    "scenario": f.text,
+    "train_from": f.time,
+    "train_until": f.time,
+    "neighboring_relation": f.one_of("add-or-remove-one-customer"),
+    "privacy_unit": f.one_of("customer"),
+    "questions": f.list_of(
+        f.object_of(
+            scope=f.one_of("global", "regions"), question=f.any_object, parameters=f.any_object
+        )
+    ),
+}
+# What a customer's row in an answer is held to; answers are read as if nothing was cut.
+_ROW_NORM = "1"
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,21 @@ class PlanFacts:
     rounds: int
 
     @property
+    def asks(self) -> bool:
+        """Whether it is a plan of questions, whose rounds are answers."""
+        return self.record["v"] == "fedpref-questions/1"
+
+    @property
+    def questions(self) -> list[Record]:
+        """What it asks, in the order of the rounds; nothing where it trains."""
+        questions = self.record["questions"] if self.asks else None
+        return [each for each in _list(questions) if _is(each)]
+
+    def mechanism(self, number: int) -> Record:
+        """What the plan has in a round; empty where it has nothing."""
+        return self._in_round(number) or {}
+
+    @property
     def rule(self) -> str:
         """By which rule the plan makes one update of the regions'."""
         return str(_aggregation(self.record)["rule"])
@@ -70,11 +104,11 @@ class PlanFacts:
     @property
     def may_end_early(self) -> bool:
         """Whether its run may end before the last round, by the signals of its rounds."""
-        return self.record["early_stop"] is not None
+        return self.record.get("early_stop") is not None
 
     def ends(self, signals: Sequence[JsonValue]) -> bool:
         """Whether the plan ends its run after rounds with these logged signals."""
-        rule = self.record["early_stop"]
+        rule = self.record.get("early_stop")
         if not isinstance(rule, dict):
             return False
         patience, least = rule["patience_rounds"], Decimal(str(rule["least_signal"]))
@@ -115,6 +149,12 @@ def read_plan(folder: BundleFolder, manifest: Manifest, findings: Findings) -> P
             raise FormatError("It lacks constants that a run plan has.")
         for name, check in _FIELDS.items():
             check(record[name], name)
+        asks = record["v"] == "fedpref-questions/1"
+        for name, check in (_OF_QUESTIONS if asks else _OF_TRAINING).items():
+            if name not in record:
+                raise FormatError(f"It lacks {name}.")
+            check(record[name], name)
+        _check_kind(record, asks=asks)
         if (record["run_id"], record["federation"]) != (manifest.run, manifest.federation):
             raise FormatError("It is the plan of another run.")
     except FedprefError as error:
@@ -127,6 +167,49 @@ def read_plan(folder: BundleFolder, manifest: Manifest, findings: Findings) -> P
         regions=frozenset(map(str, regions if isinstance(regions, list) else [])),
         rounds=max((n for m in _mechanisms(record) for n in _rounds(m)), default=0),
     )
+
+
+def _check_kind(record: Record, *, asks: bool) -> None:
+    """Whose consent a plan is on, and that a plan of questions asks what its rounds answer.
+
+    Raises:
+        FormatError: It does not hold.
+    """
+    if (record["purpose"] == FEDERATED_ANALYTICS) != asks:
+        raise FormatError("Its purpose is not that of its kind of run.")
+    if not asks:
+        return
+    questions, mechanisms = record["questions"], _mechanisms(record)
+    names = [
+        each["question"].get("name") if _is(each) and _is(each["question"]) else None
+        for each in _list(questions)
+    ]
+    full = all(
+        (each["steps"], each["sampling_probability"], each["clipping_norm"]) == (1, "1", _ROW_NORM)
+        for each in mechanisms
+    )
+    asked = [(each["name"], each["rounds"]) for each in mechanisms]
+    if not names or not full or len(set(map(_array_name, names))) != len(names):
+        raise FormatError("Its questions are not asked of every customer, once each.")
+    if asked != [(name, [number]) for number, name in enumerate(names, start=1)]:
+        raise FormatError("Its mechanisms are not its questions, one in each round.")
+    rule = _aggregation(record)["rule"]
+    by_region = any(_is(each) and each["scope"] == "regions" for each in _list(questions))
+    if rule not in ("sum", "secure-sum") or (by_region and rule != "sum"):
+        raise FormatError("Its rule does not make its answers.")
+
+
+def _array_name(name: JsonValue) -> str:
+    """What the array that answers a question is called."""
+    return str(name).replace("-", "_")
+
+
+def _is(value: JsonValue) -> TypeGuard[Record]:
+    return isinstance(value, dict)
+
+
+def _list(value: JsonValue) -> list[JsonValue]:
+    return value if isinstance(value, list) else []
 
 
 def _aggregation(plan: Record) -> Record:

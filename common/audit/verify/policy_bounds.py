@@ -1,7 +1,8 @@
 """Step 6, continued: what a region permits, charges, runs and releases is within its policy.
 
 That is the policy that its controller signed and logged last before the entry. A bound that a
-policy leaves out bounds nothing, but for queries: what it does not name is not allowed.
+policy leaves out bounds nothing, but for queries and for what the federation asks: what it does not
+name is not allowed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from common.audit.verify import fields as f
 from common.audit.verify.caps import YearlyAccounts
 from common.audit.verify.epsilon import composed_epsilon
 from common.audit.verify.fields import Record
-from common.audit.verify.records import MODES
+from common.audit.verify.records import FEDERATED_ANALYTICS, MODES
 from common.audit.verify.replay import Entry, Evidence, LogReplay
 from common.audit.verify.verdict import BUDGET
 from common.errors import FormatError, VerificationError
@@ -50,6 +51,7 @@ _OPTIONAL: dict[str, f.Check] = {
     "arrays": f.list_of(_ARRAY),
     "retention_days": f.table_of(f.positive),
     "queries": f.table_of(f.decimal),
+    "server_queries": f.table_of(f.decimal),
     "access": f.object_of(grant_s_max=f.positive, people=f.table_of(f.list_of(f.digest))),
 }
 
@@ -102,9 +104,13 @@ class _RegionPolicies:
         if policy is None:
             return
         mechanisms = entry.parts("mechanisms")
+        # What the federation asks is named by name, and is on another consent than training.
+        asks = entry.record["purpose"] == FEDERATED_ANALYTICS
+        if asks:
+            self._queries.add(entry.text("permit_id"))
         rounds = sum(len(each["rounds"]) for each in mechanisms if isinstance(each["rounds"], list))
         bounds = [
-            ("purpose", entry.record["purpose"] == policy["purpose"]),
+            ("purpose", asks or entry.record["purpose"] == policy["purpose"]),
             ("delta", _decimal(entry.record["delta"]) <= _decimal(policy["delta_max"])),
             ("epsilon_cap", _at_most(entry.record["epsilon_cap"], policy, "epsilon_max_per_run")),
             ("rounds", rounds <= _whole(policy["rounds_max"])),
@@ -121,7 +127,11 @@ class _RegionPolicies:
                 ("catalogue", _catalogue_allowed(plan.record, policy)),
             ]
         for each in mechanisms:
-            bounds += _mechanism_bounds(each, policy, full_batch=each["name"] in _FULL_BATCH)
+            full_batch = asks or each["name"] in _FULL_BATCH
+            bounds += _mechanism_bounds(each, policy, full_batch=full_batch)
+            if asks:
+                caps, delta = _caps(policy, "server_queries"), entry.text("delta")
+                bounds.append(("server_queries", _query_allowed(each, caps, delta)))
         self._report("permit-beyond-policy", entry, bounds)
 
     def _check_query(self, entry: Entry) -> None:
@@ -129,8 +139,7 @@ class _RegionPolicies:
         policy = self._in_force(entry)
         if policy is None:
             return
-        allowed = policy.get("queries")
-        caps = allowed if isinstance(allowed, dict) else {}
+        caps = _caps(policy, "queries")
         bounds = [
             ("delta", _decimal(entry.record["delta"]) <= _decimal(policy["delta_max"])),
             ("epsilon_cap", _at_most(entry.record["epsilon_cap"], policy, "epsilon_max_per_run")),
@@ -155,7 +164,7 @@ class _RegionPolicies:
             self._fail(excess.code, entry, excess.message)
 
     def _is_full_batch(self, charge: Entry) -> bool:
-        """Whether a charge is for a mechanism that takes every customer; a query's always does."""
+        """Whether a charge is for what takes every customer; queries and questions always do."""
         return charge.record["mechanism"] in _FULL_BATCH or (
             charge.text("permit_id") in self._queries
         )
@@ -228,6 +237,12 @@ def _sampling_allowed(probability: Decimal, policy: Record) -> bool:
     least = _decimal(policy.get("sampling_probability_min", "0"))
     most = _decimal(policy.get("sampling_probability_max", "1"))
     return 0 < probability <= 1 and least <= probability <= most
+
+
+def _caps(policy: Record, table: str) -> Record:
+    """A table that permits: what a policy does not state, it does not allow."""
+    caps = policy.get(table)
+    return caps if isinstance(caps, dict) else {}
 
 
 def _at_most(value: object, policy: Record, name: str) -> bool:

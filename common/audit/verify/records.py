@@ -15,11 +15,12 @@ from common.identifiers import ulid_ms
 from common.timestamps import parse_time
 
 FEDERATED_TRAINING = "fedpref:FederatedTraining"
+FEDERATED_ANALYTICS = "fedpref:FederatedAnalytics"
 #: What customers are asked to consent to, each by itself.
 CONSENT_PURPOSES = (
     FEDERATED_TRAINING,
     "dpv:ProvideProductRecommendations",
-    "fedpref:FederatedAnalytics",
+    FEDERATED_ANALYTICS,
 )
 CONSENT_GIVEN = "dpv:ConsentGiven"
 CONSENT_STATES = (CONSENT_GIVEN, "dpv:ConsentWithdrawn", "dpv:ConsentRefused")
@@ -290,6 +291,15 @@ SCHEMAS: Mapping[str, Check] = {
         catalogue=f.digest,
         time=f.time,
     ),
+    "answers": _record(
+        "answers",
+        run=f.text,
+        answers=f.digest,
+        rounds=f.positive,
+        plan=f.digest,
+        catalogue=f.digest,
+        time=f.time,
+    ),
     **ACCESS_SCHEMAS,
     "incident": _record(
         "incident",
@@ -354,6 +364,7 @@ OWN_TIME: Mapping[str, str] = {
     "unmask": "time",
     "aggregate": "end",
     "model": "time",
+    "answers": "time",
     "incident": "time",
     **dict.fromkeys(ACCESS_SCHEMAS, "time"),
 }

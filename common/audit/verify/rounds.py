@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common.audit.verify.checkpoints import COSIGNATURE_GRAIN_MS
 from common.audit.verify.fields import Record
-from common.audit.verify.records import FEDERATED_TRAINING
+from common.audit.verify.records import FEDERATED_ANALYTICS, FEDERATED_TRAINING
 from common.audit.verify.replay import CLOCK_TOLERANCE_MS, Entry, Evidence, LogReplay
 from common.audit.verify.snapshots import SnapshotChecks, snapshot_size
 from common.audit.verify.verdict import ROUNDS
@@ -53,9 +53,11 @@ class _RegionRounds:
 
     def _check_permit(self, entry: Entry) -> None:
         self._evidence.findings.count(ROUNDS, "permits")
-        if entry.text("purpose") != FEDERATED_TRAINING:
+        if entry.text("purpose") not in (FEDERATED_TRAINING, FEDERATED_ANALYTICS):
             self._fail(
-                "permit-purpose", entry, f"The permit is for {entry.text('purpose')}, not training."
+                "permit-purpose",
+                entry,
+                f"The permit is for {entry.text('purpose')}, not training, nor statistics.",
             )
         if entry.text("run") != self._evidence.run:
             return
@@ -161,14 +163,33 @@ class _RegionRounds:
 
     def _check_eligible(self, entry: Entry) -> None:
         train, size = entry.part("train"), snapshot_size(entry)
-        included = self._snapshots.check_included(entry, train)
+        purpose = self._purpose_of(entry)
+        included = self._snapshots.check_included(entry, train, (purpose,))
         if self._snapshots.policy_at(size).get("withdrawal_in_round") == "discard":
-            self._check_discard(entry, size, parse_time(str(train["at"])), included)
+            self._check_discard(entry, parse_time(str(train["at"])), included, purpose)
+
+    def _purpose_of(self, entry: Entry) -> str:
+        """What those in a round must have consented to: what its permit is for."""
+        permit = self._permits.get(entry.text("permit_id"))
+        asks = permit is not None and permit.text("purpose") == FEDERATED_ANALYTICS
+        # Whatever else a permit is for was reported with it.
+        return FEDERATED_ANALYTICS if asks else FEDERATED_TRAINING
 
     def _check_discard(
-        self, entry: Entry, size: int, at_ms: int, included: frozenset[bytes]
+        self, entry: Entry, at_ms: int, included: frozenset[bytes], purpose: str
     ) -> None:
         """Under such a policy, nothing may leave once someone in the round has withdrawn."""
+        size = snapshot_size(entry)
+        if purpose != FEDERATED_TRAINING:
+            still = self._snapshots.eligible(entry, entry.index, at_ms, (purpose,))
+            if not included.issubset(still):
+                self._fail(
+                    "withdrawal-not-discarded",
+                    entry,
+                    "The policy discards a round when someone in it withdraws, and someone in it "
+                    "did before its answer was released.",
+                )
+            return
         ended = [
             index
             for index, sid in self._replay.consents.ended(size, entry.index, at_ms)

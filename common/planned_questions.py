@@ -1,0 +1,116 @@
+"""What a plan of questions asks: each question whole, and of whom its answers are.
+
+A run of questions is a run whose mechanisms are questions, one a round: permit, charge, seal,
+masks, aggregate and verification are those of every round. A question is in the plan with all its
+public constants: the digest that a region permits is of exactly what it is asked, labels and all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from common.analytics.answers import Scope, array_of
+from common.analytics.question_records import Question, question_of
+from common.errors import FormatError
+from common.parameters import ArraySpec
+
+if TYPE_CHECKING:  # A plan checks its questions by what is here.
+    from common.plan import RunPlan
+
+#: What every customer's row in an answer is held to. Rows are made no longer; a smaller bound would
+#: cut them, and answers would be read as if it had not.
+ROW_NORM: Final = "1"
+#: What customers must have consented to, and what pays: as `common.consent_record` spells it.
+QUESTIONS_PURPOSE: Final = "fedpref:FederatedAnalytics"
+#: What a sum of answers is kept as: exact for whole numbers of grid units up to 2^53.
+SUM_DTYPE: Final = "<f8"
+
+
+class PlannedQuestion(BaseModel):
+    """One question of a plan.
+
+    Attributes:
+        scope: ``global``: the sum over regions is published; ``regions``: each region's own answer
+            too.
+        question: The question's record (`common.analytics.question_records`).
+        parameters: All public constants that a customer's row depends on: those of the question,
+            and those of how it is asked. A region answers only if its own are the same.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    scope: Scope
+    question: dict[str, Any]
+    parameters: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _holds(self) -> PlannedQuestion:
+        try:
+            stated = self.asked.parameters
+        except FormatError as error:
+            raise ValueError(error.message) from error
+        if any(self.parameters.get(name) != value for name, value in stated.items()):
+            raise ValueError(f"the parameters of {self.name} are not its question's")
+        return self
+
+    @cached_property
+    def asked(self) -> Question:
+        """The question.
+
+        Raises:
+            FormatError: The record is none.
+        """
+        return question_of(self.question)
+
+    @property
+    def name(self) -> str:
+        """What is asked."""
+        return self.asked.name
+
+    def released(self, dtype: str) -> ArraySpec:
+        """What leaves a region."""
+        return ArraySpec(array_of(self.name), dtype, (self.asked.size,))
+
+    @property
+    def total(self) -> ArraySpec:
+        """What the regions' answers come to."""
+        return ArraySpec(array_of(self.name), SUM_DTYPE, (self.asked.size,))
+
+
+def problem_of(plan: RunPlan) -> str | None:
+    """What does not hold together in a plan of questions; None if all does."""
+    names = [each.name for each in plan.questions]
+    arrays = {array_of(name) for name in names}
+    asked = [(each.name, each.rounds) for each in plan.mechanisms]
+    mechanical = {
+        (each.steps, each.sampling_probability, each.clipping_norm) for each in plan.mechanisms
+    }
+    if not names or len(arrays) != len(names):
+        return "a plan of questions asks nothing, or the same twice"
+    if asked != [(name, (number,)) for number, name in enumerate(names, start=1)]:
+        return "the mechanisms are not the questions, one in each round, in their order"
+    if mechanical != {(1, "1", ROW_NORM)}:
+        return f"a question takes every customer, once, by a clipping norm of {ROW_NORM}"
+    if plan.purpose != QUESTIONS_PURPOSE:
+        return f"questions are asked of who consents to {QUESTIONS_PURPOSE}"
+    return _problem_of_scope(plan)
+
+
+def _problem_of_scope(plan: RunPlan) -> str | None:
+    if plan.aggregation.name == "robust":
+        return "answers are sums: no robust rule makes one of them"
+    by_region = any(each.scope == "regions" for each in plan.questions)
+    if by_region and plan.aggregation.rule != "sum":
+        return "a region's own answer is published only where the rule is sum"
+    return None
+
+
+def sums_before(questions: Sequence[PlannedQuestion], server_round: int) -> tuple[ArraySpec, ...]:
+    """The sums that there are before a round, by name: what rounds hand on to each other."""
+    return tuple(
+        sorted((each.total for each in questions[: server_round - 1]), key=lambda spec: spec.name)
+    )

@@ -1,0 +1,137 @@
+"""What the coordinator makes of answers: exact sums that are handed on, and what is published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common import canonical_json
+from common.analytics.answers import region_array
+from common.analytics.purchase_questions import CATEGORIES, SCENES
+from common.errors import FormatError, InputError
+from server.answers import (
+    KeptAnswers,
+    answer_arrays,
+    answers_file,
+    customers_kept,
+    publishes_regions,
+    sums_after,
+)
+from server.audit_trail import Aggregate, UsedRound
+from server.parameter_step import model_after
+from server.round_total import ExactSum
+from server.rounds import aggregator_of
+from tests.support.asked_federation import asked_plan
+
+PLAN = asked_plan((CATEGORIES, SCENES))
+GLOBAL = asked_plan((CATEGORIES, SCENES), scope="global")
+FIRST = PLAN.mechanism_of(1)
+ARRAY = "category_customers"
+
+
+def answer(seed: int) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    steps = generator.integers(-30_000, 30_000, 4)
+    return {ARRAY: np.ldexp(steps.astype(np.float64), -10).astype(np.float32)}
+
+
+def aggregate(number: int, regions: list[str]) -> Aggregate:
+    used = tuple(UsedRound(region, "e" * 64, "d" * 64) for region in regions)
+    name = PLAN.mechanism_of(number).name
+    return Aggregate(number, 1, name, used, (), "a" * 64, "b" * 64, "start", "end")
+
+
+def test_a_sum_is_exact_in_any_order_and_each_answer_is_kept_where_it_is_published() -> None:
+    answers = {f"region-{n}": answer(n) for n in (1, 2, 3)}
+    exact = sum(each[ARRAY].astype(np.float64) for each in answers.values())
+    for order in (sorted(answers), sorted(answers, reverse=True)):
+        whole = aggregator_of(PLAN, FIRST)
+        assert isinstance(whole, KeptAnswers)
+        for region in order:
+            whole.add(region, answers[region])
+        model, moments = model_after(1, {}, whole.total(), PLAN, {})
+        assert moments == {}
+        np.testing.assert_array_equal(model[ARRAY], exact)
+        assert model[ARRAY].dtype == np.float64
+        for region, given in answers.items():
+            np.testing.assert_array_equal(
+                whole.kept[region_array(region, CATEGORIES)], given[ARRAY]
+            )
+
+
+def test_what_is_kept_is_no_view_of_what_was_received() -> None:
+    whole = aggregator_of(PLAN, FIRST)
+    assert isinstance(whole, KeptAnswers)
+    given = answer(1)
+    before = given[ARRAY].copy()
+    whole.add("region-1", given)
+    given[ARRAY][:] = 0
+    np.testing.assert_array_equal(whole.kept["region-1/category_customers"], before)
+
+
+def test_nothing_is_kept_where_sums_alone_are_published() -> None:
+    assert publishes_regions(PLAN, FIRST)
+    assert not publishes_regions(GLOBAL, GLOBAL.mechanism_of(1))
+    assert type(aggregator_of(GLOBAL, GLOBAL.mechanism_of(1))) is ExactSum
+
+
+def test_a_refused_answer_is_not_kept() -> None:
+    whole = aggregator_of(PLAN, FIRST)
+    assert isinstance(whole, KeptAnswers)
+    with pytest.raises(FormatError):
+        whole.add("region-1", {ARRAY: np.array([0.3, 0.3, 0.3, 0.3], dtype=np.float32)})
+    assert whole.kept == {}
+
+
+def test_sums_are_handed_on() -> None:
+    whole = aggregator_of(GLOBAL, GLOBAL.mechanism_of(1))
+    whole.add("region-1", answer(1))
+    before = {"another": np.ones(2)}
+    after = sums_after(before, whole.total(), GLOBAL, 1)
+    assert set(after) == {"another", ARRAY}
+    assert before.keys() == {"another"}
+
+
+def test_the_facts_say_of_whom_each_answer_is() -> None:
+    kept = {
+        **customers_kept(CATEGORIES, {"region-2": "8-15", "region-1": "16-31"}),
+        **customers_kept(SCENES, {"region-1": "16-31", "region-3": None}),
+        region_array("region-1", CATEGORIES): answer(1)[ARRAY],
+    }
+    rounds = {
+        1: aggregate(1, ["region-1", "region-2"]),
+        2: aggregate(2, ["region-1", "region-3"]),
+    }
+    sums = {ARRAY: np.zeros(4), "purchase_scenes": np.zeros(28)}
+    arrays = answer_arrays(sums, kept)
+    assert set(arrays) == {*sums, "region-1/category_customers"}
+    facts: Any = canonical_json.decode(answers_file(PLAN, rounds, arrays, kept))
+    told = [
+        (each["question"]["name"], each["scope"], each["customers_at_least"])
+        for each in facts["answers"]
+    ]
+    assert told == [
+        (CATEGORIES, "global", 24),
+        (CATEGORIES, "region-1", 16),
+        (CATEGORIES, "region-2", 8),
+        (SCENES, "global", 17),
+        (SCENES, "region-1", 16),
+        (SCENES, "region-3", 1),
+    ]
+    assert {facts["epsilon"], facts["delta"]} == {"8", "0.000001"}
+
+
+def test_a_state_of_another_run_is_refused() -> None:
+    kept = customers_kept(CATEGORIES, {"region-1": "16-31"})
+    rounds = {1: aggregate(1, ["region-1", "region-2"]), 2: aggregate(2, ["region-1"])}
+    with pytest.raises(FormatError, match="numbers of customers"):
+        answers_file(PLAN, rounds, {}, kept)
+
+
+def test_a_region_counts_once() -> None:
+    whole = aggregator_of(PLAN, FIRST)
+    whole.add("region-1", answer(1))
+    with pytest.raises(InputError, match="in the sum already"):
+        whole.add("region-1", answer(1))

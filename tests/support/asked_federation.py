@@ -1,0 +1,99 @@
+"""A small federation that is asked questions, provisioned as a simulation provisions one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from common.aggregation_rules import NoiseMode, RuleName
+from common.analytics.answers import Scope
+from common.analytics.asked import Asking
+from common.analytics.purchase_questions import CATEGORIES, REPEATS, SCENES
+from common.catalogue import Catalogue
+from common.plan import RunPlan
+from common.questions_plan import QuestionsFile, questions_plan
+from common.timestamps import format_time
+from simulations.customers import CustomerChoices
+from simulations.provision import RegionSetUp, provision
+from simulations.run_folder import RunFolder
+from tests.support.small_federation import APP, WINDOWS, set_ups_for, small_scenario
+
+NAMES = (CATEGORIES, SCENES, REPEATS)
+WINDOW_MS = (WINDOWS.train_from_ms, WINDOWS.train_until_ms)
+WINDOW = (format_time(WINDOWS.train_from_ms), format_time(WINDOWS.train_until_ms))
+CATALOGUE = Catalogue.of(
+    [f"item-{number:02d}" for number in range(40)],
+    category=[f"category-{number % 4}" for number in range(40)],
+)
+
+
+def everybody(customers: Sequence[str]) -> CustomerChoices:
+    """Nobody refuses, nobody withdraws."""
+    del customers
+    return CustomerChoices(refusing=frozenset(), withdrawing={})
+
+
+def asked_plan(
+    names: Sequence[str] = NAMES,
+    *,
+    scope: Scope = "regions",
+    aggregation: RuleName = "sum",
+    catalogue: Catalogue = CATALOGUE,
+    **changes: Any,
+) -> RunPlan:
+    """A plan of questions over the small federation's catalogue."""
+    arguments: dict[str, Any] = {
+        "run_id": "run-1",
+        "federation": "small.example",
+        "scenario": "small",
+        "regions": ["region-1", "region-2", "region-3"],
+        "quorum": 2,
+        "catalogue": catalogue.digest,
+        "n_items": catalogue.n_items,
+        "window": WINDOW,
+        "epsilon": "8",
+        "planned_customers": 60,
+        "round_timeout_s": 60,
+    }
+    return questions_plan(
+        QuestionsFile.of(names, scope=scope, aggregation=aggregation),
+        Asking(tuple(catalogue.category_names), *WINDOW_MS),
+        **(arguments | changes),
+    )
+
+
+def secure_plan(mode: NoiseMode, names: Sequence[str] = NAMES, **changes: Any) -> RunPlan:
+    """A plan whose answers the coordinator sees as sums alone."""
+    honest = {"honest_survivors_min": 3} if mode == "distributed" else {}
+    return asked_plan(
+        names,
+        scope="global",
+        aggregation="secure-sum",
+        **({"mode": mode, "quorum": 3, **honest} | changes),
+    )
+
+
+def make_asked(
+    root: Path,
+    plan: RunPlan,
+    *,
+    customers: int = 20,
+    choose: Callable[[Sequence[str]], CustomerChoices] = everybody,
+    withdrawal_in_round: Literal["finish", "discard"] = "finish",
+    epsilon_cap: str = "8",
+) -> tuple[RunFolder, RunPlan, list[RegionSetUp]]:
+    """Provisions a federation below ``root`` for a plan of questions."""
+    scenario = small_scenario(len(plan.regions), customers)
+    folder = RunFolder(root)
+    root.mkdir(parents=True, exist_ok=True)
+    scenario.prepare(folder.data, seed=3)
+    set_ups = set_ups_for(
+        plan,
+        scenario,
+        choose=choose,
+        withdrawal_in_round=withdrawal_in_round,
+        epsilon_cap=epsilon_cap,
+    )
+    provision(folder, scenario, plan, set_ups, APP)
+    return folder, plan, set_ups
