@@ -119,7 +119,7 @@ def _declared(home: Path) -> EngineDoors | None:
         group=None if table.socket_group is None else str(table.socket_group),
         metrics=table.metrics,
         access_socket=table.access_socket,
-        access_users=[str(user) for user in table.access_users],
+        access_users=tuple(str(user) for user in table.access_users),
         access_group=None if table.access_group is None else str(table.access_group),
     )
 

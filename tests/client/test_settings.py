@@ -172,6 +172,8 @@ WRONG: tuple[tuple[dict[str, Any], str, str], ...] = (
         "relay_users does not have the relay's user relay",
     ),
     ({"engine": {"socket": "a", "consent_socket": "a"}}, "(whole file)", "the same file"),
+    ({"engine": {"socket": "a", "access_socket": "a"}}, "(whole file)", "the same file"),
+    ({"engine": {"access_socket": "x" * 200}}, "[engine] access_socket", "longer than 107 bytes"),
 )
 
 

@@ -14,6 +14,7 @@ import pytest
 from client.commands import engine_process
 from client.commands.engine_process import EngineDoors
 from client.consent_service.forms import FILE_NAME
+from client.governance.access_socket import AccessClient
 from common.engine_socket import SocketChannel
 from common.errors import InputError, UsageError
 from tests.support.region_folder import RegionFolder, make_region_folder
@@ -105,6 +106,22 @@ def test_options_go_before_the_settings(
     assert doors == EngineDoors(tmp_path / "e", tmp_path / "c", ["61009"], [], "two", "127.0.0.1:1")
 
 
+def test_the_access_desk_is_where_the_settings_say(
+    region: RegionFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert doors_of(monkeypatch, region.root).access_socket is None
+    region.write(
+        engine={
+            "access_socket": "desk/access.sock",
+            "access_users": ["analyst", 61005],
+            "access_group": "fedpref-access",
+        }
+    )
+    doors = doors_of(monkeypatch, region.root)
+    assert doors.access_socket == region.root / "desk" / "access.sock"
+    assert (doors.access_users, doors.access_group) == (("analyst", "61005"), "fedpref-access")
+
+
 def test_without_consent_settings_there_is_no_desk(
     region: RegionFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +147,7 @@ def test_a_settings_file_that_is_wrong_opens_nothing(region: RegionFolder) -> No
 
 def test_the_process_serves_and_ends_well_when_it_is_told_to(region: RegionFolder) -> None:
     (region.root / "run").mkdir()
+    region.write(engine={"access_socket": "run/access.sock"})
     with subprocess.Popen(
         [sys.executable, "-m", "client.cli", "engine", region.root],
         cwd=ROOT,
@@ -144,6 +162,9 @@ def test_the_process_serves_and_ends_well_when_it_is_told_to(region: RegionFolde
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         described, _ = SocketChannel(path, timeout_s=60).call("describe", {}, {})
         assert described["region"] == "region-1"
+        desk = region.root / "run" / "access.sock"
+        assert f"access desk on {desk}" in ready
+        assert AccessClient(desk).grants() == []
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors

@@ -300,3 +300,41 @@ def test_a_bundle_that_the_policy_does_not_name_may_not_run() -> None:
     policy.check_app("a" * 64)
     with pytest.raises(PolicyError, match=r"app = bbbbbbbbbbbb…; it allows aaaaaaaaaaaa…"):
         policy.check_app("b" * 64)
+
+
+KEYS = {name: name * 64 for name in "abc"}
+PEOPLE = {"analyst-1": [KEYS["a"]], "officer-1": [KEYS["b"], KEYS["c"]]}
+
+
+def test_people_are_known_by_their_keys() -> None:
+    access = policy_of(access={"grant_s_max": 60, "people": PEOPLE}).access
+    assert access is not None
+    assert [access.person_of(KEYS[name]) for name in "abc"] == [
+        "analyst-1",
+        "officer-1",
+        "officer-1",
+    ]
+    assert access.person_of("d" * 64) is None
+    assert policy_of().access is None
+
+
+@pytest.mark.parametrize(
+    "access",
+    [
+        None,
+        {"grant_s_max": 59, "people": PEOPLE},
+        {"grant_s_max": 31 * 86_400 + 1, "people": PEOPLE},
+        {"grant_s_max": 60},
+        # Of one person nobody could be another.
+        {"grant_s_max": 60, "people": {"analyst-1": [KEYS["a"]]}},
+        {"grant_s_max": 60, "people": {"analyst-1": [KEYS["a"]], "officer-1": [KEYS["a"]]}},
+        {"grant_s_max": 60, "people": {"analyst-1": [KEYS["a"]] * 2, "officer-1": [KEYS["b"]]}},
+        {"grant_s_max": 60, "people": {"analyst-1": [], "officer-1": [KEYS["b"]]}},
+        {"grant_s_max": 60, "people": {"analyst-1": ["a"], "officer-1": [KEYS["b"]]}},
+        {"grant_s_max": 60, "people": {"": [KEYS["a"]], "officer-1": [KEYS["b"]]}},
+        {"grant_s_max": 60, "people": {"an alyst": [KEYS["a"]], "officer-1": [KEYS["b"]]}},
+    ],
+)
+def test_access_rules_that_cannot_be_kept_are_refused(tmp_path: Path, access: object) -> None:
+    with pytest.raises(InputError, match="access"):
+        read_policy(write(tmp_path, access=access))

@@ -108,6 +108,12 @@ BOUNDS = st.fixed_dictionaries(
         "catalogues": st.lists(st.sampled_from([PLAN.catalogue, "b" * 64]), min_size=1, max_size=2),
         "arrays": array_bounds(),
         "steps_max": st.sampled_from([4, 5, 6]),
+        "access": st.fixed_dictionaries(
+            {
+                "grant_s_max": st.integers(60, 31 * 86_400),
+                "people": st.just({"a": ["a" * 64], "b": ["b" * 64, "c" * 64]}),
+            }
+        ),
         "sampling_probability_min": near("0.5"),
         "sampling_probability_max": st.sampled_from(["0.4", "0.5", "1"]),
     },

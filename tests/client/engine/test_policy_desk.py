@@ -17,6 +17,8 @@ from common.audit.log import AuditLog
 from common.errors import InputError, PolicyError, StorageError, VerificationError
 from tests.support.region_home import make_region_home
 
+ACCESS = {"grant_s_max": 60, "people": {"a": ["1"], "b": ["2"]}}
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> RegionHome:
@@ -152,6 +154,13 @@ def test_a_log_without_a_policy_has_none(home: RegionHome) -> None:
             {"epsilon_caps_per_model": {"m": "1.0"}},
             False,
         ),
+        ({}, {"access": ACCESS}, True),
+        ({"access": ACCESS}, {}, False),
+        ({"access": ACCESS}, {"access": ACCESS | {"grant_s_max": 61}}, True),
+        ({"access": ACCESS}, {"access": ACCESS | {"grant_s_max": 59}}, False),
+        ({"access": ACCESS}, {"access": ACCESS | {"people": {"a": ["1"]}}}, False),
+        ({"access": ACCESS}, {"access": ACCESS | {"people": {"a": ["1", "2"], "b": ["3"]}}}, True),
+        ({"access": ACCESS}, {"access": ACCESS | {"people": {"a": ["1"], "c": ["2"]}}}, True),
         ({"withdrawal_in_round": "finish"}, {"withdrawal_in_round": "discard"}, None),
         ({"retention_days": {"seals": 9}}, {}, None),
         ({"purpose": "a:B"}, {"purpose": "c:D"}, None),
@@ -167,6 +176,12 @@ def test_a_change_says_whether_more_is_allowed(
 def test_every_bound_of_a_policy_has_a_direction() -> None:
     """A new field is judged, or said to have no direction; it is never passed over."""
     without = {"region", "purpose", "withdrawal_in_round", "retention_days"}
-    directed = policy_desk._CAPS | policy_desk._FLOORS | policy_desk._LISTS | policy_desk._TABLES
+    directed = (
+        {"access"}
+        | policy_desk._CAPS
+        | policy_desk._FLOORS
+        | policy_desk._LISTS
+        | policy_desk._TABLES
+    )
     assert directed | without == set(RegionPolicy.model_fields)
     assert not directed & without

@@ -16,6 +16,7 @@ from common.audit.verify.records import (
     check_record,
 )
 from common.errors import FormatError
+from tests.support.access_bundle import R1, granting
 from tests.support.answered_bundle import answering
 from tests.support.bundle_builder import JsonRecord, record_of
 
@@ -130,6 +131,10 @@ def _honest_records() -> dict[str, JsonRecord]:
     }  # fmt: skip
     found["unmask"] = {"v": "fedpref-unmask/1", **round_of, "survivors": ["a", "b"], **at}
     found["keys-digest"] = {"v": "fedpref-keys-digest/1", "registry_version": 1, "sha256": DIGEST}
+    granted = granting().grant_all()
+    for record in map(record_of, granted.logs[R1]):
+        if record["v"].startswith("fedpref-access-"):
+            found[record["v"].removeprefix("fedpref-").removesuffix("/1")] = record
     # A consent of an adult has no guardian; so the fields of one are tried in a minor's.
     guardian = {"state": "dpv:ConsentGiven", "evidence": DIGEST}
     found["consent of a minor"] = found["consent"] | {"minor": True, "guardian": guardian}
