@@ -36,19 +36,21 @@ from common.canonical_json import JsonValue
 
 @dataclass(frozen=True)
 class Model:
-    """A model that the run published.
+    """A model, or the answers to questions, that the run published.
 
     Attributes:
         index: Its entry in the server's log.
         sha256: Its digest.
         rounds: From how many rounds it is.
         at: When.
+        kind: ``model`` or ``answers``.
     """
 
     index: int
     sha256: str
     rounds: int
     at: str
+    kind: str = "model"
 
 
 @dataclass(frozen=True)
@@ -207,11 +209,12 @@ def _model(evidence: Evidence | None) -> Model | None:
     server = evidence.replays.get(SERVER) if evidence else None
     if evidence is None or server is None:
         return None
-    entries = [each for each in server.of_kind("model") if each.text("run") == evidence.run]
+    kind = "answers" if evidence.plan is not None and evidence.plan.asks else "model"
+    entries = [each for each in server.of_kind(kind) if each.text("run") == evidence.run]
     if not entries:
         return None
     last = entries[-1]
-    return Model(last.index, last.text("model"), last.number("rounds"), last.text("time"))
+    return Model(last.index, last.text(kind), last.number("rounds"), last.text("time"), kind)
 
 
 def _notices(
