@@ -17,6 +17,7 @@ from common.errors import UsageError
 
 if TYPE_CHECKING:
     from client.engine.home import RegionHome
+    from client.engine.service import PrivacyEngine
 
 UsersOption = list[str] | None
 
@@ -131,7 +132,6 @@ def _serving(region: RegionHome, doors: EngineDoors) -> Iterator[None]:
     from client.engine.door import open_door
     from client.engine.metrics import watched
     from client.engine.service import open_engine
-    from client.governance.desk_opening import desk_on as access_desk_on
     from common.loopback import LoopbackAddress
     from common.peers import Peers, group_id
     from common.process_control import end_with_supervisor, hide_memory
@@ -157,17 +157,7 @@ def _serving(region: RegionHome, doors: EngineDoors) -> Iterator[None]:
                 )
             )
             ready += f", consent desk on {doors.consent_socket}"
-        if doors.access_socket is not None:
-            stack.enter_context(
-                access_desk_on(
-                    region,
-                    opened.log,
-                    opened.state,
-                    doors.access_socket,
-                    users=doors.access_users,
-                    group=doors.access_group,
-                )
-            )
+        if _serves_access(stack, opened, doors):
             ready += f", access desk on {doors.access_socket}"
         if watching.address is not None:
             ready += f", metrics on http://{watching.address}/metrics"
@@ -176,6 +166,27 @@ def _serving(region: RegionHome, doors: EngineDoors) -> Iterator[None]:
         )
         Console().print(f"{ready}. Ctrl-C stops it.", soft_wrap=True)
         yield
+
+
+def _serves_access(stack: ExitStack, engine: PrivacyEngine, doors: EngineDoors) -> bool:
+    """Serves the access desk, if there is to be one; else what was granted before may run out."""
+    from client.governance.desk_opening import desk_on, noting_ends
+
+    if doors.access_socket is None:
+        if engine.state.access:
+            stack.enter_context(noting_ends(engine.home, engine.log, engine.state))
+        return False
+    stack.enter_context(
+        desk_on(
+            engine.home,
+            engine.log,
+            engine.state,
+            doors.access_socket,
+            users=doors.access_users,
+            group=doors.access_group,
+        )
+    )
+    return True
 
 
 @contextmanager

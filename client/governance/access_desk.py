@@ -29,6 +29,7 @@ from client.governance.access_records import (
 from client.governance.column_store import ColumnStore
 from client.governance.grants import _USE_SEAL, AccessRefusedError, Grant, GrantBook, GrantedUse
 from common.audit.log import AuditLog, LogMovedError
+from common.audit.merkle import leaf_hash
 from common.canonical_json import JsonValue
 from common.errors import FedprefError, InputError, PolicyError, StorageError
 from common.keys import Registry
@@ -150,13 +151,7 @@ class AccessDesk:
         """Every request and what has become of it."""
         with self._state.lock:
             self._refresh()
-            requests = {
-                signed.leaf: data
-                for signed, data in (
-                    (open_access(data, self._registry, self._region), data)
-                    for _, data in self._state.access
-                )
-            }
+            entries = {leaf_hash(data).hex(): data for _, data in self._state.access}
             at_ms = self._clock_ms()
             return [
                 ShownGrant(
@@ -164,7 +159,7 @@ class AccessDesk:
                     grant.state(at_ms),
                     self._name_of(grant.requested_by),
                     self._name_of(grant.approved_by) if grant.approved_by else "",
-                    requests[grant.request_leaf],
+                    entries[grant.request_leaf],
                 )
                 for grant in self._book.grants
             ]

@@ -277,9 +277,9 @@ def _request(fields: dict[str, JsonValue]) -> AccessRequest:
     exact_fields(fields, _COMMON | {"table", "columns", "because", "grant_s"}, "An access request")
     return AccessRequest(
         *_of(fields),
-        line(fields["table"], "table"),
+        _shown(fields["table"], "table"),
         _columns(fields["columns"]),
-        line(fields["because"], "because"),
+        _shown(fields["because"], "because"),
         whole_number(fields["grant_s"], "grant_s", least=1),
         _time_ms(fields, "time"),
     )
@@ -309,7 +309,7 @@ def _use(fields: dict[str, JsonValue]) -> AccessUse:
 def _revocation(fields: dict[str, JsonValue]) -> AccessRevocation:
     exact_fields(fields, _COMMON | {"because"}, "A revocation")
     return AccessRevocation(
-        *_of(fields), line(fields["because"], "because"), _time_ms(fields, "time")
+        *_of(fields), _shown(fields["because"], "because"), _time_ms(fields, "time")
     )
 
 
@@ -328,10 +328,18 @@ def _of(fields: dict[str, JsonValue]) -> tuple[str, str]:
 
 
 def _columns(value: JsonValue) -> tuple[str, ...]:
-    names = tuple(line(name, "columns") for name in array(value, "columns"))
+    names = tuple(_shown(name, "columns") for name in array(value, "columns"))
     if not 0 < len(names) <= _MAX_COLUMNS or list(names) != sorted(set(names)):
         raise FormatError(f"columns are not 1 to {_MAX_COLUMNS} names in order, none twice.")
     return names
+
+
+def _shown(value: JsonValue, where: str) -> str:
+    """A line that looks like what it is: whoever approves must see what they sign."""
+    text = line(value, where)
+    if not text.isprintable():
+        raise FormatError(f"{where} has characters that are not seen.")
+    return text
 
 
 def _time_ms(fields: dict[str, JsonValue], name: str) -> int:

@@ -203,12 +203,18 @@ def serve_access(
                 AccessChannel(desk), path, admitted=admitted, group=group, on_refused=on_refused
             )
         )
-        stack.enter_context(_noting_expiries(desk, expiry_every_s))
+        stack.enter_context(noting_expiries(desk, every_s=expiry_every_s))
         yield
 
 
 @contextmanager
-def _noting_expiries(desk: AccessDesk, every_s: float) -> Iterator[None]:
+def noting_expiries(desk: AccessDesk, *, every_s: float = EXPIRY_EVERY_S) -> Iterator[None]:
+    """Notes what has run out while the body runs, whether or not anybody is served.
+
+    Args:
+        desk: The desk.
+        every_s: How often to look, in seconds.
+    """
     over = threading.Event()
 
     def watch() -> None:

@@ -71,6 +71,8 @@ def test_writer_and_verifier_agree_on_who_signs() -> None:
         {"columns": "email"},
         {"because": ""},
         {"because": "two\nlines"},
+        {"because": "recall \u202egnihtemos"},
+        {"columns": ["e\u200bmail"]},
         {"because": "x" * 257},
         {"grant_s": 0},
         {"grant_s": True},

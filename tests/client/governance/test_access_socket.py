@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from client.engine.home import RegionHome
+from client.governance import desk_opening
+from client.governance.access_desk import AccessDesk
 from client.governance.access_socket import AccessChannel, AccessClient, serve_access
 from client.governance.grants import AccessRefusedError
 from common.engine_socket import PEER_REFUSED
@@ -144,3 +147,15 @@ def test_what_runs_out_while_it_serves_is_noted_without_anyone_asking(
         opened.later(GRANT_S)
         assert noted.wait(10)
     assert opened.kinds()[before:] == ["access-expiry"]
+
+
+def test_an_engine_without_an_access_socket_notes_the_ends_of_what_was_granted(
+    made: RegionHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_access(made) as opened:
+        opened.granted()
+        before = len(opened.kinds())
+        late = partial(AccessDesk, clock_ms=lambda: opened.now + GRANT_S * 1000)
+        monkeypatch.setattr(desk_opening, "AccessDesk", late)
+        with desk_opening.noting_ends(made, opened.log, opened.state):
+            assert opened.kinds()[before:] == ["access-expiry"]
