@@ -21,6 +21,7 @@ from common.analytics.scores import Score
 from common.analytics.trends import Trend
 from common.analytics.uplift import Uplift
 from common.errors import InputError
+from common.validate import DECIMAL
 
 #: Intervals of up to so many times what is of use are shown, and called coarse; wider ones not.
 COARSE = 2.0
@@ -66,6 +67,8 @@ class Findings:
                 "A page of insights is about runs of one federation, each named once.",
                 remedy="Name the folders of its finished runs of questions.",
             )
+        if not all(_is_decimal(each) for run in self.runs for each in (run.epsilon, run.delta)):
+            raise InputError("A run's ε or δ is no number.")
         if len({run.unit for run in self.runs}) != 1:
             raise InputError("The runs protect different units of privacy; they do not add up.")
 
@@ -82,7 +85,7 @@ class Findings:
     @property
     def delta(self) -> str:
         """δ that goes with it, likewise."""
-        return f"{sum(Decimal(run.delta) for run in self.runs).normalize()}"
+        return f"{sum(Decimal(run.delta) for run in self.runs).normalize():f}"
 
     def questions(self, kind: type[Kind]) -> list[Kind]:
         """All questions of one kind that were answered, each name once, in order."""
@@ -102,6 +105,16 @@ class Findings:
             each for each in self.all_answers() if (each.question.name, each.scope) == (name, scope)
         ]
         return min(found, key=lambda each: each.noise_stddev, default=None)
+
+    def spent_on(self, answers: Sequence[ReleasedAnswer]) -> str:
+        """ε of some answers to one question, a decimal string: of one run they cost it once."""
+        of_run = {
+            run.run: Decimal(answer.epsilon)
+            for run in self.runs
+            for answer in answers
+            if any(answer is each for each in run.answers) and _is_decimal(answer.epsilon)
+        }
+        return f"{sum(of_run.values()):f}"
 
     def customers(self, scope: str) -> Customers | None:
         """How many customers of a scope bought anything; None if noise leaves nothing to say.
@@ -183,6 +196,10 @@ class Standing:
         shown = outlook.half_width <= COARSE * outlook.wanted
         needed = math.ceil(outlook.customers_needed / COARSE) if not shown else 0
         return cls(shown, shown and outlook.swamped, needed)
+
+
+def _is_decimal(text: str) -> bool:
+    return DECIMAL.fullmatch(text) is not None
 
 
 def _total(answer: ReleasedAnswer) -> Customers:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from common.analytics.answers import GLOBAL, ReleasedAnswer
 from common.analytics.clusters import Clusters
 from common.analytics.cuts import Cuts
-from common.analytics.estimates import Estimates
+from common.analytics.estimates import LEVEL, Estimates, deviations_of
 from common.analytics.shares import Shares
 from common.report_charts import Scale
 from server.insights.figures import (
@@ -120,11 +120,15 @@ def _along(teller: Teller, question: Shares, axis: int, along: Estimates, cost: 
 
 
 def _busiest(teller: Teller, question: Shares, answer: ReleasedAnswer) -> Markup:
-    """The largest cell of all regions together; nothing if the noise leaves nothing to say."""
+    """The largest cell of all regions together; nothing if noise may have chosen it."""
     found = question.read(answer.released, answer.noise_stddev)
-    if not found.known.all():
+    second, largest = np.sort(answer.released)[-2:] if question.size > 1 else (0.0, 0.0)
+    # All other cells at once (Bonferroni): none is larger in truth, at the level of an interval.
+    level = 1 - (1 - LEVEL) / max(1, question.size - 1)
+    lead = deviations_of(level) * math.sqrt(2) * answer.noise_stddev
+    if not (found.known.all() and largest - second > lead):
         return Markup("")
-    place = int(np.argmax(found.value))
+    place = int(np.argmax(answer.released))
     labels = np.unravel_index(place, question.shape)
     names = [teller.label(axis[int(n)]) for axis, n in zip(question.axes, labels, strict=True)]
     share = percent(told(found)[place])
@@ -173,7 +177,7 @@ def _cuts(teller: Teller, question: Cuts) -> Figure:
     head = [teller.say("cuts.below", share=f"{100 * each:g}%") for each in question.probabilities]
     return Figure(
         teller.say("cuts.caption", question=teller.question(question.name), unit=unit),
-        teller.cost(answers[0]),
+        teller.cost_of(answers),
         Chart(tuple(rows), tuple(scale.ticks())),
         teller.say("cuts.reading", shares=shares, unit=unit),
         Table((teller.say("region"), *head), tuple(lines)),

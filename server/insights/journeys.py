@@ -87,11 +87,13 @@ def _conversions(question: Funnel, answer: ReleasedAnswer) -> list[Told]:
 
 
 def _weakest(teller: Teller, question: Funnel, answer: ReleasedAnswer) -> Markup:
-    """Where most customers are lost, if all steps are told."""
+    """Where the largest share of the customers is lost; nothing if noise may have chosen it."""
     steps = _conversions(question, answer)
     if not all(each.known for each in steps):
         return Markup("")
     least = min(range(len(steps)), key=lambda n: steps[n].value)
+    if any(each.low <= steps[least].high for n, each in enumerate(steps) if n != least):
+        return Markup("")
     one, other = list(pairwise(question.stages))[least]
     return teller.say(
         "funnels.headline",
@@ -128,7 +130,7 @@ def _score(teller: Teller, question: Score) -> Figure:
     head = (teller.say("region"), teller.say("scores.score"), teller.say("scores.answers"))
     return Figure(
         teller.question(question.name),
-        teller.cost(answers[0]),
+        teller.cost_of(answers),
         Chart(tuple(rows), tuple(scale.ticks()), reference=_inside(scale.at(0.0))),
         teller.say("scores.reading", least=f"{span.low:g}", most=f"{span.high:g}"),
         Table(head, tuple(lines)),
@@ -174,8 +176,8 @@ def _uplift(teller: Teller, question: Uplift) -> Figure:
     head = ("region", "uplift.control", "uplift.treated", "uplift.points")
     return Figure(
         teller.question(question.name),
-        teller.cost(answers[0]),
-        Chart(tuple(rows), tuple(scale.ticks()), zero=None),
+        teller.cost_of(answers),
+        Chart(tuple(rows), tuple(scale.ticks())),
         teller.say("uplift.reading"),
         Table(tuple(teller.say(key) for key in head), tuple(lines)),
     )

@@ -8,6 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from common.analytics.answers import GLOBAL, ReleasedAnswer
+from common.analytics.estimates import LEVEL
 from common.analytics.groups import Groups
 from common.analytics.trends import Trend
 from common.audit.report.language import isolated
@@ -29,6 +30,7 @@ from server.insights.teller import Teller, percent, rounded_percent
 
 #: How many groups are named of all regions together, in a region's own chart, and beside regions.
 MOST, MOST_OF_REGION, MOST_BESIDE = 20, 10, 12
+_FIRST = 3
 
 
 def preferences(teller: Teller) -> Section | None:
@@ -99,8 +101,13 @@ def _largest(teller: Teller, question: Groups, answer: ReleasedAnswer) -> Figure
 
 
 def _headline(teller: Teller, question: Groups, answer: ReleasedAnswer) -> Markup:
-    ranking = _places(question, answer, MOST)
-    names = [question.labels[place] for place, _ in ranking[:3]]
+    """Those of the three largest that are sure to be; nothing if none is."""
+    if len(question.labels) <= _FIRST:
+        return Markup("")
+    ranking = question.top(answer.released, answer.noise_stddev, _FIRST)
+    names = [question.labels[place] for place in ranking.places[ranking.sure].tolist()]
+    if not names:
+        return Markup("")
     return teller.say("preferences.headline", names=teller.language.listed(names))
 
 
@@ -140,7 +147,7 @@ def _beside_each_other(teller: Teller, question: Groups) -> Figure | None:
         said.append(teller.say("groups.left_out", regions=teller.language.listed(left_out)))
     return Figure(
         teller.say("groups.beside", question=teller.question(question.name)),
-        teller.cost(columns[1][0]),
+        teller.cost_of([answer for answer, _ in columns]),
         Heat(corner, names, tuple(rows)),
         teller.sentences(said),
         Table((corner, *names), tuple(lines)),
@@ -179,7 +186,9 @@ def _movement(
     """A figure of changes, and the groups that crossed the threshold, each with its change."""
     own = answer.scope != GLOBAL
     change = question.read(answer.released, answer.noise_stddev)
-    says = question.alerts(change)
+    # An alert is a claim about one of many groups: it has to hold for all of them at once.
+    together = 1 - (1 - LEVEL) / len(question.labels)
+    says = question.alerts(question.read(answer.released, answer.noise_stddev, level=together))
     values = [percent(each) for each in told(change)]
     rising = question.threshold > 0
     known = [place for place, each in enumerate(values) if each.known]

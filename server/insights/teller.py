@@ -55,6 +55,20 @@ class Teller:
             n=answer.customers_at_least,
         )
 
+    def cost_of(self, answers: Sequence[ReleasedAnswer]) -> Markup:
+        """What the answers of a figure cost, that of all regions first: each run counts once."""
+        first, *others = answers
+        own = [each for each in others if each.scope != GLOBAL]
+        if first.scope != GLOBAL or not own:
+            return self.cost(first)
+        spent = self.findings.spent_on([first, own[0]])
+        return self.say(
+            "cost.scopes",
+            epsilon=epsilon(spent),
+            noise=f"{first.noise_stddev:.3g}",
+            own=f"{own[0].noise_stddev:.3g}",
+        )
+
     def answers(self, name: str) -> Iterator[ReleasedAnswer]:
         """The answers to a question: of all regions together, then of each by itself."""
         for scope in (GLOBAL, *self.findings.regions):

@@ -150,7 +150,7 @@ def _by_region(teller: Teller, question: Kano, answers: list[ReleasedAnswer]) ->
         rows.append((isolated(feature), tuple(cells)))
     return Figure(
         teller.say("kano.regions"),
-        teller.cost(answers[-1]),
+        teller.cost_of(answers),
         Heat(teller.say("kano.feature"), columns, tuple(rows)),
         teller.say("kano.regions.reading"),
     )

@@ -45,8 +45,18 @@ def test_runs_that_do_not_belong_together_are_refused(run: ReleasedAnswers) -> N
     for other in (run, replace(run, run="r-2", federation="other.example")):
         with pytest.raises(InputError, match="one federation"):
             gather([run, other])
+    with pytest.raises(InputError, match="no number"):
+        gather([replace(run, epsilon="much")])
     with pytest.raises(InputError, match="units of privacy"):
         gather([run, replace(run, run="r-2", unit="one purchase")])
+
+
+def test_answers_of_one_run_cost_once_and_of_two_runs_twice(run: ReleasedAnswers) -> None:
+    other = replace(made_answers(seed=2), run="r-other")
+    both = gather([run, other])
+    together, own = run.of("nps"), run.of("nps", "north")
+    assert both.spent_on([together, own]) == "0.31"
+    assert both.spent_on([together, other.of("nps", "north")]) == "0.62"
 
 
 def test_how_many_customers_there_are_is_read_off_cuts_rather_than_shares(

@@ -127,6 +127,24 @@ def test_alerts_come_first_and_only_what_crossed_with_its_whole_interval(
     assert all(float(re.search(r": (\d+)", each)[1]) > 200 for each in said)  # type: ignore[index]
 
 
+def test_a_sentence_is_said_only_if_noise_does_not_explain_it(
+    made_run: ReleasedAnswers, insight_pages: dict[str, str]
+) -> None:
+    page = parse_page(insight_pages["en"])
+    said = section(page, "glance").text
+    assert "Among the three that most customers buy" in said
+    assert "The busiest scene is evening × Sat" in said
+    # The same values with so much more noise say none of it.
+    doubtful = [
+        replace(each, noise_stddev=40 * each.noise_stddev, customers_at_least=10**9)
+        for each in made_run.answers
+    ]
+    run = replace(made_run, answers=tuple(doubtful))
+    silent = section(parse_anew(render_insights(gather([run]), read_settings())), "glance").text
+    for words in ("Among the three", "The busiest scene", "The largest share is lost", "miss"):
+        assert words not in silent
+
+
 def test_kano_names_classes_and_whether_they_are_sure(insight_pages: dict[str, str]) -> None:
     page = parse_page(insight_pages["en"])
     table = section(page, "wishes").all("figure")[0].first("table").rows()
