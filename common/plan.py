@@ -31,7 +31,12 @@ from common.plan_parts import (
     Sha256,
     TimeText,
 )
-from common.planned_questions import PlannedQuestion, problem_of, sums_before
+from common.planned_questions import (
+    QUESTIONS_PURPOSE,
+    PlannedQuestion,
+    problem_of,
+    sums_before,
+)
 from common.privacy import GaussianEvent, epsilon, epsilon_gaussian, total_noise_multiplier
 from common.release_bounds import release_noise_stddev, release_value_bound
 from common.secure_aggregation.quantiser import MAX_SUMMED, Quantiser
@@ -199,6 +204,9 @@ class RunPlan(BaseModel):
         _require(not surplus, f"a plan of {self.strategy} has no {', '.join(surplus)}")
 
     def _require_training(self) -> None:
+        _require(
+            self.purpose != QUESTIONS_PURPOSE, f"training is not on consent to {QUESTIONS_PURPOSE}"
+        )
         _require(self.vocabulary_size <= self.n_items, "the vocabulary exceeds the catalogue")
         _require(self.rank <= self.vocabulary_size, "the rank exceeds the vocabulary")
         _require(Decimal(self.popularity_share) < 1, "popularity_share is not below 1")

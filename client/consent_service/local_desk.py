@@ -87,6 +87,7 @@ class LocalDesk:
         self._parts = parts
         self._clock_ms = clock_ms
         self._rounds: list[tuple[str, int, int]] = []
+        self._rounds_read = 0
 
     def notice(self, lang: str) -> ShownNotice:
         """See `ConsentDesk.notice`."""
@@ -311,12 +312,16 @@ class LocalDesk:
         return None
 
     def _known_rounds(self) -> list[tuple[str, int, int]]:
-        """Run, number and consent size of each of the region's rounds, in the log's order."""
+        """Run, number and consent size of each round of training, in the log's order."""
         with self._parts.state.lock:
             self._parts.state.refresh()
-            for index in self._parts.state.rounds[len(self._rounds) :]:
+            for index in self._parts.state.rounds[self._rounds_read :]:
+                self._rounds_read += 1
                 ((_, data),) = self._parts.log.entries(index, index + 1)
                 record = Envelope.decode(data).record()
+                purpose = self._parts.state.purposes.get(str(record["run"]), FEDERATED_TRAINING)
+                if purpose != FEDERATED_TRAINING:
+                    continue  # What ends training need not end that.
                 consent = record["consent"]
                 size = consent["size"] if isinstance(consent, dict) else 0
                 self._rounds.append((str(record["run"]), int(str(record["round"])), int(str(size))))

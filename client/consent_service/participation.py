@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from client.consent_service.registrar import LoggedConsent
@@ -72,9 +72,10 @@ def participation(
     """
     with state.lock:
         rounds, graces = list(state.rounds), list(state.notice_graces)
+        purposes = dict(state.purposes)
         known: list[LoggedConsent | LoggedNotice] = [*consents, *state.notices]
     known.sort(key=lambda each: each.index)
-    return [_part(log, index, known, graces) for index in rounds]
+    return [_part(log, index, known, graces, purposes) for index in rounds]
 
 
 def _part(
@@ -82,6 +83,7 @@ def _part(
     index: int,
     known: Sequence[LoggedConsent | LoggedNotice],
     graces: Sequence[tuple[int, int]],
+    purposes: Mapping[str, str],
 ) -> RoundPart:
     ((_, data),) = log.entries(index, index + 1)
     record = Envelope.decode(data).record()
@@ -99,7 +101,9 @@ def _part(
         else:
             replay.apply_notice(each.index, each.notice, each.sha256)
     grace_s = max((place, each) for place, each in [(-1, 0), *graces] if place < size)[1]
-    subject = replay.state_of(sid, FEDERATED_TRAINING, parse_time(at), notice_grace_s=grace_s)
+    # Training, or statistics where the round is a question: its run's permit says which.
+    purpose = purposes.get(str(record["run"]), FEDERATED_TRAINING)
+    subject = replay.state_of(sid, purpose, parse_time(at), notice_grace_s=grace_s)
     return RoundPart(
         index=index,
         leaf_hash=log.leaf_hash(index).hex(),

@@ -78,6 +78,7 @@ class LogState:
         charges: Every logged charge by its id.
         released: The charges under which a round or an answer was logged: each has paid for its
             release.
+        purposes: By run what its permit says that customers have to consent to.
         newest_round: By run the number of the last round that the region logged.
         masks: By (run, round) the masks that the region has logged, in order.
         discarded: The (run, round) of each update that was discarded for a withdrawal.
@@ -109,6 +110,7 @@ class LogState:
         self.rounds: list[int] = []
         self.charges: dict[str, LoggedCharge] = {}
         self.released: set[str] = set()
+        self.purposes: dict[str, str] = {}
         self.newest_round: dict[str, int] = {}
         self.masks: dict[tuple[str, int], list[LoggedMask]] = {}
         self.discarded: set[tuple[str, int]] = set()
@@ -194,6 +196,9 @@ class LogState:
             self.released.add(str(record["charge_id"]))
             run, number = str(record["run"]), int(str(record["round"]))
             self.newest_round[run] = max(number, self.newest_round.get(run, 0))
+        elif envelope.kind == "permit":
+            record = envelope.record()
+            self.purposes[str(record["run"])] = str(record["purpose"])
         elif envelope.kind.startswith("access-"):
             self.access.append((index, data))
         elif envelope.kind == "answer":

@@ -155,6 +155,8 @@ def test_a_plan_that_does_not_hold_together_is_refused(change: dict[str, Any], n
 def test_a_plan_of_training_has_no_questions() -> None:
     with pytest.raises(FormatError, match="has no questions"):
         RunPlan.from_record(changed(local_plan(), questions=planned()))
+    with pytest.raises(FormatError, match="training is not on consent"):
+        RunPlan.from_record(changed(local_plan(), purpose=FEDERATED_ANALYTICS))
     with pytest.raises(FormatError, match="v of a plan of factors"):
         RunPlan.from_record(changed(local_plan(), v="fedpref-questions/1"))
 

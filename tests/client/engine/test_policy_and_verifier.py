@@ -18,6 +18,7 @@ from common.errors import PolicyError
 from common.plan import RunPlan
 from common.strategies import SUMS
 from tests.client.engine.test_policy import POLICY, policy_of
+from tests.support.asked_federation import NAMES, asked_plan
 from tests.support.local_plan import local_plan
 
 APP = "a" * 64
@@ -142,3 +143,35 @@ def test_the_verifier_reads_every_bound_that_there_is() -> None:
     """Only the threshold of the store's own quality binds nothing that leaves the region."""
     read = policy_bounds._FIELDS.keys() | policy_bounds._OPTIONAL.keys()
     assert set(RegionPolicy.model_fields) - read == {"quality_threshold"}
+
+
+ASKED = asked_plan()
+ASKED_PERMIT = make_permit(
+    ASKED,
+    policy_of(server_queries=dict.fromkeys(NAMES, "8"), region="region-1"),
+    CodeIdentity(app=APP, engine="e" * 64, deps="d" * 64),
+    issued_at_ms=1_700_000_000_000,
+    valid_for_s=60,
+)
+# What one question of the plan comes to by itself: 4.25 at the plan's δ.
+CAPS = st.sampled_from(["4", "4.5", "8"])
+
+
+@given(st.dictionaries(st.sampled_from([*NAMES, "others"]), CAPS, min_size=1))
+def test_both_allow_the_same_questions_of_the_federation(allowed: dict[str, str]) -> None:
+    policy = RegionPolicy.model_validate(
+        {**POLICY, "region": "region-1", "quorum_min": 1, "server_queries": allowed}
+    )
+    caps = policy_bounds._caps(policy.to_record(), "server_queries")
+    mechanisms = cast("list[Record]", ASKED_PERMIT["mechanisms"])
+    verifier = all(
+        policy_bounds._query_allowed(each, caps, str(ASKED_PERMIT["delta"])) for each in mechanisms
+    )
+    assert engine_allows(policy, ASKED) == verifier
+
+
+def test_what_a_policy_does_not_speak_of_neither_allows() -> None:
+    policy = RegionPolicy.model_validate({**POLICY, "region": "region-1", "quorum_min": 1})
+    assert "server_queries" not in policy.to_record()
+    assert not engine_allows(policy, ASKED)
+    assert policy_bounds._caps(policy.to_record(), "server_queries") == {}
