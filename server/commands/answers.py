@@ -39,7 +39,7 @@ def answers(
     """
     from common.errors import InputError
 
-    found = _load(folder, run)
+    found = load_answers(folder, run)
     shown = [each for each in found.answers if scope in (None, each.scope)]
     if not shown:
         raise InputError(
@@ -64,7 +64,18 @@ def answers(
         console.print(_table(each))
 
 
-def _load(folder: Path, run: str | None) -> ReleasedAnswers:
+def load_answers(folder: Path, run: str | None) -> ReleasedAnswers:
+    """The answers of a run.
+
+    Args:
+        folder: As the command takes it.
+        run: The run's name in a deployment, or in a home of many; None for the only one.
+
+    Raises:
+        InputError: There are none.
+        FormatError: They are malformed.
+        VerificationError: The two files do not belong together.
+    """
     from common.analytics.answers import FACTS_NAME, ReleasedAnswers
     from server.config import ServerHome
     from server.deployment import CONFIG_NAME, Deployment

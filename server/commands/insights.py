@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from common.errors import EXIT_OK, InputError, UsageError
-
-if TYPE_CHECKING:
-    from server.config import ServerHome
 
 
 class PageLanguage(StrEnum):
@@ -26,8 +23,8 @@ def insights(
     where: Annotated[
         Path,
         typer.Argument(
-            help="A deployment's folder, the coordinator's home of a run of questions, or the "
-            "folder of a simulated one."
+            help="The folder of a finished run of questions: a bundle's, a simulated run's or a "
+            "coordinator's home; or a deployment's."
         ),
     ],
     html: Annotated[Path, typer.Option(help="The HTML file to write.")],
@@ -66,26 +63,23 @@ def insights(
     It charges nothing but what a run that it queues does: answers are released once, and read as
     often as you like.
     """
-    from common.analytics.answers import ReleasedAnswers
     from common.timestamps import parse_time
+    from server.commands.answers import load_answers
     from server.deployment import CONFIG_NAME
     from server.insights.findings import gather
     from server.insights.output import answers_json, check_output, write_page
     from server.insights.page import render_insights
     from server.insights.settings import DEFAULT, read_settings
-    from server.resume import home_in
 
     if made_at is not None:
         parse_time(made_at)
     check_output(html)
     ranked = read_settings(DEFAULT if settings is None else settings)
     if (where / CONFIG_NAME).is_file():
-        homes = _finished(where, run or [], timeout_minutes * 60.0)
+        _finish(where, run or [], timeout_minutes * 60.0)
     elif run:
         raise UsageError("--run goes with a deployment's folder.")
-    else:
-        homes = [home_in(where)]
-    findings = gather([ReleasedAnswers.load(home.folder) for home in homes])
+    findings = gather([load_answers(where, name) for name in run or [None]])
     write_page(html, render_insights(findings, ranked, lang=lang.value, made_at=made_at))
     if as_json:
         typer.echo(answers_json(findings))
@@ -95,8 +89,8 @@ def insights(
     return EXIT_OK
 
 
-def _finished(deployment: Path, runs: list[str], timeout_s: float) -> list[ServerHome]:
-    """The homes of a deployment's runs; those that are not finished are run first."""
+def _finish(deployment: Path, runs: list[str], timeout_s: float) -> None:
+    """Runs those of a deployment's runs that are not finished."""
     from server.commands.membership import open_deployment
     from server.commands.operation import wait_for
     from server.queue import require_run_name
@@ -105,7 +99,7 @@ def _finished(deployment: Path, runs: list[str], timeout_s: float) -> list[Serve
     if not runs:
         raise UsageError("A deployment has several runs.", remedy="Name one or more: --run.")
     opened, _ = open_deployment(deployment)
-    console, homes = Console(highlight=False, soft_wrap=True, stderr=True), []
+    console = Console(highlight=False, soft_wrap=True, stderr=True)
     for name in runs:
         home = opened.home(require_run_name(name))
         if not home.read_plan().asks:
@@ -116,5 +110,3 @@ def _finished(deployment: Path, runs: list[str], timeout_s: float) -> list[Serve
         if not home.answers.is_file():
             entry = queue_run(opened, name)
             wait_for(opened.root, entry.number, timeout_s, console)
-        homes.append(home)
-    return homes
