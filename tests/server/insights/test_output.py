@@ -7,16 +7,22 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from common.analytics.answers import ReleasedAnswers
-from common.canonical_json import JsonValue
+from common.canonical_json import JsonValue, encode
 from common.errors import InputError, StorageError, UsageError
-from server import cli
+from server import cli, queue
+from server.commands import membership, operation
+from server.deployment import Deployment
 from server.insights import output
 from server.insights.findings import gather
 from server.insights.output import answers_json, check_output, write_page
+from tests.support.asked_federation import asked_plan
+from tests.support.fake_federation import fake_plan
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -111,3 +117,64 @@ def test_answers_of_a_run_become_its_page(
     code, written, _ = command("insights", str(tmp_path), "--html", str(page), "--json")
     assert code == 0
     assert json.loads(written)["runs"] == ["r-asked"]
+
+
+@pytest.fixture
+def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
+    """A deployment's folder with two runs of questions and one that trains; nothing runs there."""
+    opened = Deployment(tmp_path / "deployment")
+    opened.root.mkdir()
+    opened.config.write_text("", encoding="utf-8")
+    plans = {"asked": asked_plan(), "regional": asked_plan(), "trained": fake_plan()}
+    for name, plan in plans.items():
+        home = opened.home(name)
+        home.folder.mkdir(parents=True)
+        home.plan.write_bytes(encode(plan.to_record(), max_bytes=1 << 20))
+    monkeypatch.setattr(membership, "open_deployment", lambda _: (opened, None))
+    return opened
+
+
+def test_a_deployments_runs_that_are_not_finished_are_run_first(
+    deployment: Deployment,
+    command: Command,
+    made_run: ReleasedAnswers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queued: list[str] = []
+    deployment.home("regional").answers.write_bytes(b"")
+
+    def submit(_: Deployment, name: str) -> SimpleNamespace:
+        queued.append(name)
+        return SimpleNamespace(number=7)
+
+    def wait_for(root: Path, number: int, timeout_s: float, console: Console) -> int:
+        assert (root, number, timeout_s) == (deployment.root, 7, 120.0)
+        console.print("waiting")
+        return 0
+
+    monkeypatch.setattr(queue, "submit", submit)
+    monkeypatch.setattr(operation, "wait_for", wait_for)
+    monkeypatch.setattr(
+        ReleasedAnswers, "load", lambda folder: replace(made_run, run=f"r-{folder.name}")
+    )
+    page = deployment.root / "page.html"
+    options = ["--html", str(page), "--run", "asked", "--run", "regional"]
+    code, written, errors = command(
+        "insights", str(deployment.root), *options, "--json", "--timeout-minutes", "2"
+    )
+    assert (code, queued) == (0, ["asked"])
+    # What is shown while waiting is no part of the JSON.
+    assert "waiting" in errors
+    assert json.loads(written)["runs"] == ["r-asked", "r-regional"]
+
+
+def test_which_run_has_to_be_said_and_one_that_trains_is_none(
+    deployment: Deployment, command: Command
+) -> None:
+    page = str(deployment.root / "page.html")
+    code, _, errors = command("insights", str(deployment.root), "--html", page)
+    assert code == 2
+    assert "Name one or more: --run" in errors
+    code, _, errors = command("insights", str(deployment.root), "--html", page, "--run", "trained")
+    assert code == 3
+    assert "trains a model; it asks nothing" in errors
