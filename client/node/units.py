@@ -63,7 +63,7 @@ def _hardening(settings: RegionSettings, name: str) -> Hardening:
             writable=(private["home"], folder / "run"),
             hidden=(private["node"], private["relay"], private["supervisor"], *signing),
             # A database may be elsewhere, files are not.
-            loopback_only=dict(settings.source_table).get("kind") == "files",
+            loopback_only=_reads_files_only(settings),
         )
     if name == "node":
         return Hardening(
@@ -78,6 +78,15 @@ def _hardening(settings: RegionSettings, name: str) -> Hardening:
         memory_max_bytes=_RELAY_MEMORY_BYTES,
         extra_calls=_CONFINING_CALLS,
     )
+
+
+def _reads_files_only(settings: RegionSettings) -> bool:
+    """Whether neither the store nor a further table is in a database."""
+    from client.data.tables.declaration import FileTable, declared_tables
+
+    places = [each for table in declared_tables(settings.home).values() for each in table]
+    in_files = dict(settings.source_table).get("kind") == "files"
+    return in_files and all(isinstance(each, FileTable) for each in places)
 
 
 def _signing(settings: RegionSettings) -> tuple[Path, ...]:

@@ -201,3 +201,10 @@ def test_an_engine_whose_store_is_in_files_talks_to_this_machine_alone(
     }
     engine = next(iter(region_units(settings_of(tmp_path, source=source)).values()))
     assert lines_of(engine, "IPAddressDeny") == ["any"]
+    # Not even if its purchases are in files, once a further table is in a database.
+    data = tmp_path / "home" / "data"
+    data.mkdir(parents=True)
+    place = 'kind = "sql"\nurl_env = "STORE"\ntable = "members"\ncolumns = { customer = "id" }\n'
+    (data / "tables.toml").write_text(f"[members]\n{place}")
+    engine = next(iter(region_units(settings_of(tmp_path, source=source)).values()))
+    assert lines_of(engine, "IPAddressDeny") == []
