@@ -146,9 +146,9 @@ def run_settings(plan: RunPlan) -> dict[str, str | float]:
         "epsilon": float(plan.epsilon),
         "delta": float(plan.delta),
         "rounds": float(plan.total_rounds),
-        "rank": float(plan.rank),
-        "vocabulary_size": float(plan.vocabulary_size),
     }
+    if not plan.asks:
+        settings |= {"rank": float(plan.rank), "vocabulary_size": float(plan.vocabulary_size)}
     if (training := plan.local_training) is not None:
         settings |= {
             "optimizer": training.optimizer,

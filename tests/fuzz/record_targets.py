@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+
 from client.engine.policy import RegionPolicy, read_policy
 from common import canonical_json
+from common.analytics.answers import ARRAYS_NAME, FACTS_NAME, ReleasedAnswers
 from common.audit.tiles import decode_bundle, encode_bundle
 from common.audit.verify.consent_bytes import ConsentForms
 from common.audit.verify.records import check_record
@@ -20,12 +23,17 @@ from common.key_registry import Registry
 from common.key_request import open_request
 from common.key_store import KeyStore
 from common.notice import parse_notice
+from common.parameters import save_arrays
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
+from common.questions_plan import QuestionsFile
 from common.registry_changes import check_draft
 from common.registry_draft import Draft
 from common.timestamps import parse_time
+from server.answers import answers_file
+from server.audit_trail import Aggregate, UsedRound
 from tests.fuzz.target import Target, memory_folder, same
+from tests.support.asked_federation import asked_plan
 from tests.support.bundle_builder import Federation
 from tests.support.memory_signer import MemorySigner
 from tests.support.registry_officers import drafted, request, signed, version
@@ -222,6 +230,39 @@ def _plan_seeds() -> Iterator[bytes]:
         planned_customers=1000,
     )
     yield canonical_json.encode(plan.to_record())
+    yield canonical_json.encode(asked_plan().to_record())
+
+
+def _questions(data: bytes) -> None:
+    path = scratch() / "questions.toml"
+    path.write_bytes(data)
+    found = QuestionsFile.read(path)
+    same(QuestionsFile.read(path), found)
+
+
+def _questions_seeds() -> Iterator[bytes]:
+    yield b'aggregation = "secure-sum"\n[[question]]\nname = "category-customers"\nshare = 2.5\n'
+    yield (
+        b'[names]\nfeatures = ["wrap"]\nexperiment = "spring"\nfollow_days = 14\n'
+        b'[[question]]\nname = "kano"\nscope = "regions"\n[[question]]\nname = "nps"\n'
+    )
+
+
+def _answers(data: bytes) -> None:
+    arrays = {"repeat_purchases": np.arange(4.0)}
+    (scratch() / ARRAYS_NAME).write_bytes(save_arrays(arrays))
+    (scratch() / FACTS_NAME).write_bytes(data)
+    for answer in ReleasedAnswers.load(scratch()).answers:
+        same(answer.released.shape, (answer.question.size,))
+        assert answer.noise_stddev > 0
+
+
+def _answers_seeds() -> Iterator[bytes]:
+    plan = asked_plan(("repeat-purchases",), scope="global")
+    used = (UsedRound("region-1", "e" * 64, "d" * 64),)
+    aggregate = Aggregate(1, 1, "repeat-purchases", used, (), "a" * 64, "b" * 64, "s", "e")
+    kept = {"customers/repeat_purchases": np.array([16])}
+    yield answers_file(plan, {1: aggregate}, {"repeat_purchases": np.arange(4.0)}, kept)
 
 
 def _policy(data: bytes) -> None:
@@ -272,5 +313,7 @@ TARGETS = (
     Target("registry-draft", _draft, _draft_seeds, runs=150),
     Target("signers-file", _signers_file, _signers_seeds, runs=1000),
     Target("plan", _plan, _plan_seeds, runs=500),
+    Target("questions", _questions, _questions_seeds, runs=500),
+    Target("answers", _answers, _answers_seeds, runs=300),
     Target("policy", _policy, _policy_seeds, runs=1000),
 )
