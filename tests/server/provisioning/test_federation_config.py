@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import tomli_w
 
-from common.errors import InputError
+from common.errors import BudgetError, InputError
 from server.provisioning.federation_config import FederationConfig, read_federation
+from server.provisioning.plans import make_plan
+from tests.support.asked_federation import CATALOGUE
 from tests.support.small_deployment import declaration, run_table
 
 
@@ -102,3 +104,60 @@ def test_a_region_that_is_not_there_is_answered_with_those_that_are(tmp_path: Pa
     with pytest.raises(InputError, match="no region 'region-9'") as caught:
         read(tmp_path, declaration()).region("region-9")
     assert "region-1, region-2, region-3" in caught.value.remedy
+
+
+ASKED = {
+    "epsilon": "8",
+    "train_from": "2024-01-01T00:00:00.000Z",
+    "train_until": "2024-03-01T00:00:00.000Z",
+    "planned_customers": 300_000,
+    "question": [{"name": "category-customers", "share": 2, "scope": "regions"}, {"name": "kano"}],
+    "names": {"features": ["gift wrap"]},
+}
+
+
+def test_a_run_of_questions_is_declared_beside_its_budget_and_window(tmp_path: Path) -> None:
+    config = read(tmp_path, changed("run.asked", ASKED))
+    questions = config.run["asked"].questions()
+    assert [each.name for each in questions.question] == ["category-customers", "kano"]
+    assert questions.names.named().features == ("gift wrap",)
+    plan = make_plan(config, "asked", config.run["asked"], CATALOGUE, ["region-1", "region-2"])
+    assert plan.asks
+    assert plan.run_id.startswith("asked-")
+    assert [each.scope for each in plan.questions] == ["regions", "global"]
+    assert (
+        make_plan(
+            config, "first", config.run["first"], CATALOGUE, ["region-1", "region-2", "region-3"]
+        ).strategy
+        == "factors"
+    )
+
+
+def test_a_plan_whose_answers_noise_would_swamp_is_not_made(tmp_path: Path) -> None:
+    small = {**ASKED, "planned_customers": 3}
+    config = read(tmp_path, changed("run.asked", small))
+    regions = ["region-1", "region-2"]
+    with pytest.raises(BudgetError, match="Nothing was spent"):
+        make_plan(config, "asked", config.run["asked"], CATALOGUE, regions)
+    config = read(tmp_path, changed("run.asked", {**small, "anyway": True}))
+    assert make_plan(config, "asked", config.run["asked"], CATALOGUE, regions).asks
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"rank": 3}, "rank"),
+        ({"strategy": "gram"}, "has no strategy"),
+        ({"seed": 1}, "has no seed"),
+        ({"aggregation": "secure-sum"}, "scope regions"),
+        ({"question": [{"name": "nps"}, {"name": "nps"}]}, "twice"),
+        ({"question": [{"name": "nps", "share": 0}]}, "share"),
+        ({"question": [], "names": {"features": ["x"]}}, "a model has no names"),
+    ],
+    ids=str,
+)
+def test_a_run_that_is_neither_of_a_model_nor_of_questions_is_refused(
+    change: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=named):
+        read(tmp_path, changed("run.asked", {**ASKED, **change}))
