@@ -82,11 +82,11 @@ def _hardening(settings: RegionSettings, name: str) -> Hardening:
 
 def _reads_files_only(settings: RegionSettings) -> bool:
     """Whether neither the store nor a further table is in a database."""
-    from client.data.tables.declaration import FileTable, declared_tables
+    from client.data.tables.declaration import SqlTable, declared_tables
 
     places = [each for table in declared_tables(settings.home).values() for each in table]
     in_files = dict(settings.source_table).get("kind") == "files"
-    return in_files and all(isinstance(each, FileTable) for each in places)
+    return in_files and not any(isinstance(each, SqlTable) for each in places)
 
 
 def _signing(settings: RegionSettings) -> tuple[Path, ...]:

@@ -15,7 +15,13 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from client.data.source_config import ColumnName, FileReading, SqlReading, read_declaration
+from client.data.source_config import (
+    ColumnName,
+    FileReading,
+    Reading,
+    SqlReading,
+    read_declaration,
+)
 from client.data.standards import standards_of
 from client.data.tables.schema import KEYS, TABLES, TableSchema, closest_of, schema_of
 from client.engine.home import RegionHome
@@ -56,11 +62,27 @@ class SqlTable(SqlReading, TableMeaning):
     kind: Literal["sql"]
 
 
-TableConfig: TypeAlias = FileTable | SqlTable
+class GradedTable(Reading, TableMeaning):
+    """A table that the region keeps column by column; none of high grade is read of it.
+
+    Attributes:
+        table: Its name there (`fedpref-region access tables`).
+    """
+
+    kind: Literal["kept"]
+    table: str = Field(min_length=1, max_length=256)
+
+    @property
+    def home(self) -> Path:
+        """The home that keeps it: the declaration lies in the home's folder ``data``."""
+        return self.base.parent
+
+
+TableConfig: TypeAlias = FileTable | SqlTable | GradedTable
 #: By canonical name, where a table's rows are: one place or several.
 DeclaredTables: TypeAlias = Mapping[str, tuple[TableConfig, ...]]
-_ADAPTER: TypeAdapter[FileTable | SqlTable] = TypeAdapter(
-    Annotated[FileTable | SqlTable, Field(discriminator="kind")]
+_ADAPTER: TypeAdapter[FileTable | SqlTable | GradedTable] = TypeAdapter(
+    Annotated[FileTable | SqlTable | GradedTable, Field(discriminator="kind")]
 )
 
 
@@ -139,7 +161,7 @@ def _table_from(
         config = _ADAPTER.validate_python({**value, "base": base})
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
-        place = [str(part) for part in first["loc"] if part not in ("files", "sql")]
+        place = [str(part) for part in first["loc"] if part not in ("files", "sql", "kept")]
         problem = first["msg"].removeprefix("Value error, ")
         raise _wrong(where, ".".join([schema.name, *place]), problem) from error
     _check_columns(config, schema, known, where)

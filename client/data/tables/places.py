@@ -15,9 +15,12 @@ from client.data.file_source import FileRows, unreadable_is_input_error
 from client.data.source_config import Reading
 from client.data.sql_source import SqlRows
 from client.data.store_units import Changes, StoreUnit, merge_kinds
-from client.data.tables.declaration import FileTable, TableConfig
+from client.data.tables.declaration import FileTable, GradedTable, TableConfig
 from client.data.tables.rows import RowReader, TableCounts
 from client.data.tables.schema import TableSchema
+from client.engine.home import RegionHome
+from client.governance.column_store import ColumnStore
+from client.governance.kept_rows import KeptRows
 
 
 class RowSource(Protocol):
@@ -206,6 +209,9 @@ def _opened(
     times = schema.holding("time")
     if isinstance(config, FileTable):
         return FileRows(config, columns, times=times)
+    if isinstance(config, GradedTable):
+        store, style = ColumnStore(RegionHome.read(config.home)), config.time_format
+        return KeptRows(store, config.table, columns, time_format=style, times=times)
     return SqlRows(config, columns, times=times)
 
 
