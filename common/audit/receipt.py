@@ -36,6 +36,7 @@ _FIELDS = frozenset(
 )
 _EXCLUDED_FIELDS = frozenset({"run", "round", "consent_size"})
 _ROUND_TYPE = b"application/vnd.fedpref.round+json"
+_PERMIT_TYPE = b"application/vnd.fedpref.permit+json"
 
 
 class ProvingLog(Protocol):
@@ -215,7 +216,11 @@ def make_receipt(
 
 
 def first_round_above(log: ProvingLog, index: int) -> FirstExcluded | None:
-    """The first round whose consent size is above an index, if the log has one."""
+    """The first round of training whose consent size is above an index, if the log has one.
+
+    Rounds in which questions are answered are on another consent: a permit says which.
+    """
+    trains: dict[str, bool] = {}
     for _, data in log.entries(index + 1):
         # The type stands in plain text in the envelope: a million consents need no decoding.
         if _ROUND_TYPE not in data:
@@ -226,10 +231,24 @@ def first_round_above(log: ProvingLog, index: int) -> FirstExcluded | None:
         record = envelope.record()
         consent = record["consent"]
         size = consent["size"] if isinstance(consent, dict) else None
-        number = record["round"]
+        number, permit_id = record["round"], str(record["permit_id"])
         if isinstance(size, int) and isinstance(number, int) and size > index:
+            if permit_id not in trains:
+                trains[permit_id] = _is_for_training(log, permit_id)
+            if not trains[permit_id]:
+                continue
             return FirstExcluded(str(record["run"]), number, size)
     return None
+
+
+def _is_for_training(log: ProvingLog, permit_id: str) -> bool:
+    """Whether a round's permit is for training; without its permit a round is taken for that."""
+    for _, data in log.entries(0):
+        if _PERMIT_TYPE in data:
+            record = Envelope.decode(data).record()
+            if record.get("permit_id") == permit_id:
+                return record.get("purpose") == FEDERATED_TRAINING
+    return True
 
 
 def check_receipt(data: bytes, keys: FederationKeys) -> CheckedReceipt:

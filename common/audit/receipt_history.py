@@ -13,6 +13,7 @@ from common.audit.merkle import leaf_hash
 from common.audit.participation import EntryStanding, Participation, grants
 from common.audit.receipt import CheckedReceipt, check_receipt
 from common.audit.verified_bundle import VerifiedBundle
+from common.consent_record import FEDERATED_TRAINING
 from common.errors import VerificationError
 
 _REMEDY = "Keep both: the proof and the bundle are signed, and together they are the evidence."
@@ -118,11 +119,11 @@ def _check_excluded(
 
 
 def _check_first(checked: CheckedReceipt, rounds: tuple[EntryStanding, ...]) -> None:
-    """The first excluded round that the receipt names, if it names one, is that of the log."""
+    """The first excluded round of training that the receipt names, if any, is that of the log."""
     named = checked.receipt.first_excluded
     if named is None:
         return
-    first = rounds[0] if rounds else None
+    first = next((each for each in rounds if each.purposes == (FEDERATED_TRAINING,)), None)
     held = first and (first.entry.text("run"), first.entry.number("round"), first.consent_size)
     if held != (named.run, named.round, named.consent_size):
         raise VerificationError(

@@ -221,13 +221,9 @@ def test_consent_to_training_is_none_to_statistics(
         assert all(region.engine.ledger.charges == () for region in regions.values())
 
 
-def test_a_budget_that_does_not_pay_answers_nothing(tmp_path: Path) -> None:
-    folder, plan, set_ups = make_asked(tmp_path / "run", asked_plan((REPEATS,)), epsilon_cap="4")
-    with open_regions(folder, set_ups[:1]) as regions:
-        engine = regions["region-1"].engine
-        with pytest.raises(BudgetError):
-            engine.preflight(plan)
-        assert engine.ledger.charges == ()
+def test_a_plan_that_the_budget_does_not_pay_is_not_permitted(tmp_path: Path) -> None:
+    with pytest.raises(BudgetError):
+        make_asked(tmp_path / "run", asked_plan((REPEATS,)), epsilon_cap="4")
 
 
 def test_a_plan_that_the_region_would_answer_otherwise_is_refused_before_a_charge(
