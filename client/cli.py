@@ -92,9 +92,14 @@ def check_data(
         float, typer.Option(min=0.0, max=1.0, help="Least share of rows that must pass.")
     ] = 0.98,
 ) -> None:
-    """Read a store through its mapping and run the quality gate on it."""
+    """Read a store through its mapping and run the quality gate on it.
+
+    By the data standards beside the declaration, or those that come with the program.
+    """
     from client.data.quality import quality_gate
+    from client.data.row_checks import PurchaseLimits
     from client.data.sources import all_batches, load_source_config
+    from client.data.standards import standards_beside
     from common.catalogue import Catalogue
 
     checked = quality_gate(
@@ -102,6 +107,7 @@ def check_data(
         Catalogue.load(catalogue),
         region=source.parent.parent.name or str(source),
         threshold=threshold,
+        limits=PurchaseLimits.of(standards_beside(source)),
     )
     console = Console()
     report = checked.report

@@ -123,8 +123,8 @@ def changes(
     console.print(f"{min(most, len(found)):,} of {len(found):,} changes.")
 
 
-@app.command()
-def undo(
+@app.command("undo")
+def undo_changes(
     home: HomeArgument,
     table: TableArgument,
     treatment: TreatmentArgument,
@@ -136,16 +136,16 @@ def undo(
     The store itself is never written to, so nothing else has to be put back. A program that follows
     a table learns of it when it is started anew.
     """
-    from client.governance.quality_run import decide
+    from client.governance.quality_run import undo
     from common.timestamps import now_ms
 
     region, chosen = _decision(home, treatment)
-    count = decide(region, table, chosen, column, row or [], undo=True, at_ms=now_ms())
+    count = undo(region, table, chosen, column, row or [], at_ms=now_ms())
     Console(highlight=False).print(f"{count:,} changes of {table} are not made any more.")
 
 
-@app.command()
-def redo(
+@app.command("redo")
+def redo_changes(
     home: HomeArgument,
     table: TableArgument,
     treatment: TreatmentArgument,
@@ -153,11 +153,10 @@ def redo(
     row: RowsOption = None,
 ) -> None:
     """Take an `undo` back: the treatment is applied again."""
-    from client.governance.quality_run import decide
-    from common.timestamps import now_ms
+    from client.governance.quality_run import redo
 
     region, chosen = _decision(home, treatment)
-    count = decide(region, table, chosen, column, row or [], undo=False, at_ms=now_ms())
+    count = redo(region, table, chosen, column, row or [])
     decisions = "decision is" if count == 1 else "decisions are"
     Console(highlight=False).print(f"{count:,} {decisions} taken back.")
 

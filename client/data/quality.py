@@ -26,7 +26,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from client.data.row_blocks import AT_HOME, AWAY, PARTS, PASSED, RowBlock, concatenate, split
-from client.data.row_checks import MAX_AMOUNT, MAX_QUANTITY, RowChecks, RowCounts
+from client.data.row_checks import (
+    MAX_AMOUNT,
+    MAX_QUANTITY,
+    USUAL_LIMITS,
+    PurchaseLimits,
+    RowChecks,
+    RowCounts,
+)
 from client.data.transactions import (
     _GATE_SEAL,
     CheckedTransactions,
@@ -139,6 +146,7 @@ def quality_gate(
     *,
     region: str,
     threshold: float = DEFAULT_THRESHOLD,
+    limits: PurchaseLimits = USUAL_LIMITS,
 ) -> CheckedTransactions:
     """Keeps the rows that are right, if enough of them are.
 
@@ -147,13 +155,15 @@ def quality_gate(
         catalogue: The public catalogue.
         region: The region's name, for the report and messages.
         threshold: The least share of rows in scope that must pass, in (0, 1].
+        limits: What the numbers of a purchase may be.
 
     Raises:
         QualityGateError: The share is below the threshold: names region, score, threshold and the
             most frequent reasons with their counts.
         InputError: The threshold is out of range, or there are no rows.
     """
-    return pass_gate(_examine(transactions, catalogue), region=region, threshold=threshold)
+    rows = _examine(transactions, catalogue, limits)
+    return pass_gate(rows, region=region, threshold=threshold)
 
 
 def pass_gate(rows: ExaminedRows, *, region: str, threshold: float) -> CheckedTransactions:
@@ -178,7 +188,7 @@ def assess_quality(
     Raises:
         InputError: The threshold is out of range, or there are no rows.
     """
-    return _judge(_examine(transactions, catalogue), region, threshold)[0]
+    return _judge(_examine(transactions, catalogue, USUAL_LIMITS), region, threshold)[0]
 
 
 @dataclass
@@ -195,9 +205,11 @@ class _RowsInMemory:
 
 
 def _examine(
-    transactions: Transactions | Iterable[Transactions], catalogue: Catalogue
+    transactions: Transactions | Iterable[Transactions],
+    catalogue: Catalogue,
+    limits: PurchaseLimits,
 ) -> _RowsInMemory:
-    checks = RowChecks(catalogue)
+    checks = RowChecks(catalogue, limits)
     rows = _RowsInMemory("The store", catalogue.digest)
     for batch in [transactions] if isinstance(transactions, Transactions) else transactions:
         block, counts = checks.examine(batch)

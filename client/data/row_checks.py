@@ -31,6 +31,7 @@ from client.data.row_blocks import (
     IntArray,
     RowBlock,
 )
+from client.data.standards import ColumnStandard, Standards
 from client.data.transactions import COLUMN_DTYPES, DeclaredScope, Transactions
 from common.canonical_json import JsonValue
 from common.catalogue import Catalogue
@@ -42,11 +43,56 @@ MAX_QUANTITY = 100_000
 MAX_AMOUNT = 1_000_000.0
 
 BoolArray = npt.NDArray[np.bool_]
+Ends = tuple[float, float]
 # In the digest of a row: a value that is missing.
 _MISSING = np.uint64(0x9E3779B97F4A7C15)
 _MULTIPLIER = np.uint64(0xFF51AFD7ED558CCD)
 _HALF = np.uint64(32)
 _EXCLUDED = -2
+
+
+@dataclass(frozen=True)
+class PurchaseLimits:
+    """What the numbers of a purchase may be.
+
+    Attributes:
+        quantity: The least and greatest quantity.
+        amount: The least and greatest amount.
+    """
+
+    quantity: Ends = (0.0, float(MAX_QUANTITY))
+    amount: Ends = (0.0, MAX_AMOUNT)
+
+    @classmethod
+    def of(cls, standards: Standards) -> PurchaseLimits:
+        """Those that a region's data standards state; what they do not, stays as it is."""
+        table = standards.tables.get("purchases")
+        columns = {} if table is None else table.columns
+        usual = cls()
+        return cls(
+            _ends(columns.get("quantity"), usual.quantity),
+            _ends(columns.get("amount"), usual.amount),
+        )
+
+    def to_record(self) -> dict[str, JsonValue]:
+        """As canonical JSON values."""
+        return {
+            "quantity": [f"{end:g}" for end in self.quantity],
+            "amount": [f"{end:g}" for end in self.amount],
+        }
+
+
+USUAL_LIMITS = PurchaseLimits()
+
+
+def _ends(column: ColumnStandard | None, usual: Ends) -> Ends:
+    if column is None or column.range is None:
+        return usual
+    low, high = column.range
+    return (
+        low if isinstance(low, float) else -np.inf,
+        high if isinstance(high, float) else np.inf,
+    )
 
 
 @dataclass(frozen=True)
@@ -110,10 +156,12 @@ class RowChecks:
 
     Args:
         catalogue: The public catalogue.
+        limits: What the numbers of a purchase may be.
     """
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, limits: PurchaseLimits = USUAL_LIMITS) -> None:
         self.catalogue = catalogue
+        self._limits = limits
         self._number_of = {
             **dict.fromkeys(catalogue.excluded, _EXCLUDED),
             **catalogue.index_of,
@@ -138,7 +186,7 @@ class RowChecks:
         rows = frame.loc[examined].reset_index(drop=True)
         items = number[examined]
         unknown = (items == NONE) & rows["item_ref"].notna().to_numpy()
-        passed, reasons = _check(rows.assign(item_known=~unknown), transactions)
+        passed, reasons = _check(rows.assign(item_known=~unknown), transactions, self._limits)
         counts = RowCounts(
             read=len(frame),
             out_of_home=int(elsewhere.sum()),
@@ -243,7 +291,9 @@ def _digest_of(column: pd.Series[Any]) -> DigestArray:
 
 
 @lru_cache(maxsize=8)
-def _contract(mapped: frozenset[str], scope: DeclaredScope) -> pandera.DataFrameSchema:
+def _contract(
+    mapped: frozenset[str], scope: DeclaredScope, limits: PurchaseLimits
+) -> pandera.DataFrameSchema:
     """One check for each reason; its name is the reason's code."""
     needed = {
         "customer_ref": "customer-missing",
@@ -258,8 +308,8 @@ def _contract(mapped: frozenset[str], scope: DeclaredScope) -> pandera.DataFrame
     }
     ranges: dict[str, tuple[str, Callable[[pd.Series[Any]], pd.Series[bool]]]] = {
         "time": ("time-outside-period", lambda times: _in_period(times, scope)),
-        "quantity": ("quantity-out-of-range", lambda values: values.between(0, MAX_QUANTITY)),
-        "amount": ("amount-out-of-range", lambda values: values.between(0.0, MAX_AMOUNT)),
+        "quantity": ("quantity-out-of-range", lambda values: values.between(*limits.quantity)),
+        "amount": ("amount-out-of-range", lambda values: values.between(*limits.amount)),
         "item_known": ("item-unknown", lambda flags: flags),
     }
     columns = {}
@@ -284,11 +334,13 @@ def _in_period(times: pd.Series[Any], scope: DeclaredScope) -> pd.Series[bool]:
     return inside
 
 
-def _check(rows: pd.DataFrame, transactions: Transactions) -> tuple[BoolArray, Counter[str]]:
+def _check(
+    rows: pd.DataFrame, transactions: Transactions, limits: PurchaseLimits
+) -> tuple[BoolArray, Counter[str]]:
     """Which rows pass, and how many fail for each reason."""
     passed = np.ones(len(rows), dtype=bool)
     try:
-        _contract(transactions.mapped, transactions.scope).validate(rows, lazy=True)
+        _contract(transactions.mapped, transactions.scope, limits).validate(rows, lazy=True)
     except SchemaErrors as error:
         cases = error.failure_cases
         if cases["index"].isna().any():

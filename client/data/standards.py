@@ -161,7 +161,16 @@ def standards_of(home: RegionHome) -> Standards:
     Raises:
         InputError: Its own cannot be read, or are wrong.
     """
-    own = standards_file(home)
+    return standards_beside(home.source)
+
+
+def standards_beside(source: Path) -> Standards:
+    """The data standards beside the declaration of a store, or those of the program.
+
+    Raises:
+        InputError: They cannot be read, or are wrong.
+    """
+    own = source.with_name(FILE_NAME)
     return load_standards(own if own.exists() else None)
 
 

@@ -259,4 +259,3 @@ def _breaks(frame: pd.DataFrame, rule: RowRule) -> BoolArray:
         both = frame[earlier].notna() & frame[later].notna()
         broken |= (both & (frame[earlier] > frame[later])).to_numpy(dtype=bool)
     return meant & broken
-

@@ -14,9 +14,10 @@ from client.data.prepared_files import DamagedRowsError
 from client.data.prepared_rows import KeptRows, PreparedRows
 from client.data.quality import pass_gate
 from client.data.refresh import Refresh, Refreshed
-from client.data.row_checks import RowChecks
+from client.data.row_checks import PurchaseLimits, RowChecks
 from client.data.source_config import FileSourceConfig, SqlSourceConfig
 from client.data.sources import open_source
+from client.data.standards import standards_of
 from client.data.transactions import CheckedTransactions
 from client.engine.home import RegionHome
 from client.engine.storage_key import StorageKey, StorageKeyFile
@@ -97,15 +98,17 @@ class KeptStore:
 
     def _refresh(self, *, anew: bool) -> Refreshed:
         config, catalogue = declared_source(self._home), self.catalogue()
-        source = open_source(config)
-        kept = PreparedRows(self._home.prepared, self._storage_key(), _basis(config, catalogue))
+        source, limits = open_source(config), PurchaseLimits.of(standards_of(self._home))
+        basis = _basis(config, catalogue, limits)
+        kept = PreparedRows(self._home.prepared, self._storage_key(), basis)
         rows: KeptRows | None = None
         # Whatever fails, the store is looked at again next time.
         self._due_s = -math.inf
         with kept.exclusive():
             if anew:
                 kept.clear()
-            refresh = Refresh(source, config.columns.by_canonical_name, RowChecks(catalogue), kept)
+            checks = RowChecks(catalogue, limits)
+            refresh = Refresh(source, config.columns.by_canonical_name, checks, kept)
             done = refresh.run(now_ms())
             if self._checked is None or kept.manifest.state != self._state:
                 rows = kept.snapshot(source.origin, catalogue.digest)
@@ -120,11 +123,14 @@ class KeptStore:
         return StorageKeyFile(self._home.stored_key).find(lambda: None)
 
 
-def _basis(config: FileSourceConfig | SqlSourceConfig, catalogue: Catalogue) -> str:
+def _basis(
+    config: FileSourceConfig | SqlSourceConfig, catalogue: Catalogue, limits: PurchaseLimits
+) -> str:
     """What examined rows depend on besides the store itself."""
     record: dict[str, JsonValue] = {
         "source": config.content_record(),
         "catalogue": catalogue.digest,
+        "limits": limits.to_record(),
         # Its digests of values are kept with the rows.
         "pandas": pd.__version__,
     }

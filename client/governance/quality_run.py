@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -53,94 +54,149 @@ def make_report(
     with files.changing():
         # Within the lock: a decision that is being made is either in or comes after.
         governance = Governance.of(home, clock_ms=clock_ms)
-        found, meant, journal = list[TableQuality](), dict[str, int](), dict[str, pa.Table]()
-        notes = list[str]()
-        for name in [each for each in there if not names or each in names]:
-            if name not in governance.standards.tables:
-                notes.append(f"{name}: the standards say nothing of it; it is not judged")
-                continue
-            quality, holds = _examined(name, tables, governance, journal, clock_ms())
-            changed = governance.changed_kinds(
-                name, {column: each.kind for column, each in quality.columns.items()}
-            )
-            found.append(
-                quality if accept else replace(quality, refused=_refused(quality, changed))
-            )
-            meant |= holds
-        history = files.history()
-        notes += [note for each in found for note in _notes(each, _before(history, each.table))]
-        report = QualityReport(
-            home.region,
-            format_time(clock_ms()),
-            governance.standards.digest,
-            tuple(found),
-            meant,
-            tuple(notes),
-        )
+        judged = [each for each in there if each in governance.standards.tables]
+        examined = {
+            name: _examined(name, tables, governance, clock_ms(), accept=accept)
+            for name in judged
+            if not names or name in names
+        }
+        report = _report(home, governance, examined, files.history(), clock_ms())
+        report = replace(report, notes=(*report.notes, *_unjudged(there, judged)))
         files.append(report)
-        files.keep_kinds(_accepted_kinds(governance, found))
-        for name, changes in journal.items():
-            files.keep_changes(name, changes)
+        files.keep_kinds(_accepted_kinds(governance, report.tables))
+        for name, each in examined.items():
+            if each.changes is not None:
+                files.keep_changes(name, each.changes)
     return report
 
 
-def decide(
+def undo(
     home: RegionHome,
     table: str,
     treatment: Treatment,
     column: str,
     rows: Collection[str],
     *,
-    undo: bool,
     at_ms: int,
 ) -> int:
-    """Undoes a treatment, or takes that back; what reads the table from now on goes by it.
+    """Undoes a treatment; what reads the table from now on goes by it.
 
     Args:
         home: The region's home.
         table: The table.
-        treatment: What is not to be done any more, or is to be done again.
+        treatment: What is not to be done any more.
         column: To which column; empty for treatments of whole rows.
         rows: To which rows, as the journal names them; none for all.
-        undo: Whether it is undone; else an earlier decision is taken back.
         at_ms: The time, milliseconds since the epoch.
 
     Returns:
         How many changes of the journal are concerned.
 
     Raises:
-        UsageError: The journal has no such change, or there is no such decision to take back.
+        UsageError: The journal has no such change.
         InputError, StorageError: The files cannot be read or written.
     """
     files = QualityFiles(home)
     with files.changing():
-        undone = files.undone()
-        chosen: list[str | None] = list(rows) or [None]
-        if not undo:
-            for row in chosen:
-                subject = (table, treatment, column, row)
-                if subject not in {each.subject for each in undone.decisions}:
-                    raise _nothing_such(f"{treatment} {column}".strip(), table, row, "decision")
-                undone = undone.without(subject)
-            files.keep_undone(undone)
-            return len(chosen)
-        concerned = _journalled(files, table, treatment, column)
-        for row in chosen:
+        undone, concerned = files.undone(), _journalled(files, table, treatment, column)
+        for row in rows or [None]:
             if not concerned or (row is not None and row not in concerned):
-                raise _nothing_such(f"{treatment} {column}".strip(), table, row, "change")
+                raise _nothing_such("change", treatment, column, table, row)
+            at = format_time(at_ms)
             undone = undone.with_decision(
-                Decision(
-                    table=table, treatment=treatment, column=column, row=row, at=format_time(at_ms)
-                )
+                Decision(table=table, treatment=treatment, column=column, row=row, at=at)
             )
         files.keep_undone(undone)
-        counts = concerned.values() if not rows else (concerned[row] for row in rows)
-        return sum(counts)
+    return sum(concerned[row] for row in rows) if rows else sum(concerned.values())
+
+
+def redo(
+    home: RegionHome, table: str, treatment: Treatment, column: str, rows: Collection[str]
+) -> int:
+    """Takes decisions of `undo` back.
+
+    Args:
+        home: The region's home.
+        table: The table.
+        treatment: What is to be done again.
+        column: To which column; empty for treatments of whole rows.
+        rows: To which rows; none for the decision about all of them.
+
+    Returns:
+        How many decisions were taken back.
+
+    Raises:
+        UsageError: There is no such decision.
+        InputError, StorageError: The files cannot be read or written.
+    """
+    files = QualityFiles(home)
+    with files.changing():
+        undone, chosen = files.undone(), list(rows) or [None]
+        for row in chosen:
+            subject = (table, treatment, column, row)
+            if subject not in {each.subject for each in undone.decisions}:
+                raise _nothing_such("decision", treatment, column, table, row)
+            undone = undone.without(subject)
+        files.keep_undone(undone)
+    return len(chosen)
 
 
 def row_name(digest: int) -> str:
     """How a row is named to people: its digest in hex."""
     return f"{digest:016x}"
+
+
+@dataclass(frozen=True, eq=False)
+class _Examined:
+    """A table's quality, what was changed in it, and whom definitions are about."""
+
+    quality: TableQuality
+    changes: pa.Table | None = None
+    meant: Mapping[str, int] = field(default_factory=dict)
+
+
+def _examined(
+    name: str, tables: RegionTables, governance: Governance, at_ms: int, *, accept: bool
+) -> _Examined:
+    """Examines a table; one that cannot be read is that."""
+    try:
+        found = examination_of(name, governance).examine(
+            GovernedPlace(place, at_ms) for place in tables.places(name)
+        )
+    except (InputError, QualityGateError) as error:
+        threshold = governance.standards.threshold_of(name)
+        return _Examined(TableQuality.unread(name, threshold, error.message))
+    quality = found.quality
+    if not accept:
+        changed = governance.changed_kinds(name, quality.kinds)
+        quality = replace(quality, refused=(*quality.refused, *changed))
+    return _Examined(quality, found.changes, found.meant)
+
+
+def _report(
+    home: RegionHome,
+    governance: Governance,
+    examined: Mapping[str, _Examined],
+    history: list[QualityReport],
+    at_ms: int,
+) -> QualityReport:
+    found = [each.quality for each in examined.values()]
+    return QualityReport(
+        region=home.region,
+        at=format_time(at_ms),
+        standards=governance.standards.digest,
+        tables=tuple(found),
+        meant={term: n for each in examined.values() for term, n in each.meant.items()},
+        notes=tuple(note for each in found for note in _notes(each, _before(history, each.table))),
+    )
+
+
+def _unjudged(there: Collection[str], judged: Collection[str]) -> list[str]:
+    return [
+        f"{name}: the standards say nothing of it; it is not judged"
+        for name in there
+        if name not in judged
+    ]
 
 
 def _journalled(files: QualityFiles, table: str, treatment: str, column: str) -> dict[str, int]:
@@ -155,51 +211,27 @@ def _journalled(files: QualityFiles, table: str, treatment: str, column: str) ->
     wanted = pc.and_(
         pc.equal(kinds.cast(pa.string()), treatment), pc.equal(columns.cast(pa.string()), column)
     )
-    counted: dict[str, int] = {}
-    for digest in changes.filter(wanted).column("row").to_pylist():
-        name = row_name(digest)
-        counted[name] = counted.get(name, 0) + 1
-    return counted
+    return Counter(map(row_name, changes.filter(wanted).column("row").to_pylist()))
 
 
-def _nothing_such(what: str, table: str, row: str | None, kind: str) -> UsageError:
+def _nothing_such(
+    kind: str, treatment: str, column: str, table: str, row: str | None
+) -> UsageError:
     of_row = "" if row is None else f" of row {row}"
     return UsageError(
-        f"There is no {kind} {what!r}{of_row} in {table}.",
+        f"There is no {kind} {f'{treatment} {column}'.strip()!r}{of_row} in {table}.",
         remedy="See fedpref-region quality changes HOME TABLE for what there is.",
     )
 
 
-def _examined(
-    name: str,
-    tables: RegionTables,
-    governance: Governance,
-    journal: dict[str, pa.Table],
-    at_ms: int,
-) -> tuple[TableQuality, dict[str, int]]:
-    """A table's quality, and whom definitions are about; one that cannot be read is that."""
-    try:
-        examined = examination_of(name, governance).examine(
-            GovernedPlace(place, at_ms) for place in tables.places(name)
-        )
-    except (InputError, QualityGateError) as error:
-        threshold = governance.standards.threshold_of(name)
-        return TableQuality.unread(name, threshold, error.message), {}
-    journal[name] = examined.changes
-    return examined.quality, dict(examined.meant)
-
-
-def _refused(quality: TableQuality, changed: list[str]) -> tuple[str, ...]:
-    return (*quality.refused, *changed)
-
-
-def _accepted_kinds(governance: Governance, found: list[TableQuality]) -> dict[str, dict[str, str]]:
+def _accepted_kinds(
+    governance: Governance, found: Collection[TableQuality]
+) -> dict[str, dict[str, str]]:
     """What columns hold from now on: of refused tables, what they held before."""
     kinds = {table: dict(columns) for table, columns in governance.kinds.items()}
     for quality in found:
         if not quality.refused:
-            now = {name: each.kind for name, each in quality.columns.items()}
-            kinds[quality.table] = kinds.get(quality.table, {}) | now
+            kinds[quality.table] = kinds.get(quality.table, {}) | quality.kinds
     return kinds
 
 

@@ -83,6 +83,11 @@ class TableQuality:
     refused: tuple[str, ...] = field(default=())
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """What each column holds."""
+        return {name: each.kind for name, each in self.columns.items()}
+
+    @property
     def in_scope(self) -> int:
         """The rows that are judged."""
         return self.read - self.beyond_bound

@@ -16,15 +16,15 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
-from client.data.definitions import DAY_MS, holders, units_of
 from client.data.row_checks import digests_of
 from client.data.source_config import Reading
 from client.data.standards_fields import Definition, TableStandard
-from client.data.store_units import kind_of
+from client.data.store_units import UNKNOWN, kind_of
 from client.governance.quality_changes import SCHEMA, Treatment, changes_of
 from client.governance.quality_repeats import RowFacts, joined, repeats, rows_beyond
 from client.governance.quality_rows import RowTreatment, Surroundings, TreatedRows, row_ids
 from client.governance.quality_score import ColumnQuality, TableQuality, faults_of
+from client.governance.quality_terms import TermCounts
 from common.timestamps import MAX_TIME_MS, format_time
 
 BoolArray = npt.NDArray[np.bool_]
@@ -81,6 +81,7 @@ class Examined:
 class _Batches:
     """What is kept of batches."""
 
+    terms: TermCounts
     facts: list[RowFacts] = field(default_factory=list)
     guessed: list[BoolArray] = field(default_factory=list)
     changes: list[pa.Table] = field(default_factory=list)
@@ -89,8 +90,6 @@ class _Batches:
     reasons: Counter[str] = field(default_factory=Counter)
     given: Counter[str] = field(default_factory=Counter)
     kinds: dict[str, str] = field(default_factory=dict)
-    units: dict[str, list[DigestArray]] = field(default_factory=dict)
-    counts: dict[str, list[BoolArray]] = field(default_factory=dict)
 
 
 class TableExamination:
@@ -133,16 +132,8 @@ class TableExamination:
             InputError: A place cannot be read, or is not what the standard says of its columns.
             QualityGateError: The contract cannot be applied.
         """
-        kept, origins = _Batches(), list[str]()
-        for place in places:
-            origins.append(place.origin)
-            treatment = RowTreatment(self._table, self._standard, place.reading, self._around)
-            for batch in place.batches():
-                if batch.num_rows:
-                    treated = treatment.apply(batch, origin=place.origin)
-                    self._take(kept, batch, treated)
-                    if sink is not None:
-                        sink(place, treated)
+        kept = _Batches(TermCounts(self._definitions))
+        origin = self._read(places, kept, sink)
         facts = joined(kept.facts)
         repeated, replaced, spared = self._judge_repeats(kept, facts)
         counted = facts.passed & ~repeated & ~replaced
@@ -152,55 +143,45 @@ class TableExamination:
             kept,
             facts,
             accepted,
-            origin=", ".join(dict.fromkeys(origins)),
+            origin=origin,
             beyond_bound=int(beyond.sum()),
             bounded_customers=bounded_customers,
             repeated=int((repeated | replaced).sum()),
         )
         changes = pa.concat_tables([SCHEMA.empty_table(), *kept.changes]).unify_dictionaries()
-        return Examined(
-            quality,
-            changes.slice(0, MAX_CHANGES),
-            self._meant(kept, facts, accepted),
-            accepted,
-            spared & accepted,
-        )
+        meant = kept.terms.meant(facts, accepted)
+        return Examined(quality, changes.slice(0, MAX_CHANGES), meant, accepted, spared & accepted)
+
+    def _read(
+        self,
+        places: Iterable[RawPlace],
+        kept: _Batches,
+        sink: Callable[[RawPlace, TreatedRows], None] | None,
+    ) -> str:
+        """Reads and treats all rows; gives what messages call where they are."""
+        origins = list[str]()
+        for place in places:
+            origins.append(place.origin)
+            treatment = RowTreatment(self._table, self._standard, place.reading, self._around)
+            for batch in place.batches():
+                if batch.num_rows:
+                    treated = treatment.apply(batch, origin=place.origin)
+                    self._take(kept, batch, treated)
+                    if sink is not None:
+                        sink(place, treated)
+        return ", ".join(dict.fromkeys(origins))
 
     def _take(self, kept: _Batches, raw: pa.Table, treated: TreatedRows) -> None:
-        frame = treated.rows.frame
-        kept.facts.append(self._facts(treated))
+        facts = self._facts(treated)
+        kept.facts.append(facts)
         kept.guessed.append(treated.guessed)
         kept.reasons += treated.reasons
         kept.given += Counter(treated.given)
         for name in treated.given:
-            kind = kind_of(raw.schema.field(name).type)
-            if kept.kinds.get(name, "nothing") == "nothing":
-                kept.kinds[name] = kind
+            if kept.kinds.get(name, UNKNOWN) == UNKNOWN:
+                kept.kinds[name] = kind_of(raw.schema.field(name).type)
         self._keep_changes(kept, treated.changes)
-        for name, each in self._definitions.items():
-            self._count_for(kept, name, each, frame)
-
-    def _count_for(
-        self, kept: _Batches, name: str, definition: Definition, frame: pd.DataFrame
-    ) -> None:
-        """Keeps what a definition counts; what is within its days is judged at the end."""
-        named = set(definition.where)
-        values: npt.NDArray[np.generic] | None = None
-        if definition.count not in ("rows", "days"):
-            named.add(definition.count)
-        counts = np.full(len(frame), named <= set(frame), dtype=bool)
-        if named <= set(frame):
-            for column, wanted in definition.where.items():
-                counts &= frame[column].isin(wanted).to_numpy(dtype=bool)
-        if definition.count in frame:
-            values = digests_of([frame[definition.count]], len(frame))
-        elif definition.count in named:
-            values = np.zeros(len(frame), dtype=np.uint64)
-        units = units_of(definition, kept.facts[-1].times, values)
-        if definition.count == "rows":
-            units = units + sum(len(each) for each in kept.counts.get(name, []))
-        kept.units.setdefault(name, []).append(units.astype(np.uint64))
-        kept.counts.setdefault(name, []).append(counts)
+        kept.terms.take(treated.rows.frame, facts.times)
 
     def _facts(self, treated: TreatedRows) -> RowFacts:
         frame, standard = treated.rows.frame, self._standard
@@ -240,7 +221,8 @@ class TableExamination:
         if most is None:
             return np.zeros(len(facts), dtype=bool), 0
         beyond, customers = rows_beyond(facts, counted, most)
-        self._keep_changes(kept, changes_of(facts.ids[beyond], "beyond-bound"))
+        # Counted, and in no journal: it is not undone row by row.
+        kept.treatments["beyond-bound"] += int(beyond.sum())
         return beyond, customers
 
     def _to_treat(
@@ -278,12 +260,8 @@ class TableExamination:
         bounded_customers: int,
         repeated: int,
     ) -> TableQuality:
-        reasons = dict(
-            sorted(
-                ((name, n) for name, n in kept.reasons.items() if n),
-                key=lambda each: (-each[1], each[0]),
-            )
-        )
+        by_count = sorted(kept.reasons.items(), key=lambda each: (-each[1], each[0]))
+        reasons = {name: n for name, n in by_count if n}
         guessed = np.concatenate([np.zeros(0, dtype=bool), *kept.guessed])
         rules = sum(reasons.get(rule.name, 0) for rule in self._standard.rules)
         newest = int(facts.times[accepted].max(initial=_NO_TIME))
@@ -299,7 +277,7 @@ class TableExamination:
             accepted=int(accepted.sum()),
             guessed=int((guessed & accepted).sum()),
             reasons=reasons,
-            treatments=dict(sorted(kept.treatments.items())),
+            treatments={name: n for name, n in sorted(kept.treatments.items()) if n},
             columns={
                 name: ColumnQuality(kind, kept.given[name], faulty)
                 for name, kind in kept.kinds.items()
@@ -310,18 +288,6 @@ class TableExamination:
             threshold=self._threshold,
             changed_most=self._standard.changed_most,
         )
-
-    def _meant(self, kept: _Batches, facts: RowFacts, accepted: BoolArray) -> dict[str, int]:
-        if not accepted.any():
-            return dict.fromkeys(self._definitions, 0)
-        newest = int(facts.times[accepted].max())
-        found = {}
-        for name, each in self._definitions.items():
-            recent = accepted & (facts.times > newest - each.within_days * DAY_MS)
-            counted = recent & np.concatenate(kept.counts[name])
-            units = np.concatenate(kept.units[name])[counted]
-            found[name] = len(holders(each, facts.customers[counted], units))
-        return found
 
 
 def _moments(frame: pd.DataFrame, name: str) -> LongArray:

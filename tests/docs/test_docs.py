@@ -27,8 +27,10 @@ from client.data.source_config import (
     load_source_config,
 )
 from client.data.sources import all_batches
+from client.data.standards_contract import FAULTS
 from client.engine.home import KEY_ROLES
 from client.engine.policy import RegionPolicy
+from client.governance.quality_changes import UNDOABLE
 from client.inspection.findings import Kind
 from client.settings_tables import Tables
 from common import errors, terminal
@@ -500,6 +502,19 @@ def test_quality_reasons_are_those_the_gate_counts(tmp_path: Path) -> None:
     )
     assert set(report.reasons) == documented
     assert (report.rows_out_of_home, report.rows_out_of_scope) == (1, 1)
+
+
+def test_faults_and_treatments_of_tables_are_those_there_are() -> None:
+    faults = {
+        fault for row in table(DOCS / "operator.md", "fault", "the row") for fault in codes(row[0])
+    }
+    assert faults == {*(f"COLUMN-{fault}" for fault in FAULTS), "row-repeated", "row-replaced"}
+    treatments = {
+        name
+        for row in table(DOCS / "operator.md", "treatment", "what it does", "undone with")
+        for name in codes(row[0])
+    }
+    assert treatments == set(UNDOABLE)
 
 
 def test_refusal_codes_are_those_that_leave_a_region() -> None:

@@ -20,7 +20,7 @@ from client.data.tables.rows import RowReader, TableCounts
 from client.data.tables.schema import schema_of
 from client.governance.quality_home import Governance
 from client.governance.quality_rows import TreatedRows
-from client.governance.quality_table import RawPlace, TableExamination
+from client.governance.quality_table import Examined, RawPlace, TableExamination
 from common.errors import InputError
 
 
@@ -88,7 +88,6 @@ def governed_read(
             holds something else than when that was last accepted.
         QualityGateError: The standard cannot be applied.
     """
-    schema = schema_of(name)
     read: list[tuple[TablePlace, pa.Table]] = []
 
     def sink(place: RawPlace, treated: TreatedRows) -> None:
@@ -98,33 +97,43 @@ def governed_read(
     examined = examination_of(name, governance).examine(
         (GovernedPlace(place, at_ms) for place in places), sink
     )
-    quality = examined.quality
-    kinds = {column: each.kind for column, each in quality.columns.items()}
-    changed = governance.changed_kinds(name, kinds)
+    changed = governance.changed_kinds(name, examined.quality.kinds)
     if changed:
         raise InputError(
             f"{governance.region}: the table {name} is not what it was: {'; '.join(changed)}.",
             remedy="Have it written as before. If the change is meant: fedpref-region quality "
             "report HOME --accept.",
         )
+    return _unified(name, read, examined, keys, at_ms)
+
+
+def _unified(
+    name: str,
+    read: Sequence[tuple[TablePlace, pa.Table]],
+    examined: Examined,
+    keys: CustomerKeys | None,
+    at_ms: int,
+) -> TableRead:
+    """The rows that are used, of the region's own customers, finished as any table."""
+    schema, quality = schema_of(name), examined.quality
     # Rows beyond the bound are right, and many: they are counted, and lower no score.
     counts = TableCounts(quality.in_scope - quality.accepted, reasons=quality.reasons)
     ordinary, spared, begin = list[pa.Table](), list[pa.Table](), 0
     for place, table in read:
         end = begin + table.num_rows
         reader = RowReader(schema, place.canonical_config, keys)
-        for rows, into in (
-            (examined.accepted[begin:end] & ~examined.spared[begin:end], ordinary),
-            (examined.spared[begin:end], spared),
-        ):
+        used, alike = examined.accepted[begin:end], examined.spared[begin:end]
+        for rows, into in ((used & ~alike, ordinary), (alike, spared)):
             if rows.any():
                 chosen = table.filter(pa.array(rows))
                 unified, found = reader.read(chosen, place.source.origin, at_ms)
                 into.append(unified)
                 counts += found
         begin = end
+    if schema.once is not None:
+        return finished(schema, [*ordinary, *spared], counts)
     whole = finished(schema, ordinary, counts)
-    if not spared or schema.once is not None:
-        return whole if not spared else finished(schema, [*ordinary, *spared], counts)
-    more = pa.concat_tables([whole.rows, *spared]).unify_dictionaries().combine_chunks()
-    return TableRead(more, whole.counts)
+    if not spared:
+        return whole
+    rows = pa.concat_tables([whole.rows, *spared]).unify_dictionaries().combine_chunks()
+    return TableRead(rows, whole.counts)

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from client.data.row_blocks import AT_HOME, AWAY, PASSED
-from client.data.row_checks import RowChecks, RowCounts
+from client.data.row_checks import USUAL_LIMITS, PurchaseLimits, RowChecks, RowCounts
+from client.data.standards import load_standards
 from client.data.transactions import Transactions
 from common import canonical_json
 from common.catalogue import Catalogue
@@ -110,6 +111,19 @@ def test_a_batch_of_nothing_in_scope(make_transactions: Make, catalogue: Catalog
     assert len(block) == 0
     assert pa.types.is_string(block.customers.type)
     assert counts == RowCounts(read=3, out_of_scope=3)
+
+
+def test_limits_are_those_of_the_standards(make_transactions: Make, catalogue: Catalogue) -> None:
+    standards = load_standards()
+    assert PurchaseLimits.of(standards) == USUAL_LIMITS
+    columns = dict(standards.tables["purchases"].columns)
+    columns["amount"] = columns["amount"].model_copy(update={"range": (1.0, None)})
+    del columns["quantity"]
+    table = standards.tables["purchases"].model_copy(update={"columns": columns})
+    limits = PurchaseLimits.of(standards.model_copy(update={"tables": {"purchases": table}}))
+    rows = [{"amount": 0.5}, {"amount": 2e6}, {"quantity": 100_001}]
+    _, counts = RowChecks(catalogue, limits).examine(make_transactions(rows))
+    assert counts.reasons == {"amount-out-of-range": 1, "quantity-out-of-range": 1}
 
 
 COUNTS = st.builds(

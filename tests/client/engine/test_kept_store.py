@@ -13,6 +13,7 @@ import pytest
 from client.data import file_source, quality
 from client.data.file_source import FileSource
 from client.data.sql_source import SqlSource
+from client.data.standards import DEFAULT_FILE
 from client.data.store_units import StoreUnit
 from client.data.transactions import Transactions
 from client.engine.home import RegionHome
@@ -113,6 +114,23 @@ def test_an_engine_that_starts_again_reads_nothing_anew(region: Region, read: li
     expected = region.customers()
     assert region.customers(region.opened()) == expected
     assert read == ["1"]
+
+
+def test_other_standards_judge_all_rows_anew(region: Region, read: list[str]) -> None:
+    region.declare(SOURCE + 'quantity = "n"\n')
+    for day, count in (("1", 5), ("2", 50)):
+        path = region.home.root / "data" / "days" / f"{day}.csv"
+        rows = [
+            f"c{number},i0,2024-03-0{day},{count if not number else 1}\n" for number in range(20)
+        ]
+        path.write_text("card,sku,at,n\n" + "".join(rows), "utf-8")
+    assert region.store.checked().report.reasons == {}
+    standards = DEFAULT_FILE.read_text("utf-8")
+    narrow = standards.replace('unit = "1"\nrange = [0, 100_000]', 'unit = "1"\nrange = [0, 10]', 1)
+    region.home.source.with_name("standards.toml").write_text(narrow, "utf-8")
+    region.now_s = 60
+    assert region.store.checked().report.reasons == {"quantity-out-of-range": 1}
+    assert read == ["1", "2", "1", "2"]
 
 
 def test_a_large_store_is_read_from_the_disk_part_by_part(
