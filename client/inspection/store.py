@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from client.data.sources import open_source
+from client.data.standards import standards_file, standards_of
 from client.data.tables.declaration import declaration_file, declared_tables
 from client.data.tables.reading import RegionTables
 from client.engine.home import RegionHome
@@ -25,7 +26,12 @@ def check_store(subject: Inspected, home: RegionHome, findings: Findings) -> Non
 
 
 def check_tables(home: RegionHome, findings: Findings) -> None:
-    """Checks that the further tables answer and have what is mapped; reads no row."""
+    """Checks the data standards, and that further tables answer and have what is mapped.
+
+    Reads no row.
+    """
+    with findings.catching(Kind.STORE, standards_file(home)):
+        standards_of(home)
     with findings.catching(Kind.STORE, declaration_file(home)):
         RegionTables(declared_tables(home)).check()
 

@@ -15,6 +15,7 @@ import pytest
 
 from client.consent_service.region_records import open_records
 from client.consent_service.registrar import Choice
+from client.data.standards import DEFAULT_FILE
 from client.engine import permit_shelf
 from client.engine.home import RegionHome
 from client.engine.policy import RegionPolicy, read_policy
@@ -183,6 +184,11 @@ def other_engine(case: Case) -> None:
 def lose_column(case: Case) -> None:
     path = case.region.root / "home" / "data" / "transactions.csv"
     path.write_text(path.read_text().replace("what", "article", 1))
+
+
+def spoil_standards(case: Case) -> None:
+    text = DEFAULT_FILE.read_text("utf-8").replace("threshold =", "treshold =", 1)
+    (case.region.root / "home" / "data" / "standards.toml").write_text(text, "utf-8")
 
 
 def older_library(case: Case) -> None:
@@ -514,6 +520,14 @@ BAD = (
         "[source]",
         "no data files",
         "path",
+    ),
+    Bad(
+        "standards that say what is not known",
+        spoil_standards,
+        Kind.STORE,
+        "standards.toml",
+        "treshold",
+        "Correct the field",
     ),
     Bad(
         "store of another shape",
