@@ -35,9 +35,22 @@ DATASET = Bar("… a round's data set of them", "s", 60)
 START = Bar("… a start with what is kept", "s", 60)
 DAY = Bar("… a day's file taken up", "s", 120)
 DISK = Bar("… kept on disk, encrypted", "B/row", 25)
+REPORT = Bar("… examined for a quality report", "rows/s", 100_000, least=True)
+REPORT_MEMORY = Bar("… memory of the report", "MB", 4000)
 SQL_READ = Bar("a PostgreSQL table read in batches", "rows/s", 50_000, least=True)
 
-BARS = (MEMORY, AGAIN_MEMORY, READ, DATASET, START, DAY, DISK, SQL_READ)
+BARS = (
+    MEMORY,
+    AGAIN_MEMORY,
+    READ,
+    DATASET,
+    START,
+    DAY,
+    DISK,
+    REPORT,
+    REPORT_MEMORY,
+    SQL_READ,
+)
 
 _COLUMNS = ["card", "article", "sold_at", "pieces", "paid", "receipt", "shop"]
 _MAPPED = {
@@ -73,6 +86,7 @@ def measure_files(
     _run("benchmarks.large_store", home, rows, customers, items, days)
     first = _measured("first", home, customers)
     again = _measured("again", home, customers)
+    report = json.loads(_run("benchmarks.governed_data", home))
     alone_s = _timed(lambda: _read_alone(home))
     before = f"before anything was read: {first['before_mb']:,.0f} MB"
     return {
@@ -90,6 +104,11 @@ def measure_files(
             f"{again['day_rows']:,.0f} rows; of it the data set: {again['day_dataset_s']:.1f} s",
         ),
         DISK: Figure(first["kept_bytes"] / first["rows"]),
+        REPORT: Figure(
+            report["rows"] / report["report_s"],
+            f"{report['cpu_s']:.0f} s of processor time; {report['accepted']:,} rows are used",
+        ),
+        REPORT_MEMORY: Figure(report["peak_mb"]),
     }
 
 

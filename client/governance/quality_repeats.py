@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 BoolArray = npt.NDArray[np.bool_]
 ByteArray = npt.NDArray[np.uint8]
@@ -68,18 +69,36 @@ def repeats(facts: RowFacts) -> tuple[BoolArray, BoolArray]:
         bool[n], the rows that say the same as the one that stays; bool[n], those that say something
         else under the same key.
     """
-    n_rows = len(facts)
-    order = np.lexsort(
-        (facts.ids, -facts.filled.astype(np.int16), ~facts.newest, ~facts.passed, facts.keys)
+    repeated, replaced = np.zeros(len(facts), dtype=bool), np.zeros(len(facts), dtype=bool)
+    several = _with_a_key_of_several(facts.keys)
+    if not len(several):
+        return repeated, replaced
+    # Best first; `~` turns the order of whole numbers about without leaving their range.
+    best = (
+        facts.ids[several],
+        ~facts.filled[several],
+        ~facts.newest[several],
+        ~facts.passed[several],
+        facts.keys[several],
     )
+    order = several[np.lexsort(best)]
     ordered = facts.keys[order]
-    begins = np.append(True, ordered[1:] != ordered[:-1]) if n_rows else np.zeros(0, dtype=bool)
+    begins = np.append(True, ordered[1:] != ordered[:-1])
     stays = order[np.flatnonzero(begins)][np.cumsum(begins) - 1]
     alike = facts.ids[order] == facts.ids[stays]
-    repeated, replaced = np.zeros(n_rows, dtype=bool), np.zeros(n_rows, dtype=bool)
     repeated[order] = ~begins & alike
     replaced[order] = ~begins & ~alike
     return repeated, replaced
+
+
+def _with_a_key_of_several(keys: DigestArray) -> LongArray:
+    """The rows whose key another row has too; most tables have few."""
+    order = np.argsort(keys)
+    same = keys[order][1:] == keys[order][:-1]
+    found: LongArray = (
+        order[np.append(False, same) | np.append(same, False)] if len(keys) else order
+    )
+    return found
 
 
 def rows_beyond(facts: RowFacts, counted: BoolArray, most: int) -> tuple[BoolArray, int]:
@@ -95,11 +114,11 @@ def rows_beyond(facts: RowFacts, counted: BoolArray, most: int) -> tuple[BoolArr
     """
     beyond = np.zeros(len(facts), dtype=bool)
     rows = np.flatnonzero(counted & (facts.customers != 0))
-    _, whose, counts = np.unique(facts.customers[rows], return_inverse=True, return_counts=True)
-    if not len(rows) or int(counts.max()) <= most:
+    whose, _ = pd.factorize(facts.customers[rows])
+    counts = np.bincount(whose)
+    if int(counts.max(initial=0)) <= most:
         return beyond, 0
     many = rows[counts[whose] > most]
-    # `~` turns the order of whole numbers about without leaving their range.
     order = many[np.lexsort((facts.ids[many], ~facts.times[many], facts.customers[many]))]
     ordered = facts.customers[order]
     rank = np.arange(len(order)) - np.searchsorted(ordered, ordered, side="left")
