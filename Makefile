@@ -56,7 +56,7 @@ bench-federation: $(PEERS)
 
 bench-data: debian-packages
 
-bench-%: $(READY) ## Measure one area: bench-demo, bench-audit, bench-training, bench-federation, bench-data, bench-node, bench-recommend, bench-analytics, bench-insights
+bench-%: $(READY) ## Measure one area: bench-demo, bench-audit, bench-training, bench-federation, bench-data, bench-node, bench-recommend, bench-profiles, bench-analytics, bench-insights
 	$(BIN)/python -m benchmarks $*
 
 $(PEERS): benchmarks/peers.txt $(READY)

@@ -12,6 +12,7 @@ from benchmarks import (
     federation,
     insights,
     node,
+    profiles,
     recommend,
     training,
 )
@@ -25,6 +26,7 @@ AREAS = {
     "data": data,
     "node": node,
     "recommend": recommend,
+    "profiles": profiles,
     "analytics": analytics,
     "insights": insights,
 }

@@ -73,7 +73,7 @@ def again(home: RegionHome, customers: int) -> Measured:
     return times | {"day_rows": refreshed.rows_read, "peak_mb": resident_mb("VmHWM")}
 
 
-def everyone(customers: int) -> EligibleCustomers:
+def everyone(customers: int, *, purpose: str = FEDERATED_TRAINING) -> EligibleCustomers:
     """Consents of all customers that nobody signed, replayed."""
     form = ConsentForm(
         type="explicit",
@@ -97,7 +97,7 @@ def everyone(customers: int) -> EligibleCustomers:
             seq=1,
             prev=None,
             state=GIVEN,
-            purposes={FEDERATED_TRAINING: True},
+            purposes={purpose: True},
             evidence=None,
             event_time="2025-01-01T00:00:00.000Z",
             expires=None,
@@ -106,7 +106,7 @@ def everyone(customers: int) -> EligibleCustomers:
         replay.apply(index, record, sid)
     return EligibleCustomers.from_replay(
         replay,
-        purpose=FEDERATED_TRAINING,
+        purpose=purpose,
         at_ms=1_760_000_000_000,
         consent_size=customers,
         subject_ids=pseudonyms,

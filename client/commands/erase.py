@@ -27,7 +27,8 @@ and write the files of fedpref-region recommend batch anew, wherever they were c
 4. If the region serves recommendations: what an experiment showed this person is in \
 {exposures}, under a pseudonym of its own, until the recommender's next refresh or start: start \
 it once, fedpref-region recommend check does.
-What the engine keeps of the store is unreadable from now on, and is read anew from it."""
+What the engine keeps of the store is unreadable from now on, and is read anew from it. So are \
+customers' profiles, if the region has any: build them anew with fedpref-region profile build."""
 
 
 def erase(

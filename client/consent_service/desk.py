@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from client.consent_service.forms import WEB_FORM
 from common.canonical_json import JsonValue
@@ -157,6 +157,20 @@ class LoggedChoice:
     first_excluded: ExcludedFrom | None
 
 
+@dataclass(frozen=True)
+class ShownProfile:
+    """A customer's profile, for herself to read.
+
+    Attributes:
+        standing: Whether her consent to it is in force, or why not.
+        profile: What it says (``fedpref-profile/1``); None without consent, or if there is none
+            yet.
+    """
+
+    standing: Standing
+    profile: dict[str, Any] | None
+
+
 class ConsentDesk(Protocol):
     """What the consent service asks of the region. Safe to use from several threads."""
 
@@ -194,6 +208,9 @@ class ConsentDesk(Protocol):
             DecisionRefusedError: With the code ``not-found``: there is no such record, or it is
                 another customer's; nobody learns which.
         """
+
+    def profile(self, customer_ref: str, lang: str) -> ShownProfile:
+        """The customer's profile in a language, if she consents to it now."""
 
 
 #: The most records that one answer lists; all are in the person's own export.

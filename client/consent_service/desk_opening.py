@@ -12,6 +12,7 @@ from client.engine.home import RegionHome
 from client.engine.log_state import LogState
 from client.engine.policy import read_policy
 from client.engine.subjects import SubjectKeys, open_subject_keys
+from client.profiles.desk import HomeProfiles
 from common.audit.checkpoint import parse_note
 from common.audit.cosigners import Cosigners
 from common.audit.log import AuditLog
@@ -101,6 +102,7 @@ def desk_on(
             forms=forms,
             policy=read_policy(home.policy),
             checkpoint_above=choice.above,
+            profiles=HomeProfiles(home),
         )
         yield LocalDesk(parts, clock_ms=clock_ms)
 

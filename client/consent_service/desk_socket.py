@@ -23,6 +23,7 @@ from client.consent_service.desk import (
     LoggedChoice,
     Position,
     ShownNotice,
+    ShownProfile,
 )
 from common.canonical_json import JsonValue
 from common.engine_channel import engine_user
@@ -44,6 +45,7 @@ _CHOICE = TypeAdapter(LoggedChoice)
 _HISTORY = TypeAdapter(tuple[LoggedChoice, ...])
 _TEXT = TypeAdapter(str)
 _RECEIPT = TypeAdapter(dict[str, Any])
+_PROFILE = TypeAdapter(ShownProfile)
 
 
 class DeskChannel:
@@ -62,6 +64,7 @@ class DeskChannel:
             "withdraw": self._withdraw,
             "history": self._history,
             "receipt": self._receipt,
+            "profile": self._profile,
         }
 
     def call(
@@ -105,6 +108,12 @@ class DeskChannel:
             _field(header, "lang", _TEXT),
         )
 
+    def _profile(self, header: Header) -> JsonValue:
+        profile = self._desk.profile(
+            _field(header, "customer_ref", _TEXT), _field(header, "lang", _TEXT)
+        )
+        return _plain(profile, _PROFILE)
+
 
 class SocketDesk:
     """A `ConsentDesk` in another process. Its methods are that protocol's.
@@ -146,6 +155,10 @@ class SocketDesk:
         """See `ConsentDesk.receipt`."""
         question: Header = {"customer_ref": customer_ref, "record_id": record_id, "lang": lang}
         return self._ask("receipt", question, _RECEIPT)
+
+    def profile(self, customer_ref: str, lang: str) -> ShownProfile:
+        """See `ConsentDesk.profile`."""
+        return self._ask("profile", {"customer_ref": customer_ref, "lang": lang}, _PROFILE)
 
     def _ask(self, method: str, question: Header, kind: TypeAdapter[_T]) -> _T:
         with self._slots:

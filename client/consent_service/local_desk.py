@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from typing import Protocol
 
 from client.consent_service.desk import (
     MAX_HISTORY,
@@ -19,6 +20,7 @@ from client.consent_service.desk import (
     LoggedChoice,
     Position,
     ShownNotice,
+    ShownProfile,
 )
 from client.consent_service.forms import FormSettings
 from client.consent_service.notices import offered
@@ -37,6 +39,7 @@ from common.canonical_json import JsonValue
 from common.consent import (
     FEDERATED_TRAINING,
     GIVEN,
+    PROFILING,
     ConsentForm,
     ConsentRecord,
 )
@@ -46,6 +49,18 @@ from common.notice import LoggedNotice
 from common.timestamps import format_time, now_ms, parse_time
 
 _DEFAULT_LANGUAGE = "en"
+
+
+class ProfilesOfCustomers(Protocol):
+    """What a desk asks of the region's profiles (`client.profiles.desk`)."""
+
+    def told(self, sid: str, lang: str) -> dict[str, JsonValue] | None:
+        """What a customer's profile says to herself; None if she has none."""
+        ...
+
+    def forget(self, sid: str) -> None:
+        """Takes a customer's profile out, if it can be done now; else the next refresh does."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -62,6 +77,7 @@ class DeskParts:
         forms: What all consents of the region have in common.
         policy: The region's policy.
         checkpoint_above: The checkpoint that a receipt of the entry at an index is proved by.
+        profiles: The region's profiles, for who consents to one; None where there are none.
     """
 
     federation: str
@@ -73,6 +89,7 @@ class DeskParts:
     forms: FormSettings
     policy: RegionPolicy
     checkpoint_above: Callable[[int], bytes]
+    profiles: ProfilesOfCustomers | None = None
 
 
 class LocalDesk:
@@ -136,7 +153,9 @@ class LocalDesk:
         """See `ConsentDesk.choose`."""
         with self._parts.state.lock:
             latest = self._parts.registrar.latest(actor.customer_ref)
-            return self._log(actor, self._to_choice(actor, decision, latest))
+            logged = self._log(actor, self._to_choice(actor, decision, latest))
+        self._forget_profile(actor.customer_ref, logged)
+        return logged
 
     def withdraw(self, actor: Actor) -> LoggedChoice:
         """See `ConsentDesk.withdraw`."""
@@ -144,7 +163,9 @@ class LocalDesk:
             latest = self._parts.registrar.latest(actor.customer_ref)
             if latest is None:
                 raise DecisionRefusedError("nothing-to-withdraw", "Nothing was ever given.")
-            return self._log(actor, self._ending(actor, latest))
+            logged = self._log(actor, self._ending(actor, latest))
+        self._forget_profile(actor.customer_ref, logged)
+        return logged
 
     def history(self, customer_ref: str) -> tuple[LoggedChoice, ...]:
         """See `ConsentDesk.history`."""
@@ -173,6 +194,25 @@ class LocalDesk:
                     else FirstExcluded(excluded.run, excluded.round, excluded.consent_size),
                 )
         raise DecisionRefusedError("not-found", "The customer has no such record.")
+
+    def profile(self, customer_ref: str, lang: str) -> ShownProfile:
+        """See `ConsentDesk.profile`."""
+        parts = self._parts
+        with parts.state.lock:
+            parts.state.refresh()
+            sid = parts.subjects.pseudonym(customer_ref) or ""
+            standing = parts.state.consents.state_of(
+                sid, PROFILING, self._clock_ms(), notice_grace_s=parts.policy.notice_grace_s
+            )
+        if not standing.in_force or parts.profiles is None:
+            return ShownProfile(standing.standing, None)
+        return ShownProfile(standing.standing, parts.profiles.told(sid, lang))
+
+    def _forget_profile(self, customer_ref: str, logged: LoggedChoice) -> None:
+        """Takes a profile out as soon as its consent has ended: nobody waits for a refresh."""
+        sid = self._parts.subjects.pseudonym(customer_ref)
+        if self._parts.profiles is not None and sid is not None and PROFILING not in logged.agreed:
+            self._parts.profiles.forget(sid)
 
     def _to_choice(self, actor: Actor, decision: Decision, latest: ConsentRecord | None) -> Choice:
         agreed = decision.agreed

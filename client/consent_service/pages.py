@@ -33,7 +33,7 @@ from common.audit.checkpoint import parse_note
 from common.audit.proof_file import LogProof
 from common.audit.receipt_text import receipt_language, strength
 from common.canonical_json import JsonValue
-from common.consent import GIVEN, REFUSED, WITHDRAWN
+from common.consent import GIVEN, PROFILING, REFUSED, WITHDRAWN
 
 _RECEIPT_MEDIA_TYPE = "application/json"
 # After these the customer sees their choices as they are now, with the reason above.
@@ -173,6 +173,18 @@ def receipt_file(
         canonical_json.encode(receipt, max_bytes=1 << 20),
         media_type=_RECEIPT_MEDIA_TYPE,
         headers={"Content-Disposition": f'attachment; filename="receipt-{record_id}.json"'},
+    )
+
+
+@router.get("/profile")
+def profile(request: Request, visitor: SignedIn, service: ServiceOf, lang: Language) -> Response:
+    """What the customer's profile says, since when and why; or why there is none."""
+    return render(
+        request,
+        "profile",
+        visitor=visitor,
+        shown=service.desk.profile(visitor.reference, lang),
+        purpose=PROFILING,
     )
 
 

@@ -21,12 +21,15 @@ from client.consent_service.receipt_checkpoint import checkpoint_above
 from client.consent_service.region_records import RegionRecords
 from client.consent_service.registrar import LoggedConsent
 from client.engine.policy import read_policy
+from client.profiles.desk import HomeProfiles
+from client.web.language import LANGUAGES
 from common import canonical_json
 from common.audit.cosigners import Cosigners
 from common.audit.customer_key import CustomerKey
 from common.audit.receipt import MAX_RECEIPT_BYTES, FirstExcluded, grants_training, make_receipt
 from common.audit.witness.store import WitnessStore
 from common.canonical_json import JsonValue
+from common.consent import PROFILING
 from common.durable_file import write_durably
 from common.errors import ConsentError, StorageError
 from common.notice import LoggedNotice
@@ -104,7 +107,7 @@ def export_subject(
         "participation.json": _json([part.to_record() for part in parts]),
         "evidence.json": _json(_evidence(records, customer_ref)),
         # What the model says of someone is computed when it is asked for, and stored nowhere.
-        "tags.json": _json([]),
+        "tags.json": _json(_profile(records, key.sid, now)),
     }
     files |= _record_files(consents)
     files |= _receipt_files(records, consents, parts, now)
@@ -143,6 +146,18 @@ def _summary(
         "rounds_included": sum(part.included for part in parts),
         "consent_now": {purpose: state.standing.value for purpose, state in states.items()},
     }
+
+
+def _profile(records: RegionRecords, sid: str, now: int) -> list[JsonValue]:
+    """What the person's profile says, in both languages; nothing without consent to it."""
+    state = records.state.consents.state_of(
+        sid, PROFILING, now, notice_grace_s=read_policy(records.home.policy).notice_grace_s
+    )
+    if not state.in_force:
+        return []
+    profiles = HomeProfiles(records.home)
+    told = [profiles.told(sid, lang) for lang in LANGUAGES]
+    return [each for each in told if each is not None]
 
 
 def _record_files(consents: Sequence[LoggedConsent]) -> dict[str, bytes]:

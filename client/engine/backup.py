@@ -42,6 +42,9 @@ FILES = (
     # What the operator set for the recommender.
     "recommend/settings.toml",
     "recommend/service.toml",
+    # And for profiles, which themselves are built again.
+    "profiles/library.toml",
+    "profiles/settings.toml",
     # What was decided about the treatment of tables, and how their quality was.
     "quality/undone.json",
     "quality/kinds.json",

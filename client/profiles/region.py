@@ -49,15 +49,37 @@ def local_time(home: RegionHome) -> LocalTime:
     return LocalTime(Clock(dayparts, declared_source(home).time_zone))
 
 
-def profile_store(home: RegionHome) -> ProfileStore:
+def profile_store(home: RegionHome, *, lock_wait_s: float = 900.0) -> ProfileStore:
     """Where a home keeps its profiles.
+
+    Args:
+        home: The region's home.
+        lock_wait_s: For how long another process may be writing them.
 
     Raises:
         InputError: The home has no storage key.
     """
     # Asked each time: an erasure turns it, and with it all profiles become unreadable.
     key = StorageKeyFile(home.stored_key).find(lambda: None)
-    return ProfileStore(profiles_folder(home) / KEPT_NAME, key)
+    return ProfileStore(profiles_folder(home) / KEPT_NAME, key, lock_wait_s=lock_wait_s)
+
+
+def making_of(home: RegionHome) -> Making:
+    """What a home's profiles are made of and with.
+
+    Raises:
+        InputError: A declaration, the library, the policy or the settings are malformed.
+    """
+    return Making(
+        region=home.region,
+        store=profile_store(home),
+        tables=read_tables(home),
+        catalogue=Catalogue.load(home.catalogue),
+        local=local_time(home),
+        library=load_library(profiles_folder(home) / LIBRARY_NAME),
+        settings=ProfileSettings.read(home),
+        threshold=float(read_policy(home.policy).quality_threshold),
+    )
 
 
 def profile_reader(home: RegionHome) -> ProfileReader:
@@ -97,7 +119,7 @@ class RegionProfiles:
         Raises:
             FedprefError: As there.
         """
-        making = self._making()
+        making = making_of(self.home)
         return build(making, self._customers(), self.clock_ms(), as_of_ms=as_of_ms, cuts=cuts)
 
     def refresh(self) -> Outcome:
@@ -107,10 +129,10 @@ class RegionProfiles:
             FedprefError: As there.
         """
         if self._refresher is None:
-            self._refresher = Refresher(self._making())
+            self._refresher = Refresher(making_of(self.home))
         else:
             # An erasure may have turned the key since.
-            self._refresher.making = self._making()
+            self._refresher.making = making_of(self.home)
         return self._refresher.refresh(self._customers(), self.clock_ms())
 
     def follow(self, every_s: float, *, most: int | None = None) -> Iterator[Outcome]:
@@ -179,19 +201,6 @@ class RegionProfiles:
         if known is None or known[0] != size or at_s - known[1] > CONSENTS_AGE_S:
             self._eligible = known = (size, at_s, self.gate.eligible())
         return known[2]
-
-    def _making(self) -> Making:
-        home = self.home
-        return Making(
-            region=home.region,
-            store=profile_store(home),
-            tables=read_tables(home),
-            catalogue=Catalogue.load(home.catalogue),
-            local=local_time(home),
-            library=load_library(profiles_folder(home) / LIBRARY_NAME),
-            settings=ProfileSettings.read(home),
-            threshold=float(read_policy(home.policy).quality_threshold),
-        )
 
 
 @contextmanager

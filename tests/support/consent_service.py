@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,12 +123,12 @@ class Service:
 
 
 @contextmanager
-def open_service(folder: Path) -> Iterator[Service]:
-    """Makes a region and opens its desk."""
+def open_service(folder: Path, *, notices: Sequence[dict[str, object]] = ()) -> Iterator[Service]:
+    """Makes a region and opens its desk; without notices, with the two of this module."""
     since = {"in_force_from": format_time(now_ms() - 24 * 3600 * 1000)}
     home = make_region_home(
         folder / "home",
-        notices=[notice_record(**NOTICE, **since), notice_record(**NOTICE_ZH, **since)],
+        notices=notices or [notice_record(**NOTICE, **since), notice_record(**NOTICE_ZH, **since)],
         lasts_s=365 * 24 * 3600,
     )
     issuer = DemoIssuer(Ed25519PrivateKey.generate())
