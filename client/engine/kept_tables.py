@@ -76,6 +76,7 @@ class KeptTables:
         tables = read_tables(self._home)
         found = tables.read(name)
         self._require_right(name, found.counts)
+        self._require_usable(name, found.problems)
         refresh_after_s = min(each.config.refresh_after_s for each in tables.places(name))
         self._kept[name] = _Kept(found.rows, self._clock_s() + refresh_after_s)
         return found.rows
@@ -92,3 +93,12 @@ class KeptTables:
             remedy="Correct the table or its declaration (fedpref-region tables check); then ask "
             "again.",
         )
+
+    def _require_usable(self, name: str, problems: Sequence[str]) -> None:
+        if problems:
+            raise QualityGateError(
+                f"{self._home.region}: the data standards let nobody use the table {name}: "
+                f"{'; '.join(problems)}. Nothing is asked of it.",
+                remedy="Correct the table or the standards (fedpref-region quality report); then "
+                "ask again.",
+            )

@@ -29,10 +29,12 @@ class TableRead:
         rows: The columns of its schema: text as dictionary<int32, string>, moments as
             timestamp[ms, UTC], numbers as float64. In no order that means anything.
         counts: What was read, and what was left out and why.
+        problems: Why the region's data standards let nobody use it; empty if they do.
     """
 
     rows: pa.Table = field(repr=False)
     counts: TableCounts
+    problems: tuple[str, ...] = ()
 
 
 def finished(schema: TableSchema, tables: list[pa.Table], counts: TableCounts) -> TableRead:

@@ -8,7 +8,7 @@ any other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -104,7 +104,9 @@ def governed_read(
             remedy="Have it written as before. If the change is meant: fedpref-region quality "
             "report HOME --accept.",
         )
-    return _unified(name, read, examined, keys, at_ms)
+    found = _unified(name, read, examined, keys, at_ms)
+    # A table without rows is no broken one: what is asked of it says that there is nothing.
+    return replace(found, problems=tuple(examined.quality.problems if found.counts.read else ()))
 
 
 def _unified(

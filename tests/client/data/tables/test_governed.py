@@ -180,4 +180,12 @@ def test_a_column_that_holds_something_else_is_refused(folder: Folder) -> None:
 def test_no_rows_are_no_fault(folder: Folder) -> None:
     folder.put("events", EVENT, [])
     found = folder.tables().read("events")
-    assert (found.rows.num_rows, found.counts.score) == (0, 1.0)
+    assert (found.rows.num_rows, found.counts.score, found.problems) == (0, 1.0, ())
+
+
+def test_what_the_standards_let_nobody_use_says_why(folder: Folder) -> None:
+    rows = [("a", f"2024-03-01 10:{n:02d}", "dwell", "milk", 3600) for n in range(20)]
+    folder.put("events", EVENT, rows)
+    found = folder.tables().read("events")
+    assert found.counts.score == 1.0
+    assert found.problems == ("treatment guessed in 100.0000% of its rows, and may in 5.00%",)
