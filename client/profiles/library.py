@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeAlias
@@ -16,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from client.data.standards import load_standards
+from client.data.standards_fields import Definition
 from client.profiles.columns import (
     CATEGORY_FACTS,
     CUSTOMER_FACTS,
@@ -23,6 +26,7 @@ from client.profiles.columns import (
     SHARE_OF,
     Columns,
 )
+from client.profiles.terms import with_terms
 from common.errors import InputError
 
 FILE_NAME = "library.toml"
@@ -219,11 +223,15 @@ class TagLibrary(_Declared):
         return (*self.tag, *self.trigger)
 
 
-def load_library(path: Path | None = None) -> TagLibrary:
+def load_library(
+    path: Path | None = None, *, terms: Mapping[str, Definition] | None = None
+) -> TagLibrary:
     """Reads a tag library.
 
     Args:
         path: Its file; the default one if it is not there, or not given.
+        terms: What terms of the region's data standards mean; those of the default standards if
+            they are not given.
 
     Raises:
         InputError: It cannot be read, or a field is wrong: names file, field and what is wrong.
@@ -242,8 +250,9 @@ def load_library(path: Path | None = None) -> TagLibrary:
             f"The tag library {path} cannot be read: {error}.",
             remedy="Correct the file, or remove it for the default one.",
         ) from error
+    known = load_standards().definitions if terms is None else terms
     try:
-        return TagLibrary.model_validate(values)
+        return TagLibrary.model_validate(with_terms(values, known))
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "(whole file)"

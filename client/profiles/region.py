@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from client.data.consent_filter import EligibleCustomers
+from client.data.standards import standards_of
 from client.data.tables.reading import read_tables
 from client.engine.home import RegionHome
 from client.engine.policy import read_policy
@@ -15,7 +16,7 @@ from client.engine.storage_key import StorageKeyFile
 from client.profiles.building import build
 from client.profiles.explanation import Explained
 from client.profiles.library import FILE_NAME as LIBRARY_NAME
-from client.profiles.library import load_library
+from client.profiles.library import TagLibrary, load_library
 from client.profiles.making import Making, Outcome
 from client.profiles.purchases import LocalTime
 from client.profiles.reading import Overview, ProfileReader
@@ -64,6 +65,15 @@ def profile_store(home: RegionHome, *, lock_wait_s: float = 900.0) -> ProfileSto
     return ProfileStore(profiles_folder(home) / KEPT_NAME, key, lock_wait_s=lock_wait_s)
 
 
+def library_of(home: RegionHome) -> TagLibrary:
+    """A home's tag library, with the terms of its data standards.
+
+    Raises:
+        InputError: Library or standards are malformed.
+    """
+    return load_library(profiles_folder(home) / LIBRARY_NAME, terms=standards_of(home).definitions)
+
+
 def making_of(home: RegionHome) -> Making:
     """What a home's profiles are made of and with.
 
@@ -76,7 +86,7 @@ def making_of(home: RegionHome) -> Making:
         tables=read_tables(home),
         catalogue=Catalogue.load(home.catalogue),
         local=local_time(home),
-        library=load_library(profiles_folder(home) / LIBRARY_NAME),
+        library=library_of(home),
         settings=ProfileSettings.read(home),
         threshold=float(read_policy(home.policy).quality_threshold),
     )
@@ -90,7 +100,7 @@ def profile_reader(home: RegionHome) -> ProfileReader:
     """
     return ProfileReader(
         store=profile_store(home),
-        library=load_library(profiles_folder(home) / LIBRARY_NAME),
+        library=library_of(home),
         categories=Catalogue.load(home.catalogue).category_names,
         local=local_time(home),
         cart_left_after_h=ProfileSettings.read(home).cart_left_after_h,

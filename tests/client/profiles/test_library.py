@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from client.data.standards import load_standards
 from client.profiles.columns import CATEGORY_FACTS, CUSTOMER_FACTS, RELATIVE_FACTS, SHARE_OF
 from client.profiles.explanation import fact_title
 from client.profiles.library import Rule, load_library
+from client.profiles.settings import ProfileSettings
 from client.recommend.settings import SceneSettings
 from client.web.language import LANGUAGES, read_messages
 from common.errors import InputError
@@ -119,3 +121,27 @@ def test_a_rule_holds_of_nothing_that_is_not_known() -> None:
 def test_the_default_is_explained_in_its_own_words() -> None:
     assert DEFAULT.startswith("# The tag library")
     assert tomllib.loads(DEFAULT)["version"]
+
+
+def test_a_term_means_what_the_standards_define(tmp_path: Path) -> None:
+    path = tmp_path / "library.toml"
+    path.write_text(
+        LEAST.replace('{ fact = "purchase_days_30", at_least = 3 }', '{ term = "active" }')
+    )
+    (rule,) = load_library(path).tag[0].when
+    assert (rule.fact, rule.bounds) == ("purchase_days_30", {"at_least": 3})
+    active = load_standards().definitions["active"]
+    yearly = active.model_copy(update={"within_days": 365, "at_least": 20})
+    (rule,) = load_library(path, terms={"active": yearly}).tag[0].when
+    assert (rule.fact, rule.bounds) == ("purchase_days_365", {"at_least": 20})
+    with pytest.raises(InputError, match="do not define"):
+        load_library(path, terms={})
+    for change in ({"within_days": 31}, {"count": "rows"}, {"table": "events"}):
+        with pytest.raises(InputError, match="no fact for"):
+            load_library(path, terms={"active": active.model_copy(update=change)})
+
+
+def test_the_documentation_names_every_fact_and_setting() -> None:
+    page = (Path(__file__).parents[3] / "docs/profiles.md").read_text()
+    for name in (*CUSTOMER_FACTS, *CATEGORY_FACTS, *ProfileSettings.model_fields):
+        assert f"`{name}`" in page, name

@@ -1,0 +1,98 @@
+"""`fedpref-region profile`, as an operator gives it, on a finished run's region."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from client import cli
+from client.engine.home import RegionHome
+from common.errors import EXIT_OK, ConsentError, InputError, StorageError
+from simulations.run_folder import RunFolder
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def built(finished_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RegionHome:
+    root = tmp_path_factory.mktemp("profiles") / "run"
+    shutil.copytree(finished_run.root, root, symlinks=True)
+    return RegionHome.read(root / "regions" / "region-1")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def run(what: str, home: RegionHome, *options: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(
+            sys, "argv", ["fedpref-region", "profile", what, str(home.root), *options]
+        )
+        code: Any = EXIT_OK
+        try:
+            cli.main()
+        except SystemExit as ended:
+            code = ended.code or EXIT_OK
+        shown = capsys.readouterr()
+        return int(code), shown.out, shown.err
+
+    return run
+
+
+def test_profiles_are_built_shown_explained_and_refreshed(
+    built: RegionHome, command: Command
+) -> None:
+    assert command("segments", built)[0] == StorageError.exit_code
+    code, out, _ = command("build", built, "--as-of", "2024-04-01", "--json")
+    assert code == EXIT_OK
+    outcome = json.loads(out)
+    assert outcome["built"]
+    assert outcome["customers"] > 10
+
+    code, out, _ = command("segments", built, "--json")
+    overview = json.loads(out)
+    assert code == EXIT_OK
+    assert sum(each["customers"] for each in overview["segments"]) == outcome["customers"]
+    assert command("segments", built)[0] == EXIT_OK
+
+    code, out, _ = command("show", built, "customer-0001", "--json")
+    shown = json.loads(out)
+    assert code == EXIT_OK
+    assert shown["as_of"].startswith("2024-04-01")
+    code, out, _ = command("explain", built, "customer-0001", "--language", "zh")
+    assert code == EXIT_OK
+    assert "距上次购买的天数" in out
+    code, out, _ = command("explain", built, "customer-0001", "--json")
+    # The customer reads her own numbers, and none that rest on others.
+    told = {each["fact"] for each in json.loads(out)["facts"]}
+    assert told < {each["fact"] for each in shown["facts"]}
+
+    code, out, _ = command("refresh", built, "--json")
+    assert (code, json.loads(out)["built"]) == (EXIT_OK, False)
+    assert json.loads(out)["judged"] == 0
+
+
+def test_cuts_from_outside_are_used(built: RegionHome, command: Command, tmp_path: Path) -> None:
+    cuts = tmp_path / "cuts.toml"
+    cuts.write_text(
+        'recency = [1, 2, 3, 4]\nfrequency = [1, 2, 3, 4]\nsource = "all"\nreleased = true\n'
+    )
+    assert command("build", built, "--as-of", "2024-04-01", "--cuts", str(cuts))[0] == EXIT_OK
+    code, out, _ = command("segments", built, "--json")
+    assert (code, json.loads(out)["cuts"]["source"]) == (EXIT_OK, "all")
+    cuts.write_text("recency = [1]")
+    assert command("build", built, "--cuts", str(cuts))[0] == InputError.exit_code
+
+
+def test_nobody_without_consent_is_shown(built: RegionHome, command: Command) -> None:
+    for what in ("show", "explain"):
+        code, _, err = command(what, built, "nobody-we-know")
+        assert code == ConsentError.exit_code
+        assert "knows no customer" in err
