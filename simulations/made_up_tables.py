@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -126,7 +127,7 @@ def _bought(source: Path) -> pd.DataFrame:
     ).sort_values(["time_ms", "customer", "item"], ignore_index=True)
 
 
-def _times(time_ms: npt.NDArray[np.int64]) -> pd.Series:
+def _times(time_ms: npt.NDArray[np.int64]) -> pd.Series[Any]:
     moments = pd.to_datetime(pd.Series(time_ms), unit="ms", utc=True)
     return moments.dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
@@ -172,10 +173,10 @@ def _visits(
 
 
 def _events(
-    customer: pd.Series,
+    customer: pd.Series[Any],
     kind: str,
     time_ms: npt.NDArray[np.int64],
-    item: pd.Series,
+    item: pd.Series[Any],
     catalogue: Catalogue,
 ) -> pd.DataFrame:
     names = np.array(catalogue.category_names, dtype=object)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -75,7 +76,7 @@ def row_digests(rows: pa.Table) -> DigestArray:
     return digests_of(columns, rows.num_rows)
 
 
-def _hashable(column: pa.ChunkedArray) -> pd.Series:
+def _hashable(column: pa.ChunkedArray) -> pd.Series[Any]:
     if column.type == TIME:
         # Milliseconds since the epoch are whole numbers that a float holds.
         return pd.Series(column.cast(pa.int64()).cast(pa.float64()).to_numpy(zero_copy_only=False))

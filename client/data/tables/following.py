@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from client.data.store_units import StoreUnit, merge_kinds
@@ -26,6 +27,8 @@ from client.data.tables.reading import RegionTables
 from client.data.tables.rows import TableCounts, arrow_schema
 from client.data.tables.schema import schema_of
 from common.errors import FormatError, InputError
+
+BoolArray = npt.NDArray[np.bool_]
 
 _VERSION = b"fedpref-followed/1"
 # A line that was begun is left until it ends; after so long it counts as it is.
@@ -210,12 +213,12 @@ def _joined(parts: list[DigestArray]) -> DigestArray:
     return np.concatenate([_NO_DIGESTS, *parts])
 
 
-def _among(values: DigestArray, ascending: DigestArray) -> np.ndarray:
+def _among(values: DigestArray, ascending: DigestArray) -> BoolArray:
     """bool[n]: which values are among others, which ascend."""
     if not len(ascending):
         return np.zeros(len(values), dtype=bool)
     place = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
-    found: np.ndarray = ascending[place] == values
+    found: BoolArray = ascending[place] == values
     return found
 
 
