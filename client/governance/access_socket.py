@@ -8,7 +8,6 @@ thing; what is handed out goes by signatures alone.
 from __future__ import annotations
 
 import base64
-import binascii
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -237,7 +236,7 @@ def noting_expiries(desk: AccessDesk, *, every_s: float = EXPIRY_EVERY_S) -> Ite
 def _bytes(header: Header) -> bytes:
     try:
         return base64.b64decode(str(header.get("record")), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise FormatError("What is filed is no record in base64.") from error
 
 
@@ -245,7 +244,7 @@ def _listed(value: JsonValue) -> ListedGrant:
     if isinstance(value, dict) and isinstance(fields := value.get("grant"), dict):
         try:
             request = base64.b64decode(str(value.get("request")), validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise FormatError("The access desk shows a request that is not base64.") from error
         return ListedGrant(fields, request)
     raise FormatError("The access desk shows what is no grant.")

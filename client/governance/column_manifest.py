@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -154,7 +153,7 @@ def read_manifest(folder: Path) -> ColumnManifest:
         raise StorageError(f"{path} cannot be read: {error.strerror}.") from error
     try:
         return _parse(canonical_json.decode(data, max_bytes=_MAX_BYTES))
-    except (FormatError, binascii.Error) as error:
+    except FormatError as error:
         raise StorageError(
             f"{path}, which says what columns are kept, is damaged: {error}",
             remedy="Restore the folder from a backup, or remove it and keep the tables anew.",
@@ -195,5 +194,17 @@ def _column(value: JsonValue) -> KeptColumn:
         grade,
         matching(fields["file"], _FILE, "file", "the name of a column's file"),
         whole_number(fields["bytes"], "bytes", least=0),
-        None if key is None else base64.b64decode(str(key), validate=True),
+        None if key is None else _from_base64(key),
     )
+
+
+def _from_base64(value: JsonValue) -> bytes:
+    text = str(value)
+    try:
+        data = base64.b64decode(text, validate=True)
+    # Also of what is not ASCII.
+    except ValueError as error:
+        raise FormatError("A column's key is not base64.") from error
+    if base64.b64encode(data).decode() != text:
+        raise FormatError("A column's key is not in base64's one form.")
+    return data

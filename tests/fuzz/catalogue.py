@@ -17,6 +17,7 @@ _MODULES = (
     "secure_sum_targets",
     "shared_sum_targets",
     "deployment_targets",
+    "access_targets",
 )
 
 

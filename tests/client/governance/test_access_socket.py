@@ -102,6 +102,9 @@ def test_what_is_no_question_gets_no_answer(opened: OpenDesk) -> None:
     for header in ({}, {"table": TABLE}, {"table": 1, "columns": ["tier"]}):
         answer, _ = channel.call("read", header, {})
         assert answer["refused"] == "format"
+    for record in ("=", "\u20ac", "", None, 1):
+        answer, _ = channel.call("use", {"record": record}, {})
+        assert answer["refused"] == "format"
 
 
 def test_nobody_answers_where_no_desk_is(tmp_path: Path) -> None:
