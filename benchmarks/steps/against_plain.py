@@ -128,7 +128,7 @@ def autoencoder(n_items: int, customers: int, *, n_steps: int = 1) -> Contest:
     )
 
 
-def factorisation(n_items: int, customers: int) -> dict[str, Contest]:
+def factorisation(n_items: int, customers: int, *, n_steps: int = 1) -> dict[str, Contest]:
     """The matrix factorisation, its customers' vectors solved for in either precision."""
     arrays = made_up.factor_arrays(n_items)
     rows = made_up.by_size(made_up.confidences(customers, n_items))
@@ -143,19 +143,21 @@ def factorisation(n_items: int, customers: int) -> dict[str, Contest]:
                     precision=precision,
                 ),
                 rows,
+                n_steps=n_steps,
             ),
             {
                 f"chunks of {chunk}": HandFactorisation(
                     arrays, chunk=chunk, precision=precision
-                ).steps(rows)
+                ).steps(rows, n_steps)
                 for chunk in (256, 1024)
             },
             {
                 f"chunks of {chunk}": AutogradFactorisation(
                     arrays, chunk=chunk, precision=precision
-                ).steps(rows)
+                ).steps(rows, n_steps)
                 for chunk in (4096, 8192)
             },
+            n_steps,
         )
         for precision in ("double", "single")
     }
@@ -200,7 +202,7 @@ _AUTOENCODER = (
     (20_000, 10_240, 1, 5, 1.05),
     (100_000, 10_240, 1, 7, 1.05),
 )
-_MF_ITEMS, _MF_CUSTOMERS, _MF_TURNS = 100_000, 8_192, 7
+_MF_ITEMS, _MF_CUSTOMERS, _MF_STEPS, _MF_TURNS = 100_000, 8_192, 3, 9
 _SASREC_CUSTOMERS, _SASREC_TURNS = 1_024, 7
 
 
@@ -259,7 +261,7 @@ def _measure_autoencoder() -> dict[str, Figure]:
 
 def _measure_factorisation() -> dict[str, Figure]:
     found: dict[str, Figure] = {}
-    for precision, contest in factorisation(_MF_ITEMS, _MF_CUSTOMERS).items():
+    for precision, contest in factorisation(_MF_ITEMS, _MF_CUSTOMERS, n_steps=_MF_STEPS).items():
         outcome = hold(contest, turns=_MF_TURNS)
         found[_RATES[precision].name] = Figure(outcome.customers_per_s, outcome.named())
         if precision == "double":

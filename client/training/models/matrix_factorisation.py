@@ -136,7 +136,8 @@ class MatrixFactorisation:
         shared = self._unobserved * self._gram
         shared = shared + self._regularisation * torch.eye(len(shared), dtype=torch.float64)
         solved = solve_customers(sparse, self.parameters["item_factors"], shared, dtype=self._dtype)
-        if not bool(torch.isfinite(solved.vectors).all()):
+        # As a row's values: the sum is finite only if all are.
+        if not bool(torch.isfinite(solved.vectors.sum())):
             raise InputError("A customer's vector is not finite; nothing is released.")
         return solved
 

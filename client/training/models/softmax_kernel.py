@@ -65,7 +65,8 @@ class KernelPasses:
         n, (n_items, rank) = len(hidden), decoder.factors.shape
         panels = -(-n // LANES)
         if self._kept.numel() < panels * LANES * n_items:
-            self._kept = torch.empty(panels * LANES * n_items)
+            # NumPy asks for huge pages.
+            self._kept = torch.from_numpy(np.empty(panels * LANES * n_items, dtype=np.float32))
         scratch = torch.empty(panels * 2 * rank * LANES)
         found = SoftmaxSums(
             torch.empty(n, dtype=torch.float64),
