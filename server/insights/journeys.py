@@ -20,6 +20,7 @@ from server.insights.figures import (
     Told,
     mark,
     scale_for,
+    ticks_of,
     told,
 )
 from server.insights.findings import COARSE
@@ -68,7 +69,7 @@ def _funnel(teller: Teller, question: Funnel, answer: ReleasedAnswer) -> Figure:
     return Figure(
         teller.caption(question.name, answer.scope),
         teller.cost(answer),
-        Chart(tuple(rows), tuple(scale.ticks()), zero=scale.at(0.0)),
+        Chart(tuple(rows), ticks_of(scale, small=answer.scope != GLOBAL), zero=scale.at(0.0)),
         teller.coarse(teller.standing(answer)),
         Table(head, tuple(lines)),
         small=answer.scope != GLOBAL,
@@ -131,7 +132,7 @@ def _score(teller: Teller, question: Score) -> Figure:
     return Figure(
         teller.question(question.name),
         teller.cost_of(answers),
-        Chart(tuple(rows), tuple(scale.ticks()), reference=_inside(scale.at(0.0))),
+        Chart(tuple(rows), ticks_of(scale), reference=_inside(scale.at(0.0))),
         teller.say("scores.reading", least=f"{span.low:g}", most=f"{span.high:g}"),
         Table(head, tuple(lines)),
     )
@@ -177,7 +178,7 @@ def _uplift(teller: Teller, question: Uplift) -> Figure:
     return Figure(
         teller.question(question.name),
         teller.cost_of(answers),
-        Chart(tuple(rows), tuple(scale.ticks())),
+        Chart(tuple(rows), ticks_of(scale)),
         teller.say("uplift.reading"),
         Table(tuple(teller.say(key) for key in head), tuple(lines)),
     )

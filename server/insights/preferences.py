@@ -24,6 +24,7 @@ from server.insights.figures import (
     mark,
     scale_for,
     shade,
+    ticks_of,
     told,
 )
 from server.insights.teller import Teller, percent, rounded_percent
@@ -79,7 +80,8 @@ def _largest(teller: Teller, question: Groups, answer: ReleasedAnswer) -> Figure
         if sure or none:
             note = teller.say("groups.sure" if sure else "groups.none")
         kind = "sure" if sure else "plain"
-        rows.append(Row(label, (mark(each, scale, kind),), teller.spoken(each), note))
+        shown = Markup("") if sure else note
+        rows.append(Row(label, (mark(each, scale, kind),), teller.spoken(each), shown, sure))
         share = (
             teller.say("none") if of_customers is None else teller.spoken(of_customers[place], "%")
         )
@@ -87,13 +89,14 @@ def _largest(teller: Teller, question: Groups, answer: ReleasedAnswer) -> Figure
     said = [teller.coarse(teller.standing(answer))]
     if len(question.labels) > most:
         right = question.top(answer.released, answer.noise_stddev, most).precision * most
-        said.insert(0, teller.say("groups.precision", k=most, right=f"{right:.0f}"))
+        said.insert(0, teller.say("groups.ticks", k=most))
+        said.insert(1, teller.say("groups.precision", k=most, right=f"{right:.0f}"))
     unit = teller.language.term("unit", question.unit)
     head = (teller.say("groups.group"), unit, teller.say("groups.share"), teller.say("note"))
     return Figure(
         teller.caption(question.name, answer.scope),
         teller.cost(answer),
-        Chart(tuple(rows), tuple(scale.ticks()), zero=scale.at(0.0)),
+        Chart(tuple(rows), ticks_of(scale, small=own), zero=scale.at(0.0)),
         teller.sentences(said),
         Table(head, tuple(lines)),
         small=own,
@@ -213,7 +216,7 @@ def _movement(
     within = scale.low <= limit <= scale.high
     chart = Chart(
         tuple(rows),
-        tuple(scale.ticks()),
+        ticks_of(scale, small=own),
         reference=scale.at(limit) if within else None,
     )
     said = teller.say("changes.known", n=len(known), all=len(values), limit=_signed(limit))

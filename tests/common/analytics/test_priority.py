@@ -131,7 +131,9 @@ def test_a_scale_goes_either_way_and_is_limited() -> None:
     falling = on_scale(found, 4.0, 0.0)
     assert falling.value.tolist() == [1.0, 0.75, 0.0]
     assert (falling.low.tolist(), falling.high.tolist()) == ([0.5] * 3, [1.0] * 3)
-    silent = on_scale(Estimates(np.array([np.nan]), -np.ones(1) / 0, np.ones(1) / 0, 0.9), 4.0, 0.0)
+    silent = on_scale(
+        Estimates(np.array([np.nan]), np.array([-np.inf]), np.array([np.inf]), 0.9), 4.0, 0.0
+    )
     assert (silent.low.tolist(), silent.high.tolist()) == ([0.0], [1.0])
 
 
