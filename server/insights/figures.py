@@ -85,13 +85,15 @@ class Chart:
         rows: The lines.
         ticks: Of the axis.
         zero: Where 0 is; bars begin there. None: dots, which need no zero.
-        reference: A line to compare with, such as a threshold.
+        threshold: Where an alert begins.
+        middle: A line to compare with, such as 0 of a score that goes both ways.
     """
 
     rows: tuple[Row, ...]
     ticks: tuple[Tick, ...]
     zero: float | None = None
-    reference: float | None = None
+    threshold: float | None = None
+    middle: float | None = None
 
     @property
     def form(self) -> str:

@@ -19,6 +19,7 @@ from server.insights.figures import (
     Table,
     Told,
     mark,
+    plain,
     scale_for,
     ticks_of,
     told,
@@ -132,8 +133,8 @@ def _score(teller: Teller, question: Score) -> Figure:
     return Figure(
         teller.question(question.name),
         teller.cost_of(answers),
-        Chart(tuple(rows), ticks_of(scale), reference=_inside(scale.at(0.0))),
-        teller.say("scores.reading", least=f"{span.low:g}", most=f"{span.high:g}"),
+        Chart(tuple(rows), ticks_of(scale), middle=_inside(scale.at(0.0))),
+        teller.say("scores.reading", least=plain(span.low, 0), most=plain(span.high, 0)),
         Table(head, tuple(lines)),
     )
 

@@ -208,7 +208,8 @@ def _movement(
         label = isolated(question.labels[place])
         value = teller.spoken(values[place], "%")
         alert = says[place] == "crossed"
-        note = "changes.crossed" if alert else "changes.open" if says[place] == "not told" else ""
+        open_too = values[place].low < limit < values[place].high
+        note = "changes.crossed" if alert else "changes.open" if open_too else ""
         kind = "alert" if alert else "plain"
         said = teller.say(note, limit=_signed(limit)) if note else Markup("")
         rows.append(Row(label, (mark(values[place], scale, kind),), value, said))
@@ -217,7 +218,7 @@ def _movement(
     chart = Chart(
         tuple(rows),
         ticks_of(scale, small=own),
-        reference=scale.at(limit) if within else None,
+        threshold=scale.at(limit) if within else None,
     )
     said = teller.say("changes.known", n=len(known), all=len(values), limit=_signed(limit))
     head = tuple(teller.say(key) for key in ("groups.group", "changes.change", "note"))
