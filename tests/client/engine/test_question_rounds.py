@@ -54,13 +54,13 @@ def discarding(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return make_asked(root, DISCARD, withdrawal_in_round="discard")
 
 
-def header(number: int = 1, plan: RunPlan = PLAN, **changes: JsonValue) -> Header:
+def header(number: int = 1, of: RunPlan = PLAN, **changes: JsonValue) -> Header:
     request: Header = {
-        "run": plan.run_id,
+        "run": of.run_id,
         "round": number,
         "attempt": 1,
-        "mechanism": plan.mechanism_of(number).name,
-        "plan": plan.digest,
+        "mechanism": of.mechanism_of(number).name,
+        "plan": of.digest,
         "cosignatures": [],
     }
     return request | changes
@@ -142,7 +142,7 @@ def test_who_ends_consent_to_statistics_alone_discards_the_answer(
             return whole(self, *arguments, **named)
 
         monkeypatch.setattr(SealedRounds, "log", log)
-        reply, arrays = ask(region.engine, header(plan=DISCARD), {})
+        reply, arrays = ask(region.engine, header(of=DISCARD), {})
         assert (reply["reason"], arrays) == ("discarded-for-withdrawal", {})
         assert "release" not in kinds(region.engine.log)
         assert len(region.engine.ledger.charges) == 1
@@ -161,7 +161,7 @@ def test_who_ends_consent_to_training_alone_stays_in_the_answer(
             return whole(self, *arguments, **named)
 
         monkeypatch.setattr(SealedRounds, "log", log)
-        assert ask(region.engine, header(plan=DISCARD), {})[0]["status"] == "ok"
+        assert ask(region.engine, header(of=DISCARD), {})[0]["status"] == "ok"
 
 
 def test_a_customer_is_told_in_which_answers_they_are(region: OpenRegion) -> None:
