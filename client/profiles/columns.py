@@ -151,12 +151,15 @@ def columns_of(facts: Facts, moment: Moment, models: Models | None = None) -> Co
     return Columns(MappingProxyType(known), owner, category, MappingProxyType(pairs))
 
 
-def _sums(table: FactTable, rows: int, values: Array) -> FloatArray:
-    return np.bincount(table.owner, weights=values, minlength=rows)
+def _sums(table: FactTable, rows: int, values: FloatArray) -> FloatArray:
+    sums: FloatArray = np.bincount(table.owner, weights=values, minlength=rows).astype(np.float64)
+    return sums
 
 
 def _ratio(above: FloatArray, below: FloatArray) -> FloatArray:
-    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+    ratio: FloatArray = np.full(len(above), np.nan)
+    np.divide(above, below, out=ratio, where=below > 0)
+    return ratio
 
 
 def buying_columns(facts: Facts, day: int, *, amounts: bool) -> dict[str, FloatArray]:

@@ -75,7 +75,7 @@ def _buying(values: Mapping[str, FloatArray]) -> BuyingModel | None:
     # Many are alike in weeks: the likelihood of each history is computed once.
     alike, counts = np.unique(histories, axis=0, return_counts=True)
     try:
-        return BuyingModel.fit(*alike.T, weights=counts.astype(np.float64))
+        return BuyingModel.fit(alike[:, 0], alike[:, 1], alike[:, 2], counts.astype(np.float64))
     except InputError:
         return None
 

@@ -190,7 +190,7 @@ class PurchaseCollector:
         kept = kept[np.argsort(rank[kept], kind="stable")]
         rank = rank[kept]
         cents = np.rint(np.nan_to_num(rows.amount[kept]) * _HUNDREDTHS)
-        arrays = {
+        arrays: dict[str, Array] = {
             "rank": rank,
             "category": self._category[rows.item[kept]].astype(np.int32),
             "day": day[kept].astype(np.uint16),
@@ -227,11 +227,15 @@ class PurchaseCollector:
         held, self._held[shard] = self._held[shard], _Held()
         if not held.rank:
             return Facts(sids, {})
-        rank, *values = (np.concatenate(each) for each in vars(held).values())
+        rank, category, day, cell, cents, mark, returned_ms = (
+            np.concatenate(each) for each in vars(held).values()
+        )
         self.waiting -= len(rank)
         low, high = self._admitted.bounds[shard], self._admitted.bounds[shard + 1]
         owner = np.searchsorted(sids, self._admitted.sids[low:high])[rank - low]
-        return Facts(sids, _purchase_tables(owner, *values, known_pairs(sids, known, MARKS)))
+        new = fresh(pairs_of(owner, mark), known_pairs(sids, known, MARKS))
+        rows = (each[new] for each in (owner, category, day, cell, cents, mark, returned_ms))
+        return Facts(sids, _purchase_tables(*rows))
 
 
 def known_pairs(sids: Array, known: Facts | None, name: str) -> npt.NDArray[np.uint64]:
@@ -268,12 +272,7 @@ def _purchase_tables(
     cents: Array,
     mark: Array,
     returned_ms: LongArray,
-    known: npt.NDArray[np.uint64],
 ) -> dict[str, FactTable]:
-    new = fresh(pairs_of(owner, mark), known)
-    owner, category, day, cell, cents, mark, returned_ms = (
-        each[new] for each in (owner, category, day, cell, cents, mark, returned_ms)
-    )
     one = np.ones(len(owner), dtype=np.int64)
     timed, back = cell >= 0, returned_ms != _NEVER
     returned = np.full(int(back.sum()), RETURN)

@@ -64,7 +64,7 @@ def region(tmp_path: Path) -> Iterator[Region]:
         shop = Shop(tmp_path / "shop")
         shop.write(
             "purchases",
-            [bought(who, ago, item=ago % 20) for who in (ANN, BOB) for ago in range(2, 200, 8)],
+            [bought(who, ago, item=ago % 20) for who in (ANN, BOB) for ago in range(6, 200, 8)],
         )
         shop.write("events", [event(ANN, hours, "cart", item="item-3") for hours in (90, 60, 30)])
         home.source.parent.mkdir()

@@ -93,7 +93,7 @@ def test_all_numbers_are_those_of_a_plain_count(read: Callable[..., Facts]) -> N
         / table["paid"][(ago >= 90) & (ago < 180)].sum(),
         "categories": len(most),
         "top_category_share": most.iloc[0] / 60,
-        "weekend_share": (local.dt.dayofweek >= 5).mean(),
+        "weekend_share": (local.dt.day_of_week >= 5).mean(),
         "share_afternoon": local.dt.hour.between(14, 17).mean(),
         "returned_share": 0.0,
     }

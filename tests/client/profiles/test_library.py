@@ -80,7 +80,7 @@ def test_a_regions_own_library_takes_the_place_of_the_default(tmp_path: Path) ->
     ("old", "new", "told"),
     [
         ('"purchase_days_30"', '"shoe_size"', "shoe_size"),
-        ("at_least = 3", "", "no bound"),
+        (", at_least = 3", "", "no bound"),
         ("at_least = 3", "at_least = nan", "finite"),
         ("at_least = 3", "least = 3", "least"),
         ('"behaviour"', '"mood"', "level"),
