@@ -104,7 +104,8 @@ def _clicks_on_shown(events: TableRows, exposures: TableRows, named: Named) -> B
     whose = events.owner.astype(np.int64) * n_items
     item = events.text("item").among(items.labels)
     on_shown = (item != NONE) & np.isin(whose + item, pairs)
-    return clicked & (on_shown | np.isin(whose + n_items - 1, pairs))
+    counted: BoolArray = clicked & (on_shown | np.isin(whose + n_items - 1, pairs))
+    return counted
 
 
 def _followed(purchases: Purchases, named: Named, end_ms: int) -> _Followed:
