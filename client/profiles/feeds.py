@@ -84,7 +84,7 @@ class PurchaseFeed:
             again = {unit.name for unit in changes.fresh}
             gone = [taken[number][name] for name in changes.gone - again]
             withdrawn += sum(not is_read_again(unit) for unit in gone)
-            anew = anew or (bool(gone) and len(gone) == len(taken[number]))
+            anew = anew or (bool(changes.gone) and changes.gone == taken[number].keys())
             taken[number] = {
                 name: unit for name, unit in taken[number].items() if name not in changes.gone
             }

@@ -175,6 +175,39 @@ def test_refreshes_come_to_what_a_build_comes_to(
         ]
 
 
+def test_a_receipt_that_comes_twice_counts_once(shop: Shop) -> None:
+    rows = [bought("ann", 1, item=7, receipt="again"), bought("ann", 1, item=8, receipt="again")]
+    shop.write("purchases", rows)
+    shop.write("purchases", rows)
+    making, refresher = shop.making(), Refresher(shop.making())
+    build(making, consenting(WHO), NOW_MS)
+    before = kept(making)
+    shop.write("purchases", rows)
+    assert refresher.refresh(consenting(WHO), NOW_MS).judged == 0
+    assert kept(making) == before
+    explained = reader(shop, making).of(sid_of("ann"))
+    assert explained is not None
+    assert explained.columns.values["items"][0] == 22 + 2
+
+
+def test_a_customer_with_very_many_rows_is_one_customer(shop: Shop) -> None:
+    rows = [bought("bob", 1 + n / 1e5, item=n % 20, receipt=f"n{n}") for n in range(30_000)]
+    shop.write("purchases", rows)
+    making = shop.making()
+    outcome = build(making, consenting(WHO), NOW_MS)
+    assert (outcome.customers, outcome.purchases.accepted) == (3, 30_000 + 67)
+    explained = reader(shop, making).of(sid_of("bob"))
+    assert explained is not None
+    assert explained.columns.values["purchase_days_30"][0] <= 5
+
+
+def test_a_region_without_a_row_has_no_profiles(tmp_path: Path) -> None:
+    shop = Shop(tmp_path / "empty")
+    making = shop.making()
+    assert build(making, consenting(WHO), NOW_MS).customers == 0
+    assert reader(shop, making).overview().tags["active"] == 0
+
+
 def test_a_day_that_passes_changes_what_is_true_without_a_row(shop: Shop) -> None:
     making = shop.making()
     build(making, consenting(WHO), NOW_MS)
