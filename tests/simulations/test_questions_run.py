@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.engine.policy import RegionPolicy
-from client.engine.policy_desk import sign_policy
 from common.analytics.answers import ReleasedAnswers
-from common.analytics.purchase_questions import CATEGORIES, REPEATS, SCENES
+from common.analytics.purchase_questions import REPEATS
 from common.audit.log import AuditLog
 from common.audit.verify.verdict import Verdict
 from common.canonical_json import JsonValue
 from common.consent import FEDERATED_ANALYTICS
 from common.envelope import Envelope
-from common.errors import BudgetError, FederationError, FedprefError, PolicyError, UsageError
-from common.parameters import load_arrays
+from common.errors import BudgetError, UsageError
+from common.parameters import arrays_digest, load_arrays
 from common.plan import RunPlan
 from common.questions_plan import QuestionsFile
 from server.config import ServerHome
@@ -82,7 +81,7 @@ def entries(home: Path, kind: str) -> list[Header]:
     return [each.record() for each in envelopes if each.kind == kind]
 
 
-def check_run(kind: str, folder: RunFolder, seen: list[tuple[str, Arrays]]) -> None:
+def check_answers(kind: str, folder: RunFolder, *, customers: int) -> ReleasedAnswers:
     """What holds of every finished run, however its answers travel."""
     plan = PLANS[kind]
     found, _ = verified(folder, plan)
@@ -90,16 +89,20 @@ def check_run(kind: str, folder: RunFolder, seen: list[tuple[str, Arrays]]) -> N
     assert [(each.question.name, each.scope) for each in found.answers] == [
         (name, scope) for name in NAMES for scope in scopes
     ]
-    # Sixty customers who all bought: the total is right within its noise.
+    # All of them bought: the total is right within its noise.
     repeats = found.of(REPEATS)
     assert repeats.customers_at_least == 48
-    assert repeats.released.sum() == pytest.approx(60, abs=6 * 2 * repeats.noise_stddev)
+    assert repeats.released.sum() == pytest.approx(customers, abs=6 * 2 * repeats.noise_stddev)
     for region in plan.regions:
         charges = entries(folder.region_home(region), "charge")
         assert [each["mechanism"] for each in charges] == [*NAMES]
         assert {each["purpose"] for each in charges} == {FEDERATED_ANALYTICS}
         assert float(str(charges[-1]["epsilon_run"])) <= 8.0
-    # Nothing leaves but what the plan says, and masked where it says so.
+    return found
+
+
+def check_left(kind: str, seen: list[tuple[str, Arrays]]) -> None:
+    """Nothing leaves but what the plan says, and masked where it says so."""
     carriers = {"open": "train", "masked": "mask", "shared": "execute"}
     left = [(method, arrays) for method, arrays in seen if arrays]
     assert {method for method, _ in left} == {carriers[kind]}
@@ -109,39 +112,52 @@ def check_run(kind: str, folder: RunFolder, seen: list[tuple[str, Arrays]]) -> N
     }
 
 
-def test_a_run_with_answers_of_each_region(tmp_path: Path) -> None:
+def test_a_run_with_answers_of_each_region(asked_run: Path, tmp_path: Path) -> None:
     plan = PLANS["open"]
-    folder, seen = asked(tmp_path / "run", plan)
-    check_run("open", folder, seen)
-    # Each region's answer is what left it, and the sum is theirs.
-    found = ReleasedAnswers.load(folder.root)
-    for name in NAMES:
+    shutil.copytree(asked_run, tmp_path / "run", symlinks=True)
+    folder = RunFolder(tmp_path / "run")
+    # Sixty, less one in each region who consents to training alone.
+    found = check_answers("open", folder, customers=57)
+    # Each region's answer is what it logged that it released, and the sum is theirs.
+    for number, name in enumerate(NAMES, start=1):
         own = [found.of(name, region).released for region in plan.regions]
-        array = name.replace("-", "_")
-        left = [arrays[array].astype(np.float64) for _, arrays in seen if array in arrays]
-        assert sorted(map(tuple, left)) == sorted(map(tuple, own))
+        for region, values in zip(plan.regions, own, strict=True):
+            (release,) = [
+                each
+                for each in entries(folder.region_home(region), "release")
+                if each["round"] == number
+            ]
+            array = {name.replace("-", "_"): values.astype(np.float32)}
+            assert release["update"] == arrays_digest(array)
         np.testing.assert_array_equal(found.of(name).released, sum(own))
-    # What a later round is sent is sums, and never a region's answer.
+    # What rounds hand on is sums, and never a region's answer.
     kept = ServerHome(folder.server).checkpoint
     sums = load_arrays((kept / "model-0003.safetensors").read_bytes(), 1 << 20)
     assert set(sums) == {each.replace("-", "_") for each in NAMES}
-    # Answers are no model: nobody who serves one can take them for it.
-    home = ServerHome(folder.server)
-    assert entries(folder.server, "model") == []
-    assert len(entries(folder.server, "answers")) == 1
+
+
+def test_answers_are_no_model(asked_run: Path) -> None:
+    """Nobody who serves a model can take them for one."""
+    home = ServerHome(asked_run / "server")
+    assert entries(home.root, "model") == []
+    assert len(entries(home.root, "answers")) == 1
     assert not home.model.exists()
     assert publish_current(home) is None
 
 
-def test_a_run_whose_noise_is_distributed(tmp_path: Path) -> None:
-    folder, seen = asked(tmp_path / "run", PLANS["shared"])
-    check_run("shared", folder, seen)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["open", "shared"])
+def test_what_leaves_is_what_the_plan_says(kind: str, tmp_path: Path) -> None:
+    folder, seen = asked(tmp_path / "run", PLANS[kind])
+    check_answers(kind, folder, customers=60)
+    check_left(kind, seen)
 
 
 @pytest.mark.slow
 def test_a_run_of_masked_answers(tmp_path: Path) -> None:
     folder, seen = asked(tmp_path / "run", PLANS["masked"])
-    check_run("masked", folder, seen)
+    check_answers("masked", folder, customers=60)
+    check_left("masked", seen)
 
 
 @pytest.mark.slow
@@ -195,67 +211,9 @@ def alone(*names: str) -> RunPlan:
     return asked_plan(names, regions=["region-1"], quorum=1)
 
 
-def test_a_question_that_the_policy_does_not_name_is_not_permitted(tmp_path: Path) -> None:
-    folder, plan, set_ups = make_asked(tmp_path / "run", alone(REPEATS, SCENES))
-    for allowed, words in (
-        ({}, "server_queries = repeat-purchases; it allows none"),
-        ({REPEATS: "8"}, "server_queries = purchase-scenes"),
-        ({REPEATS: "8", SCENES: "1"}, "server_queries.purchase-scenes"),
-    ):
-        with open_regions(folder, set_ups[:1]) as regions:
-            engine = regions["region-1"].engine
-            record = engine.policy.to_record()
-            record.pop("server_queries", None)
-            changed = {**record, "server_queries": allowed} if allowed else record
-            sign_policy(engine.home, engine.log, RegionPolicy.model_validate(changed))
-        with open_regions(folder, set_ups[:1]) as regions:
-            engine = regions["region-1"].engine
-            with pytest.raises(PolicyError, match=words):
-                engine.preflight(plan)
-            assert engine.ledger.charges == ()
-
-
-def test_consent_to_training_is_none_to_statistics(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from simulations import provision
-
-    chosen = provision.opening_choices
-    monkeypatch.setattr(
-        provision, "opening_choices", lambda customers, choices, **_: chosen(customers, choices)
-    )
-    folder, plan, set_ups = make_asked(tmp_path / "run", alone(REPEATS))
-    with open_regions(folder, set_ups) as regions:
-        with pytest.raises(FedprefError, match="no customer's consent"):
-            regions["region-1"].engine.preflight(plan)
-        channels = {name: region.channel for name, region in regions.items()}
-        with pytest.raises(FederationError):
-            federate("inprocess", folder, plan, channels)
-        assert all(region.engine.ledger.charges == () for region in regions.values())
-
-
 def test_a_plan_that_the_budget_does_not_pay_is_not_permitted(tmp_path: Path) -> None:
     with pytest.raises(BudgetError):
         make_asked(tmp_path / "run", alone(REPEATS), epsilon_cap="4")
-
-
-def test_a_plan_that_the_region_would_answer_otherwise_is_refused_before_a_charge(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, plan, set_ups = make_asked(tmp_path / "run", alone(CATEGORIES))
-    from client.analytics import askable
-    from client.analytics.purchases import category_customers
-
-    monkeypatch.setattr(
-        askable, "category_customers", lambda catalogue: category_customers(catalogue, most=1)
-    )
-    with open_regions(folder, set_ups) as regions:
-        channels = {name: region.channel for name, region in regions.items()}
-        with pytest.raises(FederationError):
-            federate("inprocess", folder, plan, channels)
-        for region in regions.values():
-            assert region.engine.ledger.charges == ()
-            assert isinstance(region.engine.last_refusal, PolicyError)
 
 
 # -- the command's run -----------------------------------------------------------------------------
