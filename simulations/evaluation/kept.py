@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -87,18 +87,25 @@ class KeptParts:
         """
         # A name of a method has slashes, and no two names become one.
         path = self._folder / f"{quote(name, safe='')}{_SUFFIX}"
-        with suppress(FileNotFoundError, FormatError):
+        with suppress(FileNotFoundError, FormatError), self._storing():
             return load_arrays(path.read_bytes(), _MOST_BYTES)
         made = make()
-        try:
+        with self._storing():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_durably(path, array_file_parts(made))
+        return made
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise StorageError(
                 f"What was measured cannot be kept in {self._folder}: {error.strerror}.",
                 remedy="Free some space; the same command goes on from here.",
             ) from error
-        return made
 
     def remove(self) -> None:
         """Removes the parts: the result is written. Another evaluation's, beside them, stay."""
