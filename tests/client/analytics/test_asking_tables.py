@@ -13,7 +13,6 @@ from client.recommend.experiment import Assignment, experiment_key
 from client.recommend.exposure import FILE_NAME, Exposure, ExposureLog
 from client.recommend.settings import RecommendSettings, recommend_folder
 from common.analytics.further_questions import (
-    CLICK_UPLIFT,
     EVENTS_DONE,
     FURTHER,
     JOURNEY,
@@ -79,6 +78,7 @@ def test_what_was_drawn_is_read_within_its_intervals(federation: Federation) -> 
     assert covers(lines(done[JOURNEY])["awareness"], agreeing, 15)
 
 
+@pytest.mark.slow
 def test_every_question_is_answered_charged_and_verified(
     federation: Federation, tmp_path: Path
 ) -> None:
@@ -174,8 +174,3 @@ def test_exposures_that_are_not_declared_are_the_recommenders(federation: Federa
         (done,) = ask(region.engine, asked, anyway=True)
         found = done.answer.sealed.arrays["uplift_purchase"]
     assert found.sum() == pytest.approx(len(sids), abs=15)
-
-
-def test_an_experiment_has_to_be_named(federation: Federation) -> None:
-    with reopened(federation) as region, pytest.raises(InputError, match="no experiment is named"):
-        draft(region, CLICK_UPLIFT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from client.data.customer_keys import CustomerKeys
@@ -41,6 +41,7 @@ def test_a_channel_without_any_key_is_refused() -> None:
         keys(("web", "a", "1")).unify("till", pd.Categorical(["a"]))
 
 
+@settings(max_examples=30, deadline=None)
 @given(
     st.lists(
         st.tuples(st.sampled_from("abc"), st.sampled_from("kl"), st.sampled_from("12")),
