@@ -41,7 +41,7 @@ class PurchaseLook:
         anew: Whether all units are gone, as when a table is read anew as a whole.
         changed: Whether there is anything new.
         counts: What was read so far, and what was left out.
-        amounts: Whether rows say what was paid.
+        stated: The columns that rows of every place have, such as ``amount``.
     """
 
     batches: Callable[[], Iterator[PurchaseRows]] = field(repr=False)
@@ -50,7 +50,7 @@ class PurchaseLook:
     anew: bool
     changed: bool
     counts: Callable[[], TableCounts] = field(repr=False)
-    amounts: bool
+    stated: frozenset[str]
 
 
 class PurchaseFeed:
@@ -97,7 +97,7 @@ class PurchaseFeed:
             anew=anew and bool(withdrawn),
             changed=bool(plan),
             counts=lambda: reading.counts,
-            amounts=all("amount" in place.config.columns for place in places),
+            stated=frozenset.intersection(*(frozenset(each.config.columns) for each in places)),
         )
 
 

@@ -53,7 +53,12 @@ def fit_models(
 
 def joined(parts: Sequence[Mapping[str, FloatArray]]) -> dict[str, FloatArray]:
     """`NEEDED` of all parts' customers; what a part does not know is NaN."""
-    return {name: np.concatenate([np.zeros(0), *(part[name] for part in parts)]) for name in NEEDED}
+    return {
+        name: np.concatenate(
+            [np.zeros(0), *(part.get(name, np.full(_rows(part), np.nan)) for part in parts)]
+        )
+        for name in NEEDED
+    }
 
 
 def _rows(part: Mapping[str, FloatArray]) -> int:

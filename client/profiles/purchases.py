@@ -171,10 +171,19 @@ class PurchaseCollector:
         admitted: Whose rows count; all others' are passed over.
         catalogue: The public catalogue.
         local: The region's local time.
+        until_ms: What is later, or at that moment, is passed over; None takes everything in.
     """
 
-    def __init__(self, admitted: Admitted, catalogue: Catalogue, local: LocalTime) -> None:
+    def __init__(
+        self,
+        admitted: Admitted,
+        catalogue: Catalogue,
+        local: LocalTime,
+        *,
+        until_ms: int | None = None,
+    ) -> None:
         self._admitted = admitted
+        self._until_ms = np.iinfo(np.int64).max if until_ms is None else until_ms
         self._category = catalogue.category
         self._local = local
         self._held = [_Held() for _ in range(SHARDS)]
@@ -186,7 +195,8 @@ class PurchaseCollector:
         rank = self._admitted.ranks(rows.customers)[rows.customer]
         local_ms = self._local.local_ms(rows.time_ms)
         day = local_ms // DAY_MS
-        kept = np.flatnonzero((rank != NOBODY) & (day >= 0) & (day < _MOST_DAYS))
+        inside = (day >= 0) & (day < _MOST_DAYS) & (rows.time_ms < self._until_ms)
+        kept = np.flatnonzero((rank != NOBODY) & inside)
         kept = kept[np.argsort(rank[kept], kind="stable")]
         rank = rank[kept]
         cents = np.rint(np.nan_to_num(rows.amount[kept]) * _HUNDREDTHS)

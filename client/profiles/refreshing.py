@@ -81,13 +81,17 @@ class Refresher:
         if look.anew:
             # All of it has to be read in any case.
             return self._build(manifest, eligible, now_ms)
-        collector = PurchaseCollector(admitted, making.catalogue, making.local)
+        collector = PurchaseCollector(
+            admitted, making.catalogue, making.local, until_ms=manifest.as_of_ms
+        )
         for rows in look.batches():
             collector.add(rows)
         counts = counts_of(manifest.counts) + look.counts()
         making.require_quality(counts)
-        events = making.new_events(admitted, making.store.blob(manifest.events))
-        moment = making.moment(manifest.as_of_ms or now_ms, amounts=manifest.amounts)
+        events = making.new_events(
+            admitted, making.store.blob(manifest.events), until_ms=manifest.as_of_ms
+        )
+        moment = making.moment(manifest.as_of_ms or now_ms, stated=manifest.stated)
         due = manifest.due
         if look.withdrawn or events.withdrawn:
             due = "rows that were counted are gone"

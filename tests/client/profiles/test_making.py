@@ -201,6 +201,33 @@ def test_a_customer_with_very_many_rows_is_one_customer(shop: Shop) -> None:
     assert explained.columns.values["purchase_days_30"][0] <= 5
 
 
+def test_a_store_that_says_nothing_of_money_has_profiles_without_it(shop: Shop) -> None:
+    source = shop.folder / "source.toml"
+    source.write_text(source.read_text().replace('amount = "paid"\n', ""))
+    making = shop.making()
+    assert build(making, consenting(WHO), NOW_MS).customers == 3
+    explained = reader(shop, making).of(sid_of("ann"))
+    assert explained is not None
+    told = {name for name, each in explained.columns.values.items() if np.isfinite(each[0])}
+    assert {"recency_score", "frequency_score"} <= told
+    assert not {name for name in told if "spend" in name or name == "monetary_score"}
+
+
+def test_what_is_later_than_the_day_asked_for_does_not_count(shop: Shop) -> None:
+    making = shop.making()
+    build(making, consenting(WHO), NOW_MS, as_of_ms=NOW_MS - 100 * DAY_MS)
+    # On some day of the past, what was bought since is to come.
+    earlier = kept(making)[0]
+    shop.write("purchases", [bought("ann", 50, receipt="later")])
+    shop.write("events", [event("ann", 30, "view", category="TEA")])
+    Refresher(making).refresh(consenting(WHO), NOW_MS)
+    assert kept(making)[0] == earlier
+    explained = reader(shop, making).of(sid_of("ann"))
+    assert explained is not None
+    assert explained.columns.values["purchase_days"][0] == 11
+    assert explained.columns.values["days_since_purchase"][0] == 2
+
+
 def test_a_region_without_a_row_has_no_profiles(tmp_path: Path) -> None:
     shop = Shop(tmp_path / "empty")
     making = shop.making()
@@ -269,7 +296,10 @@ def test_a_category_looked_at_for_the_first_time_is_told(shop: Shop) -> None:
     assert "首次浏览WINE" in tags(shop, making, "eve", "zh")
 
 
-def test_rows_that_are_gone_are_said_to_need_a_build(shop: Shop) -> None:
+def test_rows_that_are_gone_are_said_to_need_a_build(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("client.data.file_source._mark", size_of)
     path = shop.write("purchases", [bought("ann", 2, receipt="gone")])
     making, refresher = shop.making(), Refresher(shop.making())
     build(making, consenting(WHO), NOW_MS)
@@ -278,6 +308,19 @@ def test_rows_that_are_gone_are_said_to_need_a_build(shop: Shop) -> None:
     assert "gone" in refresher.refresh(consenting(WHO), NOW_MS).build_due
     assert build(making, consenting(WHO), NOW_MS).build_due == ""
     assert refresher.refresh(consenting(WHO), NOW_MS).build_due == ""
+
+
+def test_where_all_has_to_be_read_again_it_is_built_at_once(shop: Shop) -> None:
+    # Files that were written a moment ago are read again, as they may have grown.
+    path = shop.write("purchases", [bought("ann", 2, receipt="gone")])
+    build(shop.making(), consenting(WHO), NOW_MS)
+    path.unlink()
+    assert Refresher(shop.making()).refresh(consenting(WHO), NOW_MS).built
+
+
+def size_of(name: str) -> str:
+    """A file's mark, as if it had been there for a while."""
+    return str(Path(name).stat().st_size)
 
 
 def test_too_many_wrong_rows_leave_profiles_as_they_were(shop: Shop) -> None:
