@@ -30,22 +30,10 @@ from simulations.provision import open_region
 from tests.support.asking_region import (
     CLOCK,
     Federation,
-    copied,
     draft,
-    make_consenting,
     reopened,
 )
 from tests.support.small_federation import home_of, make_federation
-
-
-@pytest.fixture(scope="module")
-def consenting(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    return make_consenting(tmp_path_factory.mktemp("analytics") / "run")
-
-
-@pytest.fixture
-def federation(consenting: Federation, tmp_path: Path) -> Federation:
-    return copied(consenting, tmp_path / "run")
 
 
 def records(log: AuditLog, kind: str) -> list[dict[str, Any]]:

@@ -24,28 +24,13 @@ from common.analytics.further_questions import (
 from common.analytics.lines import Line
 from common.audit.bundle import write_bundle
 from common.audit.verify import verify_bundle
-from common.catalogue import Catalogue
 from common.consent import FEDERATED_ANALYTICS
 from common.errors import InputError, QualityGateError
 from common.registry_install import registry_envelopes
 from common.timestamps import now_ms
-from simulations.made_up_tables import EXPERIMENT, TRUTHS, write_tables
-from tests.support.asking_region import Federation, copied, draft, make_consenting, reopened
+from simulations.made_up_tables import EXPERIMENT, TRUTHS
+from tests.support.asking_region import Federation, draft, reopened
 from tests.support.small_federation import WINDOWS, home_of
-
-
-@pytest.fixture(scope="module")
-def with_tables(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    """The region with made-up tables, whose truths are known."""
-    federation = make_consenting(tmp_path_factory.mktemp("tables") / "run")
-    home = the_home(federation)
-    write_tables(home.source, Catalogue.load(home.catalogue), seed=3)
-    return federation
-
-
-@pytest.fixture
-def federation(with_tables: Federation, tmp_path: Path) -> Federation:
-    return copied(with_tables, tmp_path / "run")
 
 
 def the_home(federation: Federation) -> RegionHome:

@@ -180,7 +180,7 @@ def test_latency_of_clocks_that_are_ahead_is_none_and_of_nobody_is_unknown() -> 
     assert Latency().to_record()["median_s"] is None
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.lists(st.lists(st.integers(0, 30), max_size=6), max_size=6))
 def test_whatever_is_written_each_distinct_row_comes_once(
     tmp_path_factory: pytest.TempPathFactory, looks: list[list[int]]
