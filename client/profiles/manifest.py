@@ -136,7 +136,7 @@ class Manifest:
             "purchases": self.purchases,
             "events": self.events,
             "counts": dict(self.counts),
-            "stated": sorted(self.stated),
+            "stated": [*sorted(self.stated)],
             "cuts": models.cuts.to_record(),
             "buying": None if models.buying is None else models.buying.to_record(),
             "spending": None if models.spending is None else models.spending.to_record(),

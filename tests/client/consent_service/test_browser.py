@@ -238,7 +238,7 @@ def test_the_keyboard_alone_gives_and_withdraws(visit, site: Site) -> None:
         )
 
     def tab_to(value: str) -> None:
-        for _ in range(12):
+        for _ in range(13):
             page.keyboard.press("Tab")
             found = focused()
             assert found["outline"] == "solid"
@@ -277,6 +277,8 @@ def walk(customer: Visit) -> Iterator[str]:
     customer.press("withdraw")
     customer.go("/history")
     yield "history"
+    customer.go("/profile")
+    yield "profile"
     customer.go("/")
     page.locator('button[value="agree"]').click()
     yield "nothing ticked"
