@@ -420,16 +420,18 @@ def test_the_log_may_move_while_a_record_is_judged(
     opened: OpenDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge, raced = GrantBook.judge, []
+    request = opened.request()
+    opened.desk.file(request)
 
     def overtaken(self: GrantBook, *arguments: object) -> None:
         judge(self, *arguments)  # type: ignore[arg-type]
         if not raced:
-            raced.append(opened.log.append([make_entry(_incident(opened), opened.trainer)]))
+            raced.append(opened.log.append([opened.revocation(request)]))
 
     monkeypatch.setattr(GrantBook, "judge", overtaken)
-    before = opened.kinds()
-    opened.desk.file(opened.request())
-    assert since(opened, before) == ["incident", "access-request"]
+    with pytest.raises(AccessRefusedError, match="it is revoked"):
+        opened.desk.file(opened.approval(request))
+    assert raced
 
 
 def test_a_refusal_stands_when_it_cannot_be_noted(

@@ -301,6 +301,23 @@ def test_a_table_that_is_replaced_while_it_is_read_is_read_anew(
     assert replaced
 
 
+def test_a_table_whose_grades_rise_while_it_is_read_is_not_read(
+    home: RegionHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, replaced = ColumnStore._open, []
+
+    def overtaken(self: ColumnStore, *arguments: Any) -> pa.Table:
+        if not replaced:
+            replaced.append(True)
+            monkeypatch.setattr(ColumnStore, "_open", original)
+            ColumnStore(home).keep(TABLE, ROWS, dict.fromkeys(GRADES, "high"))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(ColumnStore, "_open", overtaken)
+    with pytest.raises(PolicyError, match="tier of members is of high grade"):
+        ColumnStore(home).for_people(TABLE, ["tier"])
+
+
 def test_a_lost_file_is_said(home: RegionHome) -> None:
     for path in home.columns.glob("*.column"):
         path.unlink()
