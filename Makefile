@@ -38,7 +38,7 @@ $(READY): pyproject.toml requirements.lock
 
 demo: $(READY) ## Train on real retail data in five regions, verify, write the report; profiles; the page of insights
 	$(BIN)/fedpref-sim run --scenario retail-5 --epsilon 8 --seed 1 --out $(DEMO) --replace
-	$(BIN)/fedpref-region profile build $(DEMO)/regions/region-1 --as-of 2017-12-01
+	$(BIN)/fedpref-region profile build $(DEMO)/regions/region-1 --as-of 2018-01-01
 	@rm -rf $(DEMO)-questions
 	@# Anyway: noise would swamp the trend of an ordinary category; the page says which it leaves out.
 	$(BIN)/fedpref-sim ask docs/examples/questions-purchases.toml --scenario retail-5 --noise distributed \
