@@ -22,7 +22,7 @@ from client.recommend.local_statistics import (
     Scenes,
 )
 from client.recommend.release import PublishedRelease
-from client.recommend.store_types import StoreTypes
+from client.recommend.store_types import StoreTypes, require_store_types
 from client.training.bounded_sums import Statistic
 from common.catalogue import Catalogue
 from common.consent import RECOMMENDATIONS
@@ -191,8 +191,12 @@ def prepare(engine: PrivacyEngine, draft: QueryDraft, *, anyway: bool = False) -
 
     Raises:
         BudgetError: Noise would swamp an answer, or the budget does not pay.
+        InputError: Kinds of stores are asked about that no table of the region knows.
         FedprefError: As the engine's; nothing more is released.
     """
+    for statistic in draft.statistics:
+        if isinstance(statistic, StoreTypes):
+            require_store_types(engine.home, statistic.names)
     query = unfinished(engine, draft)
     if query is None:
         query = make_query(

@@ -9,14 +9,17 @@ stores asks nothing, and the others' noise is no larger for it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from client.data.table_rows import NONE
+from client.data.tables.declaration import declared_tables, labels_of
 from client.data.tables.schema import PURCHASES
 from client.data.transactions import Purchases
+from client.engine.home import RegionHome
 from client.recommend.local_estimates import Float32Array, table_factors
 from client.recommend.local_statistics import STORE_TYPES
 from client.training.bounded_sums import Contributions
@@ -84,6 +87,26 @@ class StoreTypes:
         place = category * len(self.names) + kind[known]
         return Contributions(
             receipts.owner.astype(np.int64)[known], place, np.ones(len(place), dtype=np.float64)
+        )
+
+
+def require_store_types(home: RegionHome, names: Sequence[str]) -> None:
+    """Requires that the region's table of purchases knows kinds of stores: else all were noise.
+
+    Args:
+        home: The region's home.
+        names: The kinds that are to be asked about.
+
+    Raises:
+        InputError: The declaration is malformed, or lists no codes of one of these kinds.
+    """
+    listed = labels_of(declared_tables(home).get(PURCHASES, ()), "store_type")
+    missing = [name for name in names if name not in listed]
+    if missing:
+        raise InputError(
+            f"{home.region}: its further table of purchases has no kind of store {missing[0]!r}.",
+            remedy="Map the column store_type and list its codes in data/tables.toml, or correct "
+            "[scenes] store_types of recommend/settings.toml.",
         )
 
 

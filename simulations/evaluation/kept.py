@@ -28,7 +28,7 @@ from client.data.dataset import PreferenceDataset
 from client.engine.provenance import code_digest, dependencies_digest
 from common.durable_file import write_durably
 from common.errors import FormatError, StorageError
-from common.parameters import array_file_parts, load_arrays
+from common.parameters import array_file_parts, element_bytes, load_arrays
 from simulations.evaluation.contenders import Contender
 from simulations.evaluation.judge import Metrics
 from simulations.evaluation.plans import Setting
@@ -152,7 +152,7 @@ def _content(fold: Fold) -> Iterator[bytes | memoryview]:
         yield from _datasets(datasets)
     for region, answers in fold.answers.items():
         yield repr((region, answers.n_items)).encode()
-        yield from (_bytes(array) for array in (answers.indptr, answers.items))
+        yield from (element_bytes(array) for array in (answers.indptr, answers.items))
     if fold.tuning is not None:
         yield b"tuning"
         yield from _content(fold.tuning)
@@ -163,8 +163,4 @@ def _datasets(datasets: Mapping[str, PreferenceDataset]) -> Iterator[bytes | mem
         yield repr((region, each.n_items, each.start_ms, each.end_ms)).encode()
         yield "\n".join(each.sids).encode()
         parts = (each.indptr, each.indices, each.counts.values, each.last_ms, each.ages_weeks)
-        yield from (_bytes(array) for array in parts)
-
-
-def _bytes(array: npt.NDArray[np.generic]) -> memoryview:
-    return memoryview(np.ascontiguousarray(array)).cast("B")
+        yield from (element_bytes(array) for array in parts)
