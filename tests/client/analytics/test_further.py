@@ -216,6 +216,13 @@ def test_without_its_table_a_question_is_refused(name: str) -> None:
         summed(name, beside(1, [(0, 0, 1.0)]))
 
 
+def test_rows_outside_of_the_window_do_not_count() -> None:
+    events = [event(0, 1, "view"), event(0, 90, "cart"), event(1, 91, "view")]
+    found = dict(zip(EVENT_KINDS, counts(EVENTS_DONE, beside(2, events=events)), strict=True))
+    assert {kind for kind, count in found.items() if count} == {"view"}
+    assert found["view"] == 1
+
+
 @pytest.mark.parametrize("name", FURTHER)
 def test_nobody_in_a_table_is_nobody_in_the_answer(name: str) -> None:
     tables = {
