@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from client.analytics.askable import ASKABLE, answerable
 from client.analytics.further import further_statistic, named_in
 from client.analytics.purchases import PurchaseStatistic
 from client.data.tables.declaration import tables_from
@@ -35,6 +36,8 @@ from common.analytics.further_questions import (
     RETURNS,
     REVIEWS,
     STORE_SCENES,
+    TABLES_OF,
+    UPLIFTS,
     Named,
 )
 from common.analytics.kano import CLASSES
@@ -206,7 +209,8 @@ def test_receipts_say_where_how_paid_and_what_came_back() -> None:
     assert table[1, 1, 4] == pytest.approx(0.5, abs=1e-5)
     assert table.sum() == pytest.approx(1.0, abs=1e-5)
     assert counts(PAYMENTS, given) == [1.0, 1.0]
-    assert counts(RETURNS, given) == [1.5, 0.5]
+    # Whose receipts say nothing of returns is in no share.
+    assert counts(RETURNS, given) == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("name", FURTHER)
@@ -255,3 +259,17 @@ def test_public_names_are_those_that_declarations_list(tmp_path: Any) -> None:
     named = named_in(declared, experiment="lists", follow_days=7)
     assert named == Named(("bakery", "checkout"), (), (), "lists", 7)
     assert named_in({}) == Named()
+
+
+def test_only_what_a_regions_tables_can_say_is_asked_by_default() -> None:
+    assert answerable(ASKABLE, Named(), ()) == [each for each in ASKABLE if each not in FURTHER]
+    assert answerable(FURTHER, NAMES, TABLES) == [*FURTHER]
+    assert answerable([NPS, KANO, JOURNEY], Named(), ["feedback"]) == [NPS]
+    # Exposures need no declaration: they may be the recommender's.
+    assert answerable(UPLIFTS, NAMES, []) == [PURCHASE_UPLIFT, REPURCHASE_UPLIFT]
+    assert answerable(UPLIFTS, Named(), ["exposures", "events"]) == []
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_each_question_states_the_tables_that_it_is_asked_of(name: str) -> None:
+    assert TABLES_OF[name] == set(statistic(name).tables)
