@@ -156,7 +156,7 @@ NEVER = treatment_of(
 )
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(st.lists(VALUES, min_size=2, max_size=12), st.integers(1, 11))
 def test_what_becomes_of_a_row_depends_on_no_other(rows: list[dict[str, str]], at: int) -> None:
     """The sensitivity of a statistic over treated rows rests on this."""
@@ -169,7 +169,7 @@ def test_what_becomes_of_a_row_depends_on_no_other(rows: list[dict[str, str]], a
     assert pd.concat(frames, ignore_index=True).equals(together.rows.frame.astype(object))
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(st.lists(VALUES, min_size=1, max_size=12))
 def test_all_undone_is_what_the_store_has(rows: list[dict[str, str]]) -> None:
     left, never = apply(EVERYTHING_UNDONE, rows), apply(NEVER, rows)
