@@ -36,8 +36,14 @@ $(READY): pyproject.toml requirements.lock
 	  --constraint requirements.lock --editable '.[dev]'
 	@touch $@
 
-demo: $(READY) ## Train on real retail data in five regions, verify, and write the report
+demo: $(READY) ## Train on real retail data in five regions, verify, write the report; profiles; the page of insights
 	$(BIN)/fedpref-sim run --scenario retail-5 --epsilon 8 --seed 1 --out $(DEMO) --replace
+	$(BIN)/fedpref-region profile build $(DEMO)/regions/region-1 --as-of 2018-01-01
+	@rm -rf $(DEMO)-questions
+	@# Anyway: noise would swamp the trend of an ordinary category; the page says which it leaves out.
+	$(BIN)/fedpref-sim ask docs/examples/questions-purchases.toml --scenario retail-5 --noise distributed \
+	  --anyway --out $(DEMO)-questions
+	$(BIN)/fedpref-server insights $(DEMO)-questions --html $(DEMO)-questions/insights.html
 
 test: $(READY) $(DATASETS) debian-packages lint ## All checks: lint, types, import contracts, tests
 	$(PYTEST) -m "not slow"

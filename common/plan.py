@@ -274,7 +274,7 @@ class RunPlan(BaseModel):
         """Distributed noise: what is accounted for is a sum of noisy sums of whole grid units."""
         _require(
             self.asks or self.strategy in SUMS,
-            "distributed noise is for sums over all customers: factors, gram and questions, not "
+            "distributed noise is for sums over all customers: factors and gram, not "
             f"{self.strategy}",
         )
         for each in self.mechanisms:

@@ -149,18 +149,18 @@ def _covered(
         return _share(found, truth)
     sums = sums_of(question, customers)
     noisy = sums + generator.normal(0, stddev, (draws, len(sums)))
-    found, truth = (_read(question, each, noise) for each, noise in ((noisy, stddev), (sums, 1e-9)))
-    return _share(found, truth.value)
+    # The truth is read as an answer with next to no noise.
+    return _share(_read(question, noisy, stddev), _read(question, sums, 1e-9).value)
 
 
 def _read(question: Question, released: FloatArray, stddev: float) -> Estimates:
     if isinstance(question, Kano):
-        both = [read(released, stddev) for read in (question.better, question.worse)]
-        ends = (
-            np.concatenate([getattr(each, end) for each in both], axis=-1)
-            for end in ("value", "low", "high")
+        one, other = (read(released, stddev) for read in (question.better, question.worse))
+        value, low, high = (
+            np.concatenate(each, axis=-1)
+            for each in ((one.value, other.value), (one.low, other.low), (one.high, other.high))
         )
-        return Estimates(*ends, both[0].level)
+        return Estimates(value, low, high, one.level)
     if isinstance(question, Funnel | Score):
         return question.read(released, stddev)
     raise InputError(f"{question.name}: it is not read here.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from client.recommend.cold import ColdScores
 from client.training.evaluation import RANKED_PLACES, Protocol
 from client.training.personalisation import (
     bought,
@@ -24,9 +25,12 @@ from common.ranking import BoolArray, IntArray, ItemSets
 from server.robust_noise import noise_gain
 from simulations import baselines
 from simulations.ease import EASE_L2, Ease
-from simulations.quality_methods import ALL_VARIANTS, Population, Variants
+from simulations.quality_methods import ALL_VARIANTS, SERVED_VARIANTS, Population, Variants
+from simulations.served_rankings import ServedRankings
 
 FloatArray = npt.NDArray[np.float64]
+# By model and universe.
+_Known = dict[tuple[int, int], ServedRankings]
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,9 @@ class Ranker:
         plan: The run plan.
         universes: By name, bool[n_items] or None for the full catalogue.
         places: How many items are ranked.
+        catalogue_prior: Whether what is served (`SERVED_VARIANTS`) goes by the public catalogue
+            where the shared model has nothing to say, as the recommender does. It takes a second a
+            model, which the study of every run does without.
     """
 
     population: Population
@@ -46,6 +53,7 @@ class Ranker:
     plan: RunPlan
     universes: Mapping[str, BoolArray | None]
     places: int = RANKED_PLACES
+    catalogue_prior: bool = False
 
     def rankings(
         self, protocol: Protocol
@@ -76,6 +84,7 @@ class Ranker:
             Variant (``plain``, ``tilt`` or ``fused``), protocol, universe, int64[n, places].
         """
         noise = self._popularity_noise(n_summed)
+        known: _Known = {}
         scores: dict[str, dict[str, FloatArray]] = {"plain": {}, "tilt": {}}
         for region, evaluation in self.population.evaluated.items():
             plain = shared_scores(evaluation.history, models[region])
@@ -85,6 +94,10 @@ class Ranker:
             )
         for variant, protocol in variants:
             for name, universe, excluded in self.rankings(protocol):
+                if self.catalogue_prior and (variant, protocol) in SERVED_VARIANTS:
+                    served = self._served(scores["tilt"], models, n_summed, known, universe)
+                    yield variant, protocol, name, served(protocol)
+                    continue
                 parts = []
                 for region in self.population.regions:
                     if variant == "fused":
@@ -126,6 +139,11 @@ class Ranker:
         """
         for variant, protocol in variants:
             for name, universe, excluded in self.rankings(protocol):
+                if self.catalogue_prior and (variant, protocol) == SERVED_VARIANTS[0]:
+                    tilted = {region: self._tilted(region, models[region]) for region in models}
+                    served = self._served(tilted, models, n_summed, {}, universe)
+                    yield variant, protocol, name, served(protocol)
+                    continue
                 ranked = [
                     self._popularity_fused(region, models[region], universe, n_summed)
                     if variant == "fused"
@@ -141,22 +159,63 @@ class Ranker:
         universe: BoolArray | None,
         excluded: ItemSets | None,
     ) -> IntArray:
+        return rank_shared(
+            self._tilted(region, model), model, self.places, excluded=excluded, universe=universe
+        )
+
+    def _tilted(self, region: str, model: ModelState) -> FloatArray:
+        """float64[n, m]: the vocabulary's popularity for everybody, with each one's tilts."""
         history = self.population.evaluated[region].history
         released = model.popularity[model.vocabulary].astype(np.float64)
         everyone = np.repeat(released[None, :], history.n_customers, axis=0)
-        return rank_shared(
-            tilted_scores(everyone, history, model, self.catalogue),
-            model,
-            self.places,
-            excluded=excluded,
-            universe=universe,
-        )
+        return tilted_scores(everyone, history, model, self.catalogue)
+
+    def _served(
+        self,
+        tilted: Mapping[str, FloatArray],
+        models: Mapping[str, ModelState],
+        n_summed: int,
+        known: _Known,
+        universe: BoolArray | None,
+    ) -> Callable[[Protocol], IntArray]:
+        """Rankings of tilted scores with the catalogue behind them, by which items count.
+
+        What is prepared of a model is taken from ``known``, or put there.
+        """
+        floor = self._popularity_noise(n_summed)
+
+        def ranked(protocol: Protocol) -> IntArray:
+            parts = []
+            for region in self.population.regions:
+                model = models[region]
+                # Most often all regions have one model; it outlives the key that is its address.
+                key = (id(model), id(universe))
+                if key not in known:
+                    known[key] = ServedRankings.of(
+                        model,
+                        self.catalogue,
+                        popularity_noise_stddev=floor if n_summed else 0.0,
+                        floor_stddev=floor,
+                        universe=universe,
+                        places=self.places,
+                    )
+                history = self.population.evaluated[region].history
+                rank = known[key]
+                of = rank.new_items if protocol is Protocol.NEW else rank.all_items
+                parts.append(of(tilted[region], history))
+            return np.concatenate(parts)
+
+        return ranked
 
     def _popularity_fused(
         self, region: str, model: ModelState, universe: BoolArray | None, n_summed: int
     ) -> IntArray:
-        history = self.population.evaluated[region].history
-        power = popularity_power(model, popularity_noise_stddev=self._popularity_noise(n_summed))
+        history, noise = self.population.evaluated[region].history, self._popularity_noise(n_summed)
+        if self.catalogue_prior:
+            known = noise if n_summed else 0.0
+            cold = ColdScores.of(self.catalogue, model, popularity_noise_stddev=known)
+            model = cold.extended(model)
+        power = popularity_power(model, popularity_noise_stddev=noise)
         return baselines.rank_by_history(
             history,
             history.history().values * power[bought(history).items],

@@ -40,3 +40,11 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Verified" in done.stdout
     return out
+
+
+@pytest.fixture(scope="session")
+def asked_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished, verified run of questions with answers of each region. Read-only."""
+    from tests.support.asked_federation import asked_plan, finish_asked
+
+    return finish_asked(tmp_path_factory.mktemp("asked") / "run", asked_plan()).root

@@ -6,7 +6,7 @@ region, so nothing here knows the engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from client.analytics.further import further_statistic
 from client.analytics.purchases import (
@@ -18,8 +18,9 @@ from client.analytics.purchases import (
     recency_cuts,
     repeat_purchases,
 )
+from client.data.tables.schema import EXPOSURES
 from client.recommend.local_statistics import Clock
-from common.analytics.further_questions import FURTHER, Named
+from common.analytics.further_questions import FURTHER, TABLES_OF, Named
 from common.analytics.purchase_questions import (
     CATEGORIES,
     CATEGORY_TREND,
@@ -37,6 +38,20 @@ from common.errors import InputError
 #: What can be asked, in the order in which it is asked: of purchases, then of further tables.
 ASKABLE = (CATEGORIES, CATEGORY_TREND, SCENES, RECENCY, FREQUENCY, REPEATS, *FURTHER)
 _NO_NAMES = Named()
+
+
+def answerable(names: Sequence[str], named: Named, declared: Collection[str]) -> list[str]:
+    """Those of some questions that a region's tables have something to say to.
+
+    Args:
+        names: Of `ASKABLE`.
+        named: The public names that its declarations list.
+        declared: The further tables that it declares.
+    """
+    tables = {*declared, *((EXPOSURES,) if named.experiment else ())}
+    return [
+        name for name in names if TABLES_OF.get(name, frozenset()) <= tables and named.has(name)
+    ]
 
 
 def statistics(

@@ -7,6 +7,7 @@ import numpy as np
 from client.analytics.purchases import PurchaseStatistic
 from client.analytics.rows import LongArray, count_rows, funnel_rows
 from client.data.table_rows import NONE, TableRows
+from client.data.tables.schema import EVENTS
 from client.data.transactions import Purchases
 from client.training.bounded_sums import Contributions
 from common.analytics.funnels import Funnel
@@ -14,8 +15,6 @@ from common.analytics.further_questions import EVENT_KINDS, JOURNEY_STAGES, STAG
 from common.analytics.groups import Groups
 from common.analytics.purchase_questions import DAY_MS
 from common.catalogue import Catalogue
-
-EVENTS = "events"
 
 _PURCHASE, _REPEAT = JOURNEY_STAGES.index("purchase"), JOURNEY_STAGES.index("repeat")
 _STAGE_OF_KIND = np.array([JOURNEY_STAGES.index(STAGE_OF[kind]) for kind in EVENT_KINDS] + [NONE])

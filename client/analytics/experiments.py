@@ -16,6 +16,7 @@ import numpy.typing as npt
 from client.analytics.purchases import PurchaseStatistic
 from client.analytics.rows import LongArray, uplift_rows
 from client.data.table_rows import NONE, TableRows
+from client.data.tables.schema import CONTROL, EVENTS, EXPOSURES, TREATED
 from client.data.transactions import Purchases
 from client.training.bounded_sums import Contributions
 from common.analytics.further_questions import CLICK_UPLIFT, REPURCHASE_UPLIFT, Named
@@ -23,9 +24,8 @@ from common.analytics.purchase_questions import DAY_MS
 from common.analytics.uplift import Uplift
 from common.canonical_json import JsonValue
 
-EXPOSURES, EVENTS = "exposures", "events"
 #: The arms of the table of exposures, in the order of `Uplift`'s cells.
-ARMS = ("control", "treated")
+ARMS = (CONTROL, TREATED)
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -104,7 +104,8 @@ def _clicks_on_shown(events: TableRows, exposures: TableRows, named: Named) -> B
     whose = events.owner.astype(np.int64) * n_items
     item = events.text("item").among(items.labels)
     on_shown = (item != NONE) & np.isin(whose + item, pairs)
-    return clicked & (on_shown | np.isin(whose + n_items - 1, pairs))
+    counted: BoolArray = clicked & (on_shown | np.isin(whose + n_items - 1, pairs))
+    return counted
 
 
 def _followed(purchases: Purchases, named: Named, end_ms: int) -> _Followed:

@@ -7,13 +7,12 @@ import numpy as np
 from client.analytics.purchases import PurchaseStatistic
 from client.analytics.rows import count_rows, kano_rows, score_rows
 from client.data.table_rows import NONE
+from client.data.tables.schema import FEEDBACK
 from client.data.transactions import Purchases
 from client.training.bounded_sums import Contributions
 from common.analytics.groups import Groups
 from common.analytics.kano import ANSWERS, Kano
 from common.analytics.scores import Score
-
-FEEDBACK = "feedback"
 
 
 def newest_score(question: Score, kind: str) -> PurchaseStatistic:

@@ -52,14 +52,18 @@ def payment_shares(question: Shares) -> PurchaseStatistic:
 
 
 def return_shares(question: Shares) -> PurchaseStatistic:
-    """Which share of what they buy customers give back: the mean of each one's own share."""
+    """Which share of what they buy customers give back: the mean of each one's own share.
+
+    A row that says nothing of returns counts neither way: where none does, nothing is known, which
+    is not that nothing came back.
+    """
     returned = KEPT_OR_RETURNED.index("returned")
 
     def rows(purchases: Purchases) -> Contributions:
         receipts = purchases.further[RECEIPTS]
-        with np.errstate(invalid="ignore"):
-            # A row that says nothing of a return was kept.
-            cell = np.where(receipts.number("returned") > 0, returned, 1 - returned)
-        return share_rows(question, receipts.owner.astype(np.int64), cell.astype(np.int64))
+        given_back = receipts.number("returned")
+        known = ~np.isnan(given_back)
+        cell = np.where(given_back[known] > 0, returned, 1 - returned)
+        return share_rows(question, receipts.owner.astype(np.int64)[known], cell.astype(np.int64))
 
     return PurchaseStatistic(question, rows, tables=(RECEIPTS,))

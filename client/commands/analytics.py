@@ -35,7 +35,8 @@ AskOption = Annotated[
     list[str] | None,
     typer.Option(
         help="A question by its name, such as category-customers or journey-funnel; may be given "
-        "more than once. Default: all that the policy allows."
+        "more than once. Default: all that the policy allows and the region's tables can say "
+        "something to."
     ),
 ]
 ExperimentOption = Annotated[
@@ -139,7 +140,8 @@ class _Asking(NamedTuple):
 
 
 def _draft(engine: PrivacyEngine, epsilon: float, names: list[str], asking: _Asking) -> QueryDraft:
-    from client.analytics.asking import ASKABLE, draft_query, statistics
+    from client.analytics.askable import ASKABLE, answerable, statistics
+    from client.analytics.asking import draft_query
     from client.analytics.further import named_in
     from client.data.tables.declaration import declared_tables
     from client.recommend.local_statistics import Clock
@@ -149,8 +151,8 @@ def _draft(engine: PrivacyEngine, epsilon: float, names: list[str], asking: _Ask
     from common.errors import PolicyError
 
     home = engine.home
-    usual = [name for name in ASKABLE if name in engine.policy.queries]
-    if not names and not usual:
+    allowed = [name for name in ASKABLE if name in engine.policy.queries]
+    if not names and not allowed:
         raise PolicyError(
             f"{home.region}: its policy allows no query of analytics.",
             remedy="Let the region's controller sign a policy whose table queries names them.",
@@ -158,11 +160,10 @@ def _draft(engine: PrivacyEngine, epsilon: float, names: list[str], asking: _Ask
     catalogue = Catalogue.load(home.catalogue)
     zone = asking.time_zone or declared_source(home).time_zone
     start_ms, end_ms = _ms(asking.begin), _ms(asking.until)
-    named = named_in(
-        declared_tables(home), experiment=asking.experiment, follow_days=asking.follow_days
-    )
+    declared = declared_tables(home)
+    named = named_in(declared, experiment=asking.experiment, follow_days=asking.follow_days)
     asked = statistics(
-        names or usual,
+        names or answerable(allowed, named, declared),
         catalogue,
         Clock(RecommendSettings.read(home).scenes.dayparts, zone),
         start_ms=start_ms,

@@ -30,8 +30,8 @@ def prepare(
     ask: Annotated[
         list[str] | None,
         typer.Option(
-            help="scenes, regional-bias or also-bought; may be given more than once. Default: "
-            "scenes, and with a model the regional bias."
+            help="scenes, store-types, regional-bias or also-bought; may be given more than once. "
+            "Default: scenes, and with a model the regional bias."
         ),
     ] = None,
     begin: Annotated[
@@ -52,8 +52,9 @@ def prepare(
 ) -> None:
     """Learn from the region's own customers for its recommender, within the privacy budget.
 
-    When which categories are bought (scenes), what is bought more here than elsewhere (regional
-    bias), what is bought together (also-bought): all of it rests on other customers' data, so it is
+    When which categories are bought (scenes), and where (store-types: of the region's further table
+    of purchases), what is bought more here than elsewhere (regional bias), what is bought together
+    (also-bought): all of it rests on other customers' data, so it is
     noised, charged in the ledger and logged before it is used. Only customers are counted who
     consented to learning and to recommendations. Each call spends anew; one that was interrupted
     goes on where it was, and charges nothing twice. The engine must not be running.
@@ -108,13 +109,15 @@ def _prepare(
     catalogue = Catalogue.load(home.catalogue)
     zone = declared_source(home).time_zone if time_zone is None else time_zone
     start_ms, end_ms = _window(home, release, *days)
+    scenes = RecommendSettings.read(home).scenes
     asked = statistics(
         names or _usual(engine.policy, release),
         catalogue,
-        Clock(RecommendSettings.read(home).scenes.dayparts, zone),
+        Clock(scenes.dayparts, zone),
         release,
         start_ms=start_ms,
         end_ms=end_ms,
+        store_types=scenes.store_types,
     )
     draft = draft_query(
         engine,

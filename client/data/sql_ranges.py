@@ -169,6 +169,18 @@ class Seen:
     n_above_cut: int
 
 
+def is_read_again(unit: StoreUnit) -> bool:
+    """Whether a unit is a table's newest rows, which are read again with whatever is new.
+
+    That such a unit is gone says nothing: its rows are in the one that takes its place.
+    """
+    try:
+        return Range.of_mark(unit.mark).tail
+    except (FormatError, KeyError):
+        # A file's.
+        return False
+
+
 def settled_before(taken: Mapping[str, StoreUnit]) -> Bound | None:
     """Up to where rows that were taken up are settled; None if nothing is."""
     bounds = [Range.of_mark(unit.mark).settled for unit in taken.values()]

@@ -104,7 +104,7 @@ class RowContract:
         frame = rows.frame.assign(**marks)
         passed = np.ones(len(frame), dtype=bool)
         try:
-            self._schema(frozenset(rows.frame), frozenset(marks)).validate(frame, lazy=True)
+            self._schema(frozenset(rows.columns), frozenset(marks)).validate(frame, lazy=True)
         except SchemaErrors as error:
             cases = error.failure_cases
             if cases["index"].isna().any():
@@ -218,12 +218,12 @@ def _marks(
             faults[reason(name, MISSING)] = values.isna().to_numpy() & ~unreadable
         if name in rows.garbled:
             faults[reason(name, GARBLED)] = rows.garbled[name]
-        if column.known_in in known:
+        if column.known_in is not None and column.known_in in known:
             faults[reason(name, NOT_FOUND)] = _unknown(values, known[column.known_in])
         if name in set_aside:
             faults[reason(name, SET_ASIDE)] = set_aside[name]
     for rule in standard.rules:
-        if rule.named <= set(rows.frame):
+        if rule.named <= set(rows.columns):
             faults[rule.name] = _breaks(rows.frame, rule)
     return {name: ~fault for name, fault in faults.items() if fault.any()}
 
@@ -237,8 +237,8 @@ def _unknown(values: pd.Series[Any], known: Collection[str]) -> BoolArray:
 def _breaks(frame: pd.DataFrame, rule: RowRule) -> BoolArray:
     """bool[n]: the rows that break a rule across columns."""
     meant = np.ones(len(frame), dtype=bool)
-    for name, values in rule.when.items():
-        meant &= frame[name].isin(values).to_numpy(dtype=bool)
+    for name, wanted in rule.when.items():
+        meant &= frame[name].isin(wanted).to_numpy(dtype=bool)
     broken = np.zeros(len(frame), dtype=bool)
     if rule.column is not None:
         values = frame[rule.column]
@@ -246,14 +246,13 @@ def _breaks(frame: pd.DataFrame, rule: RowRule) -> BoolArray:
         if rule.filled:
             broken |= absent
         if rule.range is not None:
-            low, high = rule.range
+            low, high = (end if isinstance(end, float) else None for end in rule.range)
             number = values.to_numpy(dtype=np.float64)
-            with np.errstate(invalid="ignore"):
-                inside = np.ones(len(frame), dtype=bool)
-                if isinstance(low, float):
-                    inside &= number >= low
-                if isinstance(high, float):
-                    inside &= number <= high
+            inside = np.ones(len(frame), dtype=bool)
+            if low is not None:
+                inside &= number >= low
+            if high is not None:
+                inside &= number <= high
             broken |= ~absent & ~inside
     for earlier, later in zip(rule.ascending, rule.ascending[1:], strict=False):
         both = frame[earlier].notna() & frame[later].notna()

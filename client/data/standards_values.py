@@ -54,6 +54,11 @@ class TypedRows:
     def __len__(self) -> int:
         return len(self.frame)
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns that there are."""
+        return [str(name) for name in self.frame]
+
 
 def read_values(
     raw: pa.Table,
@@ -114,15 +119,15 @@ def _typed(given: pa.ChunkedArray, column: ColumnStandard, reading: Reading, whe
     return np.where(readable, numbers, np.nan)
 
 
-def _flags(given: pa.ChunkedArray, where: str) -> pd.api.extensions.ExtensionArray:
+def _flags(given: pa.ChunkedArray, where: str) -> pd.Series[Any]:
     kind = given.type.value_type if pa.types.is_dictionary(given.type) else given.type
     if pa.types.is_boolean(kind):
-        return pd.array(given.to_pandas(), dtype="boolean")
+        return pd.Series(given.to_pandas(), dtype="boolean")
     texts = as_references(given, len(given), where)
     by_code = np.array(
         [*(_FLAGS.get(text.lower()) for text in texts.categories), None], dtype=object
     )
-    return pd.array(by_code[texts.codes], dtype="boolean")
+    return pd.Series(by_code[texts.codes], dtype="boolean")
 
 
 def _without_missing(

@@ -170,7 +170,7 @@ class AccessDesk:
         Raises:
             StorageError: The log refuses; the rest is logged the next time.
         """
-        noted = []
+        noted = list[str]()
         while True:
             with self._state.lock:
                 self._refresh()

@@ -8,7 +8,7 @@ was asked, and what is used is what was approved.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from common.audit.entry import make_entry
@@ -257,7 +257,7 @@ def parse_access(envelope: Envelope) -> AccessRecord:
         FormatError: It is no record about access.
     """
     fields = envelope.record()
-    parsers = {
+    parsers: dict[str, Callable[[dict[str, JsonValue]], AccessRecord]] = {
         "access-request": _request,
         "access-approval": _approval,
         "access-use": _use,

@@ -98,11 +98,11 @@ class ColumnStore:
             InputError: The table or a column is not kept.
             StorageError: What is kept cannot be read.
         """
-        return self._read_by_grade(table, tuple(columns), FOR_PEOPLE)
+        return self._read(table, tuple(columns), FOR_PEOPLE)
 
     def for_programs(self, table: str, columns: Collection[str]) -> pa.Table:
         """Reads columns for the region's own programs; raises as `for_people`."""
-        return self._read_by_grade(table, tuple(columns), FOR_PROGRAMS)
+        return self._read(table, tuple(columns), FOR_PROGRAMS)
 
     def granted(self, use: GrantedUse) -> pa.Table:
         """Reads columns of any grade for a use that was logged under a grant.
@@ -223,16 +223,16 @@ class ColumnStore:
         wrapped = key.seal(secret, key_context(table, column, grade, file))
         return KeptColumn(grade, file, len(data), wrapped)
 
-    def _read_by_grade(
-        self, table: str, columns: tuple[str, ...], allowed: frozenset[Grade]
-    ) -> pa.Table:
-        self.manifest().require_grades(table, columns, allowed)
-        return self._read(table, columns, allowed)
-
     def _read(
         self, table: str, columns: tuple[str, ...], allowed: frozenset[Grade] | None = None
     ) -> pa.Table:
-        """Reads columns; if the table is replaced meanwhile, what took its place."""
+        """Reads columns of allowed grades; if the table is replaced meanwhile, what is there then.
+
+        Args:
+            table: The table.
+            columns: Its columns.
+            allowed: Their grades; None for any, for a use under a grant.
+        """
         with self._disk_errors():
             for _ in range(_TRIES):
                 manifest = self.manifest()

@@ -167,7 +167,10 @@ class Undone:
         if not isinstance(made, list) or len(made) > MAX_DECISIONS:
             raise FormatError(f"These are no decisions, or more than {MAX_DECISIONS}.")
         try:
-            return cls(tuple(Decision.model_validate(each) for each in made))
+            found = cls(tuple(Decision.model_validate(each) for each in made))
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             raise FormatError(f"A decision is malformed: {first['msg']}.") from error
+        if found.encode() != data:
+            raise FormatError("Decisions are not as this program writes them.")
+        return found

@@ -44,9 +44,11 @@ def score_chart(table: str, history: Sequence[QualityReport]) -> ScoreChart | No
         table: The table.
         history: The reports, oldest first.
     """
-    seen = [
-        (report.at, each) for report in history for each in report.tables if each.table == table
-    ]
+    # By their times: a clock that was set back makes a later report an earlier one.
+    seen = sorted(
+        ((report.at, each) for report in history for each in report.tables if each.table == table),
+        key=lambda each: each[0],
+    )
     if not seen:
         return None
     times = [parse_time(at) for at, _ in seen]

@@ -129,8 +129,8 @@ class RowTreatment:
                 self._complete(batch, name, column)
                 self._fence(batch, name, column)
         given = {
-            name: int((column.notna().to_numpy() | batch.untreated.unreadable[name]).sum())
-            for name, column in batch.untreated.frame.items()
+            name: int((~batch.untreated.frame[name].isna() | unreadable).sum())
+            for name, unreadable in batch.untreated.unreadable.items()
         }
         judged = self._contract.judge(batch.rows, batch.set_aside, origin=origin)
         return TreatedRows(
@@ -163,7 +163,7 @@ class RowTreatment:
         items = batch.rows.frame["item"]
         by_code = np.array([*(says.get(text) for text in items.cat.categories), None], dtype=object)
         found = by_code[items.cat.codes.to_numpy()]
-        batch.fill(name, absent & np.not_equal(found, None), "looked-up", found)
+        batch.fill(name, absent & ~pd.isna(found), "looked-up", found)
 
     def _fence(self, batch: _Batch, name: str, column: ColumnStandard) -> None:
         outliers = column.outliers
@@ -208,7 +208,7 @@ class _Batch:
             column = column.cat.add_categories(new.difference(column.cat.categories))
         else:
             column = column.copy()
-        column.loc[places] = values
+        column.loc[places] = pd.Series(values, index=column.index[places], dtype=column.dtype)
         self._put(name, column)
         self.guessed |= places & (how == "completed")
         self.changes.append(

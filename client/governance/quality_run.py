@@ -99,7 +99,7 @@ def undo(
     files = QualityFiles(home)
     with files.changing():
         undone, concerned = files.undone(), _journalled(files, table, treatment, column)
-        for row in rows or [None]:
+        for row in _chosen(rows):
             if not concerned or (row is not None and row not in concerned):
                 raise _nothing_such("change", treatment, column, table, row)
             at = format_time(at_ms)
@@ -131,7 +131,7 @@ def redo(
     """
     files = QualityFiles(home)
     with files.changing():
-        undone, chosen = files.undone(), list(rows) or [None]
+        undone, chosen = files.undone(), _chosen(rows)
         for row in chosen:
             subject = (table, treatment, column, row)
             if subject not in {each.subject for each in undone.decisions}:
@@ -139,6 +139,11 @@ def redo(
             undone = undone.without(subject)
         files.keep_undone(undone)
     return len(chosen)
+
+
+def _chosen(rows: Collection[str]) -> list[str | None]:
+    """The rows that are named, or the one word for all of them."""
+    return list(rows) if rows else [None]
 
 
 def row_name(digest: int) -> str:

@@ -135,6 +135,7 @@ class TableExamination:
         kept = _Batches(TermCounts(self._definitions))
         origin = self._read(places, kept, sink)
         facts = joined(kept.facts)
+        kept.facts.clear()
         repeated, replaced, spared = self._judge_repeats(kept, facts)
         counted = facts.passed & ~repeated & ~replaced
         beyond, bounded_customers = self._judge_bound(kept, facts, counted)

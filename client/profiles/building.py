@@ -36,8 +36,8 @@ def build(
         making: What they are made of and with.
         eligible: Those who consented to profiling, and nobody else.
         now_ms: The time, milliseconds since the epoch.
-        as_of_ms: The moment that profiles are about; the present if it is not given. Rows that are
-            later count all the same.
+        as_of_ms: The moment that profiles are about; the present if it is not given. What is later
+            does not count.
         cuts: Cuts of recency, frequency and monetary value from outside.
 
     Raises:
@@ -63,17 +63,17 @@ def build_within(
     admitted, before = Admitted(eligible.pseudonyms), making.store.manifest()
     with making.store.change(Manifest(making.basis)) as change:
         look = PurchaseFeed(making.tables, making.catalogue).look()
-        collector = PurchaseCollector(admitted, making.catalogue, making.local)
+        collector = PurchaseCollector(admitted, making.catalogue, making.local, until_ms=as_of_ms)
         for rows in look.batches():
             collector.add(rows)
             if collector.waiting >= FOLD_ROWS:
                 _fold(making, change, collector)
         making.require_quality(look.counts())
         _fold(making, change, collector)
-        events = making.new_events(admitted, b"")
+        events = making.new_events(admitted, b"", until_ms=as_of_ms)
         _fold(making, change, events.collector)
         _add(change, member_facts(making.tables, admitted))
-        moment = making.moment(as_of_ms or now_ms, amounts=look.amounts)
+        moment = making.moment(as_of_ms or now_ms, stated=look.stated)
         models = _models(making, change, moment, cuts)
         customers = sum(
             _judge(making, change, shard, moment, models, before) for shard in range(SHARDS)
@@ -83,7 +83,7 @@ def build_within(
             purchases=look.state(),
             events=change.put_blob(events.state),
             counts=counted(look.counts()),
-            amounts=look.amounts,
+            stated=look.stated,
             models=models,
             judged_day=moment.day,
             as_of_ms=as_of_ms,

@@ -97,14 +97,19 @@ class Moment:
     Attributes:
         now_ms: The time, milliseconds since the epoch.
         local: The region's local time.
-        amounts: Whether the store says what was paid.
+        stated: The columns that all purchases have, such as ``amount``.
         cart_left_after_ms: After how long a cart counts as left.
     """
 
     now_ms: int
     local: LocalTime
-    amounts: bool
+    stated: frozenset[str]
     cart_left_after_ms: int
+
+    @property
+    def amounts(self) -> bool:
+        """Whether the store says what was paid."""
+        return "amount" in self.stated
 
     @property
     def day(self) -> int:
@@ -141,7 +146,9 @@ def columns_of(facts: Facts, moment: Moment, models: Models | None = None) -> Co
     values = buying_columns(facts, day, amounts=moment.amounts)
     values |= _breadth(facts, values["items"])
     values |= _scenes(facts, moment.local)
-    values["returned_share"] = _ratio(_of_kind(facts[KINDS], len(facts), RETURN), values["items"])
+    if "returned" in moment.stated:
+        back = _of_kind(facts[KINDS], len(facts), RETURN)
+        values["returned_share"] = _ratio(back, values["items"])
     values |= _events(facts, moment)
     values |= _member(facts, day)
     if models is not None:
@@ -151,12 +158,15 @@ def columns_of(facts: Facts, moment: Moment, models: Models | None = None) -> Co
     return Columns(MappingProxyType(known), owner, category, MappingProxyType(pairs))
 
 
-def _sums(table: FactTable, rows: int, values: Array) -> FloatArray:
-    return np.bincount(table.owner, weights=values, minlength=rows)
+def _sums(table: FactTable, rows: int, values: FloatArray) -> FloatArray:
+    sums: FloatArray = np.bincount(table.owner, weights=values, minlength=rows).astype(np.float64)
+    return sums
 
 
 def _ratio(above: FloatArray, below: FloatArray) -> FloatArray:
-    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
+    ratio: FloatArray = np.full(len(above), np.nan)
+    np.divide(above, below, out=ratio, where=below > 0)
+    return ratio
 
 
 def buying_columns(facts: Facts, day: int, *, amounts: bool) -> dict[str, FloatArray]:
@@ -280,10 +290,11 @@ def _member(facts: Facts, day: int) -> dict[str, FloatArray]:
 
 def rfm_points(values: Mapping[str, FloatArray]) -> FloatArray:
     """[n, 3]: recency, frequency, and monetary value (0 where amounts are not known)."""
-    monetary = values.get("spend_365")
-    if monetary is None:
-        monetary = np.zeros_like(values["days_since_purchase"])
-    return np.column_stack([values["days_since_purchase"], values["purchase_days_365"], monetary])
+    recency = values["days_since_purchase"]
+    monetary = values.get("spend_365", np.full(len(recency), np.nan))
+    if not np.isfinite(monetary).any():
+        monetary = np.zeros(len(recency))
+    return np.column_stack([recency, values["purchase_days_365"], monetary])
 
 
 def buying_history(values: Mapping[str, FloatArray]) -> tuple[FloatArray, FloatArray, FloatArray]:

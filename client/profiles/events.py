@@ -59,10 +59,19 @@ class EventCollector:
         admitted: Whose events count; all others' are passed over.
         catalogue: The public catalogue, which says what category an item is of.
         local: The region's local time.
+        until_ms: What is later, or at that moment, is passed over; None takes everything in.
     """
 
-    def __init__(self, admitted: Admitted, catalogue: Catalogue, local: LocalTime) -> None:
+    def __init__(
+        self,
+        admitted: Admitted,
+        catalogue: Catalogue,
+        local: LocalTime,
+        *,
+        until_ms: int | None = None,
+    ) -> None:
         self._admitted = admitted
+        self._until_ms = np.iinfo(np.int64).max if until_ms is None else until_ms
         self._catalogue = catalogue
         self._category_of = {name: n for n, name in enumerate(catalogue.category_names)}
         self._local = local
@@ -94,9 +103,8 @@ class EventCollector:
         category = np.where(category == _NO_CATEGORY, self._codes(events, "item"), category)
         self.unknown_kinds += int((kind < 0).sum())
         day = self._local.local_ms(time_ms) // DAY_MS
-        kept = np.flatnonzero(
-            (rank != NOBODY) & (kind >= 0) & (time_ms >= 0) & (day >= 0) & (day < _MOST_DAYS)
-        )
+        inside = (time_ms >= 0) & (time_ms < self._until_ms) & (day >= 0) & (day < _MOST_DAYS)
+        kept = np.flatnonzero((rank != NOBODY) & (kind >= 0) & inside)
         arrays = {"rank": rank, "kind": kind, "time_ms": time_ms, "category": category, "day": day}
         arrays["digest"] = _digests(time_ms, kind, category, _texts(events, "item"))
         self._held.append({name: values[kept] for name, values in arrays.items()})

@@ -135,7 +135,9 @@ class Explained:
 def fact_title(t: Messages, fact: str) -> str:
     """What a fact is called."""
     known = t.known(f"fact.{fact}", "")
-    return known or t("fact.share", part=fact.removeprefix(SHARE_OF))
+    part = fact.removeprefix(SHARE_OF)
+    # Parts of the day are the region's own; those that it has by default have names.
+    return known or t("fact.share", part=t.known(f"part.{part}", part))
 
 
 def day_text(day: int) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from client.data.sql_ranges import is_read_again
 from client.data.store_units import StoreUnit, merge_kinds
 from client.data.tables.finishing import row_digests
 from client.data.tables.following import Fresh, TableFollower
@@ -37,17 +38,19 @@ class PurchaseLook:
         batches: Reads the new rows; to be read once, to its end, before `state` is asked.
         state: Gives what to keep of how far they were read.
         withdrawn: How many units are gone that were read before: what was built on them is wrong.
+        anew: Whether all units are gone, as when a table is read anew as a whole.
         changed: Whether there is anything new.
         counts: What was read so far, and what was left out.
-        amounts: Whether rows say what was paid.
+        stated: The columns that rows of every place have, such as ``amount``.
     """
 
     batches: Callable[[], Iterator[PurchaseRows]] = field(repr=False)
     state: Callable[[], str] = field(repr=False)
     withdrawn: int
+    anew: bool
     changed: bool
     counts: Callable[[], TableCounts] = field(repr=False)
-    amounts: bool
+    stated: frozenset[str]
 
 
 class PurchaseFeed:
@@ -75,11 +78,13 @@ class PurchaseFeed:
         places, at_ms = self._tables.places(PURCHASES), self._tables.clock_ms()
         taken, kinds = _read_state(state, len(places))
         plan: list[tuple[int, StoreUnit]] = []
-        withdrawn = 0
+        withdrawn, anew = 0, False
         for number, place in enumerate(places):
             changes = place.source.changes(taken[number], at_ms)
             again = {unit.name for unit in changes.fresh}
-            withdrawn += len(changes.gone - again)
+            gone = [taken[number][name] for name in changes.gone - again]
+            withdrawn += sum(not is_read_again(unit) for unit in gone)
+            anew = anew or (bool(changes.gone) and changes.gone == taken[number].keys())
             taken[number] = {
                 name: unit for name, unit in taken[number].items() if name not in changes.gone
             }
@@ -89,9 +94,10 @@ class PurchaseFeed:
             batches=lambda: reading.batches(plan),
             state=reading.state,
             withdrawn=withdrawn,
+            anew=anew and bool(withdrawn),
             changed=bool(plan),
             counts=lambda: reading.counts,
-            amounts=all("amount" in place.config.columns for place in places),
+            stated=frozenset.intersection(*(frozenset(each.config.columns) for each in places)),
         )
 
 

@@ -53,7 +53,12 @@ def fit_models(
 
 def joined(parts: Sequence[Mapping[str, FloatArray]]) -> dict[str, FloatArray]:
     """`NEEDED` of all parts' customers; what a part does not know is NaN."""
-    return {name: np.concatenate([np.zeros(0), *(part[name] for part in parts)]) for name in NEEDED}
+    return {
+        name: np.concatenate(
+            [np.zeros(0), *(part.get(name, np.full(_rows(part), np.nan)) for part in parts)]
+        )
+        for name in NEEDED
+    }
 
 
 def _rows(part: Mapping[str, FloatArray]) -> int:
@@ -75,7 +80,7 @@ def _buying(values: Mapping[str, FloatArray]) -> BuyingModel | None:
     # Many are alike in weeks: the likelihood of each history is computed once.
     alike, counts = np.unique(histories, axis=0, return_counts=True)
     try:
-        return BuyingModel.fit(*alike.T, weights=counts.astype(np.float64))
+        return BuyingModel.fit(alike[:, 0], alike[:, 1], alike[:, 2], counts.astype(np.float64))
     except InputError:
         return None
 

@@ -103,7 +103,7 @@ class Judged:
         place[order] = np.arange(len(order))
         owner = np.concatenate([place[: len(rest)][rest.owner], place[len(rest) :][part.owner]])
         said = np.concatenate([rest.said, part.said])
-        by_owner = np.lexsort((said, owner))
+        by_owner = np.argsort(pairs_of(owner, said), kind="stable")
         return Judged(
             sids[order],
             np.concatenate([rest.segment, part.segment])[order],
@@ -183,7 +183,8 @@ def judge(
             codes.append(code_of(number, columns.category[pairs]))
         owners.append(owner)
     owner, code = np.concatenate(owners), np.concatenate(codes)
-    order = np.lexsort((code, owner))
+    # As one number each: of few runs that ascend, which a stable sort only has to merge.
+    order = np.argsort(pairs_of(owner, code), kind="stable")
     owner, code = owner[order], code[order]
     segment = _segments(columns, library, n)
     numbers = [columns.values.get(name, np.full(n, np.nan)) for name in KEPT_NUMBERS]

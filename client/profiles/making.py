@@ -61,10 +61,10 @@ class Making:
         }
         return hashlib.sha256(canonical_json.encode(record)).hexdigest()
 
-    def moment(self, at_ms: int, *, amounts: bool) -> Moment:
+    def moment(self, at_ms: int, *, stated: frozenset[str]) -> Moment:
         """The moment that profiles are judged for."""
         left_after_ms = self.settings.cart_left_after_h * _HOUR_MS
-        return Moment(at_ms, self.local, amounts, left_after_ms)
+        return Moment(at_ms, self.local, stated, left_after_ms)
 
     def library_state(self) -> dict[str, object]:
         """What a manifest has of the library."""
@@ -74,18 +74,19 @@ class Making:
             "segments": tuple(each.id for each in self.library.segment),
         }
 
-    def new_events(self, admitted: Admitted, state: bytes) -> NewEvents:
+    def new_events(self, admitted: Admitted, state: bytes, *, until_ms: int | None) -> NewEvents:
         """What is new of events.
 
         Args:
             admitted: Whose events count.
             state: How far they were followed before.
+            until_ms: What is later does not count; None: everything does.
 
         Raises:
             InputError: They cannot be read.
         """
         feed = EventFeed(self.tables, state)
-        collector = EventCollector(admitted, self.catalogue, self.local)
+        collector = EventCollector(admitted, self.catalogue, self.local, until_ms=until_ms)
         fresh = feed.poll()
         if fresh is None:
             return NewEvents(collector, b"")

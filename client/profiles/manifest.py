@@ -57,7 +57,7 @@ class Manifest:
         purchases: How far purchases were read, as `client.profiles.feeds` says it.
         events: The file that says how far events were followed; empty if there are none.
         counts: What was read, and what became of it.
-        amounts: Whether the store says what was paid.
+        stated: The columns that all purchases have.
         models: What customers are compared with.
         library: The ids of the library's tags and triggers, in order, and its version.
         segments: The ids of its segments.
@@ -76,7 +76,7 @@ class Manifest:
     purchases: str = ""
     events: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
-    amounts: bool = False
+    stated: frozenset[str] = frozenset()
     models: Models = field(default_factory=lambda: Models(Cuts((), (), ())))
     library: tuple[str, ...] = ()
     library_version: str = ""
@@ -136,7 +136,7 @@ class Manifest:
             "purchases": self.purchases,
             "events": self.events,
             "counts": dict(self.counts),
-            "amounts": self.amounts,
+            "stated": [*sorted(self.stated)],
             "cuts": models.cuts.to_record(),
             "buying": None if models.buying is None else models.buying.to_record(),
             "spending": None if models.spending is None else models.spending.to_record(),
@@ -163,8 +163,7 @@ def _parsed(record: JsonValue) -> Manifest:
     if not isinstance(record, dict) or record.get("v") != _VERSION:
         raise FormatError("The manifest of profiles is of another version.")
     values: dict[str, object] = {
-        name: record[name]
-        for name in ("basis", "state", "purchases", "events", "counts", "amounts")
+        name: record[name] for name in ("basis", "state", "purchases", "events", "counts")
     }
     values |= {
         name: record[name]
@@ -172,6 +171,7 @@ def _parsed(record: JsonValue) -> Manifest:
     }
     values |= {name: record[name] for name in ("consent_size", "admitted", "due")}
     values |= {name: tuple(_list(record[name])) for name in ("library", "segments")}
+    values["stated"] = frozenset(str(each) for each in _list(record["stated"]))
     buying, spending, groups = (_object(record[name]) for name in ("buying", "spending", "groups"))
     values["models"] = Models(
         Cuts.of_record(_object(record["cuts"]) or {}),

@@ -171,10 +171,19 @@ class PurchaseCollector:
         admitted: Whose rows count; all others' are passed over.
         catalogue: The public catalogue.
         local: The region's local time.
+        until_ms: What is later, or at that moment, is passed over; None takes everything in.
     """
 
-    def __init__(self, admitted: Admitted, catalogue: Catalogue, local: LocalTime) -> None:
+    def __init__(
+        self,
+        admitted: Admitted,
+        catalogue: Catalogue,
+        local: LocalTime,
+        *,
+        until_ms: int | None = None,
+    ) -> None:
         self._admitted = admitted
+        self._until_ms = np.iinfo(np.int64).max if until_ms is None else until_ms
         self._category = catalogue.category
         self._local = local
         self._held = [_Held() for _ in range(SHARDS)]
@@ -186,11 +195,12 @@ class PurchaseCollector:
         rank = self._admitted.ranks(rows.customers)[rows.customer]
         local_ms = self._local.local_ms(rows.time_ms)
         day = local_ms // DAY_MS
-        kept = np.flatnonzero((rank != NOBODY) & (day >= 0) & (day < _MOST_DAYS))
+        inside = (day >= 0) & (day < _MOST_DAYS) & (rows.time_ms < self._until_ms)
+        kept = np.flatnonzero((rank != NOBODY) & inside)
         kept = kept[np.argsort(rank[kept], kind="stable")]
         rank = rank[kept]
         cents = np.rint(np.nan_to_num(rows.amount[kept]) * _HUNDREDTHS)
-        arrays = {
+        arrays: dict[str, Array] = {
             "rank": rank,
             "category": self._category[rows.item[kept]].astype(np.int32),
             "day": day[kept].astype(np.uint16),
@@ -227,11 +237,15 @@ class PurchaseCollector:
         held, self._held[shard] = self._held[shard], _Held()
         if not held.rank:
             return Facts(sids, {})
-        rank, *values = (np.concatenate(each) for each in vars(held).values())
+        rank, category, day, cell, cents, mark, returned_ms = (
+            np.concatenate(each) for each in vars(held).values()
+        )
         self.waiting -= len(rank)
         low, high = self._admitted.bounds[shard], self._admitted.bounds[shard + 1]
         owner = np.searchsorted(sids, self._admitted.sids[low:high])[rank - low]
-        return Facts(sids, _purchase_tables(owner, *values, known_pairs(sids, known, MARKS)))
+        new = fresh(pairs_of(owner, mark), known_pairs(sids, known, MARKS))
+        rows = (each[new] for each in (owner, category, day, cell, cents, mark, returned_ms))
+        return Facts(sids, _purchase_tables(*rows))
 
 
 def known_pairs(sids: Array, known: Facts | None, name: str) -> npt.NDArray[np.uint64]:
@@ -268,12 +282,7 @@ def _purchase_tables(
     cents: Array,
     mark: Array,
     returned_ms: LongArray,
-    known: npt.NDArray[np.uint64],
 ) -> dict[str, FactTable]:
-    new = fresh(pairs_of(owner, mark), known)
-    owner, category, day, cell, cents, mark, returned_ms = (
-        each[new] for each in (owner, category, day, cell, cents, mark, returned_ms)
-    )
     one = np.ones(len(owner), dtype=np.int64)
     timed, back = cell >= 0, returned_ms != _NEVER
     returned = np.full(int(back.sum()), RETURN)

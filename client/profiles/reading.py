@@ -110,7 +110,7 @@ class ProfileReader:
             return None
         judged = judged.renumbered(manifest.library, self.library, manifest.segments)
         at_ms = manifest.as_of_ms or manifest.refreshed_ms
-        moment = Moment(at_ms, self.local, manifest.amounts, self.cart_left_after_h * _HOUR_MS)
+        moment = Moment(at_ms, self.local, manifest.stated, self.cart_left_after_h * _HOUR_MS)
         columns = columns_of(facts, moment, manifest.models)
         return Explained(manifest, self.library, self.categories, columns, judged)
 

@@ -62,19 +62,36 @@ class Refresher:
             try:
                 return self._refresh(manifest, eligible, now_ms)
             except DamagedProfilesError:
-                return build_within(self.making, eligible, now_ms, as_of_ms=manifest.as_of_ms)
+                return self._build(manifest, eligible, now_ms)
+
+    def _build(self, manifest: Manifest, eligible: EligibleCustomers, now_ms: int) -> Outcome:
+        """Builds anew, for the same moment and by the same cuts if they came from outside."""
+        return build_within(
+            self.making,
+            eligible,
+            now_ms,
+            as_of_ms=manifest.as_of_ms,
+            cuts=manifest.models.cuts.from_outside,
+        )
 
     def _refresh(self, manifest: Manifest, eligible: EligibleCustomers, now_ms: int) -> Outcome:
         making = self.making
         admitted, gone, waiting = self._who(manifest, eligible)
         look = PurchaseFeed(making.tables, making.catalogue).look(manifest.purchases)
-        collector = PurchaseCollector(admitted, making.catalogue, making.local)
+        if look.anew:
+            # All of it has to be read in any case.
+            return self._build(manifest, eligible, now_ms)
+        collector = PurchaseCollector(
+            admitted, making.catalogue, making.local, until_ms=manifest.as_of_ms
+        )
         for rows in look.batches():
             collector.add(rows)
         counts = counts_of(manifest.counts) + look.counts()
         making.require_quality(counts)
-        events = making.new_events(admitted, making.store.blob(manifest.events))
-        moment = making.moment(manifest.as_of_ms or now_ms, amounts=manifest.amounts)
+        events = making.new_events(
+            admitted, making.store.blob(manifest.events), until_ms=manifest.as_of_ms
+        )
+        moment = making.moment(manifest.as_of_ms or now_ms, stated=manifest.stated)
         due = manifest.due
         if look.withdrawn or events.withdrawn:
             due = "rows that were counted are gone"
@@ -156,7 +173,7 @@ class _Step:
         if len(gone):
             self._take_out(change, shard, gone)
         new = self._new_facts(change, shard)
-        if new is not None and any(map(len, new.tables.values())):
+        if new is not None:
             change.add_layer(shard, new)
         self._judge(change, shard, gone, None if new is None else new.sids)
 
@@ -179,7 +196,11 @@ class _Step:
             customers = collector.customers(shard)
             known = added_of(parts, customers)
             found.append(collector.facts(shard, known))
-        return added(found)
+        new = added(found)
+        # A file that is read again has rows of many, and news of few.
+        those = [table.owner for table in new.tables.values()]
+        news = np.unique(np.concatenate([np.zeros(0, dtype=np.int32), *those])).astype(np.int64)
+        return new.take(news) if len(news) else None
 
     def _judge(self, change: Change, shard: int, gone: Array, new: Array | None) -> None:
         store, library = self.making.store, self.making.library

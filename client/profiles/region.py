@@ -162,7 +162,7 @@ class RegionProfiles:
             # Who consents every minute must not have everything read every minute.
             if outcome.build_due and time.monotonic() - built_s >= _DAY_S / 24:
                 built_s = time.monotonic()
-                yield self.build(as_of_ms=self._as_of_ms())
+                yield self._rebuilt()
             done += 1
             if most is None or done < most:
                 time.sleep(every_s)
@@ -200,9 +200,12 @@ class RegionProfiles:
         """
         return profile_reader(self.home).overview()
 
-    def _as_of_ms(self) -> int | None:
-        manifest = profile_store(self.home).manifest()
-        return None if manifest is None else manifest.as_of_ms
+    def _rebuilt(self) -> Outcome:
+        """Builds anew, for the same moment and by the same cuts if they came from outside."""
+        kept = profile_store(self.home).manifest()
+        if kept is None:
+            return self.build()
+        return self.build(as_of_ms=kept.as_of_ms, cuts=kept.models.cuts.from_outside)
 
     def _customers(self) -> EligibleCustomers:
         """Who consents now; asked anew when anything was logged, and once in a while."""

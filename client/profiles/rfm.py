@@ -48,6 +48,11 @@ class Cuts:
     source: str = REGIONAL
     released: bool = False
 
+    @property
+    def from_outside(self) -> Cuts | None:
+        """These cuts, if they are not the region's own: builds keep to them."""
+        return None if self.source == REGIONAL else self
+
     @classmethod
     def of_customers(
         cls, recency: FloatArray, frequency: FloatArray, monetary: FloatArray | None

@@ -68,8 +68,9 @@ class ProfileStore:
             StorageError: Another process writes for too long, or the disk refuses.
         """
         with disk_errors(self.folder):
-            if not self.folder.is_dir():
-                make_folder_durably(self.folder)
+            for folder in (self.folder.parent, self.folder):
+                if not folder.is_dir():
+                    make_folder_durably(folder)
             lock = os.open(self.folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._wait_for(lock)

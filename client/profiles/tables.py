@@ -142,8 +142,9 @@ def collected(name: str, owner: Array, key: Array, columns: Mapping[str, Array])
     pairs = pairs_of(owner, key)
     order = np.argsort(pairs, kind="stable")
     pairs = pairs[order]
-    first = np.flatnonzero(np.concatenate([[True], pairs[1:] != pairs[:-1]])) if len(pairs) else []
-    begins = np.asarray(first, dtype=np.int64)
+    first = np.ones(len(pairs), dtype=bool)
+    first[1:] = pairs[1:] != pairs[:-1]
+    begins = np.flatnonzero(first)
     values = {}
     for column, (dtype, adds) in form.columns.items():
         # Wider than at rest, so that a sum that is too large is seen to be.

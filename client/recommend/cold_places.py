@@ -6,7 +6,8 @@ and a list of k items needs items of the k places only whose best ones score hig
 
 Formal guarantees:
     `ColdLifts.leading` has every item that is among the `most` highest cold scores of a customer,
-    whatever number each category is multiplied by. `ColdLifts.scores` are those of
+    whatever number each category is multiplied by; `ColdLifts.above` every item whose score times
+    its factor is at least a number above 0. `ColdLifts.scores` are those of
     `ColdScores.scores`, number for number.
 """
 
@@ -135,23 +136,42 @@ class ColdLifts:
             most: Among how many.
             scene: float[n_categories], what the scores of each category are multiplied by.
         """
+        highest = self._highest()
+        if scene is not None:
+            highest = highest * scene[self.places.codes[0]]
+        if most < len(highest):
+            kth = np.partition(highest, len(highest) - most)[len(highest) - most]
+            chosen = np.flatnonzero(highest >= kth * (1.0 - _CLOSE))
+        else:
+            chosen = np.arange(len(highest))
+        return self._items(chosen)
+
+    def above(self, least: float) -> IntArray:
+        """Numbers of the cold items whose score, times their factor, can be at least so high.
+
+        Args:
+            least: The number, above 0.
+        """
+        reached = self._highest() * (COLD_WEIGHT * self.scale)
+        return self._items(np.flatnonzero(reached >= least * (1.0 - _CLOSE)))
+
+    def _highest(self) -> FloatArray:
+        """float64[n_places]: what the formula gives each place's best item, times its factor."""
         places = self.places
         # By the shared model categories are lifted, too: the first level once more.
         codes = (*places.codes, places.codes[0])
         highest = places.best
         for code, lift in zip(codes, self.lifts, strict=True):
             highest = highest * lift[code]
-        if scene is not None:
-            highest = highest * scene[places.codes[0]]
-        if most < len(highest):
-            kth = np.partition(highest, len(highest) - most)[len(highest) - most]
-            chosen = np.flatnonzero(highest >= kth * (1.0 - _CLOSE))
-        else:
-            chosen = np.arange(len(highest))
+        return highest
+
+    def _items(self, chosen: IntArray) -> IntArray:
+        """The items of some places."""
+        places = self.places
         starts, sizes = places.bounds[chosen], np.diff(places.bounds)[chosen]
         within = np.arange(int(sizes.sum())) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        leading: IntArray = places.items[np.repeat(starts, sizes) + within]
-        return leading
+        items: IntArray = places.items[np.repeat(starts, sizes) + within]
+        return items
 
 
 def _codes(cold: ColdScores) -> list[Codes]:

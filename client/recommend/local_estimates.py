@@ -73,15 +73,22 @@ def scene_factors(scenes: Float32Array, n_dayparts: int, noise_stddev: float) ->
     """
     values = scenes.astype(np.float64)
     tables = (values[:, :n_dayparts], values[:, n_dayparts:])
-    factors = [_table_factors(table, noise_stddev) for table in tables]
+    factors = [table_factors(table, noise_stddev) for table in tables]
     return np.concatenate(factors, axis=1).astype(np.float32)
 
 
-def _table_factors(table: FloatArray, noise_stddev: float) -> FloatArray:
-    """Each cell against what its row's sum and the moments' shares make one expect.
+def table_factors(table: FloatArray, noise_stddev: float) -> FloatArray:
+    """Each cell against what its row's sum and the columns' shares make one expect.
 
-    Shares of moments are taken from the rows that stand out of the noise: the sum over all rows has
+    Shares of columns are taken from the rows that stand out of the noise: the sum over all rows has
     the noise of all cells.
+
+    Args:
+        table: float64[categories, columns], noised sums.
+        noise_stddev: Of the noise in each value.
+
+    Returns:
+        float64 of the same shape: 1 where a category is bought as everything else is.
     """
     n_columns = table.shape[1]
     rows = table.sum(axis=1)

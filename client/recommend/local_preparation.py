@@ -15,12 +15,14 @@ from client.recommend.local_statistics import (
     REGIONAL_BIAS,
     SCENES,
     SIGNAL_SHARE,
+    STORE_TYPES,
     AlsoBought,
     Clock,
     RegionalBias,
     Scenes,
 )
 from client.recommend.release import PublishedRelease
+from client.recommend.store_types import StoreTypes, require_store_types
 from client.training.bounded_sums import Statistic
 from common.catalogue import Catalogue
 from common.consent import RECOMMENDATIONS
@@ -77,6 +79,7 @@ def statistics(
     *,
     start_ms: int,
     end_ms: int,
+    store_types: tuple[str, ...] = (),
 ) -> list[Statistic]:
     """What is asked, by name.
 
@@ -87,15 +90,18 @@ def statistics(
         release: The model that is served: regional bias and pairs are over its vocabulary.
         start_ms: Begin of the window, milliseconds since the epoch, inclusive.
         end_ms: End of the window, exclusive.
+        store_types: The kinds of stores, as the settings name them.
 
     Raises:
-        InputError: A name is unknown, or no model is installed that it needs, or the model is over
-            another catalogue.
+        InputError: A name is unknown, or no model is installed that it needs, the model is over
+            another catalogue, or no kinds of stores are named.
     """
     found: list[Statistic] = []
     for name in names:
         if name == SCENES:
             found.append(Scenes.of(catalogue, clock))
+        elif name == STORE_TYPES:
+            found.append(StoreTypes(catalogue, store_types))
         elif name in (REGIONAL_BIAS, ALSO_BOUGHT):
             kind = RegionalBias if name == REGIONAL_BIAS else AlsoBought
             model = _model_of(name, catalogue, release)
@@ -111,7 +117,7 @@ def statistics(
         else:
             raise InputError(
                 f"{name[:64]!r} is nothing that a region can prepare.",
-                remedy=f"Use {SCENES}, {REGIONAL_BIAS} or {ALSO_BOUGHT}.",
+                remedy=f"Use {SCENES}, {STORE_TYPES}, {REGIONAL_BIAS} or {ALSO_BOUGHT}.",
             )
     return found
 
@@ -185,8 +191,12 @@ def prepare(engine: PrivacyEngine, draft: QueryDraft, *, anyway: bool = False) -
 
     Raises:
         BudgetError: Noise would swamp an answer, or the budget does not pay.
+        InputError: Kinds of stores are asked about that no table of the region knows.
         FedprefError: As the engine's; nothing more is released.
     """
+    for statistic in draft.statistics:
+        if isinstance(statistic, StoreTypes):
+            require_store_types(engine.home, statistic.names)
     query = unfinished(engine, draft)
     if query is None:
         query = make_query(

@@ -19,8 +19,16 @@ from client.engine.queries import Query, QueryPart, read_query
 from client.engine.sealed_answers import SealedAnswer
 from client.engine.sealed_file import MAX_SEAL_BYTES
 from client.recommend.local_estimates import bias_factors, pair_scores, scene_factors
-from client.recommend.local_statistics import ALSO_BOUGHT, REGIONAL_BIAS, SCENES, STATISTICS, Clock
+from client.recommend.local_statistics import (
+    ALSO_BOUGHT,
+    REGIONAL_BIAS,
+    SCENES,
+    STATISTICS,
+    STORE_TYPES,
+    Clock,
+)
 from client.recommend.settings import recommend_folder
+from client.recommend.store_types import StoreFactors
 from client.recommend.types import Scene
 from common.audit.log import AuditLog
 from common.audit.merkle import leaf_hash
@@ -71,6 +79,7 @@ class LocalReleases:
         vocabulary: int64[m], the items of `pairs`.
         pairs: float32[m, m], how much oftener items are bought together than their numbers
             explain, 0 where noise may be all of it; None without pairs.
+        stores: What is bought in which kind of store; None without that.
     """
 
     answers: Mapping[str, LocalAnswer]
@@ -80,6 +89,7 @@ class LocalReleases:
     regional_bias: Float32Array | None = field(repr=False)
     vocabulary: LongArray = field(repr=False)
     pairs: Float32Array | None = field(repr=False)
+    stores: StoreFactors | None = field(default=None, repr=False)
 
     @classmethod
     def none(cls) -> LocalReleases:
@@ -130,6 +140,7 @@ class LocalReleases:
             regional_bias=_bias(answers.get(REGIONAL_BIAS), model),
             vocabulary=model.vocabulary,
             pairs=_pairs(answers.get(ALSO_BOUGHT), len(model.vocabulary)),
+            stores=_stores(answers.get(STORE_TYPES)),
         )
 
     def scene_factor(self, scene: Scene) -> Float32Array | None:
@@ -142,18 +153,26 @@ class LocalReleases:
         Returns:
             float32[n_categories]; None if nothing is known of the scene.
         """
-        if self.scenes is None or self.clock is None:
+        known = self._moments(scene)
+        of_store = None if self.stores is None else self.stores.factor(scene.store_type)
+        if of_store is not None:
+            known.append(of_store)
+        if not known:
             return None
+        # Tables, each taken for independent of the others given the category.
+        factor: Float32Array = np.prod(known, axis=0).astype(np.float32)
+        return factor
+
+    def _moments(self, scene: Scene) -> list[Float32Array]:
+        """The factors of a scene's part of the day, and of its weekday, as far as known."""
+        if self.scenes is None or self.clock is None:
+            return []
         names, columns = list(self.clock.dayparts), []
         if scene.daypart in names:
             columns.append(names.index(str(scene.daypart)))
         if scene.weekday is not None:
             columns.append(len(names) + scene.weekday)
-        if not columns:
-            return None
-        # Two tables, each taken for independent of the other given the category.
-        factor: Float32Array = self.scenes[:, columns].prod(axis=1).astype(np.float32)
-        return factor
+        return [self.scenes[:, column] for column in columns]
 
     def also_bought(self, item: int, k: int) -> tuple[LongArray, Float32Array] | None:
         """The items that customers who bought an item bought, too.
@@ -295,6 +314,13 @@ def _pairs(answer: LocalAnswer | None, n_vocabulary: int) -> Float32Array | None
     if answer is None:
         return None
     return pair_scores(answer.values, n_vocabulary, answer.part.noise_stddev)
+
+
+def _stores(answer: LocalAnswer | None) -> StoreFactors | None:
+    if answer is None:
+        return None
+    part = answer.part
+    return StoreFactors.of(answer.values, dict(part.parameters), part.noise_stddev)
 
 
 def _refused(path: Path, why: str) -> VerificationError:

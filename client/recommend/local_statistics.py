@@ -1,5 +1,7 @@
 """What a region asks of its own customers for its recommender: scenes, regional bias, also-bought.
 
+What it asks about kinds of stores is in `client.recommend.store_types`.
+
 Each says what one customer adds to a vector, by that customer's purchases alone
 (`client.training.bounded_sums`). What all of them come to is noised, charged and logged before
 anyone sees it; `client.recommend.local_estimates` reads it.
@@ -27,14 +29,16 @@ from common.item_pairs import n_pairs, pair_places
 from common.parameters import ArraySpec
 
 SCENES, REGIONAL_BIAS, ALSO_BOUGHT = "scenes", "regional-bias", "also-bought"
+#: Of the region's further table of purchases; see `client.recommend.store_types`.
+STORE_TYPES = "store-types"
 #: Every statistic, in the order in which a query asks for them.
-STATISTICS = (SCENES, REGIONAL_BIAS, ALSO_BOUGHT)
+STATISTICS = (SCENES, STORE_TYPES, REGIONAL_BIAS, ALSO_BOUGHT)
 WEEKDAYS = 7
 #: What there is to see in a coordinate, per customer of the region: about by how much those that
 #: matter differ from what one would expect anyway, measured on the public retail data
-#: (docs/decisions/0043-a-regions-own-queries.md). It serves to say beforehand that noise would
-#: swamp an answer.
-SIGNAL_SHARE = {SCENES: 0.0005, REGIONAL_BIAS: 0.002, ALSO_BOUGHT: 0.0002}
+#: (docs/decisions/0043-a-regions-own-queries.md; kinds of stores: 0052-the-rest-of-serving.md). It
+#: serves to say beforehand that noise would swamp an answer.
+SIGNAL_SHARE = {SCENES: 0.0005, STORE_TYPES: 0.001, REGIONAL_BIAS: 0.002, ALSO_BOUGHT: 0.0002}
 #: Of a customer who bought more of the vocabulary, pairs are made of the items bought most often.
 MOST_PAIRED_ITEMS = 32
 

@@ -242,11 +242,15 @@ def shared_scores(tables: ScoringTables, rows: PreferenceDataset) -> FloatArray:
     """
     scores = finite_part(tables, rows)
     own = bought(rows)
-    cold = tables.cold.scores(own, scores).astype(np.float64)
     unknown: npt.NDArray[np.bool_] = np.logical_not((scores > 0).any(axis=1))
-    # Where all items have factors, nothing is scaled to match them.
-    if len(tables.cold.items):
-        scores = tables.cold.floored(own, scores)
+    if unknown.all():
+        # What the model would make of cold items is asked of nobody here.
+        cold = np.empty((len(scores), len(tables.cold.items)))
+    else:
+        cold = tables.cold.scores(own, scores).astype(np.float64)
+        # Where all items have factors, nothing is scaled to match them.
+        if len(tables.cold.items):
+            scores = tables.cold.floored(own, scores)
     if unknown.any():
         # The model has nothing to say of them; the catalogue does.
         whole = tables.cold.whole(bought(_taken(rows, unknown))).astype(np.float64)

@@ -44,6 +44,14 @@ FURTHER = (
     PAYMENTS,
     RETURNS,
 )
+#: The further tables that each is asked of.
+TABLES_OF: Mapping[str, frozenset[str]] = {
+    **dict.fromkeys((JOURNEY, EVENTS_DONE, BROWSED), frozenset({"events"})),
+    **dict.fromkeys((NPS, CSAT, REVIEWS, FEEDBACK_GIVEN, KANO), frozenset({"feedback"})),
+    CLICK_UPLIFT: frozenset({"exposures", "events"}),
+    **dict.fromkeys((PURCHASE_UPLIFT, REPURCHASE_UPLIFT), frozenset({"exposures"})),
+    **dict.fromkeys((STORE_SCENES, PAYMENTS, RETURNS), frozenset({"purchases"})),
+}
 UPLIFTS = (CLICK_UPLIFT, PURCHASE_UPLIFT, REPURCHASE_UPLIFT)
 
 #: What a customer may do short of buying, as the table of events has it.
@@ -94,6 +102,16 @@ class Named:
                 f"Customers of an experiment cannot be followed for {self.follow_days} days.",
                 remedy="Follow them for 1 to 366 days.",
             )
+
+    def has(self, name: str) -> bool:
+        """Whether the names are given that a question is made of; of most it is none."""
+        needed: Mapping[str, tuple[str, ...] | str] = {
+            KANO: self.features,
+            STORE_SCENES: self.store_types,
+            PAYMENTS: self.payments,
+            **dict.fromkeys(UPLIFTS, self.experiment),
+        }
+        return bool(needed.get(name, "none"))
 
     @classmethod
     def of(cls, question: Question, parameters: Mapping[str, JsonValue]) -> Named:

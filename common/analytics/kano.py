@@ -227,5 +227,5 @@ class Kano:
 
     def _weights(self, classes: FloatArray) -> FloatArray:
         """float64[features, size]: the same weights for each feature's classes."""
-        weights: FloatArray = np.kron(np.eye(len(self.features)), classes[None, :])
-        return weights
+        weights = np.kron(np.eye(len(self.features)), classes[None, :])
+        return weights.astype(np.float64)

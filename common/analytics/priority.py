@@ -96,8 +96,8 @@ def on_scale(found: Estimates, nothing: float, everything: float) -> Estimates:
         raise InputError(f"From {nothing:g} to {everything:g} there is no scale.")
     ends = found.low, found.high
     low, high = ends if span > 0 else ends[::-1]
-    moved = ((each - nothing) / span for each in (found.value, low, high))
-    return Estimates(*moved, found.level).within(0.0, 1.0)
+    value, low, high = ((each - nothing) / span for each in (found.value, low, high))
+    return Estimates(value, low, high, found.level).within(0.0, 1.0)
 
 
 def prioritised(

@@ -79,7 +79,8 @@ def insights(
         _finish(where, run or [], timeout_minutes * 60.0)
     elif run:
         raise UsageError("--run goes with a deployment's folder.")
-    findings = gather([load_answers(where, name) for name in run or [None]])
+    names: list[str | None] = [*run] if run else [None]
+    findings = gather([load_answers(where, name) for name in names])
     write_page(html, render_insights(findings, ranked, lang=lang.value, made_at=made_at))
     if as_json:
         typer.echo(answers_json(findings))

@@ -67,12 +67,14 @@ class Row:
         marks: The values; none where nothing is said.
         value: The values in words.
         note: What else is to be said.
+        ticked: Whether what the figure says of ticks holds for it.
     """
 
     label: Markup
     marks: tuple[Mark, ...]
     value: Markup
     note: Markup = field(default=Markup(""))
+    ticked: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,13 +85,15 @@ class Chart:
         rows: The lines.
         ticks: Of the axis.
         zero: Where 0 is; bars begin there. None: dots, which need no zero.
-        reference: A line to compare with, such as a threshold.
+        threshold: Where an alert begins.
+        middle: A line to compare with, such as 0 of a score that goes both ways.
     """
 
     rows: tuple[Row, ...]
     ticks: tuple[Tick, ...]
     zero: float | None = None
-    reference: float | None = None
+    threshold: float | None = None
+    middle: float | None = None
 
     @property
     def form(self) -> str:
@@ -120,11 +124,13 @@ class Heat:
         corner: What the rows are.
         columns: The columns' names.
         rows: Each row's name and cells.
+        wordy: Whether cells are words, which may take several lines.
     """
 
     corner: Markup
     columns: tuple[Markup, ...]
     rows: tuple[tuple[Markup, tuple[Cell, ...]], ...]
+    wordy: bool = False
 
     @property
     def form(self) -> str:
@@ -266,6 +272,11 @@ def spoken(each: Told, unit: str = "") -> Markup:
 def plain(value: float, digits: int) -> str:
     """A number as it is shown."""
     return _number(value, digits)
+
+
+def ticks_of(scale: Scale, *, small: bool = False) -> tuple[Tick, ...]:
+    """A scale's ticks; few where there is little room."""
+    return tuple(scale.ticks(2 if small else 5))
 
 
 def scale_for(values: Iterable[Told], *, from_zero: bool) -> Scale:

@@ -85,7 +85,8 @@ class Findings:
     @property
     def delta(self) -> str:
         """δ that goes with it, likewise."""
-        return f"{sum(Decimal(run.delta) for run in self.runs).normalize():f}"
+        whole = sum((Decimal(run.delta) for run in self.runs), start=Decimal(0))
+        return f"{whole.normalize():f}"
 
     def questions(self, kind: type[Kind]) -> list[Kind]:
         """All questions of one kind that were answered, each name once, in order."""

@@ -29,6 +29,7 @@ from server.insights.figures import (
     plain,
     scale_for,
     shade,
+    ticks_of,
     told,
     upright,
 )
@@ -115,7 +116,7 @@ def _along(teller: Teller, question: Shares, axis: int, along: Estimates, cost: 
     first, last = (teller.label(each) for each in ends)
     name = teller.question(question.name)
     caption = teller.say("scenes.axis", question=name, first=first, last=last)
-    chart = Chart(rows, tuple(scale.ticks()), zero=scale.at(0.0))
+    chart = Chart(rows, ticks_of(scale), zero=scale.at(0.0))
     return Figure(caption, cost, chart)
 
 
@@ -178,7 +179,7 @@ def _cuts(teller: Teller, question: Cuts) -> Figure:
     return Figure(
         teller.say("cuts.caption", question=teller.question(question.name), unit=unit),
         teller.cost_of(answers),
-        Chart(tuple(rows), tuple(scale.ticks())),
+        Chart(tuple(rows), ticks_of(scale)),
         teller.say("cuts.reading", shares=shares, unit=unit),
         Table((teller.say("region"), *head), tuple(lines)),
     )
@@ -207,7 +208,7 @@ def _clusters(teller: Teller, question: Clusters, answer: ReleasedAnswer) -> Fig
     axes = [teller.say("clusters.axis", n=n + 1) for n in range(dimensions)]
     body: Body | None = None
     if points:
-        ticks = tuple(scale.ticks())
+        ticks = ticks_of(scale)
         names = [teller.language.term("axis", f"{question.name}.{n}") for n in (1, 2)]
         body = Plane(tuple(points), names[0], names[1], (), ticks, upright(ticks))
     head = (teller.say("clusters.name"), teller.say("unit.customers"), *axes)

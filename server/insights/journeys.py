@@ -19,7 +19,9 @@ from server.insights.figures import (
     Table,
     Told,
     mark,
+    plain,
     scale_for,
+    ticks_of,
     told,
 )
 from server.insights.findings import COARSE
@@ -68,7 +70,7 @@ def _funnel(teller: Teller, question: Funnel, answer: ReleasedAnswer) -> Figure:
     return Figure(
         teller.caption(question.name, answer.scope),
         teller.cost(answer),
-        Chart(tuple(rows), tuple(scale.ticks()), zero=scale.at(0.0)),
+        Chart(tuple(rows), ticks_of(scale, small=answer.scope != GLOBAL), zero=scale.at(0.0)),
         teller.coarse(teller.standing(answer)),
         Table(head, tuple(lines)),
         small=answer.scope != GLOBAL,
@@ -131,8 +133,8 @@ def _score(teller: Teller, question: Score) -> Figure:
     return Figure(
         teller.question(question.name),
         teller.cost_of(answers),
-        Chart(tuple(rows), tuple(scale.ticks()), reference=_inside(scale.at(0.0))),
-        teller.say("scores.reading", least=f"{span.low:g}", most=f"{span.high:g}"),
+        Chart(tuple(rows), ticks_of(scale), middle=_inside(scale.at(0.0))),
+        teller.say("scores.reading", least=plain(span.low, 0), most=plain(span.high, 0)),
         Table(head, tuple(lines)),
     )
 
@@ -177,7 +179,7 @@ def _uplift(teller: Teller, question: Uplift) -> Figure:
     return Figure(
         teller.question(question.name),
         teller.cost_of(answers),
-        Chart(tuple(rows), tuple(scale.ticks())),
+        Chart(tuple(rows), ticks_of(scale)),
         teller.say("uplift.reading"),
         Table(tuple(teller.say(key) for key in head), tuple(lines)),
     )

@@ -24,6 +24,7 @@ from server.insights.figures import (
     mark,
     scale_for,
     shade,
+    ticks_of,
     told,
 )
 from server.insights.teller import Teller, percent, rounded_percent
@@ -79,7 +80,8 @@ def _largest(teller: Teller, question: Groups, answer: ReleasedAnswer) -> Figure
         if sure or none:
             note = teller.say("groups.sure" if sure else "groups.none")
         kind = "sure" if sure else "plain"
-        rows.append(Row(label, (mark(each, scale, kind),), teller.spoken(each), note))
+        shown = Markup("") if sure else note
+        rows.append(Row(label, (mark(each, scale, kind),), teller.spoken(each), shown, sure))
         share = (
             teller.say("none") if of_customers is None else teller.spoken(of_customers[place], "%")
         )
@@ -87,13 +89,14 @@ def _largest(teller: Teller, question: Groups, answer: ReleasedAnswer) -> Figure
     said = [teller.coarse(teller.standing(answer))]
     if len(question.labels) > most:
         right = question.top(answer.released, answer.noise_stddev, most).precision * most
-        said.insert(0, teller.say("groups.precision", k=most, right=f"{right:.0f}"))
+        said.insert(0, teller.say("groups.ticks", k=most))
+        said.insert(1, teller.say("groups.precision", k=most, right=f"{right:.0f}"))
     unit = teller.language.term("unit", question.unit)
     head = (teller.say("groups.group"), unit, teller.say("groups.share"), teller.say("note"))
     return Figure(
         teller.caption(question.name, answer.scope),
         teller.cost(answer),
-        Chart(tuple(rows), tuple(scale.ticks()), zero=scale.at(0.0)),
+        Chart(tuple(rows), ticks_of(scale, small=own), zero=scale.at(0.0)),
         teller.sentences(said),
         Table(head, tuple(lines)),
         small=own,
@@ -205,7 +208,8 @@ def _movement(
         label = isolated(question.labels[place])
         value = teller.spoken(values[place], "%")
         alert = says[place] == "crossed"
-        note = "changes.crossed" if alert else "changes.open" if says[place] == "not told" else ""
+        open_too = values[place].low < limit < values[place].high
+        note = "changes.crossed" if alert else "changes.open" if open_too else ""
         kind = "alert" if alert else "plain"
         said = teller.say(note, limit=_signed(limit)) if note else Markup("")
         rows.append(Row(label, (mark(values[place], scale, kind),), value, said))
@@ -213,8 +217,8 @@ def _movement(
     within = scale.low <= limit <= scale.high
     chart = Chart(
         tuple(rows),
-        tuple(scale.ticks()),
-        reference=scale.at(limit) if within else None,
+        ticks_of(scale, small=own),
+        threshold=scale.at(limit) if within else None,
     )
     said = teller.say("changes.known", n=len(known), all=len(values), limit=_signed(limit))
     head = tuple(teller.say(key) for key in ("groups.group", "changes.change", "note"))

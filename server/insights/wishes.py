@@ -25,6 +25,7 @@ from server.insights.figures import (
     Told,
     mark,
     plain,
+    ticks_of,
     told,
     upright,
 )
@@ -80,7 +81,7 @@ def _plane(teller: Teller, question: Kano, answer: ReleasedAnswer) -> Figure:
             x = mark(worse, scale, "sure" if found.sure[n] else "plain")
             points.append(Point(n + 1, label, x, mark(better, scale), name))
     corners = ("attractive", "performance", "indifferent", "must-be")
-    ticks = tuple(scale.ticks())
+    ticks = ticks_of(scale)
     body: Body | None = None
     if points:
         body = Plane(
@@ -143,15 +144,18 @@ def _by_region(teller: Teller, question: Kano, answers: list[ReleasedAnswer]) ->
     for n, feature in enumerate(question.features):
         cells = []
         for answer in answers:
-            known = _coefficients(question, answer)[n][0].known
-            sure = known and bool(question.classified(answer.released, answer.noise_stddev).sure[n])
-            text = _class(teller, question, answer, n) if known else teller.say("silent.short")
-            cells.append(Cell(text, 2 if sure else 0))
+            if not _coefficients(question, answer)[n][0].known:
+                cells.append(Cell(teller.say("silent.short")))
+                continue
+            found = question.classified(answer.released, answer.noise_stddev)
+            name = teller.say(f"kano.class.{CLASSES[found.likely[n]]}")
+            sure = bool(found.sure[n])
+            cells.append(Cell(name if sure else teller.say("kano.doubtful", name=name), 3 * sure))
         rows.append((isolated(feature), tuple(cells)))
     return Figure(
         teller.say("kano.regions"),
         teller.cost_of(answers),
-        Heat(teller.say("kano.feature"), columns, tuple(rows)),
+        Heat(teller.say("kano.feature"), columns, tuple(rows), wordy=True),
         teller.say("kano.regions.reading"),
     )
 
@@ -206,7 +210,7 @@ def _ranking(teller: Teller, ranked: Ranked) -> Figure:
     return Figure(
         teller.say("priority.caption", items=teller.question(ranked.items)),
         teller.say("priority.cost"),
-        Chart(tuple(rows), tuple(scale.ticks()), zero=0.0),
+        Chart(tuple(rows), ticks_of(scale), zero=0.0),
         teller.say(
             "priority.reading",
             importance=f"{weights.importance:g}",

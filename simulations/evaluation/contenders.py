@@ -77,8 +77,11 @@ class Question:
     number: int = 0
 
     def ranker(self, plan: RunPlan) -> Ranker:
-        """Rankings over the whole catalogue."""
-        return Ranker(self.population, self.catalogue, plan, {_EVERYTHING: None}, self.places)
+        """Rankings over the whole catalogue, as the recommender makes them."""
+        universes = {_EVERYTHING: None}
+        return Ranker(
+            self.population, self.catalogue, plan, universes, self.places, catalogue_prior=True
+        )
 
     @property
     def served(self) -> Variants:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import quote
@@ -28,7 +28,7 @@ from client.data.dataset import PreferenceDataset
 from client.engine.provenance import code_digest, dependencies_digest
 from common.durable_file import write_durably
 from common.errors import FormatError, StorageError
-from common.parameters import array_file_parts, load_arrays
+from common.parameters import array_file_parts, element_bytes, load_arrays
 from simulations.evaluation.contenders import Contender
 from simulations.evaluation.judge import Metrics
 from simulations.evaluation.plans import Setting
@@ -87,18 +87,25 @@ class KeptParts:
         """
         # A name of a method has slashes, and no two names become one.
         path = self._folder / f"{quote(name, safe='')}{_SUFFIX}"
-        with suppress(FileNotFoundError, FormatError):
+        with suppress(FileNotFoundError, FormatError), self._storing():
             return load_arrays(path.read_bytes(), _MOST_BYTES)
         made = make()
-        try:
+        with self._storing():
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             write_durably(path, array_file_parts(made))
+        return made
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
         except OSError as error:
             raise StorageError(
                 f"What was measured cannot be kept in {self._folder}: {error.strerror}.",
                 remedy="Free some space; the same command goes on from here.",
             ) from error
-        return made
 
     def remove(self) -> None:
         """Removes the parts: the result is written. Another evaluation's, beside them, stay."""
@@ -145,7 +152,7 @@ def _content(fold: Fold) -> Iterator[bytes | memoryview]:
         yield from _datasets(datasets)
     for region, answers in fold.answers.items():
         yield repr((region, answers.n_items)).encode()
-        yield from (_bytes(array) for array in (answers.indptr, answers.items))
+        yield from (element_bytes(array) for array in (answers.indptr, answers.items))
     if fold.tuning is not None:
         yield b"tuning"
         yield from _content(fold.tuning)
@@ -156,8 +163,4 @@ def _datasets(datasets: Mapping[str, PreferenceDataset]) -> Iterator[bytes | mem
         yield repr((region, each.n_items, each.start_ms, each.end_ms)).encode()
         yield "\n".join(each.sids).encode()
         parts = (each.indptr, each.indices, each.counts.values, each.last_ms, each.ages_weeks)
-        yield from (_bytes(array) for array in parts)
-
-
-def _bytes(array: npt.NDArray[np.generic]) -> memoryview:
-    return memoryview(np.ascontiguousarray(array)).cast("B")
+        yield from (element_bytes(array) for array in parts)

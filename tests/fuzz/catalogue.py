@@ -18,6 +18,7 @@ _MODULES = (
     "shared_sum_targets",
     "deployment_targets",
     "access_targets",
+    "quality_targets",
 )
 
 

@@ -19,6 +19,8 @@ def test_all_questions_together_cost_no_more_than_one() -> None:
     assert epsilon([GaussianEvent(noise_of_a_plan())] * len(ASKED), 1e-6) <= 1.0
 
 
+# Of every day: the same of the shipped plans, in test_insights_study.py.
+@pytest.mark.slow
 def test_a_region_of_five_thousand_keeps_to_the_bars() -> None:
     found = one_region(CUSTOMERS, 1, draws=100)
     assert found.top_precision >= 0.9
@@ -27,6 +29,7 @@ def test_a_region_of_five_thousand_keeps_to_the_bars() -> None:
     assert found.cut_percentiles <= 2.0
 
 
+@pytest.mark.slow
 def test_stated_intervals_cover_the_truth_as_often_as_they_say() -> None:
     found = coverage(CUSTOMERS, 1, draws=5_000)
     assert list(found) == [*ASKED]

@@ -205,11 +205,14 @@ def test_the_earlier_weeks_have_what_is_served_its_references_and_ablations(
     assert len(popular) == 2
 
 
-def test_the_ablation_has_no_factors_and_nothing_else_is_missing() -> None:
+@pytest.mark.parametrize("prior", [False, True], ids=["plain", "with the catalogue"])
+def test_the_ablation_has_no_factors_and_nothing_else_is_missing(prior: bool) -> None:
     """Other factors change what is served and not the ablation; popularity changes both."""
     evaluated = {each.region: EvaluationSet.of(each.train, each.test) for each in SPLITS}
     population = Population.of(SPLITS, evaluated, PLAN.total_rounds, {})
-    ranker = quality_ranker.Ranker(population, CATALOGUE, PLAN, {"catalogue": None})
+    ranker = quality_ranker.Ranker(
+        population, CATALOGUE, PLAN, {"catalogue": None}, catalogue_prior=prior
+    )
     trained = train_private(population, REGIONS, PLAN, "ablation")
     reversed_factors = ModelState(
         trained.popularity, trained.vocabulary, trained.item_weights, trained.item_factors[::-1]
@@ -232,13 +235,16 @@ def test_the_ablation_has_no_factors_and_nothing_else_is_missing() -> None:
         assert not np.array_equal(ablated, rankings(reversed_popularity, factors=False)[number])
 
 
+@pytest.mark.parametrize("prior", [False, True], ids=["plain", "with the catalogue"])
 def test_the_ablation_is_the_fusion_with_no_weight_for_the_shared_score(
-    monkeypatch: pytest.MonkeyPatch,
+    prior: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For whoever bought enough, `rank_fused` with a weight of 0 gives the same first places."""
     evaluated = {each.region: EvaluationSet.of(each.train, each.test) for each in SPLITS}
     population = Population.of(SPLITS, evaluated, PLAN.total_rounds, {})
-    ranker = quality_ranker.Ranker(population, CATALOGUE, PLAN, {"catalogue": None})
+    ranker = quality_ranker.Ranker(
+        population, CATALOGUE, PLAN, {"catalogue": None}, catalogue_prior=prior
+    )
     models = dict.fromkeys(REGIONS, train_private(population, REGIONS, PLAN, "ablation"))
     fused = (SERVED_VARIANTS[1],)
     ((*_, ablated),) = ranker.without_factors(models, n_summed=3, variants=fused)

@@ -24,7 +24,7 @@ scope = "regions"
 
 @pytest.fixture
 def questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setitem(scenarios.SCENARIOS, "small", small_scenario())
+    monkeypatch.setitem(scenarios.SCENARIOS, "small", small_scenario(3, customers=60))
     path = tmp_path / "questions.toml"
     path.write_text(QUESTIONS)
     return path

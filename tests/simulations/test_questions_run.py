@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.engine.policy import RegionPolicy
-from client.engine.policy_desk import sign_policy
 from common.analytics.answers import ReleasedAnswers
-from common.analytics.purchase_questions import CATEGORIES, REPEATS, SCENES
+from common.analytics.purchase_questions import REPEATS
 from common.audit.log import AuditLog
 from common.audit.verify.verdict import Verdict
 from common.canonical_json import JsonValue
 from common.consent import FEDERATED_ANALYTICS
 from common.envelope import Envelope
-from common.errors import BudgetError, FederationError, FedprefError, PolicyError, UsageError
-from common.parameters import load_arrays
+from common.errors import BudgetError, UsageError
+from common.parameters import arrays_digest, load_arrays
 from common.plan import RunPlan
 from common.questions_plan import QuestionsFile
 from server.config import ServerHome
@@ -31,7 +30,7 @@ from simulations.provision import OpenRegion, open_regions
 from simulations.run_folder import RunFolder
 from tests.support.asked_federation import NAMES, asked_plan, make_asked, secure_plan
 from tests.support.run_bundle import bundled
-from tests.support.small_federation import home_of, small_scenario
+from tests.support.small_federation import small_scenario
 
 Header = dict[str, JsonValue]
 Arrays = Mapping[str, np.ndarray]
@@ -82,55 +81,86 @@ def entries(home: Path, kind: str) -> list[Header]:
     return [each.record() for each in envelopes if each.kind == kind]
 
 
-@pytest.mark.parametrize("kind", PLANS)
-def test_a_run_of_questions_ends_verifies_and_is_read(kind: str, tmp_path: Path) -> None:
+def check_answers(kind: str, folder: RunFolder, *, customers: int) -> ReleasedAnswers:
+    """What holds of every finished run, however its answers travel."""
     plan = PLANS[kind]
-    folder, seen = asked(tmp_path / "run", plan)
     found, _ = verified(folder, plan)
     scopes = ["global", *plan.regions] if kind == "open" else ["global"]
     assert [(each.question.name, each.scope) for each in found.answers] == [
         (name, scope) for name in NAMES for scope in scopes
     ]
-    # Sixty customers who all bought: the total is right within its noise.
+    # All of them bought: the total is right within its noise.
     repeats = found.of(REPEATS)
     assert repeats.customers_at_least == 48
-    assert repeats.released.sum() == pytest.approx(60, abs=6 * 2 * repeats.noise_stddev)
+    assert repeats.released.sum() == pytest.approx(customers, abs=6 * 2 * repeats.noise_stddev)
     for region in plan.regions:
         charges = entries(folder.region_home(region), "charge")
         assert [each["mechanism"] for each in charges] == [*NAMES]
         assert {each["purpose"] for each in charges} == {FEDERATED_ANALYTICS}
         assert float(str(charges[-1]["epsilon_run"])) <= 8.0
-    # Nothing leaves but what the plan says, and masked where it says so.
+    return found
+
+
+def check_left(kind: str, seen: list[tuple[str, Arrays]]) -> None:
+    """Nothing leaves but what the plan says, and masked where it says so."""
     carriers = {"open": "train", "masked": "mask", "shared": "execute"}
     left = [(method, arrays) for method, arrays in seen if arrays]
     assert {method for method, _ in left} == {carriers[kind]}
     assert len(left) == 3 * len(NAMES)
-    names = {name for _, arrays in left for name in arrays}
-    assert names == {each.replace("-", "_") for each in NAMES}
+    assert {name for _, arrays in left for name in arrays} == {
+        each.replace("-", "_") for each in NAMES
+    }
 
 
-def test_each_regions_answer_is_what_it_released_and_the_sum_is_theirs(tmp_path: Path) -> None:
+def test_a_run_with_answers_of_each_region(asked_run: Path, tmp_path: Path) -> None:
     plan = PLANS["open"]
-    folder, seen = asked(tmp_path / "run", plan)
-    found, _ = verified(folder, plan)
-    for name in NAMES:
+    shutil.copytree(asked_run, tmp_path / "run", symlinks=True)
+    folder = RunFolder(tmp_path / "run")
+    # Sixty, less one in each region who consents to training alone.
+    found = check_answers("open", folder, customers=57)
+    # Each region's answer is what it logged that it released, and the sum is theirs.
+    for number, name in enumerate(NAMES, start=1):
         own = [found.of(name, region).released for region in plan.regions]
-        array = name.replace("-", "_")
-        left = [arrays[array].astype(np.float64) for _, arrays in seen if array in arrays]
-        assert sorted(map(tuple, left)) == sorted(map(tuple, own))
+        for region, values in zip(plan.regions, own, strict=True):
+            (release,) = [
+                each
+                for each in entries(folder.region_home(region), "release")
+                if each["round"] == number
+            ]
+            array = {name.replace("-", "_"): values.astype(np.float32)}
+            assert release["update"] == arrays_digest(array)
         np.testing.assert_array_equal(found.of(name).released, sum(own))
+    # What rounds hand on is sums, and never a region's answer.
+    kept = ServerHome(folder.server).checkpoint
+    sums = load_arrays((kept / "model-0003.safetensors").read_bytes(), 1 << 20)
+    assert set(sums) == {each.replace("-", "_") for each in NAMES}
 
 
-def test_answers_are_no_model(tmp_path: Path) -> None:
-    plan = PLANS["open"]
-    folder, _ = asked(tmp_path / "run", plan)
-    home = ServerHome(folder.server)
-    assert entries(folder.server, "model") == []
-    assert len(entries(folder.server, "answers")) == 1
+def test_answers_are_no_model(asked_run: Path) -> None:
+    """Nobody who serves a model can take them for one."""
+    home = ServerHome(asked_run / "server")
+    assert entries(home.root, "model") == []
+    assert len(entries(home.root, "answers")) == 1
     assert not home.model.exists()
     assert publish_current(home) is None
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["open", "shared"])
+def test_what_leaves_is_what_the_plan_says(kind: str, tmp_path: Path) -> None:
+    folder, seen = asked(tmp_path / "run", PLANS[kind])
+    check_answers(kind, folder, customers=60)
+    check_left(kind, seen)
+
+
+@pytest.mark.slow
+def test_a_run_of_masked_answers(tmp_path: Path) -> None:
+    folder, seen = asked(tmp_path / "run", PLANS["masked"])
+    check_answers("masked", folder, customers=60)
+    check_left("masked", seen)
+
+
+@pytest.mark.slow
 def test_only_who_consents_to_statistics_is_counted(tmp_path: Path) -> None:
     def half(customers: Sequence[str]) -> CustomerChoices:
         return CustomerChoices(refusing=frozenset(sorted(customers)[::2]), withdrawing={})
@@ -143,6 +173,7 @@ def test_only_who_consents_to_statistics_is_counted(tmp_path: Path) -> None:
     assert repeats.released.sum() == pytest.approx(30, abs=6 * 2 * repeats.noise_stddev)
 
 
+@pytest.mark.slow
 def test_who_withdraws_in_the_run_is_in_no_later_answer(tmp_path: Path) -> None:
     def leaving(customers: Sequence[str]) -> CustomerChoices:
         return CustomerChoices(refusing=frozenset(), withdrawing={2: tuple(sorted(customers)[:15])})
@@ -157,6 +188,7 @@ def test_who_withdraws_in_the_run_is_in_no_later_answer(tmp_path: Path) -> None:
     assert buckets == ["16-31", "4-7", "4-7"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", PLANS)
 def test_a_run_that_paused_goes_on_with_what_it_kept(kind: str, tmp_path: Path) -> None:
     plan = PLANS[kind]
@@ -171,78 +203,17 @@ def test_a_run_that_paused_goes_on_with_what_it_kept(kind: str, tmp_path: Path) 
         assert len(entries(folder.region_home(region), "charge")) == len(NAMES)
 
 
-def test_what_a_later_round_is_sent_is_sums_and_never_a_regions_answer(tmp_path: Path) -> None:
-    plan = PLANS["open"]
-    folder, _ = asked(tmp_path / "run", plan, last_round=2)
-    checkpoint = ServerHome(folder.server).checkpoint
-    model = load_arrays((checkpoint / "model-0002.safetensors").read_bytes(), 1 << 20)
-    assert set(model) == {"category_customers", "purchase_scenes"}
-
-
 # -- refusals --------------------------------------------------------------------------------------
 
 
-def test_a_question_that_the_policy_does_not_name_is_not_permitted(tmp_path: Path) -> None:
-    folder, plan, set_ups = make_asked(tmp_path / "run", asked_plan((REPEATS, SCENES)))
-    for allowed, words in (
-        ({}, "server_queries = repeat-purchases; it allows none"),
-        ({REPEATS: "8"}, "server_queries = purchase-scenes"),
-        ({REPEATS: "8", SCENES: "1"}, "server_queries.purchase-scenes"),
-    ):
-        with open_regions(folder, set_ups[:1]) as regions:
-            engine = regions["region-1"].engine
-            record = engine.policy.to_record()
-            del record["server_queries"]
-            changed = {**record, "server_queries": allowed} if allowed else record
-            sign_policy(engine.home, engine.log, RegionPolicy.model_validate(changed))
-        with open_regions(folder, set_ups[:1]) as regions:
-            engine = regions["region-1"].engine
-            with pytest.raises(PolicyError, match=words):
-                engine.preflight(plan)
-            assert engine.ledger.charges == ()
-
-
-def test_consent_to_training_is_none_to_statistics(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from simulations import provision
-
-    chosen = provision.opening_choices
-    monkeypatch.setattr(
-        provision, "opening_choices", lambda customers, choices, **_: chosen(customers, choices)
-    )
-    folder, plan, set_ups = make_asked(tmp_path / "run", asked_plan((REPEATS,)))
-    with open_regions(folder, set_ups) as regions:
-        with pytest.raises(FedprefError, match="no customer's consent"):
-            regions["region-1"].engine.preflight(plan)
-        channels = {name: region.channel for name, region in regions.items()}
-        with pytest.raises(FederationError):
-            federate("inprocess", folder, plan, channels)
-        assert all(region.engine.ledger.charges == () for region in regions.values())
+def alone(*names: str) -> RunPlan:
+    """A plan of one region."""
+    return asked_plan(names, regions=["region-1"], quorum=1)
 
 
 def test_a_plan_that_the_budget_does_not_pay_is_not_permitted(tmp_path: Path) -> None:
     with pytest.raises(BudgetError):
-        make_asked(tmp_path / "run", asked_plan((REPEATS,)), epsilon_cap="4")
-
-
-def test_a_plan_that_the_region_would_answer_otherwise_is_refused_before_a_charge(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, plan, set_ups = make_asked(tmp_path / "run", asked_plan((CATEGORIES,)))
-    from client.analytics import askable
-    from client.analytics.purchases import category_customers
-
-    monkeypatch.setattr(
-        askable, "category_customers", lambda catalogue: category_customers(catalogue, most=1)
-    )
-    with open_regions(folder, set_ups) as regions:
-        channels = {name: region.channel for name, region in regions.items()}
-        with pytest.raises(FederationError):
-            federate("inprocess", folder, plan, channels)
-        for region in regions.values():
-            assert region.engine.ledger.charges == ()
-            assert isinstance(region.engine.last_refusal, PolicyError)
+        make_asked(tmp_path / "run", alone(REPEATS), epsilon_cap="4")
 
 
 # -- the command's run -----------------------------------------------------------------------------
@@ -250,13 +221,14 @@ def test_a_plan_that_the_region_would_answer_otherwise_is_refused_before_a_charg
 
 def run_of(**changes: Any) -> QuestionsRun:
     arguments: dict[str, Any] = {
-        "scenario": small_scenario(),
+        "scenario": small_scenario(3, customers=60),
         "questions": QuestionsFile.of([REPEATS], scope="regions"),
         "epsilon": "8",
     }
     return QuestionsRun(**(arguments | changes))
 
 
+@pytest.mark.slow
 def test_a_simulated_federation_is_asked_in_one_call(tmp_path: Path) -> None:
     found = run_questions(run_of(), tmp_path / "run")
     assert [each.scope for each in found.answers] == [
@@ -273,10 +245,3 @@ def test_where_noise_would_swamp_an_answer_nothing_is_provisioned(tmp_path: Path
     with pytest.raises(BudgetError, match="Nothing was spent"):
         run_questions(run_of(epsilon="0.1"), tmp_path / "run")
     assert not (tmp_path / "run" / "regions").exists()
-
-
-def test_the_home_has_the_permit_for_the_purpose_of_statistics(tmp_path: Path) -> None:
-    folder, plan, _ = make_asked(tmp_path / "run", asked_plan((REPEATS,)))
-    (permit,) = entries(home_of(folder).root, "permit")
-    assert permit["purpose"] == FEDERATED_ANALYTICS
-    assert permit["plan"] == plan.digest

@@ -386,8 +386,10 @@ def wait_for(run: subprocess.Popen[str], out: Path, event: str, server_round: in
     ("blow", "event", "server_round"),
     [
         (signal.SIGINT, "round-started", 3),
-        (signal.SIGKILL, "region-replied", 1),
-        (signal.SIGKILL, "round-started", 4),
+        # Killed runs that go on are in the fast suite too, without a command around them:
+        # tests/simulations/faults/test_matrix.py and tests/server/test_resume.py.
+        pytest.param(signal.SIGKILL, "region-replied", 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, "round-started", 4, marks=pytest.mark.slow),
     ],
 )
 def test_the_same_command_goes_on_after_an_interruption(

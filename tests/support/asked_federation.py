@@ -6,17 +6,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from client.consent_service.registrar import Choice
 from common.aggregation_rules import NoiseMode, RuleName
 from common.analytics.answers import Scope
 from common.analytics.asked import Asking
 from common.analytics.purchase_questions import CATEGORIES, REPEATS, SCENES
 from common.catalogue import Catalogue
+from common.consent import FEDERATED_TRAINING
 from common.plan import RunPlan
 from common.questions_plan import QuestionsFile, questions_plan
 from common.timestamps import format_time
 from simulations.customers import CustomerChoices
-from simulations.provision import RegionSetUp, provision
+from simulations.federate import federate
+from simulations.provision import RegionSetUp, open_regions, provision
 from simulations.run_folder import RunFolder
+from tests.support.run_bundle import bundled
 from tests.support.small_federation import APP, WINDOWS, set_ups_for, small_scenario
 
 NAMES = (CATEGORIES, SCENES, REPEATS)
@@ -97,3 +101,19 @@ def make_asked(
     )
     provision(folder, scenario, plan, set_ups, APP)
     return folder, plan, set_ups
+
+
+def finish_asked(root: Path, plan: RunPlan) -> RunFolder:
+    """A finished run of a plan of questions, bundled and verified.
+
+    One customer of each region consents to training and not to statistics.
+    """
+    folder, _, set_ups = make_asked(root, plan)
+    with open_regions(folder, set_ups) as regions:
+        for region in regions.values():
+            region.registrar.record([Choice.give(region.customers[0], {FEDERATED_TRAINING: True})])
+        channels = {name: region.channel for name, region in regions.items()}
+        federate("inprocess", folder, plan, channels)
+    verdict = bundled(folder, plan)
+    assert verdict.verified, verdict.first_failure
+    return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
@@ -10,6 +9,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from client.data.consent_filter import EligibleCustomers
 from client.data.source_config import load_source_config
@@ -37,7 +39,7 @@ PURCHASE_COLUMNS = ("customer", "item", "time", "paid", "receipt")
 EVENT_COLUMNS = ("customer", "time", "kind", "item", "category")
 _SOURCE = """
 kind = "files"
-path = "purchases/*.csv"
+path = "purchases/*.parquet"
 time_zone = "Europe/Berlin"
 [columns]
 customer = "customer"
@@ -49,7 +51,7 @@ basket = "receipt"
 _TABLES = """
 [events]
 kind = "files"
-path = "events/*.csv"
+path = "events/*.parquet"
 [events.columns]
 customer = "customer"
 time = "time"
@@ -125,11 +127,11 @@ class Shop:
 
     def write(self, table: str, rows: Sequence[Sequence[object]]) -> Path:
         """Writes one more file of a table."""
-        path = self.folder / table / f"{next(self._files):04}.csv"
-        with path.open("w", newline="") as file:
-            out = csv.writer(file)
-            out.writerow(PURCHASE_COLUMNS if table == "purchases" else EVENT_COLUMNS)
-            out.writerows(rows)
+        path = self.folder / table / f"{next(self._files):04}.parquet"
+        names = PURCHASE_COLUMNS if table == "purchases" else EVENT_COLUMNS
+        texts = [[None if each == "" else str(each) for each in row] for row in rows]
+        columns = [pa.array([row[n] for row in texts], pa.string()) for n in range(len(names))]
+        pq.write_table(pa.table(columns, names=list(names)), path)
         return path
 
     def tables(self) -> RegionTables:

@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from client.data.store_units import StoreUnit, merge_kinds
 from client.data.tables.declaration import FileTable
-from client.data.tables.finishing import REPEATED, DigestArray, row_digests
+from client.data.tables.digest_runs import DigestArray, DigestRuns, among, joined
+from client.data.tables.finishing import REPEATED, row_digests
 from client.data.tables.latency import Latency
 from client.data.tables.places import TablePlace
 from client.data.tables.reading import RegionTables
@@ -28,12 +28,9 @@ from client.data.tables.rows import TableCounts, arrow_schema
 from client.data.tables.schema import schema_of
 from common.errors import FormatError, InputError
 
-BoolArray = npt.NDArray[np.bool_]
-
 _VERSION = b"fedpref-followed/1"
 # A line that was begun is left until it ends; after so long it counts as it is.
 _UNFINISHED_S = 5.0
-_NO_DIGESTS: DigestArray = np.zeros(0, dtype=np.uint64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +62,15 @@ class _Taken:
     digests: DigestArray = field(repr=False)
 
 
+@dataclass(eq=False)
+class _Look:
+    """What one look has read: batches, their rows' digests by unit, and counts."""
+
+    tables: list[pa.Table] = field(default_factory=list)
+    digests: list[DigestArray] = field(default_factory=list)
+    counts: TableCounts = field(default_factory=TableCounts)
+
+
 class TableFollower:
     """Follows one table of facts.
 
@@ -89,7 +95,7 @@ class TableFollower:
         self._places = tables.places(name)
         self._taken: list[dict[str, _Taken]] = [{} for _ in self._places]
         self._kinds: list[dict[str, str]] = [{} for _ in self._places]
-        self._known = _NO_DIGESTS
+        self._known = DigestRuns()
         self._begun = False
         if state is not None:
             self._restore(state)
@@ -103,7 +109,7 @@ class TableFollower:
         """
         at_ms = self._tables.clock_ms()
         keys = self._tables.keys_of(self._name)
-        read, counts, units = list[pa.Table](), TableCounts(), 0
+        look = _Look()
         taken = [dict(each) for each in self._taken]
         kinds = [dict(each) for each in self._kinds]
         for number, place in enumerate(self._places):
@@ -117,12 +123,12 @@ class TableFollower:
                 held = place.source.kinds(unit)
                 kinds[number] = merge_kinds(kinds[number], held, place.config.columns, unit.name)
                 found, counted = place.read(unit, keys, at_ms)
-                digests = [row_digests(each) for each in found]
-                taken[number][unit.name] = _Taken(unit, np.unique(_joined(digests)))
-                read += found
-                counts += counted
-                units += 1
-        return self._settle(read, counts, units, taken, kinds)
+                digests = joined([row_digests(each) for each in found])
+                taken[number][unit.name] = _Taken(unit, np.unique(digests))
+                look.tables += found
+                look.digests.append(digests)
+                look.counts += counted
+        return self._settle(look, taken, kinds)
 
     def state(self) -> bytes:
         """What to keep, so that a later follower goes on from here.
@@ -150,33 +156,39 @@ class TableFollower:
 
     def _settle(
         self,
-        read: list[pa.Table],
-        counts: TableCounts,
-        units: int,
+        look: _Look,
         taken: list[dict[str, _Taken]],
         kinds: list[dict[str, str]],
     ) -> Fresh:
-        rows = pa.concat_tables([arrow_schema(self._schema).empty_table(), *read])
-        rows = rows.unify_dictionaries().combine_chunks()
-        digests = row_digests(rows)
+        rows = pa.concat_tables([arrow_schema(self._schema).empty_table(), *look.tables])
+        digests = joined(look.digests)
         _, first = np.unique(digests, return_index=True)
         first.sort()
-        new = first[~_among(digests[first], self._known)]
-        counts = counts.without(REPEATED, len(digests) - len(new))
-        changed = any(
-            now.keys() != then.keys() for now, then in zip(taken, self._taken, strict=True)
-        )
-        withdrawn = 0
-        if units or changed:
-            present = np.unique(_joined([each.digests for part in taken for each in part.values()]))
-            withdrawn = int((~_among(self._known, present)).sum())
-            self._known = present
-        rows = rows.take(pa.array(new))
-        done_ms = self._tables.clock_ms()
+        new = first[~self._known.has(digests[first])]
+        counts = look.counts.without(REPEATED, len(digests) - len(new))
+        gone = self._gone(taken)
+        rows = rows.take(pa.array(new)).unify_dictionaries().combine_chunks()
         happened = rows.column("time").cast(pa.int64()).to_numpy()
-        latency = Latency.of(happened, done_ms) if self._begun else Latency()
+        latency = Latency.of(happened, self._tables.clock_ms()) if self._begun else Latency()
+        self._known.remove(gone)
+        self._known.add(digests[new])
         self._taken, self._kinds, self._begun = taken, kinds, True
-        return Fresh(rows, counts, latency, withdrawn, units)
+        return Fresh(rows, counts, latency, len(gone), len(look.digests))
+
+    def _gone(self, taken: list[dict[str, _Taken]]) -> DigestArray:
+        """Digests, ascending, of rows that were given and that no unit has any more."""
+        pairs = list(zip(taken, self._taken, strict=True))
+        lost = [
+            each for now, then in pairs for name, each in then.items() if now.get(name) is not each
+        ]
+        gone = np.unique(joined([each.digests for each in lost]))
+        for now, then in pairs:
+            # What was read in this look first: it mostly has the same rows.
+            for name in sorted(now, key=lambda name: now[name] is then.get(name)):
+                if not len(gone):
+                    return gone
+                gone = gone[~among(gone, now[name].digests)]
+        return gone
 
     def _restore(self, state: bytes) -> None:
         head, _, data = state.partition(b"\n")
@@ -194,7 +206,7 @@ class TableFollower:
             digests = np.frombuffer(each["digests"], dtype=np.uint64)
             self._taken[each["place"]][unit.name] = _Taken(unit, digests)
         held = [each.digests for part in self._taken for each in part.values()]
-        self._known = np.unique(_joined(held))
+        self._known = DigestRuns(joined(held))
         self._begun = True
 
 
@@ -207,19 +219,6 @@ _STATE = pa.schema(
         ("digests", pa.large_binary()),
     ]
 )
-
-
-def _joined(parts: list[DigestArray]) -> DigestArray:
-    return np.concatenate([_NO_DIGESTS, *parts])
-
-
-def _among(values: DigestArray, ascending: DigestArray) -> BoolArray:
-    """bool[n]: which values are among others, which ascend."""
-    if not len(ascending):
-        return np.zeros(len(values), dtype=bool)
-    place = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
-    found: BoolArray = ascending[place] == values
-    return found
 
 
 def _unfinished(place: TablePlace, unit: StoreUnit) -> bool:

@@ -104,11 +104,11 @@ class _Held:
             if number is not None:
                 numbers.append(number)
                 places.append(place)
-        number = np.array(numbers, dtype=np.int64)
-        counts = self.begins[number + 1] - self.begins[number]
+        given = np.array(numbers, dtype=np.int64)
+        counts = self.begins[given + 1] - self.begins[given]
         ends = np.cumsum(counts)
         total = int(ends[-1]) if len(ends) else 0
-        at = np.repeat(self.begins[number] - (ends - counts), counts) + np.arange(total)
+        at = np.repeat(self.begins[given] - (ends - counts), counts) + np.arange(total)
         owner = np.repeat(np.array(places, dtype=np.int32), counts)
         rows = self.rows
         return TableRows(

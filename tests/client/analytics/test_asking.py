@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.analytics.asking import ASKABLE, ask, draft_query, expect, statistics, unfinished
+from client.analytics.asking import ASKABLE, ask, expect, statistics, unfinished
 from client.consent_service.registrar import Choice
 from client.engine.policy import RegionPolicy
 from client.engine.policy_desk import sign_policy
-from client.engine.query_desk import QueryDraft
-from client.recommend.local_statistics import Clock
 from common import failpoints
 from common.analytics.purchase_questions import CATEGORIES, REPEATS, SCENES
 from common.audit.bundle import write_bundle
@@ -31,49 +26,14 @@ from common.failpoints import AnswerPoint
 from common.parameters import arrays_digest
 from common.registry_install import registry_envelopes
 from common.timestamps import now_ms
-from simulations.provision import OpenRegion, RegionSetUp, open_region
-from simulations.run_folder import RunFolder
-from tests.support.small_federation import WINDOWS, home_of, make_federation
-
-CUSTOMERS = 300
-CLOCK = Clock({"day": (6, 18), "night": (18, 6)}, "Europe/Berlin")
-Federation = tuple[RunFolder, list[RegionSetUp]]
-
-
-@pytest.fixture(scope="module")
-def consenting(tmp_path_factory: pytest.TempPathFactory) -> Federation:
-    """A region whose policy allows all questions, and whose customers consent to statistics."""
-    root = tmp_path_factory.mktemp("analytics") / "run"
-    folder, _, set_ups = make_federation(root, regions=1, quorum=1, customers=CUSTOMERS)
-    with open_region(home_of(folder), set_ups[0]) as region:
-        both = {FEDERATED_TRAINING: True, FEDERATED_ANALYTICS: True}
-        agreeing = [each for each in region.customers if region.registrar.consents(each)]
-        region.registrar.record([Choice.give(each, both) for each in agreeing])
-        allowed = {"queries": dict.fromkeys(ASKABLE, "8")}
-        policy = RegionPolicy.model_validate({**region.engine.policy.to_record(), **allowed})
-        sign_policy(region.engine.home, region.engine.log, policy)
-    return folder, set_ups
-
-
-@pytest.fixture
-def federation(consenting: Federation, tmp_path: Path) -> Federation:
-    folder, set_ups = consenting
-    shutil.copytree(folder.root, tmp_path / "run", symlinks=True)
-    return RunFolder(tmp_path / "run"), set_ups
-
-
-@contextmanager
-def reopened(federation: Federation) -> Iterator[OpenRegion]:
-    folder, set_ups = federation
-    with open_region(home_of(folder), set_ups[0]) as opened:
-        yield opened
-
-
-def draft(region: OpenRegion, *names: str, epsilon: str = "6") -> QueryDraft:
-    catalogue = Catalogue.load(region.engine.home.catalogue)
-    window = {"start_ms": WINDOWS.train_from_ms, "end_ms": WINDOWS.train_until_ms}
-    asked = statistics(names, catalogue, CLOCK, **window)
-    return draft_query(asked, epsilon=epsilon, catalogue=catalogue, **window)
+from simulations.provision import open_region
+from tests.support.asking_region import (
+    CLOCK,
+    Federation,
+    draft,
+    reopened,
+)
+from tests.support.small_federation import home_of, make_federation
 
 
 def records(log: AuditLog, kind: str) -> list[dict[str, Any]]:

@@ -14,15 +14,14 @@ import pytest
 from client import cli
 from client.engine.home import RegionHome
 from common.errors import EXIT_OK, ConsentError, InputError, StorageError
-from simulations.run_folder import RunFolder
 
 Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def built(finished_run: RunFolder, tmp_path_factory: pytest.TempPathFactory) -> RegionHome:
+def built(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> RegionHome:
     root = tmp_path_factory.mktemp("profiles") / "run"
-    shutil.copytree(finished_run.root, root, symlinks=True)
+    shutil.copytree(finished_run, root, symlinks=True)
     return RegionHome.read(root / "regions" / "region-1")
 
 

@@ -64,7 +64,7 @@ def region(tmp_path: Path) -> Iterator[Region]:
         shop = Shop(tmp_path / "shop")
         shop.write(
             "purchases",
-            [bought(who, ago, item=ago % 20) for who in (ANN, BOB) for ago in range(2, 200, 8)],
+            [bought(who, ago, item=ago % 20) for who in (ANN, BOB) for ago in range(6, 200, 8)],
         )
         shop.write("events", [event(ANN, hours, "cart", item="item-3") for hours in (90, 60, 30)])
         home.source.parent.mkdir()
@@ -170,3 +170,29 @@ def test_the_profile_is_in_the_persons_export(region: Region) -> None:
         exported: Any = export_subject(records, ANN)
     assert b"Three carts left in a row" in exported.files["tags.json"]
     assert "连续三次放弃购物车".encode() in exported.files["tags.json"]
+
+
+def test_followed_an_event_is_in_the_profile_at_the_next_look(region: Region) -> None:
+    visit = region.agree(BOB, PROFILING)
+    region.build()
+    assert "Looks at TEA" not in text(visit)
+    with open_profiles(region.home, clock_ms=lambda: NOW_MS) as profiles:
+        looks = profiles.follow(0.01, most=2)
+        assert next(looks).judged == 0
+        region.shop.write("events", [event(BOB, 1, "view", category="TEA")] * 3)
+        outcome = next(looks)
+        assert outcome.judged == 1
+        assert outcome.latency.rows == 1
+    with open_profiles(region.home, clock_ms=lambda: NOW_MS) as profiles:
+        found = profiles.explained(BOB).columns.values
+        assert found["views"][0] == 1
+
+
+def test_followed_whoever_consents_has_a_whole_profile_soon(region: Region) -> None:
+    region.agree(ANN, PROFILING)
+    region.build()
+    bob = region.agree(BOB, PROFILING)
+    with open_profiles(region.home, clock_ms=lambda: NOW_MS) as profiles:
+        outcomes = list(profiles.follow(0.01, most=1))
+    assert [outcome.built for outcome in outcomes] == [False, True]
+    assert "Buys regularly" in text(bob)

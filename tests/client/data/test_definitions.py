@@ -30,7 +30,7 @@ def frame(rows: list[tuple[str, int, str]]) -> dict[str, pd.Series]:
     }
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(ROWS, st.sampled_from(["rows", "days", "kind"]), st.integers(1, 4), st.booleans())
 def test_it_counts_as_one_would_by_hand(
     rows: list[tuple[str, int, str]], count: str, at_least: int, only_views: bool

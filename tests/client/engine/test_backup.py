@@ -579,17 +579,23 @@ def test_what_the_recommender_cannot_make_again_comes_back(
 ) -> None:
     """A region's own answers are paid for once; another key would draw every arm anew."""
     key = experiment_key(home)
+    stated = {"settings.toml": b"[history]\nweeks = 26\n", "service.toml": b"idle_s = 60\n"}
+    for name, text in stated.items():
+        (recommend_folder(home) / name).write_bytes(text)
     answer = local_path(home, "scenes")
     answer.parent.mkdir()
     answer.write_bytes(b"sealed")
     (answer.parent / "within").mkdir()
     (answer.parent / "within" / "more").write_bytes(b"no answer")
-    # What can be had again, or is of customers, stays out.
+    # What can be had again, is of customers, or lets anybody in, stays out.
     (recommend_folder(home) / "exposures.sqlite").write_bytes(b"exposures")
+    (recommend_folder(home) / "token").write_bytes(b"token")
     backup = make_backup(home, tmp_path / "backup")
     assert {name for name in backup.files if name.startswith("recommend")} == {
         "recommend/experiment.key",
         "recommend/local/scenes.answer",
+        "recommend/service.toml",
+        "recommend/settings.toml",
     }
     assert all(path.stat().st_mode & 0o077 == 0 for path in backup.folder.rglob("*"))
     shutil.rmtree(recommend_folder(home))
@@ -597,6 +603,7 @@ def test_what_the_recommender_cannot_make_again_comes_back(
     assert outcomes(found)["recommend/local"] == outcomes(found)["settings"] == RESTORED
     assert answer.read_bytes() == b"sealed"
     assert experiment_key(home) == key
+    assert {name: (recommend_folder(home) / name).read_bytes() for name in stated} == stated
     assert recommend_folder(home).stat().st_mode & 0o077 == 0
 
 

@@ -10,9 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client.analytics import askable
+from client.analytics.purchases import category_customers
 from client.consent_service.participation import participation
 from client.consent_service.registrar import Choice
 from client.engine import round_training as module
+from client.engine.policy import RegionPolicy
+from client.engine.policy_desk import sign_policy
 from client.engine.sealed_rounds import SealedRounds
 from client.training.noise import SystemNoise
 from common.analytics.purchase_questions import CATEGORIES, REPEATS
@@ -20,13 +24,13 @@ from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
 from common.consent import FEDERATED_ANALYTICS, FEDERATED_TRAINING
 from common.envelope import Envelope
-from common.errors import PolicyError
+from common.errors import ConsentError, PolicyError
 from common.parameters import arrays_digest, snap_to_grid
 from common.plan import RunPlan
 from simulations.provision import OpenRegion, RegionSetUp, open_region
 from simulations.run_folder import RunFolder
 from tests.support.asked_federation import asked_plan, make_asked
-from tests.support.cosigning import ask
+from tests.support.cosigning import ask, publish
 from tests.support.small_federation import home_of
 
 Federation = tuple[RunFolder, RunPlan, list[RegionSetUp]]
@@ -54,13 +58,13 @@ def discarding(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return make_asked(root, DISCARD, withdrawal_in_round="discard")
 
 
-def header(number: int = 1, plan: RunPlan = PLAN, **changes: JsonValue) -> Header:
+def header(number: int = 1, of: RunPlan = PLAN, **changes: JsonValue) -> Header:
     request: Header = {
-        "run": plan.run_id,
+        "run": of.run_id,
         "round": number,
         "attempt": 1,
-        "mechanism": plan.mechanism_of(number).name,
-        "plan": plan.digest,
+        "mechanism": of.mechanism_of(number).name,
+        "plan": of.digest,
         "cosignatures": [],
     }
     return request | changes
@@ -110,20 +114,41 @@ def test_the_next_question_takes_the_sums_before_it_and_nothing_else(region: Ope
     assert set(arrays) == {"repeat_purchases"}
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
+def test_what_was_not_permitted_is_not_answered(region: OpenRegion) -> None:
+    for changes in (
         {"mechanism": REPEATS},
         {"mechanism": "purchase-scenes"},
         {"mechanism": "popularity"},
         {"round": 3},
         {"plan": "0" * 64},
         {"run": "another"},
-    ],
-    ids=str,
-)
-def test_what_was_not_permitted_is_not_answered(region: OpenRegion, changes: Any) -> None:
-    reply, arrays = region.engine.call("train", header(**changes), {})
+    ):
+        reply, arrays = region.engine.call("train", header(**changes), {})
+        assert (reply["reason"], arrays) == ("not-permitted", {})
+    # Nor before the log was published for the round.
+    assert region.engine.call("train", header(), {})[1] == {}
+    assert region.engine.ledger.charges == ()
+
+
+def test_consent_to_training_is_none_to_statistics(region: OpenRegion) -> None:
+    region.registrar.record(
+        [Choice.give(each, {FEDERATED_TRAINING: True}) for each in region.customers]
+    )
+    with pytest.raises(ConsentError, match="no customer's consent"):
+        region.engine.preflight(PLAN)
+    assert publish(region.engine, header())["reason"] == "no-consent"
+    assert region.engine.ledger.charges == ()
+
+
+def test_what_the_engine_would_answer_otherwise_is_refused_before_a_charge(
+    region: OpenRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        askable, "category_customers", lambda catalogue: category_customers(catalogue, most=1)
+    )
+    with pytest.raises(PolicyError, match="something else under the name"):
+        region.engine.preflight(PLAN)
+    reply, arrays = ask(region.engine, header(), {})
     assert (reply["reason"], arrays) == ("not-permitted", {})
     assert region.engine.ledger.charges == ()
 
@@ -142,7 +167,7 @@ def test_who_ends_consent_to_statistics_alone_discards_the_answer(
             return whole(self, *arguments, **named)
 
         monkeypatch.setattr(SealedRounds, "log", log)
-        reply, arrays = ask(region.engine, header(plan=DISCARD), {})
+        reply, arrays = ask(region.engine, header(of=DISCARD), {})
         assert (reply["reason"], arrays) == ("discarded-for-withdrawal", {})
         assert "release" not in kinds(region.engine.log)
         assert len(region.engine.ledger.charges) == 1
@@ -161,7 +186,7 @@ def test_who_ends_consent_to_training_alone_stays_in_the_answer(
             return whole(self, *arguments, **named)
 
         monkeypatch.setattr(SealedRounds, "log", log)
-        assert ask(region.engine, header(plan=DISCARD), {})[0]["status"] == "ok"
+        assert ask(region.engine, header(of=DISCARD), {})[0]["status"] == "ok"
 
 
 def test_a_customer_is_told_in_which_answers_they_are(region: OpenRegion) -> None:
@@ -188,33 +213,38 @@ def replaced(monkeypatch: pytest.MonkeyPatch, values: Any) -> None:
     monkeypatch.setattr(module, "answer_release", release)
 
 
-@pytest.mark.parametrize(
-    ("what", "values"),
-    [
-        ("another name", lambda given: {"purchases": given["category_customers"]}),
-        ("more arrays", lambda given: given | {"raw": np.ones(4, np.float32)}),
-        ("another shape", lambda given: {"category_customers": np.ones(5, np.float32)}),
-        ("another type", lambda given: {"category_customers": np.ones(4)}),
-        ("off the grid", lambda given: {"category_customers": np.full(4, 0.3, np.float32)}),
-        ("not finite", lambda given: {"category_customers": np.full(4, np.inf, np.float32)}),
-        (
-            "without noise",
-            lambda given: {"category_customers": np.zeros(4, np.float32)},
-        ),
-        (
-            "beyond the bound",
-            lambda given: {"category_customers": snap_to_grid(np.full(4, 1e6), -10)},
-        ),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
-)
+WRONG: dict[str, Any] = {
+    "another name": lambda given: {"purchases": given["category_customers"]},
+    "more arrays": lambda given: given | {"raw": np.ones(4, np.float32)},
+    "another shape": lambda given: {"category_customers": np.ones(5, np.float32)},
+    "another type": lambda given: {"category_customers": np.ones(4)},
+    "off the grid": lambda given: {"category_customers": np.full(4, 0.3, np.float32)},
+    "not finite": lambda given: {"category_customers": np.full(4, np.inf, np.float32)},
+    "without noise": lambda given: {"category_customers": np.zeros(4, np.float32)},
+}
+
+
 def test_what_the_plan_does_not_say_leaves_never_leaves(
-    region: OpenRegion, monkeypatch: pytest.MonkeyPatch, what: str, values: Any
+    region: OpenRegion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replaced(monkeypatch, values)
+    for what, values in WRONG.items():
+        with monkeypatch.context() as patch:
+            replaced(patch, values)
+            reply, arrays = ask(region.engine, header(), {})
+            assert (reply["status"], arrays) == ("refused", {}), what
+    # Nothing was sealed, so the one charge pays for the answer as it should be.
+    assert ask(region.engine, header(), {})[0]["status"] == "ok"
+    assert len(region.engine.ledger.charges) == 1
+
+
+def test_an_answer_beyond_the_bound_never_leaves(
+    region: OpenRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = snap_to_grid(np.full(4, 1e6), -10)
+    replaced(monkeypatch, lambda _: {"category_customers": large})
     for _ in range(2):
         reply, arrays = ask(region.engine, header(), {})
-        assert (reply["status"], arrays) == ("refused", {}), what
+        assert (reply["reason"], arrays) == ("egress-refused", {})
     assert len(region.engine.ledger.charges) == 1
 
 
@@ -236,25 +266,28 @@ def test_an_answer_in_the_place_of_another_is_kept_back(
     assert (reply["reason"], arrays) == ("egress-refused", {})
 
 
-def test_a_region_that_is_asked_before_it_published_answers_nothing(region: OpenRegion) -> None:
-    reply, arrays = region.engine.call("train", header(), {})
-    assert (reply["status"], arrays) == ("refused", {})
-    assert region.engine.ledger.charges == ()
-
-
-def test_a_policy_that_no_longer_names_the_question_ends_the_permit(
-    provisioned: Federation, tmp_path: Path
+@pytest.mark.parametrize(
+    ("allowed", "words"),
+    [
+        (None, "server_queries = category-customers; it allows none"),
+        ({REPEATS: "8"}, "server_queries = category-customers"),
+        ({CATEGORIES: "8", REPEATS: "1"}, "server_queries.repeat-purchases"),
+    ],
+    ids=str,
+)
+def test_a_policy_that_does_not_name_the_question_ends_the_permit(
+    allowed: dict[str, str] | None, words: str, provisioned: Federation, tmp_path: Path
 ) -> None:
-    from client.engine.policy import RegionPolicy
-    from client.engine.policy_desk import sign_policy
-
     folder, _, set_ups = provisioned
     shutil.copytree(folder.root, tmp_path / "run", symlinks=True)
     home = home_of(RunFolder(tmp_path / "run"))
     with open_region(home, set_ups[0]) as region:
-        record = region.engine.policy.to_record() | {"server_queries": {REPEATS: "8"}}
-        sign_policy(region.engine.home, region.engine.log, RegionPolicy.model_validate(record))
+        record = region.engine.policy.to_record()
+        del record["server_queries"]
+        changed = record if allowed is None else record | {"server_queries": {**allowed}}
+        sign_policy(region.engine.home, region.engine.log, RegionPolicy.model_validate(changed))
     with open_region(home, set_ups[0]) as region:
         assert region.engine.call("train", header(), {})[0]["reason"] == "not-permitted"
-        with pytest.raises(PolicyError, match="server_queries = category-customers"):
+        with pytest.raises(PolicyError, match=words):
             region.engine.preflight(PLAN)
+        assert region.engine.ledger.charges == ()

@@ -225,8 +225,8 @@ REFUSED: dict[str, tuple[Act, str]] = {
         approved_by(OFFICER, asked_by=OFFICER_ASKS),
         "another person has to approve it",
     ),
-    "approved with a requester's key": (approved_by(OFFICER_ASKS), "does not verify|unknown|not"),
-    "approved with a key of nobody's": (approved_by(MemorySigner("nobody")), ""),
+    "approved with a requester's key": (approved_by(OFFICER_ASKS), "key"),
+    "approved with a key of nobody's": (approved_by(MemorySigner("nobody")), "key"),
     "asked for by somebody whom the policy does not name": (
         lambda o: o.desk.file(o.request(signer=STRANGER)),
         "names nobody with the key",
@@ -290,7 +290,7 @@ REFUSED: dict[str, tuple[Act, str]] = {
         with_use(lambda o, a: o.use(a, request_id="01ARZ3NDEKTSV4RRFFQ69G5FAV")),
         "no access request",
     ),
-    "no record": (lambda o: o.desk.use(b"{}"), ""),
+    "no record": (lambda o: o.desk.use(b"{}"), "envelope"),
     "an entry of another kind": (
         lambda o: o.desk.use(make_entry(_incident(o), o.home.signer("trainer"))),
         "no record about access",
@@ -349,7 +349,9 @@ def test_what_ran_out_is_noted_before_anything_else_is_logged(opened: OpenDesk) 
     opened.later(GRANT_S)
     before = opened.kinds()
     opened.desk.file(opened.request())
-    assert since(opened, before) == ["access-expiry", "access-request"]
+    *noted, last = since(opened, before)
+    # Grants of earlier tests may have run out as well.
+    assert (set(noted), last) == ({"access-expiry"}, "access-request")
 
 
 def test_states_of_requests_by_the_clock(opened: OpenDesk) -> None:
@@ -418,16 +420,18 @@ def test_the_log_may_move_while_a_record_is_judged(
     opened: OpenDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge, raced = GrantBook.judge, []
+    request = opened.request()
+    opened.desk.file(request)
 
     def overtaken(self: GrantBook, *arguments: object) -> None:
         judge(self, *arguments)  # type: ignore[arg-type]
         if not raced:
-            raced.append(opened.log.append([make_entry(_incident(opened), opened.trainer)]))
+            raced.append(opened.log.append([opened.revocation(request)]))
 
     monkeypatch.setattr(GrantBook, "judge", overtaken)
-    before = opened.kinds()
-    opened.desk.file(opened.request())
-    assert since(opened, before) == ["incident", "access-request"]
+    with pytest.raises(AccessRefusedError, match="it is revoked"):
+        opened.desk.file(opened.approval(request))
+    assert raced
 
 
 def test_a_refusal_stands_when_it_cannot_be_noted(

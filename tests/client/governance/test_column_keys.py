@@ -9,7 +9,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from client.governance import column_keys
-from client.governance.column_keys import SEAL_BYTES, new_data_key, open_chunks, seal_chunks
+from client.governance.column_keys import (
+    SEAL_BYTES,
+    key_context,
+    new_data_key,
+    open_chunks,
+    seal_chunks,
+)
 from common.errors import StorageError
 
 OF = ("members", "email", "f.column")
@@ -75,6 +81,14 @@ def test_a_column_cannot_take_anothers_place(of: tuple[str, str, str]) -> None:
     secret = new_data_key()
     with pytest.raises(StorageError):
         open_chunks(sealed(DATA, secret, *of), len(DATA), secret, *OF)
+
+
+def test_a_wrapped_key_is_bound_to_all_that_its_column_is() -> None:
+    own = ("members", "email", "high", "f.column")
+    others = [(*own[:place], "x", *own[place + 1 :]) for place in range(len(own))]
+    assert len({key_context(*each) for each in (own, *others)}) == 1 + len(own)
+    # Where one name ends and the next begins is part of it.
+    assert key_context("ab", "c", "high", "f") != key_context("a", "bc", "high", "f")
 
 
 def test_another_key_opens_nothing() -> None:

@@ -35,7 +35,7 @@ def facts(rows: list[tuple[int, int, int, int, bool]]) -> RowFacts:
     )
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(ROWS)
 def test_the_row_that_stays_is_the_best_of_its_key(
     rows: list[tuple[int, int, int, int, bool]],
@@ -65,7 +65,7 @@ def test_the_row_that_stays_is_the_best_of_its_key(
                 assert repeated[number] == (made.ids[number] == made.ids[place])
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(ROWS, st.randoms(use_true_random=False))
 def test_order_does_not_matter(rows: list[tuple[int, int, int, int, bool]], random: Random) -> None:
     shuffled = list(rows)
@@ -79,7 +79,7 @@ def test_order_does_not_matter(rows: list[tuple[int, int, int, int, bool]], rand
     assert survivors[0] == survivors[1]
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(ROWS, ROWS, st.integers(1, 3))
 def test_nobodys_row_goes_because_of_anothers(
     mine: list[tuple[int, int, int, int, bool]],
@@ -97,7 +97,7 @@ def test_nobodys_row_goes_because_of_anothers(
     assert beyond[: len(mine)].tolist() == beyond_alone.tolist()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(ROWS, st.integers(1, 4))
 def test_the_newest_rows_of_a_customer_count(
     rows: list[tuple[int, int, int, int, bool]], most: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -25,12 +26,19 @@ NOTHING = Undone()
 ROW = dict(zip(NAMES, ("c1", "2024-03-01 10:00:00", "dwell", "milk", "", "60"), strict=True))
 
 
-def treat(rows: list[dict[str, Any]], undone: Undone = NOTHING, **standard: Any) -> TreatedRows:
+def treatment_of(undone: Undone = NOTHING, **standard: Any) -> RowTreatment:
     around = Surroundings(lambda: NOW_MS, STANDARDS.missing, KNOWN, CATALOGUE, undone)
     made = STANDARDS.tables["events"].model_copy(update=standard)
-    treatment = RowTreatment("events", made, Reading(), around)
+    return RowTreatment("events", made, Reading(), around)
+
+
+def apply(treatment: RowTreatment, rows: list[dict[str, Any]]) -> TreatedRows:
     raw = pa.table({name: [row[name] for row in rows] for name in rows[0]})
     return treatment.apply(raw, origin="The table")
+
+
+def treat(rows: list[dict[str, Any]], undone: Undone = NOTHING, **standard: Any) -> TreatedRows:
+    return apply(treatment_of(undone, **standard), rows)
 
 
 def decision(treatment: Treatment, column: str, row: int | None = None) -> Decision:
@@ -129,45 +137,49 @@ VALUES = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40)
-@given(st.lists(VALUES, min_size=2, max_size=6))
-def test_what_becomes_of_a_row_depends_on_no_other(rows: list[dict[str, str]]) -> None:
-    """The sensitivity of a statistic over treated rows rests on this."""
-    together = treat(rows)
-    for number, row in enumerate(rows):
-        alone = treat([row])
-        assert alone.passed[0] == together.passed[number]
-        assert alone.guessed[0] == together.guessed[number]
-        assert alone.ids[0] == together.ids[number]
-        for name in NAMES:
-            mine, theirs = alone.rows.frame[name].iloc[0], together.rows.frame[name].iloc[number]
-            assert mine == theirs or (mine != mine and theirs != theirs)
-
-
-@settings(max_examples=40)
-@given(st.lists(VALUES, min_size=1, max_size=6))
-def test_all_undone_is_what_the_store_has(rows: list[dict[str, str]]) -> None:
-    everything = Undone(
+#: Made once: what it costs is to make contracts.
+USUAL = treatment_of()
+EVERYTHING_UNDONE = treatment_of(
+    Undone(
         tuple(
             decision(treatment, column)
             for treatment in ("completed", "looked-up", "clipped", "set-aside")
             for column in NAMES
         )
     )
-    left = treat(rows, everything)
-    columns = {
+)
+NEVER = treatment_of(
+    columns={
         name: each.model_copy(update={"complete": None, "outliers": None})
         for name, each in STANDARDS.tables["events"].columns.items()
     }
-    never = treat(rows, columns=columns)
+)
+
+
+@settings(max_examples=5)
+@given(st.lists(VALUES, min_size=2, max_size=12), st.integers(1, 11))
+def test_what_becomes_of_a_row_depends_on_no_other(rows: list[dict[str, str]], at: int) -> None:
+    """The sensitivity of a statistic over treated rows rests on this."""
+    together = apply(USUAL, rows)
+    parts = [apply(USUAL, part) for part in (rows[:at], rows[at:]) if part]
+    for name in ("passed", "guessed", "ids"):
+        apart = np.concatenate([getattr(part, name) for part in parts])
+        assert getattr(together, name).tolist() == apart.tolist()
+    frames = [part.rows.frame.astype(object) for part in parts]
+    assert pd.concat(frames, ignore_index=True).equals(together.rows.frame.astype(object))
+
+
+@settings(max_examples=4)
+@given(st.lists(VALUES, min_size=1, max_size=12))
+def test_all_undone_is_what_the_store_has(rows: list[dict[str, str]]) -> None:
+    left, never = apply(EVERYTHING_UNDONE, rows), apply(NEVER, rows)
     assert left.changes.num_rows == 0
     assert left.rows.frame.astype(object).equals(never.rows.frame.astype(object))
     # And what was changed is told from what was before, row by row.
-    treated = treat(rows)
-    by_row = {(each["row"], each["column"]): each for each in treated.changes.to_pylist()}
-    for (row, column), change in by_row.items():
-        at = int(np.flatnonzero(treated.ids == np.uint64(row))[0])
-        stored = never.rows.frame[column].iloc[at]
+    treated = apply(USUAL, rows)
+    for change in treated.changes.to_pylist():
+        at = int(np.flatnonzero(treated.ids == np.uint64(change["row"]))[0])
+        stored = never.rows.frame[change["column"]].iloc[at]
         if change["before"] is None:
             assert stored != stored
         else:

@@ -15,7 +15,13 @@ from client.engine.sealed_answers import SealedAnswer
 from client.recommend import local_preparation
 from client.recommend.local_preparation import Prepared, draft_query, prepare, statistics
 from client.recommend.local_release import LocalReleases, local_path, publish
-from client.recommend.local_statistics import ALSO_BOUGHT, REGIONAL_BIAS, SCENES, Clock
+from client.recommend.local_statistics import (
+    ALSO_BOUGHT,
+    REGIONAL_BIAS,
+    SCENES,
+    STORE_TYPES,
+    Clock,
+)
 from client.recommend.types import Scene
 from common.audit.bundle import write_bundle
 from common.audit.entry import make_entry
@@ -27,6 +33,7 @@ from common.model_state import ModelState
 from common.plan import RunPlan
 from common.registry_install import registry_envelopes
 from common.timestamps import now_ms, parse_time
+from simulations.made_up_tables import write_tables
 from simulations.provision import OpenRegion, RegionSetUp, open_region
 from simulations.run_folder import RunFolder
 from tests.support.small_federation import N_ITEMS, home_of, make_federation
@@ -34,6 +41,7 @@ from tests.support.small_federation import N_ITEMS, home_of, make_federation
 Federation = tuple[RunFolder, RunPlan, list[RegionSetUp]]
 CLOCK = Clock({"morning": (6, 11), "noon": (11, 14), "evening": (18, 22)}, "Europe/Berlin")
 VOCABULARY = np.arange(0, N_ITEMS, 2)
+KINDS_OF_STORES = ("city", "hypermarket", "neighbourhood")
 DIGEST = "d" * 64
 
 
@@ -77,7 +85,14 @@ class Asking:
             "end_ms": parse_time(self.plan.train_until),
         }
         served = Served(model_state(), self.plan)
-        asked = statistics(names, self.catalogue, CLOCK, served, **window)  # type: ignore[arg-type]
+        asked = statistics(
+            names,
+            self.catalogue,
+            CLOCK,
+            served,  # type: ignore[arg-type]
+            store_types=KINDS_OF_STORES,
+            **window,
+        )
         draft = draft_query(
             self.region.engine, asked, epsilon=epsilon, catalogue=self.catalogue, **window
         )
@@ -132,6 +147,22 @@ def test_what_was_prepared_is_read_back_as_factors_and_lists(asking: Asking) -> 
     assert bias.shape == (N_ITEMS,)
     assert (np.delete(bias, VOCABULARY) == 1).all()
     assert local.also_bought(1, 5) is None
+
+
+def test_what_is_bought_where_comes_from_the_further_table(asking: Asking) -> None:
+    # The store's own rows say nothing of stores: an answer would be noise, and paid for.
+    with pytest.raises(InputError, match="no kind of store 'city'"):
+        asking.prepare(STORE_TYPES)
+    assert asking.region.engine.ledger.charges == ()
+    write_tables(asking.home.source, asking.catalogue, seed=1)
+    (prepared,) = asking.prepare(STORE_TYPES, epsilon="1.9")
+    assert prepared.query.part(STORE_TYPES).parameters == {"store_types": [*KINDS_OF_STORES]}
+    local = asking.load()
+    assert (set(local.answers), local.left_out) == ({STORE_TYPES}, {})
+    factor = local.scene_factor(Scene("noon", 3, "city"))
+    assert factor is not None
+    assert (factor > 0).all()
+    assert local.scene_factor(Scene("noon", 3, "airport")) is None
 
 
 def test_nothing_prepared_is_nothing_known(asking: Asking) -> None:

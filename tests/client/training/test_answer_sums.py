@@ -160,7 +160,7 @@ def test_less_noise_than_claimed_shows(fault: Release) -> None:
 def test_the_same_noise_twice_shows() -> None:
     def repeated(plan: RunPlan, parts: list[Purchases], noise: NoiseSource) -> FloatArray:
         del noise
-        return released(plan, parts, SeededNoise(3))
+        return released(plan, parts, SeededNoise("3"))
 
     values = drawn(LOCAL, repeated)
     assert not noise_is_fresh(values[:-1], values[1:])

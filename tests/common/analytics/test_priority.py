@@ -99,6 +99,22 @@ def test_intervals_and_ranks_hold_as_often_as_they_say() -> None:
     assert np.mean([each.last - each.first for each in draws]) < 1.5
 
 
+def test_of_many_equal_items_hardly_any_page_ranks_one_above_another() -> None:
+    items, draws, wrong = 20, 400, 0
+    generator = np.random.default_rng(8)
+    for _ in range(draws):
+        drawn = 0.5 + generator.normal(0, STDDEV, items)
+
+        def read(level: float, drawn: FloatArray = drawn) -> tuple[Estimates, Estimates]:
+            one = linear(drawn, np.eye(items), STDDEV, level=level).within(0.0, 1.0)
+            return one, exact(np.ones(items))
+
+        found = prioritised(read, np.ones(items), Weights(1.0, 0.0, 0.0))
+        wrong += int((found.first > 1).any())
+    # With each interval at 95% by itself it is one page of seven.
+    assert wrong / draws <= 0.05
+
+
 def test_with_each_factor_at_the_level_itself_scores_would_be_too_sure() -> None:
     """Two intervals of 95% hold together less often: what Bonferroni is there for."""
     generator = np.random.default_rng(4)
@@ -131,7 +147,9 @@ def test_a_scale_goes_either_way_and_is_limited() -> None:
     falling = on_scale(found, 4.0, 0.0)
     assert falling.value.tolist() == [1.0, 0.75, 0.0]
     assert (falling.low.tolist(), falling.high.tolist()) == ([0.5] * 3, [1.0] * 3)
-    silent = on_scale(Estimates(np.array([np.nan]), -np.ones(1) / 0, np.ones(1) / 0, 0.9), 4.0, 0.0)
+    silent = on_scale(
+        Estimates(np.array([np.nan]), np.array([-np.inf]), np.array([np.inf]), 0.9), 4.0, 0.0
+    )
     assert (silent.low.tolist(), silent.high.tolist()) == ([0.0], [1.0])
 
 

@@ -104,4 +104,4 @@ def test_every_field_is_needed(field: str) -> None:
 
 def test_keys_that_nobody_can_list_are_asked_of_no_plan() -> None:
     with pytest.raises(FormatError, match="no question that a plan"):
-        question_record(KeyUnion("keys", most=2))  # type: ignore[arg-type]
+        question_record(KeyUnion("keys", most=2, key_delta=1e-8))  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,34 +12,22 @@ import pytest
 
 from common import canonical_json
 from common.analytics.answers import ARRAYS_NAME, FACTS_NAME
+from common.audit.sparse_merkle import SparseMerkleTree, position
 from common.audit.verify import verify_bundle
 from common.audit.verify.verdict import Verdict
+from common.consent import FEDERATED_TRAINING
 from common.parameters import arrays_digest, load_arrays, save_arrays
-from common.plan import RunPlan
 from simulations.attacks.forgery import Forgery
-from simulations.federate import federate
-from simulations.provision import open_regions
 from simulations.run_folder import RunFolder
-from tests.support.asked_federation import asked_plan, make_asked, secure_plan
-from tests.support.run_bundle import bundled
+from tests.support.asked_federation import finish_asked, secure_plan
 
 R1 = "region-1"
 Arrays = dict[str, Any]
-PLANS = {"open": asked_plan(), "shared": secure_plan("distributed")}
-
-
-def finished(root: Path, plan: RunPlan) -> RunFolder:
-    folder, _, set_ups = make_asked(root, plan)
-    with open_regions(folder, set_ups) as regions:
-        channels = {name: region.channel for name, region in regions.items()}
-        federate("inprocess", folder, plan, channels)
-    assert bundled(folder, plan).verified
-    return folder
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return finished(tmp_path_factory.mktemp("asked") / "run", PLANS["open"])
+def run(asked_run: Path) -> RunFolder:
+    return RunFolder(asked_run)
 
 
 @pytest.fixture
@@ -213,14 +201,34 @@ def test_a_run_without_its_answers_is_unfinished(forgery: Forgery, tmp_path: Pat
 def test_an_answer_of_those_who_did_not_consent_to_statistics_shows(
     forgery: Forgery, tmp_path: Path
 ) -> None:
-    """The region claims that its permit was for training: then others should be in the set."""
-    index = forgery.find(R1, "consent")[0]
-    forgery.change(
-        R1,
-        index,
-        lambda record: record["purposes"].update({"fedpref:FederatedAnalytics": False}),
-    )
+    """Whoever consents to training is counted, as if that were enough."""
+    index = forgery.find(R1, "round")[-1]
+    size = forgery.record(R1, index)["consent"]["size"]
+    sids = {
+        forgery.record(R1, each)["sid"]
+        for each in forgery.find(R1, "consent")
+        if each < size and forgery.record(R1, each)["purposes"].get(FEDERATED_TRAINING) is True
+    }
+
+    def widen(record: dict[str, Any]) -> None:
+        nonce = bytes.fromhex(record["train"]["nonce"])
+        tree = SparseMerkleTree([position(nonce, bytes.fromhex(sid)) for sid in sids])
+        record["train"]["root"] = tree.root.hex()
+
+    assert len(sids) == 20
+    forgery.change(R1, index, widen)
     assert "eligible-set" in forged(forgery, tmp_path / "copy")
+
+
+def change_policy(forgery: Forgery, change: Callable[[dict[str, Any]], object]) -> None:
+    """The region logs another policy, as if its controller had signed it from the start."""
+
+    def alter(record: dict[str, Any]) -> None:
+        change(record["policy"])
+        data = canonical_json.encode(record["policy"])
+        record["policy_sha256"] = hashlib.sha256(data).hexdigest()
+
+    forgery.change(R1, forgery.find(R1, "policy")[0], alter)
 
 
 @pytest.mark.parametrize(
@@ -229,26 +237,21 @@ def test_an_answer_of_those_who_did_not_consent_to_statistics_shows(
 def test_a_permit_for_what_the_policy_does_not_name_shows(
     table: dict[str, str] | None, forgery: Forgery, tmp_path: Path
 ) -> None:
-    index = forgery.find(R1, "policy")[0]
-
-    def narrow(record: dict[str, Any]) -> None:
-        del record["policy"]["server_queries"]
+    def narrow(policy: dict[str, Any]) -> None:
+        del policy["server_queries"]
         if table is not None:
-            record["policy"]["server_queries"] = table
+            policy["server_queries"] = table
 
-    forgery.change(R1, index, narrow)
+    change_policy(forgery, narrow)
     assert "permit-beyond-policy" in forged(forgery, tmp_path / "copy")
 
 
 def test_a_question_for_more_epsilon_than_the_policy_allows_shows(
     forgery: Forgery, tmp_path: Path
 ) -> None:
-    index = forgery.find(R1, "policy")[0]
-
-    def lower(record: dict[str, Any]) -> None:
-        record["policy"]["server_queries"]["repeat-purchases"] = "0.5"
-
-    forgery.change(R1, index, lower)
+    change_policy(
+        forgery, lambda policy: policy["server_queries"].update({"repeat-purchases": "0.5"})
+    )
     assert "permit-beyond-policy" in forged(forgery, tmp_path / "copy")
 
 
@@ -306,8 +309,9 @@ def test_a_plan_whose_mechanisms_are_not_its_questions_is_refused(
 # -- sums that nobody sees the parts of ------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_shared_sums_noise_and_chain_are_reckoned_anew(tmp_path: Path) -> None:
-    run = finished(tmp_path / "run", PLANS["shared"])
+    run = finish_asked(tmp_path / "run", secure_plan("distributed"))
     honest = Forgery(run, R1)
     facts = facts_of(honest)
     answer(facts)["noise_stddev"] = f"{float(answer(facts)['noise_stddev']) * 0.99:.9g}"
@@ -318,4 +322,3 @@ def test_a_shared_sums_noise_and_chain_are_reckoned_anew(tmp_path: Path) -> None
     arrays["repeat_purchases"][0] += 1
     publish(other, arrays)
     assert "answers-chain" in forged(other, tmp_path / "sum")
-    shutil.rmtree(tmp_path / "run")

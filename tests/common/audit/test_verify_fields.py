@@ -130,6 +130,10 @@ def _honest_records() -> dict[str, JsonRecord]:
         "masked": DIGEST, "bytes": 4, "norm_bound": "1.5", **at,
     }  # fmt: skip
     found["unmask"] = {"v": "fedpref-unmask/1", **round_of, "survivors": ["a", "b"], **at}
+    found["answers"] = {
+        "v": "fedpref-answers/1", "run": "r", "answers": DIGEST, "rounds": 3, "plan": DIGEST,
+        "catalogue": DIGEST, **at,
+    }  # fmt: skip
     found["keys-digest"] = {"v": "fedpref-keys-digest/1", "registry_version": 1, "sha256": DIGEST}
     granted = granting().grant_all()
     for record in map(record_of, granted.logs[R1]):

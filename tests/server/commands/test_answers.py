@@ -21,7 +21,7 @@ def test_every_answer_is_shown_with_interval_epsilon_and_customers(tmp_path: Pat
     shown = run(str(write(tmp_path)))
     assert shown.exit_code == 0, shown.output
     assert "ε = 8 at δ = 0.000001 in all" in shown.output
-    assert "repeat-purchases, 2 regions: at least 24 customers, ε = 8.0000" in shown.output
+    assert "repeat-purchases, 2 regions: at least 24 customers, ε = 7.99" in shown.output
     assert "repeat-purchases, region-1: at least 16 customers" in shown.output
     assert "95% interval" in shown.output
 

@@ -117,6 +117,19 @@ def test_shares_of_customers_cover_the_truth_as_often_as_they_say() -> None:
     assert 0.94 <= np.mean(inside) <= 0.965
 
 
+def test_an_uncertain_number_of_customers_widens_their_shares(run: ReleasedAnswers) -> None:
+    groups = run.of("category-customers")
+    question = groups.question
+    assert isinstance(question, Groups)
+    widths = []
+    for stddev in (1.0, 300.0):
+        cuts = replace(run.of("recency-cuts"), noise_stddev=stddev)
+        shares = only([groups, cuts], run).group_shares(question, groups)
+        assert shares is not None
+        widths.append(float((shares.high - shares.low)[0]))
+    assert widths[1] > 2 * widths[0]
+
+
 def test_an_answer_is_shown_coarse_or_not_at_all_by_what_noise_does_to_it() -> None:
     question = Shares("s", (("a", "b"),), wanted=1.0)
     needed = question.outlook(1, STDDEV).customers_needed

@@ -8,11 +8,13 @@ import re
 from dataclasses import replace
 from functools import cache
 
+import numpy as np
 import pytest
 
 from common.analytics.answers import GLOBAL, ReleasedAnswers
 from common.analytics.groups import Groups
 from common.analytics.kano import Kano
+from common.analytics.trends import Trend
 from common.audit.report.language import LANGUAGES, messages
 from server.insights.figures import spoken, told
 from server.insights.findings import gather
@@ -127,6 +129,23 @@ def test_alerts_come_first_and_only_what_crossed_with_its_whole_interval(
     assert all(float(re.search(r": (\d+)", each)[1]) > 200 for each in said)  # type: ignore[index]
 
 
+def test_an_alert_holds_for_all_groups_of_a_figure_at_once(made_run: ReleasedAnswers) -> None:
+    answer = made_run.of("category-trend")
+    question = answer.question
+    assert isinstance(question, Trend)
+    n, stddev = len(question.labels), answer.noise_stddev
+    # One group whose own interval is just beyond the threshold, among sixty.
+    earlier, later = np.full(n, 900.0), np.full(n, 900.0)
+    later[3] = 3 * earlier[3] + 2.6 * np.sqrt(10) * stddev
+    lone = replace(answer, released=np.concatenate([earlier, later]))
+    change = question.read(lone.released, stddev)
+    assert question.alerts(change)[3] == "crossed"
+    html = render_insights(gather([replace(made_run, answers=(lone,))]), read_settings())
+    page = parse_anew(html)
+    assert section(page, "glance").all("dd")[6].text == "0"
+    assert not any("alerts" in each.classes for each in page.all("ul"))
+
+
 def test_a_sentence_is_said_only_if_noise_does_not_explain_it(
     made_run: ReleasedAnswers, insight_pages: dict[str, str]
 ) -> None:
@@ -235,6 +254,20 @@ def test_a_run_of_one_question_makes_a_page_of_it(made_run: ReleasedAnswers, nam
     extra = 2 if name == "kano" else 1
     assert len(names) == 3 + extra
     assert names[0] == "glance"
+
+
+@pytest.mark.parametrize("name", ["kano", "nps", "uplift-click"])
+def test_intervals_that_are_of_no_use_are_not_shown(made_run: ReleasedAnswers, name: str) -> None:
+    answer = made_run.of(name)
+    # The same answer to a question of which only a far narrower interval is of use.
+    strict = replace(answer, question=replace(answer.question, wanted=0.01))
+    shown, silent = (
+        parse_anew(render_insights(gather([replace(made_run, answers=(each,))]), read_settings()))
+        for each in (answer, strict)
+    )
+    assert shown.all("circle")
+    assert not silent.all("circle")
+    assert "too small to say" in silent.text
 
 
 def test_answers_of_nothing_but_noise_show_nothing(made_run: ReleasedAnswers) -> None:

@@ -121,7 +121,8 @@ def test_a_run_of_questions_is_declared_beside_its_budget_and_window(tmp_path: P
     questions = config.run["asked"].questions()
     assert [each.name for each in questions.question] == ["category-customers", "kano"]
     assert questions.names.named().features == ("gift wrap",)
-    plan = make_plan(config, "asked", config.run["asked"], CATALOGUE, ["region-1", "region-2"])
+    regions = ["region-1", "region-2", "region-3"]
+    plan = make_plan(config, "asked", config.run["asked"], CATALOGUE, regions)
     assert plan.asks
     assert plan.run_id.startswith("asked-")
     assert [each.scope for each in plan.questions] == ["regions", "global"]
@@ -136,7 +137,7 @@ def test_a_run_of_questions_is_declared_beside_its_budget_and_window(tmp_path: P
 def test_a_plan_whose_answers_noise_would_swamp_is_not_made(tmp_path: Path) -> None:
     small = {**ASKED, "planned_customers": 3}
     config = read(tmp_path, changed("run.asked", small))
-    regions = ["region-1", "region-2"]
+    regions = ["region-1", "region-2", "region-3"]
     with pytest.raises(BudgetError, match="Nothing was spent"):
         make_plan(config, "asked", config.run["asked"], CATALOGUE, regions)
     config = read(tmp_path, changed("run.asked", {**small, "anyway": True}))

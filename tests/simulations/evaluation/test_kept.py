@@ -103,15 +103,6 @@ def test_the_same_command_goes_on_and_ends_with_the_same_figures(
     assert not (tmp_path / UNFINISHED).exists()
 
 
-def test_a_finished_evaluation_is_measured_anew(
-    mapping: Path, tmp_path: Path, uninterrupted: str, trained: list[str]
-) -> None:
-    """Nothing is left that a later one could be made of."""
-    (tmp_path / "evaluation.json").write_text("of an earlier one")
-    assert json.loads(evaluate(mapping, tmp_path)[1]) == json.loads(uninterrupted)
-    assert len(trained) == 2 * (2 + 4)
-
-
 def test_two_at_once_in_one_folder_are_kept_apart(mapping: Path, tmp_path: Path) -> None:
     options = ["evaluate", "--data", str(mapping), *OPTIONS, "--out", str(tmp_path)]
     with open_run_folder(tmp_path):
