@@ -13,7 +13,7 @@ DEMO := runs/demo
 FUZZ_SECONDS ?= 600
 # Files of tests are shared out among this many processes, one thread of arithmetic each.
 TEST_PROCESSES ?= 2
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 LOCK_OPTIONS ?=
 
 # Nothing here talks to the network: Flower's and Ray's calls home are off.

@@ -22,6 +22,29 @@ settings.register_profile(
 settings.register_profile("search", settings.get_profile("fedpref"), derandomize=False)
 settings.load_profile("fedpref")
 
+# Files that take half a minute or more. They come first: one of them left to the end would keep one
+# process busy while the others are done.
+_LONG = (
+    "docs/test_docs.py",
+    "deployment/test_six_commands.py",
+    "simulations/faults/test_matrix.py",
+    "simulations/faults/test_schedules.py",
+    "simulations/test_runtimes.py",
+    "simulations/test_customer_story.py",
+    "simulations/test_whole_run.py",
+    "server/test_resume.py",
+    "simulations/evaluation/test_evaluate.py",
+    "simulations/attacks/test_attack_log.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts long files first; within a file and among the others the order stays."""
+    here = Path(__file__).parent
+    ranks = {here / name: rank for rank, name in enumerate(_LONG)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+
 BIN = Path(sys.executable).parent
 RUN_OPTIONS = ("--scenario", "synthetic-3", "--seed", "1", "--quality-seeds", "1")
 

@@ -7,6 +7,8 @@ import pytest
 from benchmarks import node
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_message_is_timed_by_this_relay_beside_flowers_executor(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -90,8 +90,9 @@ def test_each_point_is_used_in_one_place() -> None:
                     used.append(name)
                 case ast.Call(func=ast.Name(id="reach")):
                     pytest.fail(f"{path}: a point has a name")
-    # A file is written whole (`durable_file`) or grows by segments (`prepared_files`): both open,
-    # write and sync one, and a test that stops there says of which file.
-    twice = ["FILE_OPENED", "FILE_WRITTEN", "FILE_SYNCED"]
+    # A file is written whole (`durable_file`), grows by segments (`prepared_files`) or is sealed
+    # piece by piece (`client.profiles.store`): all open, write and sync one, and a test that stops
+    # there says of which file.
+    more = 2 * ["FILE_OPENED", "FILE_WRITTEN", "FILE_SYNCED"]
     points = (Point, CoordinatorPoint, AnswerPoint)
-    assert sorted(used) == sorted([*(name for each in points for name in each.__members__), *twice])
+    assert sorted(used) == sorted([*(name for each in points for name in each.__members__), *more])

@@ -435,4 +435,4 @@ def test_every_role_can_be_enrolled() -> None:
     data = sign_record(version(entries=entries), *ROOTS[:2])
     registry = Registry.from_envelopes([data], root_key_ids=ANCHOR)
     assert {item.role for item in registry.entries} == ROLES
-    assert len(ROLES) == 8
+    assert len(ROLES) == 9

@@ -105,7 +105,9 @@ class Prometheus:
         config = yaml.safe_load((OPS / "prometheus.yml").read_text())
         config["global"] = {"scrape_interval": "300ms", "evaluation_interval": "300ms"}
         config["rule_files"] = [str(OPS / "alerts.yml")]
-        for job in config["scrape_configs"]:
+        jobs = [each for each in config["scrape_configs"] if each["job_name"] in self._targets]
+        config["scrape_configs"] = jobs
+        for job in jobs:
             job["scrape_timeout"] = "250ms"
             job["static_configs"] = [{"targets": [self._targets[job["job_name"]]]}]
         path = self._folder / "prometheus.yml"

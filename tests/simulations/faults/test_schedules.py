@@ -50,12 +50,12 @@ def carry_out(fuzzer: Fuzzer, first: int, count: int) -> list[Result]:
 
 
 @pytest.mark.timeout(900)
-def test_fifty_schedules(fuzzer: Fuzzer) -> None:
-    results = carry_out(fuzzer, FAST_SEED, 50)
+def test_twenty_schedules(fuzzer: Fuzzer) -> None:
+    results = carry_out(fuzzer, FAST_SEED, 20)
     # They do go wrong: processes are killed, and the run goes on in further lives.
-    assert sum(result.kills for result in results) >= 50
-    assert sum(result.lives for result in results) >= 100
-    assert sum(result.left for result in results) >= 300
+    assert sum(result.kills for result in results) >= 20
+    assert sum(result.lives for result in results) >= 40
+    assert sum(result.left for result in results) >= 100
 
 
 @pytest.mark.slow
