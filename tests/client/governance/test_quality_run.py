@@ -157,6 +157,17 @@ def test_bytes_of_another_encoding_are_named_by_their_line(home: RegionHome) -> 
     assert "ller" not in problem
 
 
+def test_days_that_stand_for_never_are_counted_wherever_the_region_is(home: RegionHome) -> None:
+    never = [("c1", at, "view", "milk", "") for at in ("9999-12-31 23:59:59", "0001-01-01")]
+    put_tables(home, {"events": (EVENT, [*events(400), *never])})
+    declared = home.source.with_name("tables.toml")
+    zone = '[events]\ntime_zone = "America/New_York"'
+    declared.write_text(declared.read_text().replace("[events]", zone))
+    (quality,) = make_report(home, names=["events"]).tables
+    assert quality.reasons == {"time-out-of-range": 2}
+    assert quality.passed
+
+
 def test_an_empty_region_is_refused_table_by_table(tmp_path: Path) -> None:
     home = make_governed_home(tmp_path / "home", purchases=[], events=(EVENT, []))
     report = make_report(home)
