@@ -27,7 +27,8 @@ _FILE_TYPE_NAMES = {"<i8": "I64", "<f8": "F64", "<f4": "F32", "<i4": "I32"}
 _FILE_TYPES = tuple(_FILE_TYPE_NAMES)
 _TYPE_OF = {name: dtype for dtype, name in _FILE_TYPE_NAMES.items()}
 _LENGTH_BYTES = 8
-_MAX_HEAD_BYTES = 1 << 20
+#: The longest head of a file of arrays, which names each of them.
+MAX_HEAD_BYTES = 1 << 20
 # Of an array that left a region at most this share may be exactly zero: noise is drawn everywhere,
 # and on the public grid hardly any of it is rounded to zero.
 MAX_ZERO_SHARE = 0.01
@@ -282,7 +283,7 @@ def load_arrays(data: Bytes, max_bytes: int) -> dict[str, npt.NDArray[np.generic
         raise FormatError(f"The arrays take {len(data)} bytes; at most {max_bytes} are accepted.")
     view = memoryview(data).toreadonly()
     length = int.from_bytes(view[:_LENGTH_BYTES], "little")
-    if not 0 < length <= min(_MAX_HEAD_BYTES, len(view) - _LENGTH_BYTES):
+    if not 0 < length <= min(MAX_HEAD_BYTES, len(view) - _LENGTH_BYTES):
         raise FormatError("The bytes are not a safetensors file: they have no header.")
     head = bytes(view[: _LENGTH_BYTES + length])
     try:

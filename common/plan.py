@@ -22,6 +22,7 @@ from common.errors import FormatError, InputError
 from common.item_pairs import n_pairs
 from common.parameters import ArraySpec
 from common.plan_parts import (
+    MAX_PLAN_BYTES,
     DecimalText,
     EarlyStop,
     LocalTraining,
@@ -316,6 +317,14 @@ class RunPlan(BaseModel):
         record: dict[str, JsonValue] = self.model_dump(mode="json", exclude_unset=True)
         return record
 
+    def to_bytes(self) -> bytes:
+        """``plan.json``: the record as canonical JSON.
+
+        Raises:
+            FormatError: It is too long.
+        """
+        return canonical_json.encode(self.to_record(), max_bytes=MAX_PLAN_BYTES)
+
     @classmethod
     def from_record(cls, record: JsonValue) -> RunPlan:
         """Reads a plan's record strictly.
@@ -325,7 +334,8 @@ class RunPlan(BaseModel):
         """
         try:
             # From JSON, because only there an array may stand for a tuple in strict mode.
-            return cls.model_validate_json(canonical_json.encode(record))
+            data = canonical_json.encode(record, max_bytes=MAX_PLAN_BYTES)
+            return cls.model_validate_json(data)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"]) or "(whole plan)"
@@ -337,7 +347,7 @@ class RunPlan(BaseModel):
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical plan, in hex."""
-        return hashlib.sha256(canonical_json.encode(self.to_record())).hexdigest()
+        return hashlib.sha256(self.to_bytes()).hexdigest()
 
     @property
     def total_rounds(self) -> int:

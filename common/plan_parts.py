@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -11,6 +11,9 @@ from common.errors import FedprefError
 from common.privacy import GaussianEvent
 from common.timestamps import parse_time
 from common.validate import DECIMAL
+
+#: The most bytes of a plan: questions name their groups, one by one.
+MAX_PLAN_BYTES: Final = 1 << 20
 
 
 def _decimal(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
-from common.analytics.answers import Scope, array_of
+from common.analytics.answers import GLOBAL, Scope, array_of
 from common.analytics.question_records import Question, question_of
 from common.errors import FormatError
 from common.parameters import ArraySpec
@@ -103,6 +103,8 @@ def problem_of(plan: RunPlan) -> str | None:
 def _problem_of_scope(plan: RunPlan) -> str | None:
     if plan.aggregation.name == "robust":
         return "answers are sums: no robust rule makes one of them"
+    if GLOBAL in plan.regions:
+        return f"a region is called {GLOBAL}, as the sum of all is"
     by_region = any(each.scope == "regions" for each in plan.questions)
     if by_region and plan.aggregation.rule != "sum":
         return "a region's own answer is published only where the rule is sum"

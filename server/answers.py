@@ -13,18 +13,21 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from common import canonical_json
 from common.analytics.answers import (
     FILE_VERSION,
     GLOBAL,
+    MAX_FACTS_BYTES,
     answers_bytes,
     array_of,
     region_array,
 )
 from common.canonical_json import JsonValue
-from common.errors import FormatError
+from common.errors import FormatError, InputError
 from common.noise_of_answers import answer_noise_stddev
-from common.parameters import arrays_digest
+from common.parameters import MAX_HEAD_BYTES, arrays_digest
 from common.plan import Mechanism, RunPlan, epsilon_bound
+from common.plan_parts import MAX_PLAN_BYTES
 from common.planned_questions import PlannedQuestion
 from server.audit_trail import Aggregate
 from server.round_total import ExactSum, RoundTotal
@@ -33,7 +36,11 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 Kept = dict[str, npt.NDArray[np.generic]]
 
 # Beside the regions' answers: of how many customers each is at least, in the order of the regions.
-_CUSTOMERS = "customers"
+# No region is called so: names begin with a letter or a digit.
+_CUSTOMERS = "#customers"
+# What an answer says besides its question and regions, the file besides its answers, and the head
+# of a file of arrays of each besides its name: at most.
+_FIELDS_BYTES, _FILE_BYTES, _HEAD_BYTES = 400, 4096, 100
 
 
 class KeptAnswers(ExactSum):
@@ -68,6 +75,49 @@ class KeptAnswers(ExactSum):
 def publishes_regions(plan: RunPlan, mechanism: Mechanism) -> bool:
     """Whether a round's answers are published region by region, too."""
     return plan.asks and plan.question(mechanism.name).scope == "regions"
+
+
+def require_publishable(plan: RunPlan) -> None:
+    """Requires, before anybody is asked, that the answers will fit the files they are published in.
+
+    Raises:
+        InputError: They would not: what regions had paid for could not be published.
+    """
+    if not plan.asks:
+        return
+    told, listed = facts_bytes_at_most(plan), head_bytes_at_most(plan)
+    if told > MAX_FACTS_BYTES or listed > MAX_HEAD_BYTES:
+        raise InputError(
+            f"Answers of {len(plan.regions)} regions to {len(plan.questions)} questions do not fit "
+            f"the files that they are published in.",
+            remedy="Ask for fewer questions with the scope regions, or of fewer groups, at a time.",
+        )
+
+
+def facts_bytes_at_most(plan: RunPlan) -> int:
+    """The longest that a plan's ``answers.json`` can be, whoever takes part."""
+    names = sum(len(region) + 3 for region in plan.regions)
+    length = _FILE_BYTES + names
+    for question in plan.questions:
+        own = len(plan.regions) if question.scope == "regions" else 0
+        stated = canonical_json.encode(
+            [question.question, question.parameters], max_bytes=MAX_PLAN_BYTES
+        )
+        # Each region's own answer names it twice, the sum names all of them.
+        length += (own + 1) * (len(stated) + _FIELDS_BYTES) + names + (2 * names if own else 0)
+    return length
+
+
+def head_bytes_at_most(plan: RunPlan) -> int:
+    """The longest that the head of the file of a plan's arrays can be, whoever takes part."""
+    length = 0
+    for question in plan.questions:
+        name, regions = array_of(question.name), plan.regions
+        own = [region_array(each, question.name) for each in regions]
+        # Besides the sum, and the numbers of customers that are kept meanwhile.
+        names = [name, f"{_CUSTOMERS}/{name}", *(own if question.scope == "regions" else [])]
+        length += sum(len(each) + _HEAD_BYTES for each in names)
+    return length
 
 
 def sums_after(

@@ -15,7 +15,7 @@ from common.errors import FedprefError, StorageError
 from common.failpoints import CoordinatorPoint, reach
 from common.messages import decode_arrays
 from common.parameters import array_file_parts, arrays_digest
-from server.answers import answer_arrays, answers_file
+from server.answers import answer_arrays, answers_file, require_publishable
 from server.audit_trail import AuditTrail, open_audit_trail
 from server.checkpoint import CheckpointStore
 from server.config import ServerConfig, ServerHome
@@ -100,6 +100,7 @@ def _run_rounds(grid: Grid, config: ServerConfig, home: ServerHome, events: Even
     """Runs rounds, and publishes if they were the last; returns whether they were."""
     plan, registry = home.read_plan(), home.read_registry()
     require_exact_sums(plan)
+    require_publishable(plan)
     timeout_s = min(config.witness_timeout_s, plan.round_timeout_s)
     last_round = min(config.last_round or plan.total_rounds, plan.total_rounds)
     with (

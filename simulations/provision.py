@@ -26,7 +26,6 @@ from client.engine.subjects import open_subject_keys
 from client.installation.region_home import begin_records, make_home
 from client.recommend.local_statistics import STATISTICS
 from client.training.noise import NoiseSource
-from common import canonical_json
 from common.audit.witness.home import WitnessHome
 from common.audit.witness.store import WitnessStore
 from common.canonical_json import JsonValue
@@ -243,7 +242,7 @@ def _sign_registry(scenario: Scenario, signers: Mapping[tuple[str, str], Signer]
 
 def _make_server_home(folder: RunFolder, plan: RunPlan, registry: bytes) -> None:
     _store_registry(folder.server, registry)
-    write_durably(folder.server / "plan.json", canonical_json.encode(plan.to_record()))
+    write_durably(folder.server / "plan.json", plan.to_bytes())
     for memory in (ServerHome(folder.server).witness, WitnessHome(folder.witness).store_path):
         WitnessStore.open(memory, create=True).close()
 

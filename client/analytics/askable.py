@@ -6,8 +6,9 @@ region, so nothing here knows the engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
+from client.analytics.answerability import silence_of
 from client.analytics.further import further_statistic
 from client.analytics.purchases import (
     PurchaseStatistic,
@@ -18,9 +19,9 @@ from client.analytics.purchases import (
     recency_cuts,
     repeat_purchases,
 )
-from client.data.tables.schema import EXPOSURES
+from client.data.tables.declaration import DeclaredTables
 from client.recommend.local_statistics import Clock
-from common.analytics.further_questions import FURTHER, TABLES_OF, Named
+from common.analytics.further_questions import FURTHER, Named
 from common.analytics.purchase_questions import (
     CATEGORIES,
     CATEGORY_TREND,
@@ -40,17 +41,21 @@ ASKABLE = (CATEGORIES, CATEGORY_TREND, SCENES, RECENCY, FREQUENCY, REPEATS, *FUR
 _NO_NAMES = Named()
 
 
-def answerable(names: Sequence[str], named: Named, declared: Collection[str]) -> list[str]:
+def answerable(
+    names: Sequence[str], named: Named, declared: DeclaredTables, *, experiment: str | None = None
+) -> list[str]:
     """Those of some questions that a region's tables have something to say to.
 
     Args:
         names: Of `ASKABLE`.
         named: The public names that its declarations list.
         declared: The further tables that it declares.
+        experiment: What its recommender's own experiment is called, if it runs one.
     """
-    tables = {*declared, *((EXPOSURES,) if named.experiment else ())}
     return [
-        name for name in names if TABLES_OF.get(name, frozenset()) <= tables and named.has(name)
+        name
+        for name in names
+        if named.has(name) and silence_of(name, named, declared, experiment=experiment) is None
     ]
 
 

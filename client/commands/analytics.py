@@ -140,12 +140,13 @@ class _Asking(NamedTuple):
 
 
 def _draft(engine: PrivacyEngine, epsilon: float, names: list[str], asking: _Asking) -> QueryDraft:
+    from client.analytics.answerability import require_answerable
     from client.analytics.askable import ASKABLE, answerable, statistics
     from client.analytics.asking import draft_query
     from client.analytics.further import named_in
     from client.data.tables.declaration import declared_tables
     from client.recommend.local_statistics import Clock
-    from client.recommend.settings import RecommendSettings
+    from client.recommend.settings import RecommendSettings, running_experiment
     from client.settings import declared_source
     from common.catalogue import Catalogue
     from common.errors import PolicyError
@@ -162,14 +163,17 @@ def _draft(engine: PrivacyEngine, epsilon: float, names: list[str], asking: _Ask
     start_ms, end_ms = _ms(asking.begin), _ms(asking.until)
     declared = declared_tables(home)
     named = named_in(declared, experiment=asking.experiment, follow_days=asking.follow_days)
+    running = running_experiment(home)
     asked = statistics(
-        names or answerable(allowed, named, declared),
+        names or answerable(allowed, named, declared, experiment=running),
         catalogue,
         Clock(RecommendSettings.read(home).scenes.dayparts, zone),
         start_ms=start_ms,
         end_ms=end_ms,
         named=named,
     )
+    for each in asked:
+        require_answerable(home.region, each.name, named, declared, experiment=running)
     return draft_query(
         asked,
         epsilon=f"{epsilon:.6f}".rstrip("0").rstrip("."),

@@ -47,6 +47,7 @@ def erase(
     from client.consent_service.region_records import open_records
     from client.engine.home import RegionHome
     from client.governance.column_store import ColumnStore
+    from client.governance.kept_references import channel_keys_of
     from common import canonical_json
 
     region = RegionHome.read(home)
@@ -54,7 +55,8 @@ def erase(
         if not yes:
             typer.confirm("This cannot be undone. Erase this customer?", abort=True)
         # First: it can be repeated, and what follows knows the customer only once.
-        rows = ColumnStore(region).erase([customer_ref])
+        keys = channel_keys_of(region, customer_ref)
+        rows = ColumnStore(region).erase([customer_ref], keys)
         erasure = erase_customer(
             records.log, records.state, records.subjects, records.registrar(), customer_ref
         )

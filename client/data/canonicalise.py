@@ -22,6 +22,10 @@ from common.errors import InputError
 _TIME_DTYPE = pd.DatetimeTZDtype("us", "UTC")
 # Beyond 2^53 a float no longer holds each integer; such a quantity is out of range anyway.
 _QUANTITY_BOUND = float(1 << 53)
+# What Python's calendar has, and with it whatever shows a moment or knows a zone's rules; a day
+# from its ends there is room for every zone.
+_CALENDAR = pd.Timestamp("0001-01-01", tz="UTC"), pd.Timestamp("9999-12-31 23:59:59.999", tz="UTC")
+_ZONED = pd.Timestamp("0001-01-02"), pd.Timestamp("9999-12-30")
 _EPOCH_UNITS: dict[str, Literal["s", "ms"]] = {"epoch_s": "s", "epoch_ms": "ms"}
 
 
@@ -146,6 +150,9 @@ def _text(value: str | float | Decimal | None, where: str) -> str | None:
 def as_times(column: pa.ChunkedArray, config: Reading, where: str) -> pd.Series[Any]:
     """A column as moments, ``datetime64[us, UTC]``; what is no time becomes null.
 
+    Moments before the year 1 or after 9999, as 9999-12-31 is in New York, become the first or the
+    last moment there is: such are mistakes, or stand for "never".
+
     Args:
         column: The column.
         config: How times are written.
@@ -154,6 +161,12 @@ def as_times(column: pa.ChunkedArray, config: Reading, where: str) -> pd.Series[
     Raises:
         InputError: It holds nothing that can be a time.
     """
+    found = _moments(column, config, where)
+    first, last = _CALENDAR
+    return found.clip(first, last) if ((found < first) | (found > last)).any() else found
+
+
+def _moments(column: pa.ChunkedArray, config: Reading, where: str) -> pd.Series[Any]:
     array = _plain(column)
     kind, style = array.type, config.time_format
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
@@ -209,9 +222,12 @@ def _localise(local: pd.Series[Any], zone: str) -> pd.Series[Any]:
     local = local.astype("datetime64[us]")
     if zone == "UTC":
         return local.dt.tz_localize("UTC")
+    # Days that stand for "never", and mistakes: zones are known for the years of a calendar alone.
+    inside = local.clip(*_ZONED) if ((local < _ZONED[0]) | (local > _ZONED[1])).any() else local
     first_pass = np.ones(len(local), dtype=bool)
-    aware = local.dt.tz_localize(zone, ambiguous=first_pass, nonexistent="shift_forward")
-    return _utc(aware.dt.tz_convert("UTC"))
+    aware = inside.dt.tz_localize(zone, ambiguous=first_pass, nonexistent="shift_forward")
+    moments = aware.dt.tz_convert("UTC")
+    return _utc(moments if inside is local else moments + (local - inside))
 
 
 def _utc(times: pd.Series[Any]) -> pd.Series[Any]:

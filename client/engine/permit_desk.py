@@ -7,7 +7,6 @@ from client.engine.permit import CodeIdentity, make_permit
 from client.engine.policy import RegionPolicy
 from client.engine.provenance import dependencies_digest, engine_digest
 from client.engine.service import PrivacyEngine
-from common import canonical_json
 from common.audit.entry import make_entry
 from common.durable_file import write_durably
 from common.errors import BudgetError, InputError, PolicyError, UsageError
@@ -48,9 +47,7 @@ def sign_permit(engine: PrivacyEngine, plan: RunPlan, *, app: str, valid_for_s: 
     envelope = make_entry(record, home.signer("permit"))
     home.permits.mkdir(mode=0o700, exist_ok=True)
     # The plan lies there before the permit that names it; the permit is logged before it works.
-    write_durably(
-        home.permits / f"{plan.run_id}.plan.json", canonical_json.encode(plan.to_record())
-    )
+    write_durably(home.permits / f"{plan.run_id}.plan.json", plan.to_bytes())
     engine.log.append([envelope])
     write_durably(home.permits / f"{plan.run_id}.json", envelope)
     return str(record["permit_id"])

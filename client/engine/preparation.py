@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from client.analytics.answerability import require_answerable
 from client.analytics.planned import planned_statistic
 from client.analytics.purchases import PurchaseStatistic
 from client.data.consent_filter import EligibleCustomers, filter_consented
@@ -15,6 +16,7 @@ from client.data.dataset import MAX_ROWS_PER_CUSTOMER, PreferenceDataset
 from client.data.prepared_files import DamagedRowsError
 from client.data.quality import QualityReport
 from client.data.refresh import Refreshed
+from client.data.tables.declaration import declared_tables
 from client.data.tables.joining import join_consented
 from client.data.transactions import CheckedTransactions, Purchases
 from client.engine.home import RegionHome
@@ -22,7 +24,9 @@ from client.engine.kept_store import KeptStore
 from client.engine.kept_tables import KeptTables
 from client.engine.log_state import LogState
 from client.engine.policy import RegionPolicy
+from client.recommend.settings import running_experiment
 from client.settings import declared_source
+from common.analytics.further_questions import FURTHER, Named
 from common.audit.sparse_merkle import position, sparse_root
 from common.errors import ConsentError, PolicyError
 from common.plan import RunPlan
@@ -190,11 +194,23 @@ class RegionData:
 
         Raises:
             PolicyError: The region understands something else by it, or its catalogue is another.
-            InputError: The catalogue or the store's declaration cannot be read.
+            InputError: The catalogue or a declaration cannot be read, or the region's tables have
+                nothing to say to it.
         """
         self.require_catalogue_of(plan)
         time_zone = declared_source(self._home).time_zone
-        return planned_statistic(plan, name, self._store.catalogue(), time_zone=time_zone)
+        found = planned_statistic(plan, name, self._store.catalogue(), time_zone=time_zone)
+        if name in FURTHER:
+            # An answer that could only be noise is neither given nor paid for.
+            planned = plan.question(name)
+            require_answerable(
+                self._home.region,
+                name,
+                Named.of(planned.asked, planned.parameters),
+                declared_tables(self._home),
+                experiment=running_experiment(self._home),
+            )
+        return found
 
     def consented(
         self, eligible: EligibleCustomers, catalogue: str, tables: Sequence[str] = ()

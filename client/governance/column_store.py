@@ -15,11 +15,14 @@ import secrets
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from client.data.canonicalise import as_references
 from client.data.standards import Grade
 from client.engine.home import RegionHome
 from client.engine.storage_key import StorageKey
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".column"
 _TRIES = 3
+_NO_KEYS: Mapping[str, Collection[str]] = MappingProxyType({})
 
 
 class ColumnStore:
@@ -81,7 +85,8 @@ class ColumnStore:
                 nothing of the table goes when a customer is erased.
 
         Raises:
-            InputError: A column has no grade, no name of its own, or `subject` is none of them.
+            InputError: A column has no grade, no name of its own, or `subject` is none of them or
+                holds no references.
             StorageError: The disk refuses, or the wrapping key does not fit what is kept.
         """
         _check_table(table, rows, grades, subject)
@@ -116,7 +121,9 @@ class ColumnStore:
         """
         return self._read(use.table, use.columns)
 
-    def erase(self, customers: Collection[str]) -> int:
+    def erase(
+        self, customers: Collection[str], keys: Mapping[str, Collection[str]] = _NO_KEYS
+    ) -> int:
         """Takes customers out of every table whose rows say whom they are about.
 
         Each of their tables is written anew under new data keys and the wrapping key is turned, so
@@ -124,26 +131,29 @@ class ColumnStore:
 
         Args:
             customers: The region's references of them.
+            keys: By table, what else it calls them: the keys of a channel.
 
         Returns:
             How many rows are gone.
 
         Raises:
+            InputError: What says whom a table's rows are about holds no references.
             StorageError: A store refuses; calling it again completes what was begun.
         """
         if not self.manifest().tables:
             return 0
-        gone, wanted = 0, pa.array([*customers], pa.string())
+        gone = 0
         with self._changing() as (manifest, key):
             tables = dict(manifest.tables)
             for name, table in manifest.tables.items():
                 if table.subject is None:
                     continue
                 about = self._open(name, table.columns, (table.subject,), key)[table.subject]
-                stays = pc.invert(pc.is_in(about.cast(pa.string()), wanted))
-                if pc.all(stays).as_py() in (True, None):
+                hers = _is_about(about, {*customers, *keys.get(name, ())}, name, table.subject)
+                if not hers.any():
                     continue
-                rows = self._open(name, table.columns, tuple(table.columns), key).filter(stays)
+                whole = self._open(name, table.columns, tuple(table.columns), key)
+                rows = whole.filter(pa.array(~hers))
                 gone += table.rows - rows.num_rows
                 grades = {column: each.grade for column, each in table.columns.items()}
                 tables[name] = self._write(name, rows, grades, table.subject, key)
@@ -309,6 +319,22 @@ def _check_table(
             f"The table {table} has no column {subject!r} that says whom a row is about.",
             remedy="Name the column of customers' references, or say that there is none.",
         )
+    if subject is not None:
+        _is_about(rows.column(subject), (), table, subject)
+
+
+def _is_about(
+    column: pa.ChunkedArray, customers: Collection[str], table: str, subject: str
+) -> npt.NDArray[np.bool_]:
+    """bool[n]: the rows that are about some customers, by references as every reader takes them.
+
+    Raises:
+        InputError: The column holds no references.
+    """
+    found = as_references(column, len(column), f"The table {table}, column {subject!r}")
+    by_code = np.array([*(each in customers for each in found.categories), False], dtype=bool)
+    about: npt.NDArray[np.bool_] = by_code[found.codes]
+    return about
 
 
 def _rewrapped(

@@ -7,13 +7,14 @@ stores have no numbers for rows; two rows that say the same are one to the journ
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common import canonical_json
@@ -82,6 +83,23 @@ def changes_of(
         ],
         schema=SCHEMA,
     )
+
+
+def without_values(changes: pa.Table, columns: Collection[str]) -> pa.Table:
+    """Changes without what some columns had and have: undoing takes neither.
+
+    Args:
+        changes: Changes (`SCHEMA`).
+        columns: The columns whose values are not to be kept.
+    """
+    told = pc.invert(
+        pc.is_in(changes.column("column").cast(pa.string()), pa.array([*columns], pa.string()))
+    )
+    for name in ("before", "after"):
+        place, values = changes.schema.get_field_index(name), changes.column(name)
+        told_alone = pc.if_else(told, values, pa.scalar(None, pa.string()))
+        changes = changes.set_column(place, name, told_alone)
+    return changes
 
 
 class Decision(BaseModel):

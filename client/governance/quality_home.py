@@ -12,6 +12,7 @@ from client.engine.home import RegionHome
 from client.governance.quality_files import QualityFiles
 from client.governance.quality_rows import RowTreatment, Surroundings
 from common.catalogue import UNLABELLED, Catalogue
+from common.errors import InputError
 from common.timestamps import now_ms
 
 
@@ -80,6 +81,24 @@ class Governance:
             for name, kind in columns.items()
             if UNKNOWN not in (kind, before.get(name, UNKNOWN)) and before[name] != kind
         ]
+
+    def require_kinds(self, table: str, columns: Mapping[str, str]) -> None:
+        """Requires that a table's columns hold what they held when that was last accepted.
+
+        Args:
+            table: The table.
+            columns: What its columns hold, by name.
+
+        Raises:
+            InputError: One holds something else: names it.
+        """
+        changed = self.changed_kinds(table, columns)
+        if changed:
+            raise InputError(
+                f"{self.region}: the table {table} is not what it was: {'; '.join(changed)}.",
+                remedy="Have it written as before. If the change is meant: fedpref-region quality "
+                "report HOME --accept.",
+            )
 
 
 def _labels(catalogue: Catalogue) -> dict[str, str]:

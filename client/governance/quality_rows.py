@@ -76,6 +76,10 @@ class TreatedRows:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def guesses(self) -> int:
+        """In how many of those that keep the contract a value was filled in or fenced."""
+        return int((self.guessed & self.passed).sum())
+
     def kept(self) -> pa.Table:
         """The rows that keep the contract, each column of the Arrow type of its values."""
         return self.table().filter(pa.array(self.passed))

@@ -13,7 +13,8 @@ from client.data.tables.governed import GovernedPlace, examination_of
 from client.data.tables.reading import RegionTables, read_tables
 from client.data.tables.schema import KEYS
 from client.engine.home import RegionHome
-from client.governance.quality_changes import Decision, Treatment
+from client.governance.grades import FOR_PEOPLE
+from client.governance.quality_changes import Decision, Treatment, without_values
 from client.governance.quality_files import QualityFiles, QualityReport
 from client.governance.quality_home import Governance
 from client.governance.quality_score import TableQuality
@@ -66,7 +67,7 @@ def make_report(
         files.keep_kinds(_accepted_kinds(governance, report.tables))
         for name, each in examined.items():
             if each.changes is not None:
-                files.keep_changes(name, each.changes)
+                files.keep_changes(name, without_values(each.changes, _guarded(governance, name)))
     return report
 
 
@@ -176,6 +177,12 @@ def _examined(
         changed = governance.changed_kinds(name, quality.kinds)
         quality = replace(quality, refused=(*quality.refused, *changed))
     return _Examined(quality, found.changes, found.meant)
+
+
+def _guarded(governance: Governance, table: str) -> list[str]:
+    """The columns whose values people read under a grant alone: the journal does without them."""
+    columns = governance.standards.table(table).columns
+    return [name for name, each in columns.items() if each.grade not in FOR_PEOPLE]
 
 
 def _report(

@@ -122,16 +122,9 @@ class TableQuality:
         found = list(self.refused)
         if not self.in_scope:
             return found or ["it has no rows"]
-        if not self.score >= self.threshold:
-            found.append(
-                f"{_percent(self.score)} of its rows are right, and {self.threshold:.2%} have to be"
-            )
-        if not self.guessed_share <= self.changed_most:
-            found.append(
-                f"treatment guessed in {_percent(self.guessed_share)} of its rows, and may in "
-                f"{self.changed_most:.2%}"
-            )
-        return found
+        return found + shortfalls(
+            self.score, self.guessed_share, threshold=self.threshold, changed_most=self.changed_most
+        )
 
     @property
     def passed(self) -> bool:
@@ -229,6 +222,28 @@ class TableQuality:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"A table's quality is malformed: {error!r}.") from error
+
+
+def shortfalls(
+    score: float, guessed_share: float, *, threshold: float, changed_most: float
+) -> list[str]:
+    """What a table's rows lack of what they have to be; empty if nothing.
+
+    Args:
+        score: Right rows ÷ all rows that are judged.
+        guessed_share: Right rows in which treatment guessed ÷ right rows.
+        threshold: The least score.
+        changed_most: The greatest share in which treatment may guess.
+    """
+    found = []
+    if not score >= threshold:
+        found.append(f"{_percent(score)} of its rows are right, and {threshold:.2%} have to be")
+    if not guessed_share <= changed_most:
+        found.append(
+            f"treatment guessed in {_percent(guessed_share)} of its rows, and may in "
+            f"{changed_most:.2%}"
+        )
+    return found
 
 
 def faults_of(column: str, reasons: Mapping[str, int]) -> int:

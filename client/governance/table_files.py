@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +12,10 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from common.errors import InputError, StorageError
+
+_KNOWN = re.compile(
+    r"(?:Row #\d+: )?(?:Expected \d+ columns, got \d+|CSV conversion error to string: invalid UTF8)"
+)
 
 
 def read_table_file(path: Path) -> pa.Table:
@@ -29,13 +34,21 @@ def read_table_file(path: Path) -> pa.Table:
             return _read_csv(path)
     except (OSError, pa.ArrowException) as error:
         raise InputError(
-            f"The table {path} cannot be read: {error}.",
+            f"The table {path} cannot be read: {_reason(error)}.",
             remedy="Parquet, or CSV in UTF-8 with a header, is needed.",
-        ) from error
+        ) from None  # the original repeats a row, and what it says of somebody
     raise InputError(
         f"The name of {path} ends neither in .parquet nor in .csv.",
         remedy="Write the table in one of these forms.",
     )
+
+
+def _reason(error: Exception) -> str:
+    """What a reader's error says, without the rows that it quotes."""
+    known = _KNOWN.search(str(error))
+    if known is not None:
+        return known.group()
+    return (error.strerror if isinstance(error, OSError) else None) or "it is damaged or empty"
 
 
 def _read_csv(path: Path) -> pa.Table:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from client.data.consent_filter import EligibleCustomers
 from client.data.tables.rows import TableCounts
+from client.data.tables.schema import EVENTS, PURCHASES
 from client.profiles.columns import Models, Moment, buying_columns, columns_of
 from client.profiles.events import EventCollector
-from client.profiles.feeds import PurchaseFeed, member_facts
+from client.profiles.feeds import PurchaseFeed
 from client.profiles.fitting import fit_models, joined
 from client.profiles.judging import Judged, judge
 from client.profiles.making import Making, Outcome, require_profiling
@@ -42,7 +43,8 @@ def build(
 
     Raises:
         ConsentError: The customers are chosen by another purpose.
-        QualityGateError: Too many rows are wrong; the profiles of before stay.
+        QualityGateError: Too many rows are wrong, or the data standards let nobody use a table; the
+            profiles of before stay.
         InputError: A table cannot be read.
         StorageError: Profiles cannot be kept.
     """
@@ -68,11 +70,12 @@ def build_within(
             collector.add(rows)
             if collector.waiting >= FOLD_ROWS:
                 _fold(making, change, collector)
-        making.require_quality(look.counts())
+        making.require_quality(PURCHASES, look.counts())
         _fold(making, change, collector)
         events = making.new_events(admitted, b"", until_ms=as_of_ms)
+        making.require_quality(EVENTS, events.counts)
         _fold(making, change, events.collector)
-        _add(change, member_facts(making.tables, admitted))
+        _add(change, making.members(admitted))
         moment = making.moment(as_of_ms or now_ms, stated=look.stated)
         models = _models(making, change, moment, cuts)
         customers = sum(
@@ -83,6 +86,7 @@ def build_within(
             purchases=look.state(),
             events=change.put_blob(events.state),
             counts=counted(look.counts()),
+            event_counts=counted(events.counts),
             stated=look.stated,
             models=models,
             judged_day=moment.day,
@@ -101,6 +105,7 @@ def counted(counts: TableCounts) -> dict[str, int]:
         "read": counts.read,
         "unmatched": counts.unmatched,
         "accepted": counts.accepted,
+        "guessed": counts.guessed,
         **{f"reason:{name}": rows for name, rows in counts.reasons.items()},
     }
 
@@ -113,7 +118,11 @@ def counts_of(kept: Mapping[str, int]) -> TableCounts:
         if name.startswith("reason:")
     }
     return TableCounts(
-        kept.get("read", 0), kept.get("unmatched", 0), kept.get("accepted", 0), reasons
+        kept.get("read", 0),
+        kept.get("unmatched", 0),
+        kept.get("accepted", 0),
+        reasons,
+        kept.get("guessed", 0),
     )
 
 

@@ -122,7 +122,8 @@ class Explained:
     def _may_tell(self, fact: str, reader: Reader) -> bool:
         if reader == "operator" or fact not in RELATIVE_FACTS:
             return True
-        return fact in _SCORES and self.manifest.models.cuts.released
+        kind = fact.removesuffix("_score")
+        return fact in _SCORES and self.manifest.models.cuts.may_be_told(kind)
 
     def _value(self, fact: str, category: int | None) -> float:
         if fact not in CATEGORY_FACTS:

@@ -20,7 +20,7 @@ from client.data.tables.following import Fresh, TableFollower
 from client.data.tables.places import TablePlace
 from client.data.tables.reading import RegionTables
 from client.data.tables.rows import TableCounts
-from client.data.tables.schema import EVENTS, MEMBERS, PURCHASES
+from client.data.tables.schema import EVENTS, PURCHASES
 from client.profiles.purchases import DAY_MS, Admitted, PurchaseRows
 from client.profiles.tables import MEMBER, MEMBER_FACTS, Facts, collected
 from common.catalogue import Catalogue
@@ -191,16 +191,13 @@ class EventFeed:
         return b"" if self._follower is None else self._follower.state()
 
 
-def member_facts(tables: RegionTables, admitted: Admitted) -> Facts:
+def member_facts(rows: pa.Table, admitted: Admitted) -> Facts:
     """What members' records state of those who may have a profile.
 
-    Raises:
-        InputError: The table cannot be read.
+    Args:
+        rows: The rows of the table `members`.
+        admitted: Whose records count.
     """
-    none = Facts(admitted.sids[:0], {})
-    if MEMBERS not in tables.names:
-        return none
-    rows = tables.read(MEMBERS).rows
     names, code = _dictionary(rows, "customer")
     rank = np.append(admitted.ranks(names), -1)[code]
     joined = rows["joined"].cast(pa.int64()).cast(pa.float64()).to_numpy(zero_copy_only=False)

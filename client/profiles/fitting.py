@@ -36,15 +36,16 @@ def fit_models(
     Args:
         values: `NEEDED` of all customers, in the order of their pseudonyms.
         groups: How many groups to look for.
-        cuts: Cuts from outside; the region's own quantiles without.
+        cuts: Cuts from outside; the region's own quantiles without, and for what they lack.
 
     Returns:
         What could be fitted: of too few customers there is no lifetime value and there are no
         groups.
     """
     bought = {name: each[np.isfinite(values["purchase_days"])] for name, each in values.items()}
+    own = _cuts(bought)
     return Models(
-        cuts=_cuts(bought) if cuts is None else cuts,
+        cuts=own if cuts is None else cuts.with_own(own),
         buying=_buying(bought),
         spending=_spending(bought),
         groups=Groups.of_customers(rfm_points(bought), groups),

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from client.data.consent_filter import EligibleCustomers
+from client.data.tables.finishing import REPEATED
 from client.data.tables.latency import Latency
 from client.data.tables.reading import RegionTables
 from client.data.tables.rows import TableCounts
+from client.data.tables.schema import MEMBERS
 from client.profiles.columns import Moment
 from client.profiles.events import EventCollector
-from client.profiles.feeds import OUT_OF_SCOPE, EventFeed
+from client.profiles.feeds import OUT_OF_SCOPE, EventFeed, member_facts
 from client.profiles.library import TagLibrary
 from client.profiles.purchases import Admitted, LocalTime
 from client.profiles.settings import ProfileSettings
 from client.profiles.store import ProfileStore
+from client.profiles.tables import Facts
 from common import canonical_json
 from common.canonical_json import JsonValue
 from common.catalogue import Catalogue
@@ -26,6 +29,7 @@ from common.errors import ConsentError, QualityGateError
 
 _HOUR_MS = 3_600_000
 _REASONS_SHOWN = 3
+_NOT_WRONG = (OUT_OF_SCOPE, REPEATED)
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class Making:
         local: The region's local time.
         library: The tag library.
         settings: The settings.
-        threshold: The least share of rows of purchases that must be right.
+        threshold: The least share of rows of purchases and of events that must be right.
     """
 
     region: str
@@ -95,23 +99,50 @@ class Making:
             collector, feed.state(), fresh.counts, fresh.latency, fresh.withdrawn, fresh.units
         )
 
-    def require_quality(self, counts: TableCounts) -> None:
-        """Requires that enough rows of purchases are right.
+    def require_quality(self, table: str, counts: TableCounts) -> None:
+        """Requires that enough rows of a table are right, and that its standard lets it be used.
+
+        Args:
+            table: Purchases or events.
+            counts: What was read of it, and what of it is right.
 
         Raises:
             QualityGateError: They are not: names share, threshold and reasons.
         """
         scope = _in_scope(counts)
         if scope.score >= self.threshold:
+            self._require_usable(table, self.tables.problems(table, _right(counts)))
             return
         worst = sorted(scope.reasons.items(), key=lambda each: (-each[1], each[0]))
         shown = ", ".join(f"{reason} {count}" for reason, count in worst[:_REASONS_SHOWN])
         raise QualityGateError(
-            f"{self.region}: {scope.score:.2%} of {scope.read} rows of purchases are right, less "
+            f"{self.region}: {scope.score:.2%} of {scope.read} rows of {table} are right, less "
             f"than {self.threshold:.2%} ({shown}); profiles stay as they were.",
             remedy="Correct the table or its declaration; fedpref-region quality says what is "
             "wrong.",
         )
+
+    def members(self, admitted: Admitted) -> Facts:
+        """What members' records state of those who may have a profile; nothing without records.
+
+        Raises:
+            QualityGateError: The data standards let nobody use the table.
+            InputError: It cannot be read.
+        """
+        if MEMBERS not in self.tables.names:
+            return Facts(admitted.sids[:0], {})
+        read = self.tables.read(MEMBERS)
+        self._require_usable(MEMBERS, read.problems)
+        return member_facts(read.rows, admitted)
+
+    def _require_usable(self, table: str, problems: Sequence[str]) -> None:
+        if problems:
+            raise QualityGateError(
+                f"{self.region}: the data standards let nobody use the table {table}: "
+                f"{'; '.join(problems)}. Profiles stay as they were.",
+                remedy="Correct the table or the standards; fedpref-region quality report says "
+                "what is wrong.",
+            )
 
 
 @dataclass(frozen=True)
@@ -192,8 +223,15 @@ def require_profiling(eligible: EligibleCustomers) -> None:
         )
 
 
+def _right(counts: TableCounts) -> TableCounts:
+    """With rows that nothing is wrong with but what they are of, or that they are read again."""
+    right = sum(counts.reasons.get(each, 0) for each in _NOT_WRONG)
+    reasons = {name: rows for name, rows in counts.reasons.items() if name not in _NOT_WRONG}
+    accepted = counts.accepted + right
+    return TableCounts(counts.read, counts.unmatched, accepted, reasons, counts.guessed)
+
+
 def _in_scope(counts: TableCounts) -> TableCounts:
-    """Without the rows that are right but of products that the catalogue excludes."""
-    out = counts.reasons.get(OUT_OF_SCOPE, 0)
-    reasons = {name: rows for name, rows in counts.reasons.items() if name != OUT_OF_SCOPE}
-    return TableCounts(counts.read - out, counts.unmatched, counts.accepted, reasons)
+    """As `_right`, without the rows of products that the catalogue excludes."""
+    out, right = counts.reasons.get(OUT_OF_SCOPE, 0), _right(counts)
+    return replace(right, read=right.read - out, accepted=right.accepted - out)

@@ -56,7 +56,8 @@ class Manifest:
         state: A random name of this very state.
         purchases: How far purchases were read, as `client.profiles.feeds` says it.
         events: The file that says how far events were followed; empty if there are none.
-        counts: What was read, and what became of it.
+        counts: What was read of purchases, and what became of it.
+        event_counts: Likewise of events.
         stated: The columns that all purchases have.
         models: What customers are compared with.
         library: The ids of the library's tags and triggers, in order, and its version.
@@ -76,6 +77,7 @@ class Manifest:
     purchases: str = ""
     events: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
+    event_counts: Mapping[str, int] = field(default_factory=dict)
     stated: frozenset[str] = frozenset()
     models: Models = field(default_factory=lambda: Models(Cuts((), (), ())))
     library: tuple[str, ...] = ()
@@ -136,6 +138,7 @@ class Manifest:
             "purchases": self.purchases,
             "events": self.events,
             "counts": dict(self.counts),
+            "event_counts": dict(self.event_counts),
             "stated": [*sorted(self.stated)],
             "cuts": models.cuts.to_record(),
             "buying": None if models.buying is None else models.buying.to_record(),
@@ -163,7 +166,8 @@ def _parsed(record: JsonValue) -> Manifest:
     if not isinstance(record, dict) or record.get("v") != _VERSION:
         raise FormatError("The manifest of profiles is of another version.")
     values: dict[str, object] = {
-        name: record[name] for name in ("basis", "state", "purchases", "events", "counts")
+        name: record[name]
+        for name in ("basis", "state", "purchases", "events", "counts", "event_counts")
     }
     values |= {
         name: record[name]

@@ -13,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 from client.data.consent_filter import EligibleCustomers
+from client.data.tables.schema import EVENTS, PURCHASES
 from client.profiles.building import build_within, counted, counts_of
 from client.profiles.columns import Moment, columns_of
 from client.profiles.feeds import PurchaseFeed
@@ -49,7 +50,8 @@ class Refresher:
 
         Raises:
             ConsentError: The customers are chosen by another purpose.
-            QualityGateError: Too many rows are wrong; the profiles of before stay.
+            QualityGateError: Too many rows are wrong, or the data standards let nobody use a table;
+                the profiles of before stay.
             InputError: A table cannot be read.
             StorageError: Profiles cannot be kept.
         """
@@ -87,10 +89,12 @@ class Refresher:
         for rows in look.batches():
             collector.add(rows)
         counts = counts_of(manifest.counts) + look.counts()
-        making.require_quality(counts)
+        making.require_quality(PURCHASES, counts)
         events = making.new_events(
             admitted, making.store.blob(manifest.events), until_ms=manifest.as_of_ms
         )
+        event_counts = counts_of(manifest.event_counts) + events.counts
+        making.require_quality(EVENTS, event_counts)
         moment = making.moment(manifest.as_of_ms or now_ms, stated=manifest.stated)
         due = manifest.due
         if look.withdrawn or events.withdrawn:
@@ -106,6 +110,7 @@ class Refresher:
                     purchases=look.state(),
                     events=change.put_blob(events.state) if events.units else manifest.events,
                     counts=counted(counts),
+                    event_counts=counted(event_counts),
                     judged_day=moment.day,
                     refreshed_ms=now_ms,
                     consent_size=eligible.consent_size,

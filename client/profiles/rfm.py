@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -40,6 +40,8 @@ class Cuts:
         source: Whose customers they are of: `REGIONAL`, or what a file of cuts says.
         released: Whether they were released under differential privacy: only such cuts may be told
             to a customer, as all others say something exact about other customers.
+        own_monetary: Whether those of monetary value are the region's own all the same, as the
+            others' file had none: nobody is told them.
     """
 
     recency: tuple[float, ...]
@@ -47,11 +49,24 @@ class Cuts:
     monetary: tuple[float, ...]
     source: str = REGIONAL
     released: bool = False
+    own_monetary: bool = False
 
     @property
     def from_outside(self) -> Cuts | None:
-        """These cuts, if they are not the region's own: builds keep to them."""
-        return None if self.source == REGIONAL else self
+        """These cuts as far as they are not the region's own: builds keep to them."""
+        if self.source == REGIONAL:
+            return None
+        return replace(self, monetary=(), own_monetary=False) if self.own_monetary else self
+
+    def with_own(self, own: Cuts) -> Cuts:
+        """With the region's own cuts of monetary value where these have none."""
+        if self.monetary or not own.monetary:
+            return self
+        return replace(self, monetary=own.monetary, own_monetary=True)
+
+    def may_be_told(self, kind: str) -> bool:
+        """Whether a customer may be told her score: ``recency``, ``frequency`` or ``monetary``."""
+        return self.released and not (kind == "monetary" and self.own_monetary)
 
     @classmethod
     def of_customers(
@@ -88,7 +103,12 @@ class Cuts:
             kind: [repr(float(value)) for value in getattr(self, kind)]
             for kind in ("recency", "frequency", "monetary")
         }
-        return {**numbers, "source": self.source, "released": self.released}
+        return {
+            **numbers,
+            "source": self.source,
+            "released": self.released,
+            "own_monetary": self.own_monetary,
+        }
 
     @classmethod
     def of_record(cls, record: Mapping[str, JsonValue]) -> Cuts:
@@ -104,7 +124,12 @@ class Cuts:
                 for kind, values in kinds.items()
                 if isinstance(values, list)
             }
-            return cls(**numbers, source=str(record["source"]), released=bool(record["released"]))
+            return cls(
+                **numbers,
+                source=str(record["source"]),
+                released=bool(record["released"]),
+                own_monetary=bool(record["own_monetary"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"Cuts of profiles are malformed: {error!r}.") from error
 
@@ -129,7 +154,9 @@ def read_cuts(path: Path) -> Cuts:
         raise _wrong(path, min(unknown) if unknown else "source or released")
     kinds = {kind: _four(values.get(kind), path, kind) for kind in ("recency", "frequency")}
     monetary = _four(values["monetary"], path, "monetary") if "monetary" in values else ()
-    return Cuts(**kinds, monetary=monetary, source=values["source"], released=values["released"])
+    return Cuts(
+        kinds["recency"], kinds["frequency"], monetary, values["source"], values["released"]
+    )
 
 
 def _four(value: object, path: Path, kind: str) -> tuple[float, ...]:

@@ -296,6 +296,16 @@ class RecommendSettings(_Section):
             raise InputError(f"{path} is not TOML: {error}.") from error
 
 
+def running_experiment(home: RegionHome) -> str | None:
+    """What the experiment of a region's recommender is called; None if it runs none.
+
+    Raises:
+        InputError: As `RecommendSettings.read`.
+    """
+    experiment = RecommendSettings.read(home).experiment
+    return None if experiment is None else experiment.name
+
+
 def recommend_folder(home: RegionHome) -> Path:
     """Where a region's home has what belongs to the recommender."""
     return home.root / FOLDER_NAME

@@ -34,7 +34,8 @@ GLOBAL: Final = "global"
 #: Of whom answers are: of all regions together, or of each by itself and of all.
 Scope = Literal["global", "regions"]
 
-_MAX_FACTS_BYTES = 8 << 20
+#: The longest that ``answers.json`` may be.
+MAX_FACTS_BYTES: Final = 8 << 20
 _MAX_ARRAYS_BYTES = 1 << 30
 
 
@@ -140,9 +141,9 @@ class ReleasedAnswers:
             FormatError: ``answers.json`` is malformed.
             VerificationError: The two files do not belong together.
         """
-        facts = _read(folder / FACTS_NAME, _MAX_FACTS_BYTES)
+        facts = _read(folder / FACTS_NAME, MAX_FACTS_BYTES)
         arrays = load_arrays(_read(folder / ARRAYS_NAME, _MAX_ARRAYS_BYTES), _MAX_ARRAYS_BYTES)
-        record = canonical_json.decode(facts, max_bytes=_MAX_FACTS_BYTES)
+        record = canonical_json.decode(facts, max_bytes=MAX_FACTS_BYTES)
         try:
             return _answers(record, arrays)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -155,7 +156,7 @@ def answers_bytes(facts: Mapping[str, JsonValue]) -> bytes:
     Raises:
         FormatError: It would be too long.
     """
-    return canonical_json.encode(dict(facts), max_bytes=_MAX_FACTS_BYTES)
+    return canonical_json.encode(dict(facts), max_bytes=MAX_FACTS_BYTES)
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

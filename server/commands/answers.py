@@ -30,6 +30,13 @@ def answers(
     scope: Annotated[
         str | None, typer.Option(help="global, or a region's name; all of them by default.")
     ] = None,
+    cuts: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the cuts of recency and frequency to this new file, for fedpref-region "
+            "profile build --cuts; of all regions together, or of --scope."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Show the answers of a run of questions, each with its interval and its ε.
@@ -46,6 +53,8 @@ def answers(
             f"The run {found.run} has no answers for {str(scope)[:64]!r}.",
             remedy=f"Use {', '.join(sorted({each.scope for each in found.answers}))}.",
         )
+    if cuts is not None:
+        _write_cuts(found, scope, cuts)
     if as_json:
         records = [_record(each) for each in shown]
         typer.echo(json.dumps({"run": found.run, "answers": records}, indent=2, ensure_ascii=False))
@@ -62,6 +71,21 @@ def answers(
     for each in shown:
         console.print(_title(each))
         console.print(_table(each))
+
+
+def _write_cuts(found: ReleasedAnswers, scope: str | None, path: Path) -> None:
+    from common.analytics.answers import GLOBAL
+    from common.errors import InputError, StorageError
+    from server.rfm_cuts import cuts_file
+
+    text = cuts_file(found, GLOBAL if scope is None else scope)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise InputError(f"{path} is there already.", remedy="Name a new file.") from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def load_answers(folder: Path, run: str | None) -> ReleasedAnswers:

@@ -16,7 +16,7 @@ from common.analytics.estimates import LEVEL, TOLD_DEVIATIONS, Estimates, deviat
 from common.analytics.groups import Groups
 from common.analytics.kano import Kano
 from common.analytics.outlook import Outlook
-from common.analytics.purchase_questions import FREQUENCY, RECENCY, SCENES
+from common.analytics.purchase_questions import CATEGORIES, FREQUENCY, RECENCY, SCENES
 from common.analytics.scores import Score
 from common.analytics.trends import Trend
 from common.analytics.uplift import Uplift
@@ -30,6 +30,8 @@ Kind = TypeVar("Kind")
 
 # Questions about parts of the customers: how many that are, only the answer itself says.
 _BY_VALUE = (Kano, Score, Trend, Uplift)
+# Counts of customers who are all among those whose number is told: they bought.
+_OF_BUYERS = frozenset({CATEGORIES})
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,12 @@ class Findings:
             )
         if not all(_is_decimal(each) for run in self.runs for each in (run.epsilon, run.delta)):
             raise InputError("A run's ε or δ is no number.")
+        if len({run.window for run in self.runs}) != 1:
+            # Answers of one would be told as shares of the customers of another.
+            raise InputError(
+                "The runs ask about different windows of time; a page is about one.",
+                remedy="Make a page for each window.",
+            )
         if len({run.unit for run in self.runs}) != 1:
             raise InputError("The runs protect different units of privacy; they do not add up.")
 
@@ -149,10 +157,18 @@ class Findings:
             return Standing(shown=True, coarse=False)
         return Standing.of(self.outlook(answer))
 
+    @staticmethod
+    def are_of_buyers(groups: Groups) -> bool:
+        """Whether everybody in some groups is among the customers whose number is told."""
+        return groups.most is not None and groups.name in _OF_BUYERS
+
     def group_shares(
         self, groups: Groups, answer: ReleasedAnswer, *, level: float = LEVEL
     ) -> Estimates | None:
-        """Which share of the customers each group has, [groups]; None if their number is not told.
+        """Which share of the customers each group has, [groups]; None if that is not told.
+
+        Customers' number is that of those who bought: whoever looks, searches or complains need not
+        be one of them, and of such counts no shares are told.
 
         Args:
             groups: The question, of counts.
@@ -163,7 +179,7 @@ class Findings:
             As `common.analytics.estimates.fieller`: the two answers' noise is independent.
         """
         customers = self.customers(answer.scope)
-        if customers is None or groups.most is None:
+        if customers is None or not self.are_of_buyers(groups):
             return None
         counts = groups.bound * answer.released
         found = fieller(

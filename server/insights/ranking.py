@@ -106,12 +106,13 @@ def _factor(findings: Findings, table: FactorTable, answer: ReleasedAnswer) -> _
         return question.features, lambda level: of_kano(values, stddev, level=level)
     if isinstance(question, Trend) and table.reading == "change":
         return question.labels, lambda level: question.read(values, stddev, level=level)
-    if isinstance(question, Groups) and question.most is not None and table.reading == "share":
+    of_buyers = isinstance(question, Groups) and findings.are_of_buyers(question)
+    if isinstance(question, Groups) and of_buyers and table.reading == "share":
         return _shares(findings, question, answer)
     raise InputError(
         f"{question.name}: {table.reading} cannot be read off its answer.",
-        remedy="Read share off counts of customers, change off a trend, better, worse or matters "
-        "off a Kano survey.",
+        remedy="Read share off counts of who bought, change off a trend, better, worse or "
+        "matters off a Kano survey.",
     )
 
 

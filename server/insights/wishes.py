@@ -119,10 +119,11 @@ def _classes(teller: Teller, question: Kano, answer: ReleasedAnswer) -> Figure:
     for n, feature in enumerate(question.features):
         part = counts[n * len(CLASSES) : (n + 1) * len(CLASSES)]
         label, whole = isolated(feature), sum(each.value for each in part)
-        lines.append((label, *(teller.spoken(each) for each in part)))
         if not pairs[n][0].known:
             rows.append(Stack(label, (), teller.say("silent")))
+            lines.append((label, *(teller.say("silent") for _ in part)))
             continue
+        lines.append((label, *(teller.spoken(each) for each in part)))
         parts = [
             (each, f"{name.striptags()}: {plain(one.value, 0)}", one.value)
             for each, name, one in zip(CLASSES, names, part, strict=True)

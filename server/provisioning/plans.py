@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from common import canonical_json
 from common.analytics.asked import Asking
 from common.analytics.outlook import require_worth
 from common.catalogue import Catalogue
@@ -17,6 +16,7 @@ from common.plan_defaults import default_plan
 from common.questions_plan import outlooks, questions_plan
 from common.system_users import as_owner
 from common.timestamps import parse_time
+from server.answers import require_publishable
 from server.config import ServerHome
 from server.deployment import Deployment
 from server.provisioning.federation_config import FederationConfig, RunTable
@@ -100,6 +100,7 @@ def _questions(
         mode=run.noise,
         honest_survivors_min=run.honest_survivors_min,
     )
+    require_publishable(plan)
     require_worth(outlooks(plan), anyway=run.anyway)
     return plan
 
@@ -121,7 +122,7 @@ def write_plan(home: ServerHome, plan: RunPlan) -> None:
             make_folder_durably(home.folder)
             # Regions are sent it, and it says nothing about anybody's customers.
             home.folder.chmod(0o755)
-            write_durably(home.plan, canonical_json.encode(plan.to_record()), mode=0o644)
+            write_durably(home.plan, plan.to_bytes(), mode=0o644)
     except OSError as error:
         raise StorageError(f"{home.plan} cannot be written: {error.strerror}.") from error
 

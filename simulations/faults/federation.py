@@ -17,7 +17,6 @@ from client.engine.home import RegionHome
 from client.engine.permit_desk import sign_permit
 from client.engine.policy import read_policy
 from client.engine.preparation import RegionData
-from common import canonical_json
 from common.aggregation_rules import NoiseMode, RuleName
 from common.durable_file import write_durably
 from common.errors import UsageError
@@ -131,7 +130,7 @@ def provision_slice(
 
 def plan_for_server(folder: RunFolder, plan: RunPlan) -> None:
     """Has a run's coordinator carry out a plan."""
-    write_durably(ServerHome(folder.server).plan, canonical_json.encode(plan.to_record()))
+    write_durably(ServerHome(folder.server).plan, plan.to_bytes())
 
 
 def _given(prepared: PreparedScenario, seed: int) -> PreparedScenario:

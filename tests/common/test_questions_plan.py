@@ -17,6 +17,7 @@ from common.analytics.asked import PLANNABLE, Asking, asked
 from common.analytics.further_questions import Named
 from common.analytics.outlook import require_worth
 from common.analytics.purchase_questions import CATEGORIES, REPEATS, SCENES
+from common.catalogue import Catalogue
 from common.consent import FEDERATED_ANALYTICS, FEDERATED_TRAINING
 from common.errors import BudgetError, FormatError, InputError
 from common.noise_of_answers import answer_noise_stddev
@@ -54,6 +55,15 @@ def test_a_record_round_trips_and_has_nothing_of_training() -> None:
     assert not {"rank", "vocabulary_size", "init_seed", "local_training"} & PLAN.to_record().keys()
     assert PLAN.asks
     assert not local_plan().asks
+
+
+def test_a_plan_may_name_groups_by_the_thousand() -> None:
+    names = [f"{n:04d} {'groceries ' * 3}" for n in range(3_000)]
+    many = Catalogue.of([f"item-{n}" for n in range(3_000)], category=names)
+    plan = asked_plan((CATEGORIES,), catalogue=many)
+    data = plan.to_bytes()
+    assert len(data) > 1 << 16
+    assert RunPlan.from_record(canonical_json.decode(data, max_bytes=len(data))) == plan
 
 
 def test_rounds_are_questions_and_hand_their_sums_on() -> None:
@@ -125,6 +135,7 @@ def test_a_label_a_parameter_and_a_scope_change_the_digest() -> None:
         ({"rank": 4}, "has no rank"),
         ({"early_stop": None}, "has no early_stop"),
         ({"purpose": FEDERATED_TRAINING}, "who consents to"),
+        ({"regions": ["global", "region-2", "region-3"]}, "a region is called global"),
         ({"questions": []}, "questions"),
         ({"questions": planned()[:2]}, "mechanisms are not the questions"),
         ({"questions": planned()[::-1]}, "mechanisms are not the questions"),

@@ -261,7 +261,7 @@ def _answers_seeds() -> Iterator[bytes]:
     plan = asked_plan(("repeat-purchases",), scope="global")
     used = (UsedRound("region-1", "e" * 64, "d" * 64),)
     aggregate = Aggregate(1, 1, "repeat-purchases", used, (), "a" * 64, "b" * 64, "s", "e")
-    kept = {"customers/repeat_purchases": np.array([16])}
+    kept = {"#customers/repeat_purchases": np.array([16])}
     yield answers_file(plan, {1: aggregate}, {"repeat_purchases": np.arange(4.0)}, kept)
 
 

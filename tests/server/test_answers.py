@@ -8,15 +8,20 @@ import numpy as np
 import pytest
 
 from common import canonical_json
-from common.analytics.answers import region_array
+from common.analytics.answers import Scope, region_array
 from common.analytics.purchase_questions import CATEGORIES, SCENES
+from common.catalogue import Catalogue
 from common.errors import FormatError, InputError
+from common.parameters import array_file_parts
 from server.answers import (
     KeptAnswers,
     answer_arrays,
     answers_file,
     customers_kept,
+    facts_bytes_at_most,
+    head_bytes_at_most,
     publishes_regions,
+    require_publishable,
     sums_after,
 )
 from server.audit_trail import Aggregate, UsedRound
@@ -121,6 +126,48 @@ def test_the_facts_say_of_whom_each_answer_is() -> None:
         (SCENES, "region-3", 1),
     ]
     assert {facts["epsilon"], facts["delta"]} == {"8", "0.000001"}
+
+
+def test_a_region_may_be_called_whatever_regions_are() -> None:
+    plan = asked_plan((CATEGORIES,), regions=["customers"], quorum=1)
+    kept = customers_kept(CATEGORIES, {"customers": "16-31"})
+    kept |= {region_array("customers", CATEGORIES): answer(1)[ARRAY]}
+    arrays = answer_arrays({ARRAY: np.zeros(4)}, kept)
+    assert set(arrays) == {ARRAY, "customers/category_customers"}
+    facts: Any = canonical_json.decode(
+        answers_file(plan, {1: aggregate(1, ["customers"])}, arrays, kept)
+    )
+    assert [each["customers_at_least"] for each in facts["answers"]] == [16, 16]
+
+
+@pytest.mark.parametrize("scope", ["regions", "global"])
+def test_how_long_the_facts_can_be_is_known_before_anybody_is_asked(scope: Scope) -> None:
+    regions = [f"region-{n:03d}" for n in range(120)]
+    plan = asked_plan((CATEGORIES, SCENES), regions=regions, scope=scope)
+    buckets = dict.fromkeys(regions, "549755813888-1099511627775")
+    kept = {**customers_kept(CATEGORIES, buckets), **customers_kept(SCENES, buckets)}
+    rounds = {number: aggregate(number, regions) for number in (1, 2)}
+    length = len(answers_file(plan, rounds, {}, kept))
+    assert length <= facts_bytes_at_most(plan) <= 1.5 * length + 10_000
+    require_publishable(plan)
+
+
+def test_what_could_not_be_published_is_asked_of_nobody() -> None:
+    names = [f"{n:03d} {'groceries ' * 10}" for n in range(300)]
+    many = Catalogue.of([f"item-{n}" for n in range(300)], category=names)
+    regions = [f"region-{n:03d}" for n in range(400)]
+    require_publishable(asked_plan((CATEGORIES,), catalogue=many, regions=regions, scope="global"))
+    plan = asked_plan((CATEGORIES,), catalogue=many, regions=regions)
+    with pytest.raises(InputError, match="do not fit"):
+        require_publishable(plan)
+    # Short ones of very many regions: the file of arrays names each.
+    crowd = [f"region-{n:04d}" for n in range(4_000)]
+    plan = asked_plan((CATEGORIES, SCENES), regions=crowd)
+    arrays = {
+        region_array(each, name): np.zeros(1) for each in crowd for name in (CATEGORIES, SCENES)
+    }
+    head = len(array_file_parts(arrays)[1])
+    assert head <= head_bytes_at_most(plan) <= 1.5 * head
 
 
 def test_a_state_of_another_run_is_refused() -> None:

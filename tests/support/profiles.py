@@ -129,7 +129,9 @@ class Shop:
         """Writes one more file of a table."""
         path = self.folder / table / f"{next(self._files):04}.parquet"
         names = PURCHASE_COLUMNS if table == "purchases" else EVENT_COLUMNS
-        texts = [[None if each == "" else str(each) for each in row] for row in rows]
+        if rows and len(rows[0]) > len(names):
+            names = (*names, "pieces")
+        texts = [[None if each in ("", None) else str(each) for each in row] for row in rows]
         columns = [pa.array([row[n] for row in texts], pa.string()) for n in range(len(names))]
         pq.write_table(pa.table(columns, names=list(names)), path)
         return path

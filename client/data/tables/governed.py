@@ -20,8 +20,8 @@ from client.data.tables.rows import RowReader, TableCounts
 from client.data.tables.schema import schema_of
 from client.governance.quality_home import Governance
 from client.governance.quality_rows import TreatedRows
+from client.governance.quality_score import shortfalls
 from client.governance.quality_table import Examined, RawPlace, TableExamination
-from common.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,26 @@ def examination_of(name: str, governance: Governance) -> TableExamination:
     )
 
 
+def problems_of(name: str, counts: TableCounts, governance: Governance) -> tuple[str, ...]:
+    """Why the standards let nobody use a table of which rows were taken in as they came.
+
+    Args:
+        name: The table; one without a standard has no problems.
+        counts: What was read of it, and what of it is right.
+        governance: The region's rules.
+    """
+    standard = governance.standards.tables.get(name)
+    if standard is None:
+        return ()
+    found = shortfalls(
+        counts.score,
+        counts.guessed / counts.accepted if counts.accepted else 0.0,
+        threshold=governance.standards.threshold_of(name),
+        changed_most=standard.changed_most,
+    )
+    return tuple(found)
+
+
 def governed_read(
     name: str,
     places: Sequence[TablePlace],
@@ -97,13 +117,7 @@ def governed_read(
     examined = examination_of(name, governance).examine(
         (GovernedPlace(place, at_ms) for place in places), sink
     )
-    changed = governance.changed_kinds(name, examined.quality.kinds)
-    if changed:
-        raise InputError(
-            f"{governance.region}: the table {name} is not what it was: {'; '.join(changed)}.",
-            remedy="Have it written as before. If the change is meant: fedpref-region quality "
-            "report HOME --accept.",
-        )
+    governance.require_kinds(name, examined.quality.kinds)
     found = _unified(name, read, examined, keys, at_ms)
     # A table without rows is no broken one: what is asked of it says that there is nothing.
     return replace(found, problems=tuple(examined.quality.problems if found.counts.read else ()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from client.data.customer_keys import CustomerKeys
 from client.data.file_source import FileRows, unreadable_is_input_error
 from client.data.source_config import Reading
 from client.data.sql_source import SqlRows
-from client.data.store_units import Changes, StoreUnit, merge_kinds
+from client.data.store_units import Changes, StoreUnit, kind_of, merge_kinds
 from client.data.tables.declaration import FileTable, GradedTable, TableConfig
 from client.data.tables.rows import RowReader, TableCounts
 from client.data.tables.schema import TableSchema
@@ -60,6 +60,10 @@ class TreatedBatch(Protocol):
         """How many rows there are, those that fail among them."""
         ...
 
+    def guesses(self) -> int:
+        """In how many of those that do not fail a value was filled in or fenced."""
+        ...
+
     def kept(self) -> pa.Table:
         """Those that do not, under canonical names."""
         ...
@@ -99,6 +103,8 @@ class TablePlace:
         config: How the place is declared.
         source: Its rows, if they are not where the declaration says.
         treatment: What its rows are held to before they are read; without, nothing.
+        require_kinds: Refuses what columns hold, by name, if they held something else when that was
+            last accepted; asked of rows that are treated.
     """
 
     def __init__(
@@ -107,10 +113,12 @@ class TablePlace:
         config: TableConfig,
         source: RowSource | None = None,
         treatment: RowTreating | None = None,
+        require_kinds: Callable[[Mapping[str, str]], None] | None = None,
     ) -> None:
         self.schema = schema
         self.config = config
         self._treatment = treatment
+        self._require_kinds = require_kinds
         self.source: RowSource = _opened(schema, config) if source is None else source
         self._source_of_all = _opened(schema, config, config.columns) if source is None else source
 
@@ -132,10 +140,13 @@ class TablePlace:
             for raw in self.source.tables(unit):
                 where, rows = f"{self.source.origin}, {unit.name}", raw
                 if treatment is not None:
-                    treated = treatment.apply(self._canonical(raw, unit), origin=where)
-                    rows = treated.kept()
+                    canonical = self._canonical(raw, unit)
+                    if self._require_kinds is not None:
+                        self._require_kinds({f.name: kind_of(f.type) for f in canonical.schema})
+                    treated = treatment.apply(canonical, origin=where)
+                    rows, guessed = treated.kept(), treated.guesses()
                     left_out = len(treated) - rows.num_rows
-                    counts += TableCounts(left_out, reasons=treated.reasons)
+                    counts += TableCounts(left_out, reasons=treated.reasons, guessed=guessed)
                 table, found = reader.read(rows, where, now_ms)
                 tables.append(table)
                 counts += found

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import pyarrow as pa
 
@@ -11,7 +12,7 @@ from client.data.source_config import Reading, SourceConfig
 from client.data.store_units import merge_kinds
 from client.data.tables.declaration import DeclaredTables, declared_tables
 from client.data.tables.finishing import TableRead, finished
-from client.data.tables.governed import governed_read
+from client.data.tables.governed import governed_read, problems_of
 from client.data.tables.places import RawRows, RowTreating, TablePlace
 from client.data.tables.rows import TableCounts
 from client.data.tables.schema import KEYS, PURCHASES, schema_of
@@ -62,7 +63,11 @@ class RegionTables:
         if name == PURCHASES and name not in self.declared and self._store is not None:
             stored = StoredPurchases(self._store)
             config = stored.as_table()
-            return [TablePlace(schema, config, stored, self._treatment(name, config))]
+            return [
+                TablePlace(
+                    schema, config, stored, self._treatment(name, config), self._kinds_of(name)
+                )
+            ]
         if name not in self.declared:
             raise InputError(
                 f"The region declares no table {name}; it declares "
@@ -70,7 +75,12 @@ class RegionTables:
                 remedy=f"Add [{name}] to tables.toml, beside source.toml.",
             )
         return [
-            TablePlace(schema, config, treatment=self._treatment(name, config))
+            TablePlace(
+                schema,
+                config,
+                treatment=self._treatment(name, config),
+                require_kinds=self._kinds_of(name),
+            )
             for config in self.declared[name]
         ]
 
@@ -119,6 +129,17 @@ class RegionTables:
             return self._read(name, keys)
         return governed_read(name, self.places(name), governance, keys, self.clock_ms())
 
+    def problems(self, name: str, counts: TableCounts) -> tuple[str, ...]:
+        """Why the region's standards let nobody use a table; empty if they do.
+
+        For whoever takes rows in as they come; of a table that is read whole, `TableRead` says so.
+
+        Args:
+            name: The table.
+            counts: What was read of it, and what of it is right.
+        """
+        return () if self.governance is None else problems_of(name, counts, self.governance)
+
     def raw(self, name: str) -> list[RawRows]:
         """All that is mapped of a table, place by place; see `RawRows`.
 
@@ -129,6 +150,9 @@ class RegionTables:
 
     def _treatment(self, name: str, reading: Reading) -> RowTreating | None:
         return None if self.governance is None else self.governance.treatment(name, reading)
+
+    def _kinds_of(self, name: str) -> Callable[[Mapping[str, str]], None] | None:
+        return None if self.governance is None else partial(self.governance.require_kinds, name)
 
     def _read(self, name: str, keys: CustomerKeys | None) -> TableRead:
         schema, at_ms = schema_of(name), self.clock_ms()

@@ -46,12 +46,14 @@ class TableCounts:
             and lower no score.
         accepted: The rows that are left.
         reasons: Reason → rows that were left out for it.
+        guessed: In how many of the rows that the standards let pass treatment guessed a value.
     """
 
     read: int = 0
     unmatched: int = 0
     accepted: int = 0
     reasons: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    guessed: int = 0
 
     def __add__(self, other: TableCounts) -> TableCounts:
         return TableCounts(
@@ -59,6 +61,7 @@ class TableCounts:
             self.unmatched + other.unmatched,
             self.accepted + other.accepted,
             MappingProxyType(dict(Counter(self.reasons) + Counter(other.reasons))),
+            self.guessed + other.guessed,
         )
 
     def without(self, reason: str, rows: int) -> TableCounts:

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.analytics.askable import ASKABLE, answerable
 from client.analytics.further import further_statistic, named_in
 from client.analytics.purchases import PurchaseStatistic
 from client.data.tables.declaration import tables_from
@@ -37,7 +36,6 @@ from common.analytics.further_questions import (
     REVIEWS,
     STORE_SCENES,
     TABLES_OF,
-    UPLIFTS,
     Named,
 )
 from common.analytics.kano import CLASSES
@@ -259,15 +257,6 @@ def test_public_names_are_those_that_declarations_list(tmp_path: Any) -> None:
     named = named_in(declared, experiment="lists", follow_days=7)
     assert named == Named(("bakery", "checkout"), (), (), "lists", 7)
     assert named_in({}) == Named()
-
-
-def test_only_what_a_regions_tables_can_say_is_asked_by_default() -> None:
-    assert answerable(ASKABLE, Named(), ()) == [each for each in ASKABLE if each not in FURTHER]
-    assert answerable(FURTHER, NAMES, TABLES) == [*FURTHER]
-    assert answerable([NPS, KANO, JOURNEY], Named(), ["feedback"]) == [NPS]
-    # Exposures need no declaration: they may be the recommender's.
-    assert answerable(UPLIFTS, NAMES, []) == [PURCHASE_UPLIFT, REPURCHASE_UPLIFT]
-    assert answerable(UPLIFTS, Named(), ["exposures", "events"]) == []
 
 
 @pytest.mark.parametrize("name", FURTHER)

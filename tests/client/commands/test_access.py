@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ import common.key_rotation  # noqa: F401 # as the comment above says
 from client.cli import app
 from client.commands.key_backup import backup_faults
 from client.consent_service.registrar import Choice
-from client.data.standards import load_standards
+from client.data.standards import Grade, load_standards
 from client.engine.home import RegionHome
 from client.engine.policy import RegionPolicy, read_policy
 from client.engine.policy_desk import sign_policy
@@ -323,6 +324,18 @@ def test_a_file_that_is_no_table_is_said(
         done("access", "keep", home.root, "members", tmp_path / name)
 
 
+def test_a_row_that_breaks_a_file_is_told_by_its_place_and_not_by_what_it_says(
+    home: RegionHome, tmp_path: Path
+) -> None:
+    file = tmp_path / "members.csv"
+    file.write_text("customer,email\n7,a@shop.example\n8,b@shop.example,Baker Street\n")
+    with pytest.raises(InputError, match="Expected 2 columns, got 3") as refused:
+        done("access", "keep", home.root, "members", file)
+    shown = "".join(traceback.format_exception(refused.value))
+    assert "shop.example" not in shown
+    assert "Baker" not in shown
+
+
 def test_the_key_is_turned_and_the_backup_of_keys_is_told_of_it(
     home: RegionHome, tmp_path: Path
 ) -> None:
@@ -344,6 +357,41 @@ def test_erasing_a_customer_takes_their_rows_out_of_kept_tables(home: RegionHome
     told = json.loads(done("erase", home.root, "anna", "--yes", "--json"))
     assert told["kept_rows"] == 2
     assert ColumnStore(home)._read(TABLE, ("customer",)).column(0).to_pylist() == ["ben"]
+
+
+def test_erasing_a_customer_takes_out_what_is_kept_under_keys_of_a_channel(
+    home: RegionHome,
+) -> None:
+    folder = home.source.parent
+    folder.mkdir(exist_ok=True)
+    (folder / "keys.csv").write_text("channel,key,customer\nweb,w1,anna\nweb,w2,ben\n")
+    (folder / "tables.toml").write_text(KEPT_BY_KEYS)
+    rows = pa.table({"account": ["w1", "w2", "w1"], "level": ["gold", "silver", "gold"]})
+    grades: dict[str, Grade] = {"account": "medium", "level": "low"}
+    ColumnStore(home).keep("accounts", rows, grades, subject="account")
+    with open_home(home) as opened:
+        opened.registrar.record([Choice.give("anna", ALL)])
+    told = json.loads(done("erase", home.root, "anna", "--yes", "--json"))
+    assert told["kept_rows"] == 2 + 2
+    assert ColumnStore(home)._read("accounts", ("account",)).column(0).to_pylist() == ["w2"]
+
+
+KEPT_BY_KEYS = """
+[keys]
+kind = "files"
+path = "keys.csv"
+[keys.columns]
+channel = "channel"
+key = "key"
+customer = "customer"
+[members]
+kind = "kept"
+table = "accounts"
+channel = "web"
+[members.columns]
+customer = "account"
+level = "level"
+"""
 
 
 def test_what_is_written_is_its_owners_alone_and_replaces_nothing(tmp_path: Path) -> None:

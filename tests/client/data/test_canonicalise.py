@@ -122,6 +122,26 @@ def test_times_beyond_the_calendar_are_an_input_error(array: pa.Array) -> None:
         times(array)
 
 
+@pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Europe/Berlin", "Asia/Shanghai"])
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array(["9999-12-31 23:59:59", "0001-01-01", "2024-02-30", "2024-03-01 12:00"]),
+        pa.array(["9999-12-31T23:59:59-12:00", "0001-01-01T00:00+12:00", "x", "2024-03-01 12:00"]),
+        pa.array([1 << 61, -(1 << 61), None, 1_709_294_400_000_000], pa.timestamp("us")),
+        pa.array([3_000_000, -100_000_000, None, 19_783], pa.date32()),
+    ],
+)
+def test_moments_at_the_ends_of_the_calendar_are_read_in_every_zone(
+    array: pa.Array, zone: str
+) -> None:
+    last, first, none, ordinary = canonical({"time_zone": zone}, t=array).frame["time"]
+    assert last.isoformat() >= "9999-12-31"
+    assert first.isoformat() <= "0001-01-01T13"
+    assert pd.isna(none)
+    assert ordinary.isoformat()[:10] in ("2024-02-29", "2024-03-01")
+
+
 def test_an_hour_that_summer_time_repeats_or_skips() -> None:
     # In Berlin 2024-10-27 02:30 came twice, and 2024-03-31 02:30 never.
     texts = pa.array(["2024-10-27 02:30:00", "2024-03-31 02:30:00"])

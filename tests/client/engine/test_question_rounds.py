@@ -14,17 +14,20 @@ from client.analytics import askable
 from client.analytics.purchases import category_customers
 from client.consent_service.participation import participation
 from client.consent_service.registrar import Choice
+from client.data.tables.declaration import declaration_file
 from client.engine import round_training as module
 from client.engine.policy import RegionPolicy
 from client.engine.policy_desk import sign_policy
+from client.engine.preparation import RegionData
 from client.engine.sealed_rounds import SealedRounds
 from client.training.noise import SystemNoise
+from common.analytics.further_questions import NPS, RETURNS
 from common.analytics.purchase_questions import CATEGORIES, REPEATS
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
 from common.consent import FEDERATED_ANALYTICS, FEDERATED_TRAINING
 from common.envelope import Envelope
-from common.errors import ConsentError, PolicyError
+from common.errors import ConsentError, InputError, PolicyError
 from common.parameters import arrays_digest, snap_to_grid
 from common.plan import RunPlan
 from simulations.provision import OpenRegion, RegionSetUp, open_region
@@ -138,6 +141,23 @@ def test_consent_to_training_is_none_to_statistics(region: OpenRegion) -> None:
         region.engine.preflight(PLAN)
     assert publish(region.engine, header())["reason"] == "no-consent"
     assert region.engine.ledger.charges == ()
+
+
+def test_what_a_regions_tables_have_nothing_to_say_to_is_refused_before_a_charge(
+    region: OpenRegion,
+) -> None:
+    plan = asked_plan((NPS, RETURNS), regions=["region-1"], quorum=1)
+    home, data = region.engine.home, RegionData(region.engine.home, region.engine.policy)
+    with pytest.raises(InputError, match="noise alone: it declares no table feedback"):
+        data.statistic(plan, NPS)
+    # It is made of the store, which keeps nothing of returns.
+    with pytest.raises(InputError, match="noise alone: it declares no table purchases"):
+        data.statistic(plan, RETURNS)
+    declaration_file(home).write_text(
+        '[feedback]\nkind = "files"\npath = "feedback.csv"\n[feedback.columns]\n'
+        'customer = "customer"\ntime = "time"\nkind = "kind"\nscore = "score"\n'
+    )
+    assert data.statistic(plan, NPS).tables == ("feedback",)
 
 
 def test_what_the_engine_would_answer_otherwise_is_refused_before_a_charge(

@@ -159,6 +159,7 @@ def test_what_is_not_kept_is_said(home: RegionHome) -> None:
     [
         (ROWS, {"tier": "low"}, None, "Not every column"),
         (ROWS, GRADES, "name", "no column 'name'"),
+        (pa.table({"a": [1.5]}), {"a": "low"}, "a", "not whole"),
         (pa.table({}), {}, None, "no columns"),
         (pa.table([[1], [2]], names=["a", "a"]), {"a": "low"}, None, "two of one name"),
         (pa.table({"a\nb": [1]}), {"a\nb": "low"}, None, "cannot be kept"),
@@ -219,6 +220,27 @@ def test_an_erased_customer_is_in_no_table_and_in_no_older_copy(home: RegionHome
         (home.columns / name).write_bytes(data)
     with pytest.raises(StorageError, match="another wrapping key"):
         all_of(home)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        pa.array([" 12", "13", None]),
+        pa.array([12, 13, None]),
+        pa.array([12.0, 13.0, None]),
+        pa.array(["12\t", "13", ""]).dictionary_encode(),
+    ],
+)
+def test_whoever_is_erased_goes_however_the_store_writes_its_references(
+    home: RegionHome, written: pa.Array
+) -> None:
+    store = ColumnStore(home)
+    rows = pa.table({"card": written, "text": ["a", "b", "c"]})
+    store.keep("notes", rows, {"card": "medium", "text": "high"}, subject="card")
+    assert store.erase(["12"]) == 1
+    assert all_of(home, "notes")["text"] == ["b", "c"]
+    assert store.erase(["zoe"], {"notes": ["13"], TABLE: ["nobody"]}) == 1
+    assert all_of(home, "notes")["text"] == ["c"]
 
 
 def test_erasing_nobody_of_the_table_turns_the_key_all_the_same(home: RegionHome) -> None:

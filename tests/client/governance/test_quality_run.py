@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from client.data.standards import DEFAULT_FILE, standards_file
 from client.data.tables.reading import read_tables
 from client.engine.home import RegionHome
 from client.engine.storage_key import make_storage_key
@@ -86,6 +87,25 @@ def test_one_row_of_many_is_undone(home: RegionHome) -> None:
     assert sorted(values) == [1800.0, 5000.0]
 
 
+@pytest.mark.parametrize("grade", ["low", "medium", "high"])
+def test_the_journal_has_no_value_that_people_read_under_a_grant_alone(
+    home: RegionHome, grade: str
+) -> None:
+    text = DEFAULT_FILE.read_text(encoding="utf-8")
+    begin = text.index("[tables.events.columns.value]")
+    own = text[:begin] + text[begin:].replace('grade = "low"', f'grade = "{grade}"', 1)
+    standards_file(home).write_text(own, encoding="utf-8")
+    make_report(home)
+    changes = QualityFiles(home).changes("events")
+    assert changes is not None
+    values = {(each["before"], each["after"]) for each in changes.to_pylist()}
+    assert values == ({("5000", "1800")} if grade == "low" else {(None, None)})
+    # What is undone is the treatment: it takes no value.
+    assert _decide(home, "clipped", "value") == 2
+    read = read_tables(home).read("events").rows.column("value").drop_null().to_pylist()
+    assert read == [5000.0, 5000.0]
+
+
 def test_a_repeat_that_was_meant_is_read_again(home: RegionHome) -> None:
     put_tables(home, {"events": (EVENT, [*events(), events()[0]])})
     make_report(home)
@@ -135,6 +155,17 @@ def test_bytes_of_another_encoding_are_named_by_their_line(home: RegionHome) -> 
     assert "CSV Error on Line: 64" in problem
     assert "nvalid unicode" in problem
     assert "ller" not in problem
+
+
+def test_days_that_stand_for_never_are_counted_wherever_the_region_is(home: RegionHome) -> None:
+    never = [("c1", at, "view", "milk", "") for at in ("9999-12-31 23:59:59", "0001-01-01")]
+    put_tables(home, {"events": (EVENT, [*events(400), *never])})
+    declared = home.source.with_name("tables.toml")
+    zone = '[events]\ntime_zone = "America/New_York"'
+    declared.write_text(declared.read_text().replace("[events]", zone))
+    (quality,) = make_report(home, names=["events"]).tables
+    assert quality.reasons == {"time-out-of-range": 2}
+    assert quality.passed
 
 
 def test_an_empty_region_is_refused_table_by_table(tmp_path: Path) -> None:

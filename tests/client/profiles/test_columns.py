@@ -147,7 +147,7 @@ def test_the_members_record_is_read(tmp_path: Path) -> None:
             '[members]\nkind = "files"\npath = "members.csv"\n[members.columns]\n'
             'customer = "customer"\njoined = "joined"\nbirth_year = "birth_year"\n'
         )
-    facts = member_facts(shop.tables(), ADMITTED)
+    facts = member_facts(shop.tables().read("members").rows, ADMITTED)
     columns = columns_of(facts, moment())
     assert len(facts) == 1
     assert (value(columns, "member_for_days"), value(columns, "age_years")) == (152, 34)

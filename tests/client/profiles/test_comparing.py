@@ -48,6 +48,26 @@ def test_cuts_from_outside_are_read(tmp_path: Path) -> None:
     assert Cuts.of_record(cuts.to_record()) == cuts
 
 
+def test_where_cuts_from_outside_say_nothing_of_money_the_regions_own_are_used_and_not_told(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "cuts.toml"
+    path.write_text(GIVEN.replace("monetary = [10, 50, 100.5, 400]\n", ""))
+    given, own = read_cuts(path), Cuts((1.0,) * 4, (1.0,) * 4, (1.0, 2.0, 3.0, 4.0))
+    used = given.with_own(own)
+    assert used.scores(np.array([2.5]), "monetary").tolist() == [3]
+    assert used.recency == given.recency
+    told = [used.may_be_told(kind) for kind in ("recency", "frequency", "monetary")]
+    assert told == [True, True, False]
+    assert Cuts.of_record(used.to_record()) == used
+    # The next build takes the region's own of then.
+    assert used.from_outside == given
+    path.write_text(GIVEN)
+    whole = read_cuts(path)
+    assert whole.with_own(own) == whole
+    assert whole.may_be_told("monetary")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "field"),
     [

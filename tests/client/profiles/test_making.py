@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import time
+import itertools
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from client.data.source_config import load_source_config
+from client.data.standards import load_standards
+from client.data.tables.declaration import load_tables
+from client.data.tables.reading import RegionTables
 from client.engine.storage_key import StorageKey
+from client.governance.quality_home import Governance
+from client.governance.quality_rows import Surroundings
 from client.profiles import tables
 from client.profiles.building import build
 from client.profiles.judging import Judged, named
@@ -20,13 +27,15 @@ from client.profiles.library import load_library
 from client.profiles.making import Making
 from client.profiles.reading import ProfileReader
 from client.profiles.refreshing import Refresher
+from client.profiles.rfm import Cuts
 from client.profiles.store import DamagedProfilesError, ProfileStore
 from client.profiles.tables import Facts, added
 from common.consent import FEDERATED_TRAINING
-from common.errors import ConsentError, QualityGateError, StorageError
+from common.errors import ConsentError, InputError, QualityGateError, StorageError
 from tests.support.profiles import (
     CATALOGUE,
     DAY_MS,
+    ITEMS,
     LOCAL,
     NOW_MS,
     Shop,
@@ -312,20 +321,25 @@ def test_rows_that_are_gone_are_said_to_need_a_build(
     assert refresher.refresh(consenting(WHO), NOW_MS).build_due == ""
 
 
-def test_where_all_has_to_be_read_again_it_is_built_at_once(shop: Shop) -> None:
-    # Files that were written to since are read again, as they may have grown.
+def test_where_all_has_to_be_read_again_it_is_built_at_once(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Files that were written a moment ago are read again, as they may have grown.
+    monkeypatch.setattr("client.data.file_source._mark", partial(unsettled, itertools.count()))
     path = shop.write("purchases", [bought("ann", 2, receipt="gone")])
     build(shop.making(), consenting(WHO), NOW_MS)
     path.unlink()
-    later_s = time.time() + 600
-    for each in path.parent.iterdir():
-        os.utime(each, (later_s, later_s))
     assert Refresher(shop.making()).refresh(consenting(WHO), NOW_MS).built
 
 
 def size_of(name: str) -> str:
     """A file's mark, as if it had been there for a while."""
     return str(Path(name).stat().st_size)
+
+
+def unsettled(looks: Iterator[int], name: str) -> str:
+    """A file's mark at each look, as if it had been written just before."""
+    return f"{Path(name).stat().st_size} {next(looks)}"
 
 
 def test_too_many_wrong_rows_leave_profiles_as_they_were(shop: Shop) -> None:
@@ -338,6 +352,86 @@ def test_too_many_wrong_rows_leave_profiles_as_they_were(shop: Shop) -> None:
     with pytest.raises(QualityGateError):
         build(making, consenting(WHO), NOW_MS)
     assert kept(making) == before
+
+
+def governed(shop: Shop, table: str, kinds: dict[str, str] | None = None) -> Making:
+    """As `Shop.making`, under the data standards that come along."""
+    around = Surroundings(lambda: shop.now_ms, known={"catalogue.item": frozenset(ITEMS)})
+    accepted = {} if kinds is None else {table: kinds}
+    governance = Governance("region-1", load_standards(), around, accepted)
+    declared = load_tables(shop.folder / "tables.toml")
+    store = load_source_config(shop.folder / "source.toml")
+    tables = RegionTables(
+        declared, store=store, governance=governance, clock_ms=lambda: shop.now_ms
+    )
+    return shop.making(tables=tables)
+
+
+def test_wrong_events_leave_profiles_as_they_were(shop: Shop) -> None:
+    shop.write("events", [event("ann", 5, "view", category="TEA")])
+    making, refresher = shop.making(), Refresher(shop.making())
+    build(making, consenting(WHO), NOW_MS)
+    before = kept(making)
+    shop.write("events", [event("ann", 3, "teleport", category="TEA")] * 9)
+    with pytest.raises(QualityGateError, match=r"rows of events.*kind-unknown"):
+        refresher.refresh(consenting(WHO), NOW_MS)
+    with pytest.raises(QualityGateError, match="rows of events"):
+        build(making, consenting(WHO), NOW_MS)
+    assert kept(making) == before
+
+
+def test_files_of_events_that_are_read_again_are_as_right_as_they_were(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A file that was written a moment ago is read again, and its rows count as repeated.
+    monkeypatch.setattr("client.data.file_source._mark", partial(unsettled, itertools.count()))
+    shop.write("events", [event("ann", 5 + n, "view", category="TEA") for n in range(60)])
+    making, refresher = shop.making(), Refresher(shop.making())
+    build(making, consenting(WHO), NOW_MS)
+    shop.write("events", [event("ann", 3, "view", category="TEA")])
+    assert refresher.refresh(consenting(WHO), NOW_MS).judged == 1
+
+
+def test_what_the_standards_let_nobody_use_makes_no_profile(shop: Shop) -> None:
+    source, columns = shop.folder / "source.toml", 'quantity = "pieces"'
+    source.write_text(source.read_text() + columns)
+    rows = [(*bought("ann", ago), None if ago % 3 else "2") for ago in range(30)]
+    shop.write("purchases", rows)
+    for path in sorted((shop.folder / "purchases").iterdir())[:-1]:
+        path.unlink()
+    with pytest.raises(QualityGateError, match="treatment guessed in"):
+        build(governed(shop, "purchases"), consenting(WHO), NOW_MS)
+    assert shop.making().store.manifest() is None
+
+
+@pytest.mark.parametrize("table", ["purchases", "events"])
+def test_a_column_that_turned_into_something_else_makes_no_profile(shop: Shop, table: str) -> None:
+    shop.write("events", [event("ann", 5, "view", category="TEA")])
+    making = governed(shop, table, {"customer": "text", "item": "numbers"})
+    with pytest.raises(InputError, match=f"the table {table} is not what it was.*item"):
+        build(making, consenting(WHO), NOW_MS)
+    assert build(governed(shop, table, {"item": "text"}), consenting(WHO), NOW_MS).customers == 3
+
+
+def test_members_whose_table_may_not_be_used_make_no_profile(shop: Shop) -> None:
+    declared = shop.folder / "tables.toml"
+    declared.write_text(declared.read_text() + MEMBERS)
+    members = shop.folder / "members.csv"
+    members.write_text("who,joined\nann,2024-02-30\nbob,2023-05-01\n")
+    with pytest.raises(QualityGateError, match="the table members: 50"):
+        build(governed(shop, "members"), consenting(WHO), NOW_MS)
+    members.write_text("who,joined\nann,2024-02-28\nbob,2023-05-01\n")
+    assert build(governed(shop, "members"), consenting(WHO), NOW_MS).customers == 3
+
+
+MEMBERS = """
+[members]
+kind = "files"
+path = "members.csv"
+[members.columns]
+customer = "who"
+joined = "joined"
+"""
 
 
 def test_under_another_storage_key_nothing_is_read_and_all_is_built_anew(shop: Shop) -> None:
@@ -444,6 +538,19 @@ def test_what_a_customer_reads_says_nothing_exact_about_others(shop: Shop) -> No
         each["fact"] for each in known["facts"]
     }
     assert not facts & {"lifetime_value", "alive", "group", "monetary_score"}
+
+
+def test_a_score_by_the_regions_own_cuts_is_not_told_beside_released_ones(shop: Shop) -> None:
+    making = shop.making()
+    released = Cuts((5.0, 10.0, 20.0, 60.0), (2.0, 4.0, 8.0, 16.0), (), "all regions", True)
+    build(making, consenting(WHO), NOW_MS, cuts=released)
+    found = reader(shop, making).of(sid_of("ann"))
+    assert found is not None
+    told: Any = found.record("en", "customer")
+    known: Any = found.record("en", "operator")
+    told, known = ({each["fact"] for each in all_["facts"]} for all_ in (told, known))
+    assert {"recency_score", "frequency_score"} <= told
+    assert "monetary_score" in known - told
 
 
 def test_the_overview_counts_everybody_once(shop: Shop) -> None:

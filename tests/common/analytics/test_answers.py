@@ -34,7 +34,7 @@ def kept() -> dict[str, np.ndarray]:
     own: dict[str, np.ndarray] = {
         region_array(region, "repeat-purchases"): values for region, values in OWN.items()
     }
-    return {**own, "customers/repeat_purchases": np.array([16, 8])}
+    return {**own, "#customers/repeat_purchases": np.array([16, 8])}
 
 
 def write(folder: Path) -> Path:

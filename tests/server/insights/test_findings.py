@@ -51,6 +51,24 @@ def test_runs_that_do_not_belong_together_are_refused(run: ReleasedAnswers) -> N
         gather([run, replace(run, run="r-2", unit="one purchase")])
 
 
+def test_a_page_is_about_one_window(run: ReleasedAnswers) -> None:
+    later = ("2027-01-01T00:00:00.000Z", "2028-01-01T00:00:00.000Z")
+    with pytest.raises(InputError, match="different windows"):
+        gather([run, replace(run, run="r-2", window=later)])
+
+
+def test_of_those_who_need_not_have_bought_no_shares_of_buyers_are_told(
+    run: ReleasedAnswers,
+) -> None:
+    findings, bought = gather([run]), run.of("category-customers")
+    question = bought.question
+    assert isinstance(question, Groups)
+    assert findings.group_shares(question, bought) is not None
+    browsed = replace(question, name="browsed-categories")
+    looked = replace(bought, question=browsed)
+    assert only([looked, run.of("recency-cuts")], run).group_shares(browsed, looked) is None
+
+
 def test_answers_of_one_run_cost_once_and_of_two_runs_twice(run: ReleasedAnswers) -> None:
     other = replace(made_answers(seed=2), run="r-other")
     both = gather([run, other])

@@ -270,6 +270,16 @@ def test_intervals_that_are_of_no_use_are_not_shown(made_run: ReleasedAnswers, n
     assert "too small to say" in silent.text
 
 
+def test_what_is_not_drawn_of_a_survey_has_no_number_in_a_table(made_run: ReleasedAnswers) -> None:
+    answer = made_run.of("kano")
+    strict = replace(answer, question=replace(answer.question, wanted=0.01))
+    html = render_insights(gather([replace(made_run, answers=(strict,))]), InsightsSettings())
+    tables = section(parse_anew(html), "wishes").all("table")
+    cells = {cell for table in tables for row in table.rows()[1:] for cell in row[1:]}
+    assert len(tables) == 2
+    assert cells == {"too small to say"}
+
+
 def test_answers_of_nothing_but_noise_show_nothing(made_run: ReleasedAnswers) -> None:
     drowned = [replace(each, noise_stddev=1e6, customers_at_least=1) for each in made_run.answers]
     html = render_insights(gather([replace(made_run, answers=tuple(drowned))]), read_settings())
