@@ -161,9 +161,16 @@ def as_times(column: pa.ChunkedArray, config: Reading, where: str) -> pd.Series[
     Raises:
         InputError: It holds nothing that can be a time.
     """
-    found = _moments(column, config, where)
-    first, last = _CALENDAR
-    return found.clip(first, last) if ((found < first) | (found > last)).any() else found
+    return _between(_moments(column, config, where), *_CALENDAR)
+
+
+def _between(times: pd.Series[Any], first: pd.Timestamp, last: pd.Timestamp) -> pd.Series[Any]:
+    """Moments, those beyond the first and the last put there; the same ones if there are none."""
+    before, after = times < first, times > last
+    if not (before.any() or after.any()):
+        return times
+    inside: pd.Series[Any] = times.mask(before, first).mask(after, last)
+    return inside
 
 
 def _moments(column: pa.ChunkedArray, config: Reading, where: str) -> pd.Series[Any]:
@@ -223,7 +230,7 @@ def _localise(local: pd.Series[Any], zone: str) -> pd.Series[Any]:
     if zone == "UTC":
         return local.dt.tz_localize("UTC")
     # Days that stand for "never", and mistakes: zones are known for the years of a calendar alone.
-    inside = local.clip(*_ZONED) if ((local < _ZONED[0]) | (local > _ZONED[1])).any() else local
+    inside = _between(local, *_ZONED)
     first_pass = np.ones(len(local), dtype=bool)
     aware = inside.dt.tz_localize(zone, ambiguous=first_pass, nonexistent="shift_forward")
     moments = aware.dt.tz_convert("UTC")
