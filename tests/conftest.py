@@ -26,7 +26,6 @@ settings.load_profile("fedpref")
 # process busy while the others are done.
 _LONG = (
     "docs/test_docs.py",
-    "deployment/test_six_commands.py",
     "simulations/faults/test_matrix.py",
     "simulations/faults/test_schedules.py",
     "simulations/test_runtimes.py",
@@ -36,13 +35,21 @@ _LONG = (
     "simulations/evaluation/test_evaluate.py",
     "simulations/attacks/test_attack_log.py",
 )
+# These come last: a deployment, once begun, runs on beside all tests that come after it.
+_LATE = ("deployment", "simulations")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts long files first; within a file and among the others the order stays."""
-    here = Path(__file__).parent
-    ranks = {here / name: rank for rank, name in enumerate(_LONG)}
-    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
+    def rank(item: pytest.Item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        if name in _LONG:
+            return _LONG.index(name)
+        folder = name.partition("/")[0]
+        return len(_LONG) + (1 + _LATE.index(folder) if folder in _LATE else 0)
+
+    items.sort(key=rank)
 
 
 BIN = Path(sys.executable).parent
