@@ -180,6 +180,7 @@ def standards(
     typer.echo(file.read_text(encoding="utf-8"), nl=False)
 
 
+_PAGE = "report of data quality"
 _VALUES = ("before", "after")
 
 
@@ -199,31 +200,20 @@ def _decision(home: Path, treatment: str) -> tuple[RegionHome, Treatment]:
 
 def _check_page(page: Path) -> None:
     from client.governance.quality_page import GENERATOR
-    from common.audit.report.output import made_by
-    from common.errors import UsageError
+    from common.page_file import check_page_file
 
-    if not page.parent.is_dir():
-        raise UsageError(f"There is no folder {page.parent}.", remedy="Make it, or name another.")
-    if (page.exists() or page.is_symlink()) and not made_by(GENERATOR, page):
-        raise UsageError(
-            f"{page} exists and is no report of data quality.",
-            remedy="Name another file, or move that one away.",
-        )
+    check_page_file(page, GENERATOR, _PAGE)
 
 
 def _write_page(region: RegionHome, made: QualityReport, page: Path) -> None:
     from client.data.standards import standards_of
     from client.governance.quality_files import QualityFiles
     from client.governance.quality_page import quality_page
-    from common.durable_file import write_durably
-    from common.errors import StorageError
+    from common.page_file import write_page_file
 
     filled = quality_page(made, QualityFiles(region).history(), standards_of(region))
-    try:
-        # It has exact counts of customers' data: its owner alone reads it.
-        write_durably(page, filled.encode("utf-8"))
-    except OSError as error:
-        raise StorageError(f"{page} cannot be written: {error.strerror}.") from error
+    # It has exact counts of customers' data: its owner alone reads it.
+    write_page_file(page, filled, _PAGE, mode=0o600)
 
 
 def _show(made: QualityReport) -> None:

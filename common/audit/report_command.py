@@ -48,14 +48,15 @@ def report(
 ) -> int:
     """Writes the compliance report: exit code 0 if the bundle is verified, 8 if not."""
     from common.audit.report.facts import read_facts
-    from common.audit.report.output import check_output, write_report
+    from common.audit.report.output import KIND, check_output
     from common.audit.report.page import render_report
+    from common.page_file import write_page_file
 
     if made_at is not None:
         parse_time(made_at)
     check_output(html, path)
     facts = read_facts(path, root_key_ids=root_key or ())
-    write_report(html, render_report(facts, lang=lang.value, made_at=made_at))
+    write_page_file(html, render_report(facts, lang=lang.value, made_at=made_at), KIND)
     if as_json:
         typer.echo(json.dumps(facts.to_record(), indent=2, ensure_ascii=False))
     else:

@@ -63,17 +63,18 @@ def insights(
     It charges nothing but what a run that it queues does: answers are released once, and read as
     often as you like.
     """
+    from common.page_file import check_page_file, write_page_file
     from common.timestamps import parse_time
     from server.commands.answers import load_answers
     from server.deployment import CONFIG_NAME
     from server.insights.findings import gather
-    from server.insights.output import answers_json, check_output, write_page
-    from server.insights.page import render_insights
+    from server.insights.output import KIND, answers_json
+    from server.insights.page import GENERATOR, render_insights
     from server.insights.settings import DEFAULT, read_settings
 
     if made_at is not None:
         parse_time(made_at)
-    check_output(html)
+    check_page_file(html, GENERATOR, KIND)
     ranked = read_settings(DEFAULT if settings is None else settings)
     if (where / CONFIG_NAME).is_file():
         _finish(where, run or [], timeout_minutes * 60.0)
@@ -81,7 +82,8 @@ def insights(
         raise UsageError("--run goes with a deployment's folder.")
     names: list[str | None] = [*run] if run else [None]
     findings = gather([load_answers(where, name) for name in names])
-    write_page(html, render_insights(findings, ranked, lang=lang.value, made_at=made_at))
+    page = render_insights(findings, ranked, lang=lang.value, made_at=made_at)
+    write_page_file(html, page, KIND)
     if as_json:
         typer.echo(answers_json(findings))
     else:

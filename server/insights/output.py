@@ -1,49 +1,14 @@
-"""Where a page of insights is written, and its numbers for programs."""
+"""The numbers of a page of insights, for programs."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
-from common.audit.report.output import made_by
 from common.canonical_json import JsonValue
-from common.durable_file import write_durably
-from common.errors import InputError, StorageError, UsageError
 from server.insights.findings import Findings
-from server.insights.page import GENERATOR
 
-
-def check_output(out: Path) -> None:
-    """Checks, before any work is done, that a page may be written to a file.
-
-    Raises:
-        UsageError: It would overwrite what is no page of insights.
-        InputError: There is no folder for the file.
-    """
-    if not out.parent.is_dir():
-        raise InputError(
-            f"There is no folder {out.parent} for the page.", remedy="Make it, or name another."
-        )
-    if (out.exists() or out.is_symlink()) and not made_by(GENERATOR, out):
-        raise UsageError(
-            f"{out} exists and is no page of insights.",
-            remedy="Name another file, or move that one away.",
-        )
-
-
-def write_page(out: Path, page: str) -> None:
-    """Writes a page durably; an earlier one of that name is replaced.
-
-    Raises:
-        StorageError: The disk is full or refuses; what was there is as it was.
-    """
-    try:
-        write_durably(out, page.encode("utf-8"), mode=0o644)
-    except OSError as error:
-        raise StorageError(
-            f"The page cannot be written to {out}: {error.strerror}.",
-            remedy="Free disk space or correct the folder's mode; then make the page again.",
-        ) from error
+#: What the page is called where it cannot be written.
+KIND = "page of insights"
 
 
 def answers_json(findings: Findings) -> str:

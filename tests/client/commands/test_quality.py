@@ -85,7 +85,7 @@ def test_a_page_is_its_owners_and_replaces_only_a_page(home: RegionHome, tmp_pat
     other = tmp_path / "notes.html"
     other.write_text("mine", "utf-8")
     failed(UsageError, "report", home.root, "--page", other)
-    failed(UsageError, "report", home.root, "--page", tmp_path / "none" / "quality.html")
+    failed(InputError, "report", home.root, "--page", tmp_path / "none" / "quality.html")
     assert other.read_text("utf-8") == "mine"
 
 

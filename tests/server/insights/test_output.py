@@ -15,12 +15,13 @@ from rich.console import Console
 from common.analytics.answers import ReleasedAnswers
 from common.canonical_json import JsonValue, encode
 from common.errors import InputError, StorageError, UsageError
+from common.page_file import check_page_file, write_page_file
 from server import cli, queue
 from server.commands import membership, operation
 from server.deployment import Deployment
-from server.insights import output
 from server.insights.findings import gather
-from server.insights.output import answers_json, check_output, write_page
+from server.insights.output import KIND, answers_json
+from server.insights.page import GENERATOR
 from tests.support.asked_federation import asked_plan
 from tests.support.fake_federation import fake_plan
 
@@ -44,26 +45,26 @@ def test_a_page_replaces_a_page_and_nothing_else(
     tmp_path: Path, insight_pages: dict[str, str]
 ) -> None:
     out = tmp_path / "page.html"
-    check_output(out)
-    write_page(out, insight_pages["en"])
-    check_output(out)
-    write_page(out, insight_pages["zh"])
+    check_page_file(out, GENERATOR, KIND)
+    write_page_file(out, insight_pages["en"], KIND)
+    check_page_file(out, GENERATOR, KIND)
+    write_page_file(out, insight_pages["zh"], KIND)
     assert out.read_text(encoding="utf-8") == insight_pages["zh"]
     for other in (tmp_path / "notes.html", tmp_path / "link.html"):
         other.write_text("mine", encoding="utf-8")
         with pytest.raises(UsageError, match="no page of insights"):
-            check_output(other)
+            check_page_file(other, GENERATOR, KIND)
     with pytest.raises(InputError, match="no folder"):
-        check_output(tmp_path / "none" / "page.html")
+        check_page_file(tmp_path / "none" / "page.html", GENERATOR, KIND)
 
 
 def test_a_full_disk_is_said_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(output, "write_durably", full)
+    monkeypatch.setattr("common.page_file.write_durably", full)
     with pytest.raises(StorageError, match="No space left"):
-        write_page(tmp_path / "page.html", "page")
+        write_page_file(tmp_path / "page.html", "page", KIND)
 
 
 def test_programs_get_every_answer_and_no_lines_of_noise(made_run: ReleasedAnswers) -> None:

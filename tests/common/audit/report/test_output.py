@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from common.audit.report.output import check_output, write_report
+from common.audit.report.output import KIND, check_output
 from common.errors import InputError, StorageError, UsageError
+from common.page_file import write_page_file
 
 
 def test_a_new_file_and_an_earlier_report_may_be_written(
@@ -17,9 +18,9 @@ def test_a_new_file_and_an_earlier_report_may_be_written(
 ) -> None:
     out = tmp_path / "report.html"
     check_output(out, bundles["honest"])
-    write_report(out, pages["honest", "en"])
+    write_page_file(out, pages["honest", "en"], KIND)
     check_output(out, bundles["honest"])
-    write_report(out, pages["honest", "zh"])
+    write_page_file(out, pages["honest", "zh"], KIND)
     assert out.read_text(encoding="utf-8") == pages["honest", "zh"]
     assert stat.S_IMODE(out.stat().st_mode) == 0o644
     assert list(tmp_path.iterdir()) == [out]
@@ -68,13 +69,13 @@ def test_a_disk_that_refuses_leaves_the_earlier_report(
     pages: dict[tuple[str, str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "report.html"
-    write_report(out, pages["honest", "en"])
+    write_page_file(out, pages["honest", "en"], KIND)
 
     def full(_descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StorageError, match="No space left"):
-        write_report(out, pages["honest", "zh"])
+        write_page_file(out, pages["honest", "zh"], KIND)
     assert out.read_text(encoding="utf-8") == pages["honest", "en"]
     assert list(tmp_path.iterdir()) == [out]
