@@ -16,7 +16,6 @@ it would do to each answer.
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from common.plan import RunPlan
 from common.plan_defaults import calibrated_sigma, mechanism_record, on_ring
 from common.planned_questions import QUESTIONS_PURPOSE, ROW_NORM
 from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT
+from common.toml_file import read_toml
 
 #: What the ledger's accounts call it, in a region as for its own queries.
 MODEL_NAME = "analytics"
@@ -140,17 +140,12 @@ class QuestionsFile(BaseModel):
         Raises:
             InputError: It is missing, no TOML, or a field is wrong; names it.
         """
-        try:
-            if path.stat().st_size > _MAX_FILE_BYTES:
-                raise InputError(f"{path} is longer than {_MAX_FILE_BYTES} bytes.")
-            record = tomllib.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise InputError(
-                f"The questions {path} cannot be read: {error.strerror}.",
-                remedy="Name a TOML file with a [[question]] table for each question.",
-            ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(f"The questions {path} are no TOML file: {error}.") from error
+        record = read_toml(
+            path,
+            "The questions",
+            max_bytes=_MAX_FILE_BYTES,
+            remedy="Name a TOML file with a [[question]] table for each question.",
+        )
         return _validated(record, f"The questions {path}")
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +28,7 @@ from client.data.standards_fields import (
 )
 from client.engine.home import RegionHome
 from common.errors import InputError
+from common.toml_file import read_toml
 
 __all__ = [
     "DEFAULT_FILE",
@@ -180,21 +180,10 @@ def standards_file(home: RegionHome) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_STANDARDS_BYTES + 1)
-    except OSError as error:
-        raise InputError(
-            f"The data standards {path} cannot be read: {error.strerror}.",
-            remedy="Write them, beginning with those that come with the program: fedpref-region "
-            "quality standards.",
-        ) from error
-    if len(data) > MAX_STANDARDS_BYTES:
-        raise InputError(f"The data standards {path} are over {MAX_STANDARDS_BYTES} bytes.")
-    try:
-        return tomllib.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"The data standards {path} are not TOML: {error}.",
-            remedy="Correct the line it names.",
-        ) from error
+    return read_toml(
+        path,
+        "The data standards",
+        max_bytes=MAX_STANDARDS_BYTES,
+        remedy="Write them, beginning with those that come with the program: fedpref-region "
+        "quality standards.",
+    )

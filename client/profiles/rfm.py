@@ -8,7 +8,6 @@ under differential privacy (`common.analytics.cuts.Cuts`), so that a 5 means the
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -19,6 +18,7 @@ import numpy.typing as npt
 
 from common.canonical_json import JsonValue
 from common.errors import FormatError, InputError
+from common.toml_file import read_toml
 
 #: The best score; the worst is 1.
 BEST = 5
@@ -144,11 +144,12 @@ def read_cuts(path: Path) -> Cuts:
     Raises:
         InputError: The file cannot be read, or a field is wrong: names file and field.
     """
-    try:
-        with path.open("rb") as file:
-            values = tomllib.loads(file.read(_MAX_FILE_BYTES).decode())
-    except (OSError, ValueError) as error:
-        raise InputError(f"The cuts {path} cannot be read: {error}.") from error
+    values = read_toml(
+        path,
+        "The cuts",
+        max_bytes=_MAX_FILE_BYTES,
+        remedy="Name a file that fedpref-server answers --cuts wrote.",
+    )
     unknown = values.keys() - {"recency", "frequency", "monetary", "source", "released"}
     if unknown or type(values.get("source")) is not str or type(values.get("released")) is not bool:
         raise _wrong(path, min(unknown) if unknown else "source or released")

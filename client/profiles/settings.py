@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from client.engine.home import RegionHome
 from common.errors import InputError
+from common.toml_file import read_toml
 
 FOLDER_NAME, FILE_NAME = "profiles", "settings.toml"
 MAX_SETTINGS_BYTES = 1 << 20
@@ -41,11 +41,14 @@ class ProfileSettings(BaseModel):
         path = profiles_folder(home) / FILE_NAME
         if not path.exists():
             return cls()
+        values = read_toml(
+            path,
+            "The settings",
+            max_bytes=MAX_SETTINGS_BYTES,
+            remedy="Correct the file, or remove it for the defaults.",
+        )
         try:
-            with path.open("rb") as file:
-                return cls.model_validate(tomllib.loads(file.read(MAX_SETTINGS_BYTES).decode()))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise InputError(f"The settings {path} cannot be read: {error}.") from error
+            return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "(whole file)"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from common.analytics.priority import Weights
 from common.errors import InputError
+from common.toml_file import read_toml
 
 #: The settings that are used unless others are named.
 DEFAULT = Path(__file__).parent / "insights.toml"
@@ -108,22 +108,12 @@ def read_settings(path: Path = DEFAULT) -> InsightsSettings:
         InputError: The file is missing, too long, no TOML, or a field is wrong: names file and
             field.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"The settings of insights {path} cannot be read: {error.strerror}.",
-            remedy="Name a TOML file with [weights] and [[priority]], or leave the option out.",
-        ) from error
-    if len(data) > _MAX_BYTES:
-        raise InputError(f"The settings of insights {path} are longer than {_MAX_BYTES} bytes.")
-    try:
-        values = tomllib.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"The settings of insights {path} are not valid TOML: {error}.",
-            remedy="Correct the line it names.",
-        ) from error
+    values = read_toml(
+        path,
+        "The settings of insights",
+        max_bytes=_MAX_BYTES,
+        remedy="Name a TOML file with [weights] and [[priority]], or leave the option out.",
+    )
     try:
         return InsightsSettings.model_validate(_tuples(values))
     except ValidationError as error:

@@ -184,7 +184,11 @@ def test_what_is_wrong_is_named(tmp_path: Path, edit: Edit, said: str) -> None:
 
 
 def test_a_file_that_is_none_is_named(tmp_path: Path) -> None:
-    for data, said in ((b"= 1", "not TOML"), (b"\xff", "not TOML"), (b"#" * (1 << 20 | 1), "over")):
+    for data, said in (
+        (b"= 1", "not valid TOML"),
+        (b"\xff", "not valid TOML"),
+        (b"#" * (1 << 20 | 1), "longer"),
+    ):
         path = tmp_path / "standards.toml"
         path.write_bytes(data)
         with pytest.raises(InputError, match=said):
