@@ -11,11 +11,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from playwright.sync_api import FloatRect, Page
-
 from tests.support.chromium import chromium
+from tests.support.still_pages import cut_around
 
-WIDTH, HEIGHT, MARGIN, SCALE = 1280, 1500, 22, 1.5
+WIDTH, HEIGHT, SCALE = 1280, 1500, 1.5
 
 
 def take_pictures(page_file: Path, out: Path) -> None:
@@ -31,21 +30,8 @@ def take_pictures(page_file: Path, out: Path) -> None:
         page.evaluate("document.fonts.ready")
         top = {"x": 0, "y": 0, "width": WIDTH, "height": HEIGHT}
         page.screenshot(path=out / "insights.png", full_page=True, clip=top)
-        plane = _box(page, "section[aria-labelledby=wishes] .plane-and-list")
-        around = {
-            "x": plane["x"] - MARGIN,
-            "y": plane["y"] - MARGIN,
-            "width": plane["width"] + 2 * MARGIN,
-            "height": plane["height"] + 2 * MARGIN,
-        }
+        around = cut_around(page, "section[aria-labelledby=wishes] .plane-and-list")
         page.screenshot(path=out / "insights-wishes.png", full_page=True, clip=around)
-
-
-def _box(page: Page, selector: str) -> FloatRect:
-    box = page.locator(selector).first.bounding_box()
-    if box is None:
-        raise ValueError(f"The page shows no {selector}.")
-    return box
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from playwright.sync_api import FloatRect, Page
-
 from tests.support.chromium import chromium
+from tests.support.still_pages import box_of, cut_around
 
 WIDTH, MARGIN, SCALE = 1280, 22, 1.5
 
@@ -28,24 +27,11 @@ def take_pictures(run: Path, out: Path) -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": 900}, device_scale_factor=SCALE)
         page.goto((run / "report.html").resolve().as_uri())
         page.evaluate("document.fonts.ready")
-        meaning = _box(page, "section[aria-labelledby=verdict] .pair")
+        meaning = box_of(page, "section[aria-labelledby=verdict] .pair")
         top = {"x": 0, "y": 0, "width": WIDTH, "height": meaning["y"] + meaning["height"] + MARGIN}
         page.screenshot(path=out / "report.png", full_page=True, clip=top)
-        chart = _box(page, "section[aria-labelledby=quality] figure")
-        around = {
-            "x": chart["x"] - MARGIN,
-            "y": chart["y"] - MARGIN,
-            "width": chart["width"] + 2 * MARGIN,
-            "height": chart["height"] + 2 * MARGIN,
-        }
+        around = cut_around(page, "section[aria-labelledby=quality] figure")
         page.screenshot(path=out / "report-quality.png", full_page=True, clip=around)
-
-
-def _box(page: Page, selector: str) -> FloatRect:
-    box = page.locator(selector).first.bounding_box()
-    if box is None:
-        raise ValueError(f"The report shows no {selector}.")
-    return box
 
 
 if __name__ == "__main__":

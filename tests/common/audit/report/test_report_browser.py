@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from tests.support.chromium import chromium
+from tests.support.still_pages import sticks_out, still_pages
 
 LEAST_TEXT_PX = 12.0
 Visit = Callable[..., Page]
@@ -34,31 +36,12 @@ def files(
 @pytest.fixture
 def visit(browser: Browser, files: dict[tuple[str, str], Path]) -> Iterator[Visit]:
     """Opens a page; at the end none may have complained, or asked for anything but itself."""
-    opened: list[Page] = []
-    complaints: list[str] = []
-    requests: list[str] = []
-    wanted: list[str] = []
+    with still_pages(browser) as open_page:
 
-    def open_page(name: str, lang: str = "en", *, width: int = 1280, scheme: str = "light") -> Page:
-        page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        opened.append(page)
-        wanted.append(files[name, lang].as_uri())
-        page.goto(wanted[-1])
-        page.evaluate("document.fonts.ready")
-        return page
+        def visit(name: str, lang: str = "en", **how: Any) -> Page:
+            return open_page(files[name, lang], **how)
 
-    yield open_page
-    for page in opened:
-        page.close()
-    assert complaints == []
-    assert [url for url in requests if not url.startswith("data:font/")] == wanted
-
-
-def sticks_out(page: Page) -> int:
-    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        yield visit
 
 
 @pytest.mark.parametrize("width", [320, 390, 820, 1280])
