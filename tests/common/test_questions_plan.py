@@ -279,7 +279,7 @@ def test_a_file_is_read(tmp_path: Path) -> None:
             "goes with the aggregation sum",
         ),
         ('[names]\nfeatures = [""]\n[[question]]\nname = "kano"', "features"),
-        ("[[question", "no TOML"),
+        ("[[question", "not valid TOML"),
     ],
     ids=lambda value: value[:40].replace("\n", " "),
 )
@@ -292,5 +292,5 @@ def test_a_missing_file_and_one_that_is_no_text_are_named(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="cannot be read"):
         QuestionsFile.read(tmp_path / "questions.toml")
     (tmp_path / "questions.toml").write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="no TOML"):
+    with pytest.raises(InputError, match="not valid TOML"):
         QuestionsFile.read(tmp_path / "questions.toml")
