@@ -51,7 +51,7 @@ class ModelState:
         Raises:
             FormatError: As in `from_arrays`; or they are not the plan's arrays.
         """
-        check_arrays(arrays, plan.model_arrays(plan.total_rounds + 1), grid_exponent=None)
+        check_arrays(arrays, plan.model_arrays(plan.total_rounds + 1), grid=None)
         if plan.local_training is None:
             return cls.from_arrays(arrays)
         shared = ("item_factors", "item_weights", "popularity", "vocabulary")
@@ -73,7 +73,7 @@ class ModelState:
             FormatError: Names, types or shapes are wrong, a value is not finite, a weight is not
                 positive, an item is repeated or not in the catalogue, or a factor is wholly zero.
         """
-        check_arrays(arrays, _specs(arrays), grid_exponent=None)
+        check_arrays(arrays, _specs(arrays), grid=None)
         vocabulary = arrays["vocabulary"].astype(np.int64)
         weights = arrays["item_weights"].astype(np.float32)
         factors = arrays["item_factors"].astype(np.float32)

@@ -19,6 +19,7 @@ import safetensors.numpy
 
 from common import canonical_json
 from common.errors import FormatError, InputError
+from common.noisy_grid import NoisyGrid
 
 # Little-endian floats and integers; nothing else is ever exchanged.
 DTYPES = ("<f4", "<f8", "<i4", "<i8")
@@ -29,8 +30,8 @@ _TYPE_OF = {name: dtype for dtype, name in _FILE_TYPE_NAMES.items()}
 _LENGTH_BYTES = 8
 #: The longest head of a file of arrays, which names each of them.
 MAX_HEAD_BYTES = 1 << 20
-# Of an array that left a region at most this share may be exactly zero: noise is drawn everywhere,
-# and on the public grid hardly any of it is rounded to zero.
+# Of an array that left a region this share may be exactly zero, however fine its grid is; more only
+# where the grid is so coarse that noise rounded to it makes more.
 MAX_ZERO_SHARE = 0.01
 
 # Arrays of any size are read in pieces of this many values, 512 kB as float64.
@@ -104,7 +105,7 @@ def check_arrays(
     arrays: Arrays,
     specs: Sequence[ArraySpec],
     *,
-    grid_exponent: int | None,
+    grid: NoisyGrid | None,
     max_norm: float | None = None,
 ) -> None:
     """Checks arrays from outside against what they must be.
@@ -112,9 +113,9 @@ def check_arrays(
     Args:
         arrays: The arrays, from a parsed body, never from its own description.
         specs: Exactly the arrays that are expected.
-        grid_exponent: For what a region released: every float must be a multiple of
-            2**grid_exponent, and noise must be everywhere (no row of a matrix wholly zero, hardly
-            any zeros in a vector). None for a model, which is computed from releases.
+        grid: For what a region released: every float must be on it, and noise must be everywhere
+            (no more rows wholly zero than its rounding makes, and of vectors one in a hundred).
+            None for a model, which is computed from releases.
         max_norm: The greatest L2 norm of any one array.
 
     Raises:
@@ -131,29 +132,29 @@ def check_arrays(
                 f"{wanted.dtype}{list(wanted.shape)}."
             )
         if spec.dtype.startswith("<f"):
-            _check_floats(spec.name, arrays[spec.name], grid_exponent, max_norm)
+            _check_floats(spec.name, arrays[spec.name], grid, max_norm)
 
 
 def _check_floats(
     name: str,
     array: npt.NDArray[np.generic],
-    grid_exponent: int | None,
+    grid: NoisyGrid | None,
     max_norm: float | None,
 ) -> None:
-    found = measure_floats(array, grid_exponent)
+    found = measure_floats(array, None if grid is None else grid.exponent)
     if not found.finite:
         raise FormatError(f"The array {name} has values that are not finite.")
     if max_norm is not None and not found.norm <= max_norm:
         raise FormatError(f"The norm of the array {name} is above {max_norm:.6g}.")
-    if grid_exponent is None:
+    if grid is None:
         return
     if not found.on_grid:
-        raise FormatError(f"The array {name} has values off the grid of 2^{grid_exponent}.")
+        raise FormatError(f"The array {name} has values off the grid of 2^{grid.exponent}.")
     rows = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
     zero_rows = int((~rows.any(axis=1)).sum())
-    # A row of one or two noisy values may round to zero by chance; a longer one does not.
-    allowed = int(MAX_ZERO_SHARE * len(rows)) + 2 if rows.shape[1] <= 2 else 0
-    if zero_rows > allowed:
+    # A row of one or two noisy values may round to zero by chance, a longer one on coarse grids.
+    usual = int(MAX_ZERO_SHARE * len(rows)) + 2 if rows.shape[1] <= 2 else 0
+    if zero_rows > max(usual, grid.most_zero_rows(len(rows), rows.shape[1])):
         raise FormatError(
             f"The array {name} has {zero_rows} rows without noise; a release has noise everywhere."
         )

@@ -185,6 +185,8 @@ class RunPlan(BaseModel):
             self._require_ring()
         if self.mode == "distributed":
             self._require_shares()
+        else:
+            self._require_fine_grids()
         return self
 
     @property
@@ -256,7 +258,7 @@ class RunPlan(BaseModel):
         )
 
     def _require_ring(self) -> None:
-        """A secure sum is exact in its ring, and rounding to its grids costs next to nothing."""
+        """A secure sum is exact in its ring."""
         most = len(self.regions)
         _require(most <= MAX_SUMMED, f"a secure sum is of at most {MAX_SUMMED} regions")
         for each in self.mechanisms:
@@ -265,9 +267,12 @@ class RunPlan(BaseModel):
                 release_value_bound(self, each) <= largest,
                 f"the grid of {each.name} is too fine for a secure sum of {most} regions",
             )
+
+    def _require_fine_grids(self) -> None:
+        """Rounding after noise costs next to nothing."""
+        for each in self.mechanisms:
             _require(
-                self.mode != "local"
-                or 2.0**each.grid_exponent <= _COARSEST_GRID * release_noise_stddev(self, each),
+                2.0**each.grid_exponent <= _COARSEST_GRID * release_noise_stddev(self, each),
                 f"the grid of {each.name} is too coarse beside its noise",
             )
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from common.noisy_grid import NoisyGrid
+
 if TYPE_CHECKING:  # A plan checks itself against these bounds.
     from common.plan import LocalTraining, Mechanism, RunPlan
 
@@ -45,7 +47,10 @@ def release_norm_bound(plan: RunPlan, mechanism: Mechanism) -> float:
         mechanism: The mechanism of the release.
     """
     size = math.sqrt(_n_values(plan, mechanism))
-    noise = mechanism.noise_stddev * (size + _NORM_DEVIATIONS)
+    deviations = size + _NORM_DEVIATIONS
+    if _chooses(plan, mechanism):
+        deviations = size * _VALUE_DEVIATIONS
+    noise = mechanism.noise_stddev * deviations
     return _bound(plan, mechanism, noise, size) + math.ldexp(size, mechanism.grid_exponent)
 
 
@@ -79,6 +84,20 @@ def release_noise_stddev(plan: RunPlan, mechanism: Mechanism) -> float:
     return rate * mechanism.noise_stddev / float(local.expected_batch_size)
 
 
+def release_grid(plan: RunPlan, mechanism: Mechanism) -> NoisyGrid | None:
+    """The grid of a region's release with the noise in it.
+
+    None for shares of noise: these are whole grid units, and the noise of all is what matters.
+
+    Args:
+        plan: The run plan.
+        mechanism: The mechanism of the release.
+    """
+    if plan.mode != "local":
+        return None
+    return NoisyGrid(mechanism.grid_exponent, release_noise_stddev(plan, mechanism))
+
+
 def _bound(plan: RunPlan, mechanism: Mechanism, noise: float, size: float) -> float:
     """The bound on a norm of values whose noise has this norm and whose number has this root."""
     customers = _most_sampled(plan, mechanism)
@@ -107,5 +126,13 @@ def _local(plan: RunPlan, mechanism: Mechanism) -> LocalTraining | None:
     return plan.local_training if mechanism.name == plan.strategy else None
 
 
+def _chooses(plan: RunPlan, mechanism: Mechanism) -> bool:
+    """Whether what is released is chosen by its noise: keys that pass a threshold."""
+    return plan.asks and not plan.question(mechanism.name).is_summed
+
+
 def _n_values(plan: RunPlan, mechanism: Mechanism) -> int:
-    return sum(math.prod(spec.shape) for spec in plan.released_arrays(mechanism.name))
+    specs = plan.released_arrays(mechanism.name)
+    # Of keys the first array has the values; the texts beside them are no numbers.
+    noisy = specs[:1] if _chooses(plan, mechanism) else specs
+    return sum(math.prod(spec.shape) for spec in noisy)

@@ -17,8 +17,9 @@ from common.audit.merkle import leaf_hash
 from common.canonical_json import JsonValue
 from common.errors import FormatError
 from common.keys import Registry
-from common.parameters import arrays_digest, check_arrays, measure_floats
+from common.parameters import arrays_digest, measure_floats
 from common.plan import Mechanism, RunPlan
+from common.planned_keys import check_release, keys_of
 from common.release_bounds import release_norm_bound
 from common.secure_aggregation import RoundContext
 from common.validate import DECIMAL, is_power_of_two_interval
@@ -227,6 +228,8 @@ class ReplyValidator:
     def _check_values(self, arrays: Mapping[str, np.ndarray], mechanism: Mechanism) -> None:
         bound, square = release_norm_bound(self._plan, mechanism), 0.0
         for name, array in arrays.items():
+            if array.dtype.kind != "f":
+                continue  # Keys' texts have no norm: they are held to their own form below.
             found = measure_floats(array, mechanism.grid_exponent)
             if not found.finite:
                 raise ReplyRefusedError("not-finite", f"{name} has values that are not finite.")
@@ -237,14 +240,11 @@ class ReplyValidator:
         if not square <= bound**2:
             raise ReplyRefusedError("norm-too-large", "The update is over the public norm bound.")
         try:
-            check_arrays(
-                arrays,
-                self._plan.released_arrays(mechanism.name),
-                grid_exponent=mechanism.grid_exponent,
-                max_norm=bound,
-            )
+            check_release(arrays, self._plan, mechanism, max_norm=bound)
         except FormatError as error:
-            raise ReplyRefusedError("without-noise", error.message) from error
+            keys = keys_of(self._plan, mechanism) is not None
+            reason = "wrong-arrays" if keys else "without-noise"
+            raise ReplyRefusedError(reason, error.message) from error
 
     def _check_noise(self, dp: JsonValue, mechanism: Mechanism) -> None:
         stated: dict[str, JsonValue] = {
@@ -253,6 +253,7 @@ class ReplyValidator:
             "sampling_probability": mechanism.sampling_probability,
             "mode": self._plan.mode,
             "honest_survivors_min": self._plan.aggregation.honest_survivors_min,
+            "key_delta": mechanism.stated_key_delta.get("key_delta"),
         }
         if self._plan.mode == "distributed":
             stated["share_stddev"] = self._plan.shared_noise(mechanism).share.text

@@ -204,7 +204,7 @@ class QueryAnswering:
             )
         reach(AnswerPoint.ANSWER_NOISED)
         arrays = {part.spec.name: values}
-        check_arrays(arrays, (part.spec,), grid_exponent=part.grid_exponent)
+        check_arrays(arrays, (part.spec,), grid=part.grid)
         context = AnswerContext(
             query=query,
             part=part,

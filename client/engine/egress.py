@@ -37,7 +37,8 @@ from common.egress_form import check_form
 from common.errors import FedprefError, FormatError, VerificationError
 from common.keys import Registry
 from common.messages import PROTOCOL_VERSION
-from common.parameters import array_specs, check_arrays, measure_floats
+from common.parameters import array_specs, measure_floats
+from common.planned_keys import check_release, keys_of
 from common.release_bounds import release_norm_bound
 
 Arrays = Mapping[str, np.ndarray]
@@ -177,13 +178,12 @@ class EgressGuard:
             if allowed is not None and not any_allows(allowed, spec):
                 raise refused("an array is none that the policy lets out")
         local = plan.mode == "local"
-        # Shares of noise are whole grid units, and the noise of all is what makes their rows.
-        exponent = mechanism.grid_exponent if local else None
-        check_arrays(
-            arrays, plan.released_arrays(mechanism.name), grid_exponent=exponent, max_norm=bound
-        )
+        check_release(arrays, plan, mechanism, max_norm=bound)
         unit = 1.0 if local else 2.0**mechanism.grid_exponent
-        square = sum((measure_floats(each, None).norm * unit) ** 2 for each in arrays.values())
+        # Keys' texts have no norm; their form and their values were looked at.
+        keys = keys_of(plan, mechanism) is not None
+        values = [each for each in arrays.values() if not keys or each.dtype.kind == "f"]
+        square = sum((measure_floats(each, None).norm * unit) ** 2 for each in values)
         # The bound is on all of them together. Written so that what is no number does not pass.
         if not square <= bound**2:
             raise refused("it is over the public norm bound")

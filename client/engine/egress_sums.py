@@ -137,7 +137,7 @@ class MaskedReleases:
         check_arrays(
             arrays,
             ring_specs(release.plan.released_arrays(release.mechanism.name)),
-            grid_exponent=None,
+            grid=None,
         )
         require_digest(arrays, header["masked"])
         index = int(str(header["leaf_index"]))

@@ -17,6 +17,7 @@ from common.canonical_json import JsonValue
 from common.envelope import Envelope, verify_envelope
 from common.errors import FedprefError, FormatError, InputError, PolicyError
 from common.keys import Registry
+from common.noisy_grid import NoisyGrid
 from common.parameters import ArraySpec
 from common.plan import EPSILON_SLACK, epsilon_bound
 from common.privacy import GaussianEvent
@@ -59,6 +60,11 @@ class QueryPart:
     def noise_stddev(self) -> float:
         """Standard deviation of the noise in each value."""
         return float(self.noise_multiplier) * float(self.clipping_norm)
+
+    @property
+    def grid(self) -> NoisyGrid:
+        """The grid of its values with the noise in them."""
+        return NoisyGrid(self.grid_exponent, self.noise_stddev)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from client.analytics.key_release import KeyStatistic, key_answer
 from client.engine.charging import Charging
 from client.engine.entries import RoundContext, release_record, round_record
 from client.engine.home import RegionHome
@@ -31,7 +32,6 @@ from client.engine.secure_sums import SecureSums
 from client.engine.snapshots import PublishedSnapshots
 from client.engine.witnessing import RegionWitness
 from client.training.answer_sums import answer_release
-from client.training.bounded_sums import tables_of
 from client.training.noise import NoiseSource
 from client.training.releases import release
 from client.training.shared_sums import shared_round
@@ -39,11 +39,13 @@ from client.training.turns import TRAINING_TURN
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
+from common.cluster_steps import question_in_round
 from common.errors import PolicyError
 from common.failpoints import Point, reach
 from common.keys import Signer
 from common.parameters import arrays_digest, check_arrays
 from common.plan import Mechanism, RunPlan
+from common.planned_keys import check_release
 
 Answer = tuple[dict[str, JsonValue], dict[str, np.ndarray]]
 
@@ -116,7 +118,7 @@ class RoundTraining:
         if request.plan != permit.plan.digest:
             raise PolicyError("The request is for another plan than the permit's.")
         mechanism = permit.mechanism_of(request.server_round, request.mechanism)
-        check_arrays(arrays, permit.plan.model_arrays(request.server_round), grid_exponent=None)
+        check_arrays(arrays, permit.plan.model_arrays(request.server_round), grid=None)
         model_in = arrays_digest(arrays)
         seal = parts.sealed.read(request.run, request.server_round)
         snapshot: ConsentSnapshot | None = None
@@ -170,8 +172,7 @@ class RoundTraining:
         with TRAINING_TURN:
             update = made()
         reach(Point.NOISED)
-        released = plan.released_arrays(mechanism.name)
-        check_arrays(update, released, grid_exponent=mechanism.grid_exponent)
+        check_release(update, plan, mechanism)
         context = RoundContext(
             request=request,
             permit=permit,
@@ -212,9 +213,13 @@ class RoundTraining:
         data, noise = self._parts.data, self._parts.noise
         if plan.asks:
             # What is wrong with the question or the store is found before anything is paid.
-            statistic = data.statistic(plan, mechanism.name)
-            tables = tables_of(statistic)
-            purchases = data.consented(snapshot.eligible, plan.catalogue, tables)
+            step = question_in_round(plan, server_round, model)
+            statistic = data.statistic(plan, mechanism.name, step)
+            purchases = data.consented(snapshot.eligible, plan.catalogue, statistic.tables)
+            if isinstance(statistic, KeyStatistic):
+                return lambda: key_answer(
+                    purchases, statistic, plan=plan, mechanism=mechanism, noise=noise
+                )
             return lambda: answer_release(
                 purchases, statistic, plan=plan, mechanism=mechanism, noise=noise
             )

@@ -249,7 +249,7 @@ def read_answer(
     query = read_query(sealed.query, registry, region)
     part = query.part(name)
     _require_answer(sealed, query, part, registry, path)
-    check_arrays(sealed.arrays, (part.spec,), grid_exponent=part.grid_exponent)
+    check_arrays(sealed.arrays, (part.spec,), grid=part.grid)
     wanted = leaf_hash(sealed.entry)
     for index in range(sealed.log_size, log.size):
         if log.leaf_hash(index) == wanted:

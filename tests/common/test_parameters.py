@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from common.errors import FormatError, InputError
+from common.noisy_grid import NoisyGrid
 from common.parameters import (
     ArraySpec,
     array_file_parts,
@@ -24,6 +25,8 @@ from common.parameters import (
     snap_to_grid,
 )
 
+# Beside noise of this size hardly anything is rounded to zero.
+FINE = NoisyGrid(-12, 1.0)
 SPECS = (ArraySpec("a", "<f4", (2, 3)), ArraySpec("b", "<i8", (2,)))
 
 
@@ -133,12 +136,12 @@ def test_other_element_types_are_refused_everywhere(array: np.ndarray) -> None:
         with pytest.raises(FormatError):
             use({"a": array})
     with pytest.raises(FormatError):
-        check_arrays({**good(), "a": array}, SPECS, grid_exponent=None)
+        check_arrays({**good(), "a": array}, SPECS, grid=None)
 
 
 def test_good_arrays_pass() -> None:
-    check_arrays(good(), SPECS, grid_exponent=-12, max_norm=1.0)
-    check_arrays({}, (), grid_exponent=None)
+    check_arrays(good(), SPECS, grid=FINE, max_norm=1.0)
+    check_arrays({}, (), grid=None)
 
 
 def replaced(**arrays: Any) -> dict[str, np.ndarray]:
@@ -162,19 +165,40 @@ def replaced(**arrays: Any) -> dict[str, np.ndarray]:
 )
 def test_bad_arrays_are_refused(arrays: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(FormatError, match=message):
-        check_arrays(arrays, SPECS, grid_exponent=-12, max_norm=1.0)
+        check_arrays(arrays, SPECS, grid=FINE, max_norm=1.0)
 
 
 def test_a_vector_may_have_a_few_zeros_by_chance_but_not_many() -> None:
     values = np.ones(1000, dtype=np.float32)
     spec = (ArraySpec("p", "<f4", (1000,)),)
     values[:12] = 0
-    check_arrays({"p": values}, spec, grid_exponent=-12)
+    check_arrays({"p": values}, spec, grid=FINE)
     values[:13] = 0
     with pytest.raises(FormatError, match="without noise"):
-        check_arrays({"p": values}, spec, grid_exponent=-12)
+        check_arrays({"p": values}, spec, grid=FINE)
     # A model is computed from releases; zeros are nothing special there.
-    check_arrays({"p": values}, spec, grid_exponent=None)
+    check_arrays({"p": values}, spec, grid=None)
+
+
+@pytest.mark.parametrize("shape", [(5000,), (20_000, 3), (100_000, 4)], ids=str)
+def test_noise_on_a_coarse_grid_is_noise_and_less_of_it_is_not(shape: tuple[int, ...]) -> None:
+    """Nobody is in any cell, and the grid is the coarsest that a plan may have."""
+    grid, spec = NoisyGrid(-2, 1.0), (ArraySpec("p", "<f4", shape),)
+    noise = np.random.default_rng(7).normal(size=shape)
+    released = snap_to_grid(noise, grid.exponent)
+    zero_rows = int((~released.reshape(len(released), -1).any(axis=1)).sum())
+    assert zero_rows > 0
+    check_arrays({"p": released}, spec, grid=grid)
+    # One row beyond what chance makes, and what the noise of a finer grid would have been.
+    most = grid.most_zero_rows(shape[0], released.size // shape[0])
+    fewer = released.copy()
+    fewer[np.flatnonzero(fewer.reshape(len(fewer), -1).any(axis=1))[: most - zero_rows]] = 0
+    check_arrays({"p": fewer}, spec, grid=grid)
+    fewer[np.flatnonzero(fewer.reshape(len(fewer), -1).any(axis=1))[0]] = 0
+    with pytest.raises(FormatError, match=f"has {most + 1} rows without noise"):
+        check_arrays({"p": fewer}, spec, grid=grid)
+    with pytest.raises(FormatError, match="without noise"):
+        check_arrays({"p": released}, spec, grid=NoisyGrid(-2, 100.0))
 
 
 @given(

@@ -89,8 +89,14 @@ def test_a_grid_too_fine_for_the_ring_is_refused() -> None:
 
 
 def test_a_grid_too_coarse_beside_the_noise_is_refused() -> None:
-    with pytest.raises(FormatError, match="too coarse beside its noise"):
-        RunPlan.from_record(with_grid(secure(), 0))
+    for rule in ("secure-sum", "sum"):
+        plan = secure(rule=rule)
+        # The coarsest that goes with the noise of both mechanisms, and one beyond it.
+        least = min(release_noise_stddev(plan, each) for each in plan.mechanisms)
+        coarsest = math.floor(math.log2(least / 4))
+        RunPlan.from_record(with_grid(plan, coarsest))
+        with pytest.raises(FormatError, match="too coarse beside its noise"):
+            RunPlan.from_record(with_grid(plan, coarsest + 1))
     with pytest.raises(InputError, match="too coarse beside its noise"):
         secure(50, 10**8)
 

@@ -18,7 +18,7 @@ POPULARITY = GENERATOR.gamma(1.0, 30.0, 60)
 
 def test_the_first_model_is_what_the_plan_says() -> None:
     model = first_model(POPULARITY, PLAN)
-    check_arrays(model, PLAN.model_arrays(2), grid_exponent=None)
+    check_arrays(model, PLAN.model_arrays(2), grid=None)
     state = ModelState.from_arrays(model)
     assert state.vocabulary.tolist() == np.argsort(-POPULARITY)[: PLAN.vocabulary_size].tolist()
     assert np.array_equal(state.popularity, POPULARITY.astype(np.float32))

@@ -107,7 +107,7 @@ def test_the_model_is_the_plans_and_keeps_what_popularity_decided() -> None:
     before = first_model(POPULARITY, PLAN)
     gram, _ = low_rank(SIZE, [9e4, 5e4])
     model = gram_model(before, upper_triangle(gram), PLAN)
-    check_arrays(model, PLAN.model_arrays(3), grid_exponent=None)
+    check_arrays(model, PLAN.model_arrays(3), grid=None)
     ModelState.of_plan(model, PLAN)
     for name in ("popularity", "vocabulary", "item_weights"):
         assert np.array_equal(model[name], before[name])

@@ -42,7 +42,7 @@ def start() -> Model:
 def test_after_popularity_the_model_has_what_its_strategy_trains() -> None:
     for plan in (PLAN, local_plan("tied-autoencoder")):
         model, _ = model_after(1, {}, total_of({"popularity": POPULARITY}), plan, {})
-        check_arrays(model, plan.model_arrays(2), grid_exponent=None)
+        check_arrays(model, plan.model_arrays(2), grid=None)
         again, _ = model_after(1, {}, total_of({"popularity": POPULARITY}), plan, {})
         assert all(np.array_equal(model[name], again[name]) for name in model)
         assert len(np.unique(model["item_factors"])) == model["item_factors"].size

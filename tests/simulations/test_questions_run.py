@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from common.analytics.answers import ReleasedAnswers
-from common.analytics.purchase_questions import REPEATS
+from common.analytics.purchase_questions import FREQUENCY, RECENCY, REPEATS
 from common.audit.log import AuditLog
 from common.audit.verify.verdict import Verdict
 from common.canonical_json import JsonValue
@@ -28,7 +28,7 @@ from simulations.customers import CustomerChoices
 from simulations.federate import federate
 from simulations.provision import OpenRegion, open_regions
 from simulations.run_folder import RunFolder
-from tests.support.asked_federation import NAMES, asked_plan, make_asked, secure_plan
+from tests.support.asked_federation import NAMES, asked_plan, coarsely, make_asked, secure_plan
 from tests.support.run_bundle import bundled
 from tests.support.small_federation import small_scenario
 
@@ -158,6 +158,16 @@ def test_a_run_of_masked_answers(tmp_path: Path) -> None:
     folder, seen = asked(tmp_path / "run", PLANS["masked"])
     check_answers("masked", folder, customers=60)
     check_left("masked", seen)
+
+
+@pytest.mark.slow
+def test_masked_answers_of_mostly_empty_cells_on_coarse_grids_are_given(tmp_path: Path) -> None:
+    """A tenth of the noise in cells that nobody is in is rounded to zero."""
+    plan = coarsely(secure_plan("local", (RECENCY, FREQUENCY, REPEATS)))
+    folder, _ = asked(tmp_path / "run", plan)
+    found, _ = verified(folder, plan)
+    repeats = found.of(REPEATS)
+    assert repeats.released.sum() == pytest.approx(60, abs=6 * 2 * repeats.noise_stddev)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,10 +12,12 @@ from common.aggregation_rules import NoiseMode, RuleName
 from common.analytics.answers import Scope
 from common.analytics.asked import Asking
 from common.analytics.purchase_questions import CATEGORIES, REPEATS, SCENES
+from common.canonical_json import JsonValue
 from common.catalogue import Catalogue
 from common.consent import FEDERATED_TRAINING
 from common.plan import RunPlan
 from common.questions_plan import QuestionsFile, questions_plan
+from common.release_bounds import release_noise_stddev
 from common.timestamps import format_time
 from simulations.customers import CustomerChoices
 from simulations.federate import federate
@@ -76,6 +79,15 @@ def secure_plan(mode: NoiseMode, names: Sequence[str] = NAMES, **changes: Any) -
         aggregation="secure-sum",
         **({"mode": mode, "quorum": 3, **honest} | changes),
     )
+
+
+def coarsely(plan: RunPlan) -> RunPlan:
+    """The same plan on the coarsest grids that go with its noise."""
+    mechanisms: list[JsonValue] = []
+    for each in plan.mechanisms:
+        coarsest = math.floor(math.log2(release_noise_stddev(plan, each) / 4))
+        mechanisms.append({**each.model_dump(mode="json"), "grid_exponent": coarsest})
+    return RunPlan.from_record({**plan.to_record(), "mechanisms": mechanisms})
 
 
 def make_asked(

@@ -20,19 +20,20 @@ from client.engine.policy import RegionPolicy
 from client.engine.policy_desk import sign_policy
 from client.engine.preparation import RegionData
 from client.engine.sealed_rounds import SealedRounds
-from client.training.noise import SystemNoise
+from client.training.noise import SeededNoise, SystemNoise
 from common.analytics.further_questions import NPS, RETURNS
-from common.analytics.purchase_questions import CATEGORIES, REPEATS
+from common.analytics.purchase_questions import CATEGORIES, RECENCY, REPEATS
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
 from common.consent import FEDERATED_ANALYTICS, FEDERATED_TRAINING
 from common.envelope import Envelope
 from common.errors import ConsentError, InputError, PolicyError
+from common.noisy_grid import NoisyGrid
 from common.parameters import arrays_digest, snap_to_grid
 from common.plan import RunPlan
 from simulations.provision import OpenRegion, RegionSetUp, open_region
 from simulations.run_folder import RunFolder
-from tests.support.asked_federation import asked_plan, make_asked
+from tests.support.asked_federation import asked_plan, coarsely, make_asked
 from tests.support.cosigning import ask, publish
 from tests.support.small_federation import home_of
 
@@ -98,6 +99,24 @@ def test_a_repeated_request_gets_the_same_answer_and_no_second_charge(region: Op
     _, second = ask(region.engine, header(), {})
     np.testing.assert_array_equal(first["category_customers"], second["category_customers"])
     assert len(region.engine.ledger.charges) == 1
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told", "not told"])
+def test_zeros_of_a_coarse_grid_are_noise_and_refused_where_nobody_told(
+    told: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """84 cells, most of them empty, on the coarsest grid: some eight are rounded to zero."""
+    if not told:
+        monkeypatch.setattr(NoisyGrid, "most_zero_rows", lambda *_: 0)
+    plan = coarsely(asked_plan((RECENCY,), regions=["region-1"], quorum=1))
+    folder, _, set_ups = make_asked(tmp_path / "run", plan)
+    with open_region(home_of(folder), set_ups[0], noise=SeededNoise("coarse")) as region:
+        reply, arrays = ask(region.engine, header(of=plan), {})
+    if told:
+        assert reply["status"] == "ok"
+        assert (arrays["recency_cuts"] == 0).sum() > 2
+    else:
+        assert (reply["status"], arrays) == ("refused", {})
 
 
 def test_the_next_question_takes_the_sums_before_it_and_nothing_else(region: OpenRegion) -> None:

@@ -29,6 +29,7 @@ from common.model import PreferenceModel
 from common.model_state import ModelState
 from common.parameters import check_arrays, snap_to_grid
 from common.plan import RunPlan
+from common.release_bounds import release_grid
 from server.aggregation import first_model
 from tests.support.preference_data import dataset_of, plan_of, random_customers, random_dataset
 from tests.support.privacy_gates import noise_has_stddev, noise_is_fresh
@@ -201,10 +202,10 @@ def test_a_release_is_what_the_plan_says_and_has_noise_everywhere() -> None:
     noise = SystemNoise()
     released = popularity_release(dataset, POPULARITY, noise=noise)
     specs = PLAN.released_arrays("popularity")
-    check_arrays({"popularity": released}, specs, grid_exponent=-12)
+    check_arrays({"popularity": released}, specs, grid=release_grid(PLAN, POPULARITY))
     released = factor_release(dataset, FACTORS, model_for(dataset), noise=noise)
     specs = PLAN.released_arrays("factors")
-    check_arrays({"factor_gradient": released}, specs, grid_exponent=-12)
+    check_arrays({"factor_gradient": released}, specs, grid=release_grid(PLAN, FACTORS))
     assert released.any(axis=1).all()
 
 

@@ -20,6 +20,7 @@ from common.item_pairs import n_pairs, upper_triangle
 from common.model_state import ModelState
 from common.parameters import check_arrays, snap_to_grid
 from common.plan import Mechanism, RunPlan
+from common.release_bounds import release_grid
 from server.aggregation import first_model
 from tests.support.preference_data import dataset_of, plan_of, random_customers, random_dataset
 from tests.support.privacy_gates import noise_has_stddev, noise_is_fresh
@@ -168,7 +169,7 @@ def test_a_release_is_what_the_plan_says_and_nobody_leaves_pure_noise() -> None:
     empty = dataset_of({}, N_ITEMS)
     released = gram_release(empty, GRAM, model, noise=SeededNoise("empty"))
     specs = PLAN.released_arrays("gram")
-    check_arrays({"item_gram": released}, specs, grid_exponent=GRAM.grid_exponent)
+    check_arrays({"item_gram": released}, specs, grid=release_grid(PLAN, GRAM))
     pure = SeededNoise("empty").gaussian(released.shape, GRAM.noise_stddev)
     assert np.array_equal(released, snap_to_grid(pure, GRAM.grid_exponent))
     assert not gram_units(empty, ModelState.from_arrays(model), SHARED_GRAM).any()
@@ -179,7 +180,7 @@ def test_a_shared_round_releases_what_the_plan_names() -> None:
     model = model_for(dataset, SHARED)
     noise = SystemNoise()
     released = shared_round(dataset, model, plan=SHARED, server_round=2, noise=noise)
-    check_arrays(released, SHARED.released_arrays("gram"), grid_exponent=None)
+    check_arrays(released, SHARED.released_arrays("gram"), grid=None)
     assert (released["item_gram"] != 0).mean() > 0.99
 
 

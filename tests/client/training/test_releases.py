@@ -16,6 +16,7 @@ from common.errors import FormatError, InputError
 from common.model_state import ModelState
 from common.parameters import check_arrays
 from common.plan import RunPlan
+from common.release_bounds import release_grid
 from common.strategies import MATRIX_FACTORISATION, SASREC, TIED_AUTOENCODER, change_of
 from server.parameter_step import model_after
 from server.round_total import WholeTotal
@@ -79,13 +80,13 @@ def test_every_round_releases_what_the_plan_states_with_noise_everywhere(strateg
     plan = local_plan(strategy)
     for server_round in range(1, plan.total_rounds + 1):
         model = model_before(server_round, plan)
-        check_arrays(model, plan.model_arrays(server_round), grid_exponent=None)
+        check_arrays(model, plan.model_arrays(server_round), grid=None)
         released = release(
             regions()[0], model, plan=plan, server_round=server_round, noise=SystemNoise()
         )
         mechanism = plan.mechanism_of(server_round)
         specs = plan.released_arrays(mechanism.name)
-        check_arrays(released, specs, grid_exponent=mechanism.grid_exponent)
+        check_arrays(released, specs, grid=release_grid(plan, mechanism))
         for name, array in released.items():
             # No coordinate tells by a zero that nobody bought what it stands for.
             assert (array != 0).mean() > 0.99, name
