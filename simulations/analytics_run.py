@@ -138,7 +138,9 @@ def _set_ups(run: QuestionsRun, plan: RunPlan) -> list[RegionSetUp]:
         RegionSetUp(
             region=region,
             jurisdiction=jurisdiction,
-            choose=partial(_choose, run=run, region_number=number),
+            choose=partial(
+                _choose, run=run, rounds=max(2, plan.total_rounds), region_number=number
+            ),
             epsilon_cap=run.epsilon,
             delta_max=run.delta,
         )
@@ -148,12 +150,14 @@ def _set_ups(run: QuestionsRun, plan: RunPlan) -> list[RegionSetUp]:
     ]
 
 
-def _choose(customers: Sequence[str], *, run: QuestionsRun, region_number: int) -> CustomerChoices:
+def _choose(
+    customers: Sequence[str], *, run: QuestionsRun, rounds: int, region_number: int
+) -> CustomerChoices:
     """How one region's customers choose; who withdraws does so while the run is on."""
     return draw_choices(
         customers,
         refusal_share=run.scenario.refusal_share,
         withdrawal_share=run.scenario.withdrawal_share,
-        rounds=max(2, len(run.questions.question)),
+        rounds=rounds,
         seed=(run.seed, region_number),
     )

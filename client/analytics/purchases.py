@@ -9,12 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from client.analytics.rows import (
     LongArray,
-    cluster_rows,
     count_rows,
     cut_rows,
     funnel_rows,
@@ -25,10 +23,8 @@ from client.data.transactions import Purchases
 from client.recommend.local_statistics import WEEKDAYS, Clock
 from client.training.bounded_sums import Contributions
 from common.analytics.answers import array_of
-from common.analytics.clusters import Clusters
 from common.analytics.purchase_questions import (
     CELLS,
-    CLUSTERS,
     DAY_MS,
     MOST_CATEGORIES,
     MOST_DAYS,
@@ -176,7 +172,7 @@ def frequency_cuts(*, most_days: int = MOST_DAYS, cells: int = CELLS) -> Purchas
     question = frequency_question(most_days=most_days, cells=cells)
 
     def rows(purchases: Purchases) -> Contributions:
-        owner, _ = _purchase_days(purchases)
+        owner, _ = purchase_days(purchases)
         names, days = np.unique(owner, return_counts=True)
         return cut_rows(question, names, days.astype(np.float64))
 
@@ -192,7 +188,7 @@ def repeat_purchases(*, stages: int = STAGES) -> PurchaseStatistic:
     question = repeat_question(stages=stages)
 
     def rows(purchases: Purchases) -> Contributions:
-        owner, day = _purchase_days(purchases)
+        owner, day = purchase_days(purchases)
         # The days are ascending for each owner: a day's number is its distance from the first.
         number = np.arange(len(owner)) - np.searchsorted(owner, owner, side="left")
         kept = number < stages
@@ -201,41 +197,10 @@ def repeat_purchases(*, stages: int = STAGES) -> PurchaseStatistic:
     return PurchaseStatistic(question, rows)
 
 
-def purchase_clusters(question: Clusters, *, window_days: int, end_ms: int) -> PurchaseStatistic:
-    """One step of k-means over customers' recency and frequency, both as logarithms.
-
-    Args:
-        question: The step: centres of two coordinates, named `CLUSTERS`.
-        window_days: How long the window is, in days.
-        end_ms: Where it ends, milliseconds since the epoch.
-
-    Raises:
-        InputError: The question is another one.
-    """
-    if question.name != CLUSTERS or question.centres.shape[1] != 2:
-        raise InputError(f"Customers' clusters are asked as {CLUSTERS}, over two coordinates.")
-
-    def rows(purchases: Purchases) -> Contributions:
-        owner, day = _purchase_days(purchases)
-        names, first, days = np.unique(owner, return_index=True, return_counts=True)
-        newest = day[first + days - 1]
-        since = np.maximum(end_ms // DAY_MS - newest, 0)
-        points = np.column_stack([_unit(since, window_days), _unit(days, window_days)])
-        return cluster_rows(question, names, points)
-
-    return PurchaseStatistic(question, rows, {"end_ms": end_ms, "window_days": window_days})
-
-
-def _purchase_days(purchases: Purchases) -> tuple[LongArray, LongArray]:
+def purchase_days(purchases: Purchases) -> tuple[LongArray, LongArray]:
     """Distinct pairs of customer and day since the epoch, ascending."""
     day = purchases.time_ms // DAY_MS
     if len(day) == 0:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     pairs = np.unique(np.column_stack([purchases.owner.astype(np.int64), day]), axis=0)
     return pairs[:, 0], pairs[:, 1]
-
-
-def _unit(days: LongArray, most: int) -> npt.NDArray[np.float64]:
-    """Days as a coordinate within −1 and 1: the logarithm, between none and the most."""
-    unit: npt.NDArray[np.float64] = np.clip(2 * np.log1p(days) / np.log1p(most) - 1, -1.0, 1.0)
-    return unit

@@ -36,7 +36,7 @@ class Line:
         label: What it is about.
         value: The value; None where noise leaves nothing to say.
         low: The interval's lower end; None if nothing is said.
-        high: Its upper end.
+        high: Its upper end; None if nothing is said, or if the value is known from below only.
         unit: The unit of the three.
         note: What else is to be said.
     """
@@ -47,6 +47,13 @@ class Line:
     high: float | None
     unit: str
     note: str = ""
+
+    @property
+    def interval(self) -> str:
+        """Its interval in words."""
+        if self.low is None:
+            return "–"
+        return f"{self.low:.4g} …" + ("" if self.high is None else f" {self.high:.4g}")
 
     def to_record(self) -> dict[str, JsonValue]:
         """As canonical JSON values: decimals are strings."""
@@ -192,15 +199,25 @@ def _(
 def _(
     question: Clusters, released: FloatArray, noise_stddev: float, *, level: float = LEVEL
 ) -> list[Line]:
-    clusters, dimensions = question.centres.shape
     counts = question.counts(released, noise_stddev, level=level)
-    labels = [
-        f"cluster {n + 1}, coordinate {d + 1}" for n in range(clusters) for d in range(dimensions)
-    ]
-    return [
-        *_lines([f"cluster {n + 1}" for n in range(clusters)], counts, "customers"),
-        *_lines(labels, question.read(released, noise_stddev, level=level), "of −1 to 1"),
-    ]
+    shares = question.shares(released, noise_stddev, level=level).scaled(100)
+    numbers = question.numbers(released, noise_stddev, level=level)
+    traits = question.traits(released, noise_stddev, level=level)
+    lines = []
+    for n in range(len(question.centres)):
+        name, one = f"cluster {n + 1}", slice(n, n + 1)
+        lines += _lines([name], counts.at(one), "customers")
+        lines += _lines([f"{name}: share"], shares.at(one), "%")
+        for coordinate, found, trait in zip(
+            question.coordinates, numbers, traits[n].tolist(), strict=True
+        ):
+            (line,) = _lines([f"{name}: {coordinate.label}"], found.at(one), coordinate.unit)
+            lines.append(line if line.value is None else _noted(line, _TRAITS[trait]))
+    return lines
+
+
+# What is told of a cluster beside all customers.
+_TRAITS = {1: "sure to be above the mean", 0: "", -1: "sure to be below the mean"}
 
 
 def _lines(labels: list[str] | tuple[str, ...], found: Estimates, unit: str) -> list[Line]:

@@ -12,15 +12,11 @@ from common.analytics.clusters import Clusters
 from common.analytics.cuts import Cuts
 from common.analytics.estimates import LEVEL, Estimates, deviations_of
 from common.analytics.shares import Shares
-from common.report_charts import Scale
 from server.insights.figures import (
-    Body,
     Cell,
     Chart,
     Figure,
     Heat,
-    Plane,
-    Point,
     Row,
     Section,
     Table,
@@ -31,11 +27,9 @@ from server.insights.figures import (
     shade,
     ticks_of,
     told,
-    upright,
 )
+from server.insights.groups_found import clusters, largest
 from server.insights.teller import Teller, percent
-
-_COORDINATES = 2
 
 
 def scenes(teller: Teller) -> Section | None:
@@ -141,10 +135,17 @@ def _busiest(teller: Teller, question: Shares, answer: ReleasedAnswer) -> Markup
 def segments(teller: Teller) -> Section | None:
     """Cuts of recency, frequency and the like by region, and clusters; None if none was asked."""
     figures = [_cuts(teller, question) for question in teller.findings.questions(Cuts)]
+    headlines = []
     for question in teller.findings.questions(Clusters):
-        figures += [_clusters(teller, question, answer) for answer in teller.answers(question.name)]
+        for answer in teller.answers(question.name):
+            # Each answer has the centres that its own steps came to.
+            if isinstance(answer.question, Clusters):
+                figures += clusters(teller, answer.question, answer)
+                headlines.append(largest(teller, answer.question, answer))
     figures.sort(key=lambda each: each.small)
-    return Section("segments", tuple(figures)) if figures else None
+    if not figures:
+        return None
+    return Section("segments", tuple(figures), teller.sentences(headlines))
 
 
 def _cuts(teller: Teller, question: Cuts) -> Figure:
@@ -182,42 +183,4 @@ def _cuts(teller: Teller, question: Cuts) -> Figure:
         Chart(tuple(rows), ticks_of(scale)),
         teller.say("cuts.reading", shares=shares, unit=unit),
         Table((teller.say("region"), *head), tuple(lines)),
-    )
-
-
-def _clusters(teller: Teller, question: Clusters, answer: ReleasedAnswer) -> Figure:
-    standing = teller.standing(answer)
-    if not standing.shown:
-        return teller.too_small(answer, standing)
-    own = answer.scope != GLOBAL
-    counts = told(question.counts(answer.released, answer.noise_stddev))
-    means = question.read(answer.released, answer.noise_stddev)
-    dimensions = question.centres.shape[1]
-    means_of = [
-        told(means.at(slice(n * dimensions, n * dimensions + dimensions)))
-        for n in range(len(counts))
-    ]
-    scale = Scale(-1.0, 1.0)
-    points, lines = [], []
-    for n, (count, centre) in enumerate(zip(counts, means_of, strict=True)):
-        label = teller.say("clusters.cluster", n=n + 1)
-        lines.append((label, teller.spoken(count), *(teller.spoken(each) for each in centre)))
-        if dimensions == _COORDINATES and all(each.known for each in centre):
-            x, y = mark(centre[0], scale), mark(centre[1], scale)
-            points.append(Point(n + 1, label, x, y, teller.spoken(count)))
-    axes = [teller.say("clusters.axis", n=n + 1) for n in range(dimensions)]
-    body: Body | None = None
-    if points:
-        ticks = ticks_of(scale)
-        names = [teller.language.term("axis", f"{question.name}.{n}") for n in (1, 2)]
-        body = Plane(tuple(points), names[0], names[1], (), ticks, upright(ticks))
-    head = (teller.say("clusters.name"), teller.say("unit.customers"), *axes)
-    said = teller.coarse(standing) if points else teller.say("clusters.silent")
-    return Figure(
-        teller.caption(question.name, answer.scope),
-        teller.cost(answer),
-        body,
-        said,
-        Table(head, tuple(lines)),
-        small=own,
     )

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from common.aggregation_rules import NoiseMode, RuleName
+from common.clusters_table import ClustersTable
 from common.errors import InputError
 from common.kit import JURISDICTION
 from common.loopback import LoopbackAddress
@@ -189,7 +190,8 @@ class WitnessTable(_Table):
     url: str = Field(pattern=r"^https?://", max_length=512)
 
 
-# What only a run that trains says.
+# What only a run of questions says; and what only a run that trains says.
+_OF_QUESTIONS = frozenset({"names", "clusters", "anyway"})
 _OF_MODELS = frozenset({"rounds", "strategy", "tolerated", "model", "seed"})
 
 
@@ -216,6 +218,7 @@ class RunTable(_Table):
         seed: Of the public initial factors.
         question: What is asked, in order.
         names: Public names that questions are made of.
+        clusters: By what customers are grouped, and where that begins.
         anyway: Ask even where noise would swamp an answer.
     """
 
@@ -235,12 +238,13 @@ class RunTable(_Table):
     seed: int = Field(default=0, ge=0, le=2**53 - 1)
     question: tuple[QuestionTable, ...] = Field(default=(), max_length=1000)
     names: NamesTable | None = None
+    clusters: ClustersTable | None = None
     anyway: bool = False
 
     @model_validator(mode="after")
     def _one_kind(self) -> RunTable:
         stated = self.model_fields_set
-        surplus = stated & (_OF_MODELS if self.question else {"names", "anyway"})
+        surplus = stated & (_OF_MODELS if self.question else _OF_QUESTIONS)
         if surplus:
             kind = "questions" if self.question else "a model"
             raise ValueError(f"a run of {kind} has no {', '.join(sorted(surplus))}")
@@ -254,8 +258,12 @@ class RunTable(_Table):
         Raises:
             ValueError: It does not go together.
         """
-        names = {} if self.names is None else {"names": self.names}
-        return QuestionsFile(aggregation=self.aggregation, question=self.question, **names)
+        said = {"names": self.names, "clusters": self.clusters}
+        return QuestionsFile(
+            aggregation=self.aggregation,
+            question=self.question,
+            **{name: table for name, table in said.items() if table is not None},
+        )
 
 
 class WaitsTable(_Table):

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from common.analytics.answers import GLOBAL, ReleasedAnswer, ReleasedAnswers
-from common.analytics.clusters import Clusters
 from common.analytics.cuts import Cuts
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
@@ -19,6 +18,7 @@ from common.analytics.scores import Score
 from common.analytics.shares import Shares
 from common.analytics.trends import Trend
 from common.analytics.uplift import Uplift
+from tests.support.made_clusters import made_clusters
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -53,7 +53,7 @@ def questions() -> list[Question]:
         Score.csat(),
         Uplift("uplift-click"),
         Kano("kano", FEATURES, most=4),
-        Clusters("purchase-clusters", centres),
+        made_clusters("purchase-clusters", centres),
     ]
 
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from common.audit.verify import fields as f
 from common.audit.verify.caps import YearlyAccounts
-from common.audit.verify.epsilon import composed_epsilon
+from common.audit.verify.epsilon import composed_epsilon, mechanism_in
 from common.audit.verify.fields import Record
 from common.audit.verify.records import FEDERATED_ANALYTICS, MODES
 from common.audit.verify.replay import Entry, Evidence, LogReplay
@@ -226,7 +226,10 @@ def _query_allowed(mechanism: Record, caps: Record, delta: str) -> bool:
     cap = caps.get(str(mechanism["name"]))
     if cap is None:
         return False
-    spent = {(str(mechanism["noise_multiplier"]), "1"): 1}
+    # A question of several steps is permitted by what all of them spend.
+    rounds = mechanism["rounds"] if "rounds" in mechanism else None
+    times = len(rounds) if isinstance(rounds, list) else 1
+    spent = {mechanism_in(mechanism): times}
     try:
         return composed_epsilon(spent, float(delta)) <= float(str(cap)) * (1 + _ROUNDING)
     except VerificationError:

@@ -17,13 +17,12 @@ from dp_accounting.pld import PLDAccountant
 from scipy import stats
 
 from client.analytics.further import further_statistic
+from client.analytics.points import purchase_clusters
 from client.analytics.purchases import (
-    CLUSTERS,
     PurchaseStatistic,
     category_customers,
     category_trend,
     frequency_cuts,
-    purchase_clusters,
     purchase_scenes,
     recency_cuts,
     repeat_purchases,
@@ -32,12 +31,13 @@ from client.data.transactions import Purchases
 from client.recommend.local_statistics import Clock
 from client.training.bounded_sums import Contributions, noisy_sum
 from client.training.noise import NoiseSource, SystemNoise
-from common.analytics.clusters import Clusters
 from common.analytics.further_questions import FURTHER
+from common.analytics.purchase_questions import CLUSTERS
 from common.calibration import calibrate_noise_multiplier
 from common.catalogue import Catalogue
 from common.privacy import GaussianEvent, epsilon
 from tests.support.beside import NAMES, crowd, each_row_apart, only
+from tests.support.made_clusters import made_clusters
 
 FloatArray = npt.NDArray[np.float64]
 Release = Callable[[PurchaseStatistic, list[Purchases], NoiseSource], FloatArray]
@@ -61,8 +61,9 @@ STATISTICS = [
     frequency_cuts(most_days=DAYS),
     repeat_purchases(),
     purchase_clusters(
-        Clusters(CLUSTERS, np.array([[-0.5, 0.0], [0.5, 0.2]])),
-        window_days=DAYS,
+        made_clusters(CLUSTERS, np.array([[-0.5, 0.0, -0.5], [0.5, 0.2, 0.1]])),
+        CATALOGUE,
+        CLOCK,
         end_ms=DAYS * DAY_MS,
     ),
 ]

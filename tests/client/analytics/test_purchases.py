@@ -7,12 +7,10 @@ import numpy.typing as npt
 import pytest
 
 from client.analytics.purchases import (
-    CLUSTERS,
     PurchaseStatistic,
     category_customers,
     category_trend,
     frequency_cuts,
-    purchase_clusters,
     purchase_scenes,
     recency_cuts,
     repeat_purchases,
@@ -20,7 +18,6 @@ from client.analytics.purchases import (
 from client.data.transactions import Purchases
 from client.recommend.local_statistics import Clock
 from client.training.bounded_sums import bounded_sum
-from common.analytics.clusters import Clusters
 from common.analytics.cuts import Cuts
 from common.analytics.estimates import Estimates
 from common.analytics.purchase_questions import growing_edges
@@ -100,20 +97,6 @@ def test_repeats_are_purchases_on_further_days() -> None:
     np.testing.assert_allclose(found.value, [3.0, 2.0, 1.0], atol=1e-4)
 
 
-def test_clusters_find_those_who_are_there() -> None:
-    frequent = [(n, 0, 360 - day / 2) for n in range(50) for day in range(0, 120, 2)]
-    lapsed = [(50 + n, 0, 20.0 + n / 100) for n in range(50)]
-    given = purchases(*frequent, *lapsed)
-    question = Clusters(CLUSTERS, np.array([[-0.2, 0.2], [0.2, -0.2]]))
-    for _ in range(3):
-        statistic = purchase_clusters(question, window_days=365, end_ms=365 * DAY_MS)
-        question = question.moved(summed(statistic, given), 1e-6)
-    near, far = question.centres.tolist()
-    assert near[0] < 0.0 < near[1]
-    assert far[0] > 0.9
-    assert far[1] < -0.7
-
-
 def test_a_region_without_purchases_is_zeros_before_noise_and_nothing_is_said() -> None:
     nobody = Purchases((), *(np.zeros(0, dtype=kind) for kind in (np.int32, np.int32, np.int64)))
     clock = Clock({"day": (0, 24)}, "UTC")
@@ -134,7 +117,6 @@ def test_a_region_without_purchases_is_zeros_before_noise_and_nothing_is_said() 
 
 
 def test_what_a_query_says_of_its_parts_is_canonical_json() -> None:
-    clusters = Clusters(CLUSTERS, np.array([[-0.2, 0.2], [0.2, -0.2]]))
     for statistic in (
         category_customers(CATALOGUE),
         category_trend(CATALOGUE, later_from_ms=5),
@@ -142,17 +124,9 @@ def test_what_a_query_says_of_its_parts_is_canonical_json() -> None:
         recency_cuts(window_days=365, end_ms=5),
         frequency_cuts(),
         repeat_purchases(),
-        purchase_clusters(clusters, window_days=365, end_ms=5),
     ):
         assert len(encode(statistic.parameters)) < 4096
         assert statistic.spec.shape == (statistic.question.size,)
-
-
-def test_clusters_of_something_else_are_refused() -> None:
-    with pytest.raises(InputError, match="purchase-clusters"):
-        purchase_clusters(Clusters("other", np.zeros((2, 2))), window_days=5, end_ms=5)
-    with pytest.raises(InputError, match="two coordinates"):
-        purchase_clusters(Clusters(CLUSTERS, np.zeros((2, 3))), window_days=5, end_ms=5)
 
 
 @pytest.mark.parametrize(("most", "cells"), [(0.0, 10), (-1.0, 10), (5.0, 1)])

@@ -24,7 +24,6 @@ from client.analytics.rows import (
     uplift_rows,
 )
 from client.training.bounded_sums import Contributions
-from common.analytics.clusters import Clusters
 from common.analytics.cuts import Cuts
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
@@ -34,6 +33,7 @@ from common.analytics.shares import Shares
 from common.analytics.trends import Trend
 from common.analytics.uplift import Uplift
 from common.errors import InputError
+from tests.support.made_clusters import made_clusters
 
 LongArray = npt.NDArray[np.int64]
 CUSTOMERS = 5
@@ -78,7 +78,7 @@ FUNNEL = Funnel("funnel", LABELS)
 TREND = Trend("trend", LABELS, most=2)
 NPS, UPLIFT = Score.nps(), Uplift("uplift")
 KANO = Kano("kano", LABELS, most=3)
-CENTRES = Clusters("clusters", np.array([[-0.5, 0.1], [0.5, -0.1], [0.0, 0.9]]))
+CENTRES = made_clusters("clusters", np.array([[-0.5, 0.1], [0.5, -0.1], [0.0, 0.9]]))
 
 
 def once(facts: Facts) -> Facts:

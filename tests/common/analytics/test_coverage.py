@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from common.analytics.clusters import Clusters
 from common.analytics.cuts import Cuts
 from common.analytics.estimates import Estimates
 from common.analytics.funnels import Funnel
@@ -23,6 +22,7 @@ from common.analytics.scores import Score
 from common.analytics.shares import Shares
 from common.analytics.trends import Trend
 from common.analytics.uplift import Uplift
+from tests.support.made_clusters import made_clusters
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -50,7 +50,7 @@ SCENES = Shares("scenes", (("morning", "evening"), ("mon", "tue", "wed"), ("big"
 FUNNEL = Funnel("funnel", ("awareness", "interest", "decision", "purchase", "repeat"))
 TREND = Trend("trend", tuple("abc"), most=2)
 NPS, CSAT = Score.nps(), Score.csat()
-CENTRES = Clusters("clusters", np.array([[-0.5, 0.0], [0.5, 0.2]]))
+CENTRES = made_clusters("clusters", np.array([[-0.5, 0.0], [0.5, 0.2]]))
 KANO = Kano("kano", ("delivery", "receipts"), most=2)
 PAIRS = np.array([[400.0, 250, 90, 160, 30, 10], [60.0, 190, 520, 210, 15, 40]])
 COUNTS = np.array([4000.0, 2500.0, 900.0, 300.0, 120.0, 60.0])

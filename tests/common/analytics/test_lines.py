@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.analytics.clusters import Clusters
 from common.analytics.cuts import Cuts
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
@@ -19,6 +18,7 @@ from common.analytics.trends import Trend
 from common.analytics.uplift import Uplift
 from common.canonical_json import encode
 from common.errors import InputError
+from tests.support.made_clusters import made_clusters
 
 TREND = Trend("trend", tuple("abc"), most=1)
 QUESTIONS: list[Any] = [
@@ -30,7 +30,7 @@ QUESTIONS: list[Any] = [
     TREND,
     Score.nps(),
     Uplift("uplift"),
-    Clusters("clusters", np.array([[-0.5, 0.1], [0.5, -0.1]])),
+    made_clusters("clusters", np.array([[-0.5, 0.1], [0.5, -0.1]])),
     Kano("kano", ("delivery", "receipts"), most=2),
 ]
 

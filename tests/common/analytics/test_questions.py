@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common.analytics.clusters import Clusters
 from common.analytics.cuts import Cuts
 from common.analytics.estimates import LEVEL, Estimates, deviations_of
 from common.analytics.funnels import Funnel
@@ -21,6 +20,7 @@ from common.analytics.shares import Shares
 from common.analytics.trends import Trend
 from common.analytics.uplift import Uplift
 from common.errors import BudgetError, InputError
+from tests.support.made_clusters import made_clusters
 
 EDGES = tuple(float(each) for each in range(65))
 CENTRES = np.array([[-0.5, 0.1], [0.5, -0.1]])
@@ -34,7 +34,7 @@ QUESTIONS = [
     Score.nps(),
     Score.csat(),
     Uplift("uplift"),
-    Clusters("clusters", CENTRES),
+    made_clusters("clusters", CENTRES),
     Kano("kano", ("delivery", "receipts", "parking"), most=2),
 ]
 NAMES = [each.name for each in QUESTIONS]
@@ -203,7 +203,7 @@ def test_an_answer_off_the_scale_is_refused(answer: int) -> None:
 
 
 def test_a_cluster_that_nothing_is_said_of_stays_where_it_is() -> None:
-    clusters = Clusters("c", CENTRES)
+    clusters = made_clusters("c", CENTRES)
     count, coordinate = clusters.scales
     released = np.array(
         [400 * count, 400 * coordinate * 0.2, 400 * coordinate * -0.3, 1.0, 3.0, -2.0]
@@ -245,9 +245,9 @@ BAD: list[Callable[[], Any]] = [
     lambda: Score("s", (2, 3), (0.0, 1.0), 1, answering_share=0.0),
     lambda: Uplift("u", treated_share=1.0),
     lambda: Uplift("u", experiment_share=math.nan),
-    lambda: Clusters("c", np.array([[2.0, 0.0]])),
-    lambda: Clusters("c", np.array([[math.nan, 0.0]])),
-    lambda: Clusters("c", np.zeros((0, 2))),
+    lambda: made_clusters("c", np.array([[2.0, 0.0]])),
+    lambda: made_clusters("c", np.array([[math.nan, 0.0]])),
+    lambda: made_clusters("c", np.zeros((0, 2))),
 ]
 
 

@@ -14,7 +14,7 @@ HAN = re.compile("[\u3400-\u9fff]")
 # Keys that are put together at run time, by what they begin with.
 GROUPS = (
     "asked.mode.",
-    "axis.",
+    "coordinate.",
     "kano.class.",
     "label.",
     "list.comma",
@@ -22,6 +22,7 @@ GROUPS = (
     "question.",
     "reading.",
     "sign.",
+    "trait.",
     "unit.",
     "unit_of_privacy.",
 )
