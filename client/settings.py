@@ -29,6 +29,7 @@ from client.settings_tables import (
     FormTable,
     NodeTable,
     NoticeTable,
+    ProfilesTable,
     RecommenderTable,
     RegionTable,
     RelayTable,
@@ -91,6 +92,7 @@ class RegionSettings:
         node: The SuperNode's key and port.
         relay: The relay's user.
         recommender: Where the recommender listens; None if it is not among the processes.
+        profiles: How profiles are kept current; None if that is not among the processes.
         policy: What the region allows; it holds once the controller has signed it.
         consents: Consents to import when the region is installed; None for none.
         form: What all consents have in common, for the consent service and imports.
@@ -106,6 +108,7 @@ class RegionSettings:
     node: NodeTable
     relay: RelayTable
     recommender: RecommenderTable | None
+    profiles: ProfilesTable | None
     policy: RegionPolicy
     consents: ConsentsTable | None
     form: FormTable | None
@@ -143,6 +146,7 @@ class RegionSettings:
             node=tables.node,
             relay=tables.relay,
             recommender=tables.recommender,
+            profiles=tables.profiles,
             policy=policy,
             consents=tables.consents,
             form=tables.form,

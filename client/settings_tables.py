@@ -282,6 +282,20 @@ class RecommenderTable(_Table):
         return self
 
 
+class ProfilesTable(_Table):
+    """``[profiles]``: the process that keeps customers' profiles current.
+
+    It runs as the engine's user, whose home it reads. Without the table it is not started.
+
+    Attributes:
+        follow_every_s: How long it waits between two looks for what is new, in seconds.
+        metrics: Loopback address and port of its Prometheus endpoint; without, there is none.
+    """
+
+    follow_every_s: Annotated[float, Field(ge=0.1, le=86_400, allow_inf_nan=False)] = 5.0
+    metrics: OwnAddress | None = None
+
+
 class ConsentsTable(_Table):
     """``[consents]``: consents that customers have given already, imported at installation.
 
@@ -346,6 +360,7 @@ class Tables(_Table):
     node: NodeTable
     relay: RelayTable = RelayTable()
     recommender: RecommenderTable | None = None
+    profiles: ProfilesTable | None = None
     source: dict[str, Any]
     policy: dict[str, Any]
     consents: ConsentsTable | None = None
@@ -389,6 +404,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "node": NodeTable,
     "relay": RelayTable,
     "recommender": RecommenderTable,
+    "profiles": ProfilesTable,
     "policy": RegionPolicy,
     "consents": ConsentsTable,
     "form": FormTable,

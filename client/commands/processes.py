@@ -40,7 +40,7 @@ def start(
         bool, typer.Option("--unchecked", help="Start in spite of what `check` finds.")
     ] = False,
 ) -> None:
-    """Start regions' engines, nodes and relays, recommenders if set, and keep them up.
+    """Start regions' engines, nodes and relays, if set recommenders and profiles, and keep them up.
 
     With a registry or a plan the region is commissioned first, as `fedpref-region commission` does;
     a running region is stopped for that. Then it is checked, as `fedpref-region check --offline`
@@ -107,7 +107,9 @@ def stop(homes: HomesArgument) -> None:
 
 def logs(
     home: Annotated[Path, typer.Argument(help="The region's folder, or its home.")],
-    process: Annotated[str, typer.Argument(help="engine, node, relay or recommender.")] = "engine",
+    process: Annotated[
+        str, typer.Argument(help="engine, node, relay, recommender or profiles.")
+    ] = "engine",
     lines: Annotated[int, typer.Option(min=1, max=100_000, help="How many lines.")] = 50,
 ) -> None:
     """Print the last lines of a process's log."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -13,8 +15,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from common.errors import FedprefError, UsageError
+
 if TYPE_CHECKING:
+    from client.engine.home import RegionHome
     from client.profiles.making import Outcome
+    from client.profiles.metrics import ProfileMetrics
     from client.profiles.reading import Overview, SegmentLine
     from common.canonical_json import JsonValue
 
@@ -70,22 +76,39 @@ def refresh(
         float | None,
         typer.Option(min=0.1, help="Go on, and look for what is new every so many seconds."),
     ] = None,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", help="With --follow: print no outcomes, and log failures as JSON lines."
+        ),
+    ] = False,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="With --follow: a loopback address for Prometheus, such as 127.0.0.1:9467."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Take in what is new of purchases and events, and take out whoever withdrew.
 
     With --follow it goes on until it is stopped, and builds anew when that is due: an event is in
-    its customer's profile within seconds.
+    its customer's profile within seconds. What cannot be read then is tried again. With a table
+    [profiles] in region.toml it is among the processes of `fedpref-region start`.
     """
     from client.engine.home import RegionHome
     from client.profiles.region import open_profiles
 
-    with open_profiles(RegionHome.read(home)) as profiles:
-        if follow is None:
-            _show(profiles.refresh(), as_json)
-            return
-        for outcome in profiles.follow(follow):
-            _show(outcome, as_json)
+    region = RegionHome.read(home)
+    if follow is not None:
+        _follow(region, follow, metrics=metrics, quiet=quiet, as_json=as_json)
+        return
+    if quiet or metrics is not None:
+        raise UsageError(
+            "--quiet and --metrics are for a refresh that goes on.", remedy="Give --follow, too."
+        )
+    with open_profiles(region) as profiles:
+        _show(profiles.refresh(), as_json)
 
 
 @app.command()
@@ -129,6 +152,59 @@ def segments(home: HomeArgument, as_json: JsonOption = False) -> None:
     for name, count in overview.tags.items():
         tags.add_row(name, str(count))
     console.print(tags)
+
+
+def _follow(
+    home: RegionHome, every_s: float, *, metrics: str | None, quiet: bool, as_json: bool
+) -> None:
+    """Keeps profiles current until told to end; tells of it as is asked for."""
+    from client.commands.engine_process import told_to_end
+    from client.profiles.following import keep_current
+    from client.profiles.metrics import LoggedMetrics, ProfileMetrics
+    from client.profiles.region import open_profiles
+    from common.loopback import LoopbackAddress
+    from common.metrics_http import Observed, serve_metrics
+    from common.process_control import end_with_supervisor, hide_memory
+    from common.structured_log import log_as_json
+
+    seen = (LoggedMetrics if quiet else ProfileMetrics)(home.region, every_s=every_s)
+    observer = seen if quiet else _Told(seen, as_json)
+    with ExitStack() as stack:
+        if quiet:
+            end_with_supervisor()
+            log_as_json("profiles", level=logging.WARNING)
+        # Customers' histories are in it: no core dump, no tracing by another process of its user.
+        hide_memory()
+        told = stack.enter_context(told_to_end())
+        ready = f"{home.region}: profiles are kept current, every {every_s:g} s"
+        if metrics is not None:
+            observed = Observed(seen.registry, seen.checks())
+            place = stack.enter_context(serve_metrics(observed, LoopbackAddress.parse(metrics)))
+            ready += f", metrics on http://{place}/metrics"
+        typer.echo(f"{ready}. Ctrl-C stops it.", err=as_json)
+        keep_current(lambda: open_profiles(home), told, observer, every_s=every_s)
+        typer.echo(f"{home.region}: profiles are no longer kept current.", err=as_json)
+
+
+class _Told:
+    """Shows what comes of each look to whoever sits in front of it.
+
+    Args:
+        seen: Is told too.
+        as_json: Whether outcomes are shown as JSON.
+    """
+
+    def __init__(self, seen: ProfileMetrics, as_json: bool) -> None:
+        self._seen = seen
+        self._as_json = as_json
+
+    def refreshed(self, outcome: Outcome) -> None:
+        self._seen.refreshed(outcome)
+        _show(outcome, self._as_json)
+
+    def failed(self, error: FedprefError) -> None:
+        self._seen.failed(error)
+        typer.echo(f"{error} It is tried again.", err=True)
 
 
 def _explain(home: Path, customer: str, language: Language, reader: str, as_json: bool) -> None:

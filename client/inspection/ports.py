@@ -39,6 +39,9 @@ def check_ports(subject: Inspected, findings: Findings) -> None:
         if settings.recommender.metrics is not None:
             address = split_address(settings.recommender.metrics)
             _check_free(address, subject.setting("[recommender] metrics"), findings)
+    if settings.profiles is not None and settings.profiles.metrics is not None:
+        address = split_address(settings.profiles.metrics)
+        _check_free(address, subject.setting("[profiles] metrics"), findings)
     for field, path in sockets.items():
         _check_socket(path, subject.setting(field), findings)
 

@@ -33,6 +33,7 @@ ANSWERED = frozenset(
         "node",
         "relay",
         "recommender",
+        "profiles",
         "witnesses",
     }
 )

@@ -4,6 +4,7 @@
 |---|---|
 | engine | ``home/``, and the sockets in ``run/`` |
 | recommender, if the settings have it | what the engine has: it reads the same home, as its user |
+| profiles, if the settings have it | the same; it writes ``home/profiles`` alone |
 | node | ``node/``: its key, the coordinator's CA |
 | relay | ``relay/``: where bundles are unpacked |
 | whoever starts them | the rest; in ``secrets/`` what node and relay share, a copy for each |
@@ -25,7 +26,7 @@ from client.installation.ownership import own_region, process_user
 from client.node.environment_file import read_environment
 from client.node.stubs import write_stubs
 from client.settings import RegionSettings
-from client.settings_tables import RecommenderTable
+from client.settings_tables import ProfilesTable, RecommenderTable
 from common.durable_file import write_durably
 from common.errors import InputError, StorageError
 from common.node_environment import process_environment
@@ -34,9 +35,14 @@ from common.system_users import SystemUser, give, require_reachable
 
 _SECRETS = "secrets"
 RECOMMENDER = "recommender"
+PROFILES = "profiles"
 #: What is in a process's own environment besides, in a file of the region's folder: in the engine's
-#: a store's URL and a PIN of its keys, in the recommender's the store's URL alone.
-ENVIRONMENTS = {"engine": "engine.env", RECOMMENDER: "recommender.env"}
+#: a store's URL and a PIN of its keys, in the others' the store's URL alone.
+ENVIRONMENTS = {
+    "engine": "engine.env",
+    RECOMMENDER: "recommender.env",
+    PROFILES: "profiles.env",
+}
 _SECRET_BYTES = 32
 
 
@@ -99,6 +105,8 @@ def region_programs(settings: RegionSettings, *, with_own_variables: bool = True
     ]
     if settings.recommender is not None:
         found.append(_recommender(settings, settings.recommender, users, own.get(RECOMMENDER, {})))
+    if settings.profiles is not None:
+        found.append(_profiles(settings, settings.profiles, users, own.get(PROFILES, {})))
     return found
 
 
@@ -204,6 +212,17 @@ def _recommender(
         command += ["--metrics", table.metrics]
     environment = {**_environment(settings, "home", None), **own}
     return _program(settings, RECOMMENDER, command, environment, users.engine, stop_seconds=20)
+
+
+def _profiles(
+    settings: RegionSettings, table: ProfilesTable, users: RegionUsers, own: dict[str, str]
+) -> Program:
+    every = f"{table.follow_every_s:g}"
+    command = ["profile", "refresh", str(settings.home.root), "--follow", every, "--quiet"]
+    if table.metrics is not None:
+        command += ["--metrics", table.metrics]
+    environment = {**_environment(settings, "home", None), **own}
+    return _program(settings, PROFILES, command, environment, users.engine, stop_seconds=20)
 
 
 def _program(

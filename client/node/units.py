@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from client.engine.home import KEY_ROLES
-from client.node.programs import ENVIRONMENTS, RECOMMENDER, region_programs
+from client.node.programs import ENVIRONMENTS, PROFILES, RECOMMENDER, region_programs
 from client.settings import RegionSettings
 from common.systemd import Hardening, render_unit
 
@@ -24,6 +24,7 @@ _SPOKEN = {
     "node": "the SuperNode",
     "relay": "the relay",
     RECOMMENDER: "the recommender",
+    PROFILES: "the profiles",
 }
 
 
@@ -56,7 +57,7 @@ def region_units(settings: RegionSettings) -> dict[str, str]:
 def _hardening(settings: RegionSettings, name: str) -> Hardening:
     folder = settings.folder
     private = {each: folder / each for each in ("home", "node", "relay", "supervisor")}
-    if name in ("engine", RECOMMENDER):
+    if name in ("engine", RECOMMENDER, PROFILES):
         # What signs and what is spent is the engine's alone.
         signing = () if name == "engine" else _signing(settings)
         return Hardening(

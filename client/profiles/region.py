@@ -37,7 +37,7 @@ KEPT_NAME = "kept"
 #: Whoever consents, or whose consent expires, is taken into account after so long at the latest,
 #: in seconds, even if nothing is written to the log.
 CONSENTS_AGE_S = 600.0
-_DAY_S = 86_400.0
+_LEAST_BETWEEN_BUILDS_S = 3600.0
 
 
 def local_time(home: RegionHome) -> LocalTime:
@@ -121,6 +121,7 @@ class RegionProfiles:
     gate: ConsentGate
     clock_ms: Callable[[], int] = now_ms
     _refresher: Refresher | None = field(default=None, repr=False)
+    _built_s: float = field(default=float("-inf"), repr=False)
     _eligible: tuple[int, float, EligibleCustomers] | None = field(default=None, repr=False)
 
     def build(self, *, as_of_ms: int | None = None, cuts: Cuts | None = None) -> Outcome:
@@ -145,27 +146,18 @@ class RegionProfiles:
             self._refresher.making = making_of(self.home)
         return self._refresher.refresh(self._customers(), self.clock_ms())
 
-    def follow(self, every_s: float, *, most: int | None = None) -> Iterator[Outcome]:
-        """Refreshes again and again, and builds where a build is due.
-
-        Args:
-            every_s: How long to wait between two looks, in seconds.
-            most: How many times at most; None for as long as it is asked.
+    def look(self) -> Iterator[Outcome]:
+        """Refreshes, and then builds if a build is due, but once an hour at most.
 
         Raises:
             FedprefError: As `refresh`.
         """
-        done, built_s = 0, float("-inf")
-        while most is None or done < most:
-            outcome = self.refresh()
-            yield outcome
-            # Who consents every minute must not have everything read every minute.
-            if outcome.build_due and time.monotonic() - built_s >= _DAY_S / 24:
-                built_s = time.monotonic()
-                yield self._rebuilt()
-            done += 1
-            if most is None or done < most:
-                time.sleep(every_s)
+        outcome = self.refresh()
+        yield outcome
+        # Who consents every minute must not have everything read every minute.
+        if outcome.build_due and time.monotonic() - self._built_s >= _LEAST_BETWEEN_BUILDS_S:
+            self._built_s = time.monotonic()
+            yield self._rebuilt()
 
     def explained(self, customer_ref: str) -> Explained:
         """One customer's profile, if her consent to it stands now.

@@ -105,6 +105,13 @@ def test_paths_begin_at_the_folder_and_may_be_absolute(tmp_path: Path) -> None:
     assert found.consents.file == tmp_path / "given.parquet"
 
 
+def test_profiles_are_followed_if_there_is_a_table_that_says_so(tmp_path: Path) -> None:
+    assert read(tmp_path).profiles is None
+    found = read(tmp_path, profiles={}).profiles
+    assert found is not None
+    assert (found.follow_every_s, found.metrics) == (5.0, None)
+
+
 def test_a_recommender_listens_on_a_socket_or_on_an_address(tmp_path: Path) -> None:
     assert read(tmp_path).recommender is None
     for stated, listen, socket in (
@@ -148,6 +155,9 @@ WRONG: tuple[tuple[dict[str, Any], str, str], ...] = (
     ({"engine": {"metrics": "9464"}}, "[engine] metrics", "host:port"),
     ({"engine": {"metrics": "0.0.0.0:9464"}}, "[engine] metrics", "not a loopback address"),
     ({"recommender": {"listen": "0.0.0.0:8430"}}, "[recommender] listen", "not a loopback address"),
+    ({"profiles": {"follow_every_s": 0}}, "[profiles] follow_every_s", "greater than or equal"),
+    ({"profiles": {"metrics": "0.0.0.0:9467"}}, "[profiles] metrics", "not a loopback address"),
+    ({"profiles": {"follow": 5}}, "[profiles] follow", "did you mean follow_every_s"),
     ({"recommender": {"listen": "shop.sock"}}, "[recommender] listen", "host:port"),
     ({"recommender": {"listen": "x/" * 100}}, "[recommender] listen", "longer than 107 bytes"),
     ({"recommender": {"listen": 8430}}, "[recommender] listen", "path"),

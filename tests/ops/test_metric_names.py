@@ -14,6 +14,7 @@ import yaml
 from prometheus_client.metrics_core import Metric
 
 from client.engine.metrics import EngineMetrics
+from client.profiles.metrics import ProfileMetrics
 from client.recommend.metrics import LOT, RecommenderMetrics, recommender_checks
 from common.metrics_http import Observed
 from server.observed_deployment import ObservedDeployment
@@ -50,8 +51,15 @@ def recommender_names() -> set[str]:
     return names(metrics.registry.collect())
 
 
+def profile_names() -> set[str]:
+    """All that the process which keeps profiles current exposes."""
+    metrics = ProfileMetrics("region-1", every_s=5.0)
+    Observed(metrics.registry, metrics.checks())
+    return names(metrics.registry.collect())
+
+
 def region_names() -> set[str]:
-    return engine_names() | recommender_names()
+    return engine_names() | recommender_names() | profile_names()
 
 
 @pytest.fixture(scope="module")

@@ -170,6 +170,10 @@ def occupy_metrics(case: Case) -> None:
     case.region.write(recommender={"metrics": f"127.0.0.1:{taken_port(case)}"})
 
 
+def occupy_profiles(case: Case) -> None:
+    case.region.write(profiles={"metrics": f"127.0.0.1:{taken_port(case)}"})
+
+
 def taken_port(case: Case) -> int:
     taken = socket.create_server(("127.0.0.1", 0))
     case.held.append(taken)
@@ -585,6 +589,14 @@ BAD = (
         occupy_metrics,
         Kind.PORTS,
         "[recommender] metrics",
+        "is in use",
+        "name another port",
+    ),
+    Bad(
+        "port in use for the metrics of profiles",
+        occupy_profiles,
+        Kind.PORTS,
+        "[profiles] metrics",
         "is in use",
         "name another port",
     ),

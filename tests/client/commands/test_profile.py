@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import socket
+import subprocess
 import sys
+import threading
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +22,8 @@ import pytest
 
 from client import cli
 from client.engine.home import RegionHome
-from common.errors import EXIT_OK, ConsentError, InputError, StorageError
+from common import process_control
+from common.errors import EXIT_OK, ConsentError, InputError, StorageError, UsageError
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -76,6 +86,55 @@ def test_profiles_are_built_shown_explained_and_refreshed(
     code, out, _ = command("refresh", built, "--json")
     assert (code, json.loads(out)["built"]) == (EXIT_OK, False)
     assert json.loads(out)["judged"] == 0
+
+
+def test_followed_it_goes_on_until_it_is_told_to_end(
+    built: RegionHome, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    # Of the process that the tests run in nothing is hidden.
+    monkeypatch.setattr(process_control, "hide_memory", lambda: None)
+    answers: list[dict[str, Any]] = []
+
+    def watch() -> None:
+        """Ends it once profiles are current, or after a long time."""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and not (answers and answers[-1]["ready"]):
+            with suppress(OSError, urllib.error.URLError):
+                ready = urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5)
+                answers.append(json.load(ready))
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    code, out, err = command(
+        "refresh", built, "--follow", "0.1", "--metrics", f"127.0.0.1:{port}", "--json"
+    )
+    watcher.join()
+    assert code == EXIT_OK
+    assert answers[-1] == {"checks": {"profiles": "ok"}, "ready": True}
+    assert all("customers" in json.loads(line) for line in out.splitlines())
+    assert "no longer kept current" in err
+    for option in (("--quiet",), ("--metrics", "127.0.0.1:1")):
+        assert command("refresh", built, *option)[0] == UsageError.exit_code
+
+
+@pytest.mark.slow
+def test_unattended_it_writes_nothing_of_customers(built: RegionHome) -> None:
+    """As `start` runs it: the log may be read by others than the profiles."""
+    door = Path(sys.executable).parent / "fedpref-region"
+    words = (str(door), "profile", "refresh", str(built.root), "--follow", "0.1", "--quiet")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        ready = run.stdout.readline()
+        time.sleep(3)
+        run.send_signal(signal.SIGTERM)
+        out, err = run.communicate(timeout=60)
+    assert (run.returncode, err) == (EXIT_OK, "")
+    assert "every 0.1 s" in ready
+    assert out == "region-1: profiles are no longer kept current.\n"
 
 
 def test_cuts_from_outside_are_used(built: RegionHome, command: Command, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.support.html_page import parse_page
 from tests.support.profiles import CATALOGUE, NOW_MS, Shop, bought, event
 from tests.support.region_home import notice_record
 
-ANN, BOB = "ann", "bob"
+ANN, BOB, CAROL = "ann", "bob", "carol"
 
 
 @dataclass
@@ -177,10 +177,10 @@ def test_followed_an_event_is_in_the_profile_at_the_next_look(region: Region) ->
     region.build()
     assert "Looks at TEA" not in text(visit)
     with open_profiles(region.home, clock_ms=lambda: NOW_MS) as profiles:
-        looks = profiles.follow(0.01, most=2)
-        assert next(looks).judged == 0
+        (outcome,) = profiles.look()
+        assert outcome.judged == 0
         region.shop.write("events", [event(BOB, 1, "view", category="TEA")] * 3)
-        outcome = next(looks)
+        (outcome,) = profiles.look()
         assert outcome.judged == 1
         assert outcome.latency.rows == 1
     with open_profiles(region.home, clock_ms=lambda: NOW_MS) as profiles:
@@ -193,6 +193,9 @@ def test_followed_whoever_consents_has_a_whole_profile_soon(region: Region) -> N
     region.build()
     bob = region.agree(BOB, PROFILING)
     with open_profiles(region.home, clock_ms=lambda: NOW_MS) as profiles:
-        outcomes = list(profiles.follow(0.01, most=1))
-    assert [outcome.built for outcome in outcomes] == [False, True]
+        outcomes = list(profiles.look())
+        # Who consents every minute does not have everything read every minute.
+        region.agree(CAROL, PROFILING)
+        outcomes += profiles.look()
+    assert [outcome.built for outcome in outcomes] == [False, True, False]
     assert "Buys regularly" in text(bob)

@@ -139,6 +139,44 @@ def test_the_recommenders_unit_sees_neither_keys_nor_ledger(tmp_path: Path, as_r
     assert "keys" not in engine
 
 
+def test_profiles_are_kept_current_by_one_of_them_if_the_settings_say_so(
+    tmp_path: Path, as_root: None
+) -> None:
+    for file, name in (("engine.env", "PIN"), ("profiles.env", "STORE_URL")):
+        (tmp_path / file).write_text(f"{name}=1234\n")
+        (tmp_path / file).chmod(0o600)
+    table = {"follow_every_s": 2.5, "metrics": "127.0.0.1:9467"}
+    *others, profiles = region_programs(settings_of(tmp_path, profiles=table, recommender={}))
+    assert [each.name for each in others] == ["engine", "node", "relay", "recommender"]
+    assert (profiles.name, profiles.user) == ("profiles", "fedpref-engine")
+    command = profiles.command
+    assert command[1:4] == ("profile", "refresh", str(tmp_path / "home"))
+    assert option(command, "--follow") == "2.5"
+    assert option(command, "--metrics") == "127.0.0.1:9467"
+    # Its log would tell of each look how many customers there are.
+    assert "--quiet" in command
+    assert "PIN" not in profiles.environment
+    assert profiles.environment["STORE_URL"] == "1234"
+    assert "STORE_URL" not in others[-1].environment
+    (*_, profiles) = region_programs(settings_of(tmp_path, profiles={}))
+    assert option(profiles.command, "--follow") == "5"
+    assert "--metrics" not in profiles.command
+
+
+def test_the_unit_of_profiles_sees_neither_keys_nor_ledger(tmp_path: Path, as_root: None) -> None:
+    units = region_units(settings_of(tmp_path, profiles={}))
+    text = units["fedpref-eu-west-profiles.service"]
+    assert lines_of(text, "User") == ["fedpref-engine"]
+    assert lines_of(text, "EnvironmentFile") == [f"-{tmp_path}/profiles.env"]
+    (hidden,) = lines_of(text, "InaccessiblePaths")
+    home = tmp_path / "home"
+    for name in (*(f"keys/{role}.pem" for role in KEY_ROLES), "keys/passphrase", "ledger.sqlite"):
+        assert f'"-{home}/{name}"' in hidden
+    # It opens the customers' pseudonyms, and what is kept of profiles.
+    assert "storage.key" not in hidden
+    assert f'"{home}"' in lines_of(text, "ReadWritePaths")[0]
+
+
 def test_folders_are_prepared_and_the_secret_is_new_each_time(
     tmp_path: Path, as_user: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
