@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from common.plan_parts import Mechanism
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
-#: A centre moves if its count is so many standard deviations of the noise above 0. Fewer than what
-#: is stated of a cluster needs: a step that is off is mended by the next one, and a centre that
-#: stays where hardly anybody is would be lost.
-MOVED_DEVIATIONS = 2.0
+#: A centre goes where its mean is if its count is so many standard deviations of the noise above 0.
+#: Fewer than what is stated of a cluster needs: the next step mends one that is off.
+MOVED_DEVIATIONS = 4.0
 
 
 def question_in_round(plan: RunPlan, server_round: int, state: Arrays) -> Question:
@@ -74,7 +73,7 @@ def clusters_after(
 
 
 def least_count(plan: RunPlan, mechanism: Mechanism) -> float:
-    """What the sum of a cluster's counts must be above for its centre to move.
+    """What the sum of a cluster's counts must be above for its centre to go to the mean.
 
     `MOVED_DEVIATIONS` times the noise of a sum over all the plan's regions, reckoned from decimals
     of the plan alone: how many took part in a round its state does not say.

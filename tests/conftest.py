@@ -78,3 +78,13 @@ def asked_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.asked_federation import asked_plan, finish_asked
 
     return finish_asked(tmp_path_factory.mktemp("asked") / "run", asked_plan()).root
+
+
+@pytest.fixture(scope="session")
+def clustered_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished, verified run of one question of three steps. Read-only."""
+    from common.analytics.purchase_questions import CLUSTERS
+    from tests.support.asked_federation import asked_plan, finish_asked
+
+    plan = asked_plan((CLUSTERS,), scope="global")
+    return finish_asked(tmp_path_factory.mktemp("clustered") / "run", plan).root

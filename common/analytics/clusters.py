@@ -218,10 +218,13 @@ class Clusters:
         return found
 
     def moved(self, released: npt.ArrayLike, least_count: float) -> Clusters:
-        """The next step: centres where the means are; those of too few customers stay.
+        """The next step: centres where the means are.
 
-        Whoever has plan and sums computes the same, to the last bit: a mean is one product, two
-        quotients and a limit, each rounded once as IEEE 754 has it, in this order.
+        A centre that too few customers are at is of no use where it is. It goes half of the way to
+        where the largest cluster's goes, to part that one; if that one is too small, too, all stay.
+
+        Whoever has plan and sums computes the same, to the last bit: a mean is two quotients and a
+        limit, a way's half a sum and a quotient, each rounded once as IEEE 754 has it.
 
         Args:
             released: float64[size], the sums of a step.
@@ -234,9 +237,13 @@ class Clusters:
         values = require_released(released, self.size, 1.0).reshape(-1, self._block)
         count, coordinate = self.scales
         told = values[:, 0] > max(least_count, 0.0)
+        largest = int(values[:, 0].argmax())
+        if not told[largest]:
+            return self
         customers = np.where(told, values[:, 0] / count, 1.0)
         means = np.clip(values[:, 1:] / coordinate / customers[:, None], -1.0, 1.0)
-        return replace(self, centres=np.where(told[:, None], means, self.centres))
+        halfway = (self.centres + means[largest]) / 2
+        return replace(self, centres=np.where(told[:, None], means, halfway))
 
     @property
     def _block(self) -> int:

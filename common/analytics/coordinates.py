@@ -123,7 +123,8 @@ class Coordinate:
         """float64[n]: the numbers at coordinates; ascending, so that intervals stay intervals."""
         least, most = self._spaced(np.array([self.least, self.most])).tolist()
         spaced = least + (np.asarray(places, dtype=np.float64) + 1) / 2 * (most - least)
-        found: FloatArray = np.expm1(spaced) if self.spacing == "log" else spaced
+        numbers = np.expm1(spaced) if self.spacing == "log" else spaced
+        found: FloatArray = np.clip(numbers, self.least, self.most)
         return found
 
     def _spaced(self, numbers: FloatArray) -> FloatArray:

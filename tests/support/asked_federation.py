@@ -14,6 +14,7 @@ from common.analytics.asked import Asking
 from common.analytics.purchase_questions import CATEGORIES, REPEATS, SCENES
 from common.canonical_json import JsonValue
 from common.catalogue import Catalogue
+from common.clusters_table import ClustersTable, CoordinateTable
 from common.consent import FEDERATED_TRAINING
 from common.plan import RunPlan
 from common.questions_plan import QuestionsFile, questions_plan
@@ -27,6 +28,12 @@ from tests.support.run_bundle import bundled
 from tests.support.small_federation import APP, WINDOWS, set_ups_for, small_scenario
 
 NAMES = (CATEGORIES, SCENES, REPEATS)
+#: Three steps over two coordinates: who buys on few days, and who on many.
+CLUSTERED = ClustersTable(
+    steps=3,
+    start=((20, 3), (4, 20)),
+    coordinate=(CoordinateTable(measure="recency"), CoordinateTable(measure="frequency", most=40)),
+)
 WINDOW_MS = (WINDOWS.train_from_ms, WINDOWS.train_until_ms)
 WINDOW = (format_time(WINDOWS.train_from_ms), format_time(WINDOWS.train_until_ms))
 CATALOGUE = Catalogue.of(
@@ -47,6 +54,7 @@ def asked_plan(
     scope: Scope = "regions",
     aggregation: RuleName = "sum",
     catalogue: Catalogue = CATALOGUE,
+    clusters: ClustersTable = CLUSTERED,
     **changes: Any,
 ) -> RunPlan:
     """A plan of questions over the small federation's catalogue."""
@@ -63,8 +71,9 @@ def asked_plan(
         "planned_customers": 60,
         "round_timeout_s": 60,
     }
+    questions = QuestionsFile.of(names, scope=scope, aggregation=aggregation)
     return questions_plan(
-        QuestionsFile.of(names, scope=scope, aggregation=aggregation),
+        questions.model_copy(update={"clusters": clusters}),
         Asking(tuple(catalogue.category_names), *WINDOW_MS),
         **(arguments | changes),
     )
@@ -86,7 +95,8 @@ def coarsely(plan: RunPlan) -> RunPlan:
     mechanisms: list[JsonValue] = []
     for each in plan.mechanisms:
         coarsest = math.floor(math.log2(release_noise_stddev(plan, each) / 4))
-        mechanisms.append({**each.model_dump(mode="json"), "grid_exponent": coarsest})
+        stated = each.model_dump(mode="json", exclude_unset=True)
+        mechanisms.append({**stated, "grid_exponent": coarsest})
     return RunPlan.from_record({**plan.to_record(), "mechanisms": mechanisms})
 
 

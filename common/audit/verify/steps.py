@@ -17,8 +17,8 @@ from common.errors import VerificationError
 
 # A cluster's count is ½ a customer; the point has the other ¾ of a row's squared norm.
 _COUNT, _POINT = 0.5, 0.75
-# A centre moves if its count is so many standard deviations of the noise above 0.
-_MOVED_DEVIATIONS = 2.0
+# A centre goes to its mean if its count is so many standard deviations of the noise above 0.
+_MOVED_DEVIATIONS = 4.0
 _VALUE_BYTES = 8
 
 
@@ -49,15 +49,30 @@ def last_centres(
     if array.shape[1:] != (size,) or not all(map(math.isfinite, values)):
         raise VerificationError("Its sums are not those of its clusters.")
     least = _least_count(plan, mechanism)
-    scale = math.sqrt(_POINT / len(centres[0]))
     for start in range(0, len(values) - size, size):
-        for number, centre in enumerate(centres):
-            first = start + number * block
-            if values[first] > least:
-                customers = values[first] / _COUNT
-                sums = values[first + 1 : first + block]
-                centre[:] = [min(max(each / scale / customers, -1.0), 1.0) for each in sums]
+        blocks = [values[n : n + block] for n in range(start, start + size, block)]
+        centres = _moved(centres, blocks, least)
     return [[repr(each) for each in centre] for centre in centres]
+
+
+def _moved(
+    centres: list[list[float]], sums: list[tuple[float, ...]], least: float
+) -> list[list[float]]:
+    """Where centres go: to the mean; those of too few customers halfway to the largest one's."""
+    largest = max(range(len(sums)), key=lambda number: sums[number][0])
+    if not sums[largest][0] > least:
+        return centres
+    goal = _mean(sums[largest])
+    return [
+        _mean(each) if each[0] > least else [(a + b) / 2 for a, b in zip(centre, goal, strict=True)]
+        for centre, each in zip(centres, sums, strict=True)
+    ]
+
+
+def _mean(sums: tuple[float, ...]) -> list[float]:
+    """The mean of those at one centre: their count, then the sums of their coordinates."""
+    customers, scale = sums[0] / _COUNT, math.sqrt(_POINT / (len(sums) - 1))
+    return [min(max(each / scale / customers, -1.0), 1.0) for each in sums[1:]]
 
 
 def _centres(question: Record) -> list[list[float]]:

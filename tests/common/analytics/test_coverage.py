@@ -103,6 +103,24 @@ CASES: list[tuple[str, Read, FloatArray, FloatArray]] = [
         cluster_truth(),
         (CLUSTER_SUMS / CLUSTER_COUNTS[:, None]).ravel(),
     ),
+    (
+        "cluster shares",
+        lambda v: CENTRES.shares(v, STDDEV),
+        cluster_truth(),
+        CLUSTER_COUNTS / CLUSTER_COUNTS.sum(),
+    ),
+    (
+        "means of all",
+        lambda v: CENTRES.overall(v, STDDEV),
+        cluster_truth(),
+        CLUSTER_SUMS.sum(axis=0) / CLUSTER_COUNTS.sum(),
+    ),
+    (
+        "what is usual",
+        lambda v: CENTRES.numbers(v, STDDEV)[1],
+        cluster_truth(),
+        CENTRES.coordinates[1].number(CLUSTER_SUMS[:, 1] / CLUSTER_COUNTS),
+    ),
     ("pairs", lambda v: KANO.read(v, STDDEV), PAIRS.ravel() / KANO.bound, PAIRS.ravel()),
     (
         "better",

@@ -202,7 +202,7 @@ def test_an_answer_off_the_scale_is_refused(answer: int) -> None:
         Score.nps().class_of(np.array([5, answer]))
 
 
-def test_a_cluster_that_nothing_is_said_of_stays_where_it_is() -> None:
+def test_a_cluster_that_nothing_is_said_of_goes_halfway_to_the_largest() -> None:
     clusters = made_clusters("c", CENTRES)
     count, coordinate = clusters.scales
     released = np.array(
@@ -210,8 +210,25 @@ def test_a_cluster_that_nothing_is_said_of_stays_where_it_is() -> None:
     )
     moved = clusters.moved(released, 5.0)
     np.testing.assert_allclose(moved.centres[0], [0.2, -0.3])
-    np.testing.assert_allclose(moved.centres[1], CENTRES[1])
+    np.testing.assert_allclose(moved.centres[1], (CENTRES[1] + [0.2, -0.3]) / 2)
     assert not clusters.read(released, 5.0).known[2:].any()
+
+
+def test_what_sets_a_cluster_apart_is_told_only_beyond_noise() -> None:
+    clusters = made_clusters("c", np.array([[-0.5, 0.0], [0.5, 0.0], [0.0, 0.5]]))
+    count, coordinate = clusters.scales
+    customers, means = np.array([5000, 4000, 12]), np.array([[-0.6, 0.1], [0.7, 0.1], [0.9, 0.9]])
+    sums = np.column_stack([customers * count, customers[:, None] * means * coordinate])
+    assert clusters.traits(sums.ravel(), 5.0).tolist() == [[-1, 0], [1, 0], [0, 0]]
+    generator = np.random.default_rng(3)
+    alike = np.column_stack([customers * count, np.zeros((3, 2))])
+    told = [
+        clusters.traits((alike + generator.normal(0, 5, alike.shape)).ravel(), 5.0)
+        for _ in range(400)
+    ]
+    assert sum(each.any() for each in told) <= 0.05 * 400
+    shares = clusters.shares(sums.ravel(), 5.0)
+    np.testing.assert_allclose(shares.value, customers / 9012)
 
 
 # -- what is no question ---------------------------------------------------------------------------
