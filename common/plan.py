@@ -38,7 +38,13 @@ from common.planned_questions import (
     problem_of,
     sums_before,
 )
-from common.privacy import GaussianEvent, epsilon, epsilon_gaussian, total_noise_multiplier
+from common.privacy import (
+    GaussianEvent,
+    delta_left,
+    epsilon,
+    epsilon_gaussian,
+    total_noise_multiplier,
+)
 from common.release_bounds import release_noise_stddev, release_value_bound
 from common.secure_aggregation.quantiser import MAX_SUMMED, Quantiser
 from common.strategies import (
@@ -119,7 +125,8 @@ class RunPlan(BaseModel):
         training_rounds: T, the rounds after the popularity round.
         popularity_share: The share of the run's 1/σ² that the popularity round spends.
         mechanisms: ``popularity`` in round 1, then one or more of the strategy's name, each with
-            its own rounds: so σ, C and the steps may follow a schedule. Of questions, one each.
+            its own rounds: so σ, C and the steps may follow a schedule. Of questions one each, with
+            as many rounds as the question has steps.
         local_training: How a region trains between two rounds; None for ``factors`` and ``gram``.
         early_stop: When the run may end before its last round; None for never, as for ``factors``
             and ``gram``, which split their noise over a few rounds that they need.
@@ -243,6 +250,10 @@ class RunPlan(BaseModel):
             == tuple(range(2, self.total_rounds + 1)),
             f"the mechanisms {self.strategy} do not cover the training_rounds after round 1",
         )
+        _require(
+            not any(each.stated_key_delta for each in self.mechanisms),
+            "training releases no keys, and has no δ for them",
+        )
         full = [popularity] if self.local_training else self.mechanisms
         _require(
             all((each.sampling_probability, each.steps) == ("1", 1) for each in full),
@@ -357,7 +368,9 @@ class RunPlan(BaseModel):
     @property
     def total_rounds(self) -> int:
         """The number of server rounds."""
-        return len(self.questions) if self.asks else 1 + self.training_rounds
+        if self.asks:
+            return sum(each.steps for each in self.questions)
+        return 1 + self.training_rounds
 
     def mechanism_of(self, server_round: int) -> Mechanism:
         """The mechanism of a round, from 1.
@@ -406,7 +419,7 @@ class RunPlan(BaseModel):
         """
         dtype = "<i4" if self.mode == "distributed" else "<f4"
         if self.asks:
-            return (self.question(mechanism_name).released(dtype),)
+            return self.question(mechanism_name).releases(dtype)
         if mechanism_name == "popularity":
             return (ArraySpec("popularity", dtype, (self.n_items,)),)
         if mechanism_name == FACTORS == self.strategy:
@@ -448,11 +461,14 @@ class RunPlan(BaseModel):
 def epsilon_bound(events: tuple[GaussianEvent, ...], delta: float) -> float:
     """ε of a plan's events: exact where every customer takes part, else by PLD.
 
+    Keys' part of δ is taken off first; what leaves nothing of δ has an ε of infinity.
+
     Raises:
         InputError: A parameter is out of range.
     """
     if all(event.sampling_probability == 1.0 for event in events):
-        return epsilon_gaussian(total_noise_multiplier(events), delta)
+        left = delta_left(events, delta)
+        return math.inf if left is None else epsilon_gaussian(total_noise_multiplier(events), left)
     return epsilon(events, delta)
 
 

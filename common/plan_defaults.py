@@ -214,7 +214,7 @@ def on_ring(record: dict[str, JsonValue]) -> list[dict[str, JsonValue]]:
     most = len(plan.regions)
     return [
         {
-            **mechanism.model_dump(mode="json"),
+            **mechanism.model_dump(mode="json", exclude_unset=True),
             "grid_exponent": max(
                 _FINEST_GRID if distributed else mechanism.grid_exponent,
                 finest_grid(release_value_bound(plan, mechanism) * _RING_MARGIN, most),

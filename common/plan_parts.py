@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from common.errors import FedprefError
-from common.privacy import GaussianEvent
+from common.privacy import DELTA_RANGE, GaussianEvent
 from common.timestamps import parse_time
 from common.validate import DECIMAL
 
@@ -42,6 +42,13 @@ def _probability(text: str) -> str:
     return text
 
 
+def _key_delta(text: str) -> str:
+    least, most = DELTA_RANGE
+    if not least <= float(text) <= most:
+        raise ValueError(f"must be within {least:g} and {most:g}")
+    return text
+
+
 def _time(text: str) -> str:
     try:
         parse_time(text)
@@ -54,6 +61,7 @@ DecimalText = Annotated[str, AfterValidator(_decimal)]
 PositiveText = Annotated[DecimalText, AfterValidator(_positive)]
 ShareText = Annotated[DecimalText, AfterValidator(_share)]
 ProbabilityText = Annotated[DecimalText, AfterValidator(_probability)]
+KeyDeltaText = Annotated[DecimalText, AfterValidator(_key_delta)]
 TimeText = Annotated[str, AfterValidator(_time)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,127}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -71,6 +79,9 @@ class Mechanism(BaseModel):
         sampling_probability: With what probability a customer takes part in a step; ``1`` for every
             eligible customer.
         grid_exponent: Released values are multiples of 2 to this power.
+        key_delta: Of a question of keys that nobody can list: with what probability each of its
+            runs may release a key of one customer alone, as a decimal string. It is part of the
+            plan's δ. Only such a question states it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -82,6 +93,7 @@ class Mechanism(BaseModel):
     clipping_norm: PositiveText
     sampling_probability: ProbabilityText
     grid_exponent: int = Field(ge=-24, le=16)
+    key_delta: KeyDeltaText = "0"
 
     @property
     def noise_stddev(self) -> float:
@@ -98,7 +110,13 @@ class Mechanism(BaseModel):
             noise_multiplier=float(self.noise_multiplier),
             sampling_probability=float(self.sampling_probability),
             count=len(self.rounds) * self.steps,
+            key_delta=float(self.key_delta),
         )
+
+    @property
+    def stated_key_delta(self) -> dict[str, str]:
+        """Its δ for keys as a field of records; no field where it has none."""
+        return {"key_delta": self.key_delta} if "key_delta" in self.model_fields_set else {}
 
 
 class LocalTraining(BaseModel):

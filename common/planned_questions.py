@@ -1,8 +1,9 @@
 """What a plan of questions asks: each question whole, and of whom its answers are.
 
-A run of questions is a run whose mechanisms are questions, one a round: permit, charge, seal,
-masks, aggregate and verification are those of every round. A question is in the plan with all its
-public constants: the digest that a region permits is of exactly what it is asked, labels and all.
+A run of questions is a run whose mechanisms are questions, one a round, or one for all the steps of
+a question that has several: permit, charge, seal, masks, aggregate and verification are those of
+every round. A question is in the plan with all its public constants: the digest that a region
+permits is of exactly what it is asked, labels and all.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from common.analytics.answers import GLOBAL, Scope, array_of
-from common.analytics.question_records import Question, question_of
+from common.analytics.clusters import Clusters
+from common.analytics.key_arrays import key_specs
+from common.analytics.key_union import KeyUnion
+from common.analytics.question_records import Question, question_of, steps_of
 from common.errors import FormatError
 from common.parameters import ArraySpec
+from common.planned_keys import problem_of_keys
 
 if TYPE_CHECKING:  # A plan checks its questions by what is here.
     from common.plan import RunPlan
@@ -71,33 +76,63 @@ class PlannedQuestion(BaseModel):
         """What is asked."""
         return self.asked.name
 
-    def released(self, dtype: str) -> ArraySpec:
-        """What leaves a region."""
-        return ArraySpec(array_of(self.name), dtype, (self.asked.size,))
+    @property
+    def array(self) -> str:
+        """The name of the array that answers it."""
+        return array_of(self.name)
 
     @property
-    def total(self) -> ArraySpec:
-        """What the regions' answers come to."""
-        return ArraySpec(array_of(self.name), SUM_DTYPE, (self.asked.size,))
+    def goes_by_steps(self) -> bool:
+        """Whether its rounds are steps, each of which begins where the one before it ended."""
+        return isinstance(self.asked, Clusters)
+
+    @property
+    def steps(self) -> int:
+        """In how many rounds it is asked, one after the other."""
+        return steps_of(self.asked)
+
+    def released(self, dtype: str) -> ArraySpec:
+        """What leaves a region in one round."""
+        return ArraySpec(self.array, dtype, (self.asked.size,))
+
+    def releases(self, dtype: str) -> tuple[ArraySpec, ...]:
+        """All arrays that leave a region in one round, the values first."""
+        if isinstance(self.asked, KeyUnion):
+            return key_specs(self.asked)
+        return (self.released(dtype),)
+
+    @property
+    def is_summed(self) -> bool:
+        """Whether its answers have a sum: keys that each region decides on have none."""
+        return not isinstance(self.asked, KeyUnion)
+
+    def total(self, steps: int) -> ArraySpec:
+        """What the regions' answers come to after so many of its rounds.
+
+        Of a question that goes by steps, one row for each: what customers were counted by in any of
+        them follows from those before it.
+        """
+        shape = (steps, self.asked.size) if self.goes_by_steps else (self.asked.size,)
+        return ArraySpec(self.array, SUM_DTYPE, shape)
 
 
 def problem_of(plan: RunPlan) -> str | None:
     """What does not hold together in a plan of questions; None if all does."""
     names = [each.name for each in plan.questions]
-    arrays = {array_of(name) for name in names}
+    arrays = [spec.name for each in plan.questions for spec in each.releases("<f4")]
     asked = [(each.name, each.rounds) for each in plan.mechanisms]
     mechanical = {
         (each.steps, each.sampling_probability, each.clipping_norm) for each in plan.mechanisms
     }
-    if not names or len(arrays) != len(names):
+    if not names or len(set(arrays)) != len(arrays):
         return "a plan of questions asks nothing, or the same twice"
-    if asked != [(name, (number,)) for number, name in enumerate(names, start=1)]:
+    if asked != [(each.name, each_of) for each, each_of in question_rounds(plan.questions)]:
         return "the mechanisms are not the questions, one in each round, in their order"
     if mechanical != {(1, "1", ROW_NORM)}:
         return f"a question takes every customer, once, by a clipping norm of {ROW_NORM}"
     if plan.purpose != QUESTIONS_PURPOSE:
         return f"questions are asked of who consents to {QUESTIONS_PURPOSE}"
-    return _problem_of_scope(plan)
+    return problem_of_keys(plan) or _problem_of_scope(plan)
 
 
 def _problem_of_scope(plan: RunPlan) -> str | None:
@@ -108,11 +143,27 @@ def _problem_of_scope(plan: RunPlan) -> str | None:
     by_region = any(each.scope == "regions" for each in plan.questions)
     if by_region and plan.aggregation.rule != "sum":
         return "a region's own answer is published only where the rule is sum"
+    if any(each.goes_by_steps and each.scope == "regions" for each in plan.questions):
+        return "steps are of all regions together: their question has the scope global"
     return None
+
+
+def question_rounds(
+    questions: Sequence[PlannedQuestion],
+) -> list[tuple[PlannedQuestion, tuple[int, ...]]]:
+    """Each question with the rounds in which it is asked, from 1 on, ascending."""
+    found, first = [], 1
+    for each in questions:
+        found.append((each, tuple(range(first, first + each.steps))))
+        first += each.steps
+    return found
 
 
 def sums_before(questions: Sequence[PlannedQuestion], server_round: int) -> tuple[ArraySpec, ...]:
     """The sums that there are before a round, by name: what rounds hand on to each other."""
-    return tuple(
-        sorted((each.total for each in questions[: server_round - 1]), key=lambda spec: spec.name)
+    done = (
+        (each, sum(number < server_round for number in rounds))
+        for each, rounds in question_rounds(questions)
     )
+    sums = (each.total(steps) for each, steps in done if steps and each.is_summed)
+    return tuple(sorted(sums, key=lambda spec: spec.name))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, reduce
 from typing import Any
 
@@ -45,16 +45,22 @@ class GaussianEvent:
         sampling_probability: The probability of Poisson sampling with which a customer takes part
             in one run of the mechanism; 1 is the full batch.
         count: How often it runs.
+        key_delta: The probability with which one run shows what is a customer's alone, besides what
+            noise hides (`common.analytics.key_union`); 0 for every other mechanism. It is taken off
+            the δ of whatever the event is part of (`delta_left`).
     """
 
     noise_multiplier: float
     sampling_probability: float = 1.0
     count: int = 1
+    key_delta: float = 0.0
 
     def __post_init__(self) -> None:
         _require_within("noise_multiplier", self.noise_multiplier, *NOISE_MULTIPLIER_RANGE)
         _require_within("sampling_probability", self.sampling_probability, 1e-9, 1.0)
         _require_within("count", self.count, 1, MAX_COUNT)
+        if self.key_delta != 0.0:
+            _require_within("key_delta", self.key_delta, *DELTA_RANGE)
 
 
 def compose(events: Iterable[GaussianEvent]) -> tuple[GaussianEvent, ...]:
@@ -62,11 +68,37 @@ def compose(events: Iterable[GaussianEvent]) -> tuple[GaussianEvent, ...]:
 
     The order of composition does not change ε, so equal multisets of events give equal results.
     """
-    counts: dict[tuple[float, float], int] = {}
+    counts: dict[tuple[float, float, float], int] = {}
     for event in events:
-        key = (event.noise_multiplier, event.sampling_probability)
+        key = (event.noise_multiplier, event.sampling_probability, event.key_delta)
         counts[key] = counts.get(key, 0) + event.count
-    return tuple(GaussianEvent(*key, count=count) for key, count in sorted(counts.items()))
+    return tuple(
+        GaussianEvent(noise, probability, count, key_delta)
+        for (noise, probability, key_delta), count in sorted(counts.items())
+    )
+
+
+def delta_left(events: Iterable[GaussianEvent], delta: float) -> float | None:
+    """What of a δ the noise of some events may be stated at; None if keys leave nothing of it.
+
+    Formal guarantees:
+        Let a mechanism be a Gaussian one but with probability κ, in which it also shows what only
+        one customer has. If the Gaussian part of all events is (ε, δ₀)-DP, all events are (ε, δ₀ +
+        Σκ)-DP for adding or removing that customer. With her: every outcome has at most the
+        probability that it has without such a failure, plus Σκ. Without her (an outcome T has
+        nothing of hers): P(T) ≤ e^ε Q(T) + δ₀, Q being the Gaussian part's with her, and with her T
+        has (1 − Σκ) Q(T) at least, the noise of what is hers alone being independent. Where
+        e^ε Q(T) ≤ 1 that is at least e^−ε (P(T) − δ₀ − Σκ); where it is more,
+        e^ε (1 − Σκ) Q(T) + Σκ exceeds 1, and so P(T).
+    """
+    left = delta - math.fsum(event.count * event.key_delta for event in events)
+    # Written so that a NaN leaves nothing.
+    return left if left >= DELTA_RANGE[0] else None
+
+
+def gaussian_part(events: Iterable[GaussianEvent]) -> tuple[GaussianEvent, ...]:
+    """The events without their δ for keys: what is accounted for at `delta_left`."""
+    return compose(replace(event, key_delta=0.0) for event in events)
 
 
 def epsilon(events: Sequence[GaussianEvent], delta: float) -> float:
@@ -77,14 +109,17 @@ def epsilon(events: Sequence[GaussianEvent], delta: float) -> float:
         one customer, if all parameters were fixed beforehand. Never below the value of Google's
         dp-accounting for the same events, nor, for full batches, below the exact value.
 
+        Keys' part of δ is taken off first (`delta_left`).
+
     Edge cases:
-        No events: 0. An ε above `MAX_EPSILON`: infinity.
+        No events: 0. An ε above `MAX_EPSILON`, or keys that leave nothing of δ: infinity.
 
     Raises:
         InputError: δ is out of range.
     """
     _require_within("delta", delta, *DELTA_RANGE)
-    return _pld_epsilon(compose(events), delta)
+    left = delta_left(events, delta)
+    return math.inf if left is None else _pld_epsilon(gaussian_part(events), left)
 
 
 def epsilon_rdp(events: Sequence[GaussianEvent], delta: float) -> float:
@@ -93,13 +128,18 @@ def epsilon_rdp(events: Sequence[GaussianEvent], delta: float) -> float:
     Formal guarantees:
         An upper bound as in `epsilon`. Composing in RDP stays valid when the parameters of later
         events were chosen after seeing earlier results (Feldman and Zrnic, "Individual Privacy
-        Accounting via a Rényi Filter", 2021), so this is what adds up over runs.
+        Accounting via a Rényi Filter", 2021), so this is what adds up over runs. Keys' parts of δ
+        simply add up, and are taken off first (`delta_left`).
+
+    Edge cases:
+        Keys leave nothing of δ: infinity.
 
     Raises:
         InputError: δ is out of range.
     """
     _require_within("delta", delta, *DELTA_RANGE)
-    return _rdp_epsilon(compose(events), delta)
+    left = delta_left(events, delta)
+    return math.inf if left is None else _rdp_epsilon(gaussian_part(events), left)
 
 
 def epsilon_prv(events: Sequence[GaussianEvent], delta: float) -> float:
@@ -113,16 +153,21 @@ def epsilon_prv(events: Sequence[GaussianEvent], delta: float) -> float:
     from opacus.accountants import PRVAccountant  # Imports torch: only for cross-checks.
 
     _require_within("delta", delta, *DELTA_RANGE)
+    left = delta_left(events, delta)
+    if left is None:
+        return math.inf
     accountant = PRVAccountant()
     accountant.history = [
         (event.noise_multiplier, event.sampling_probability, event.count)
-        for event in compose(events)
+        for event in gaussian_part(events)
     ]
-    return float(accountant.get_epsilon(delta=delta, eps_error=0.01))
+    return float(accountant.get_epsilon(delta=left, eps_error=0.01))
 
 
 def total_noise_multiplier(events: Iterable[GaussianEvent]) -> float:
     """The one full-batch Gaussian mechanism that equals all events: 1/σ² = Σ count/σ_i².
+
+    Their δ for keys is not in it: whoever states an ε of it takes that off (`delta_left`).
 
     Formal guarantees:
         Exact: full-batch Gaussian mechanisms, each with its own sensitivity, compose to one

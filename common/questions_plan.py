@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated
 
@@ -25,18 +26,22 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from common.aggregation_rules import NoiseMode, RuleName
 from common.analytics.answers import Scope
-from common.analytics.asked import Asking, asked
+from common.analytics.asked import Asked, Asking, asked
 from common.analytics.further_questions import FOLLOW_DAYS, Named
+from common.analytics.key_questions import KEY_DELTA, KEY_QUESTIONS
 from common.analytics.outlook import Outlook
-from common.analytics.question_records import question_record
+from common.analytics.question_records import question_record, steps_of
 from common.canonical_json import JsonValue
+from common.clusters_table import ClustersTable
 from common.errors import FormatError, InputError
 from common.noise_of_answers import answer_noise_stddev
 from common.plan import RunPlan
 from common.plan_defaults import calibrated_sigma, mechanism_record, on_ring
+from common.plan_parts import KeyDeltaText
 from common.planned_questions import QUESTIONS_PURPOSE, ROW_NORM
 from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT
 from common.toml_file import read_toml
+from common.validate import DECIMAL
 
 #: What the ledger's accounts call it, in a region as for its own queries.
 MODEL_NAME = "analytics"
@@ -57,6 +62,8 @@ class QuestionTable(BaseModel):
         name: What is asked, one of `common.analytics.asked.PLANNABLE`.
         share: Its share of the run's 1/σ², beside those of the others.
         scope: ``global`` or ``regions``: whether each region's own answer is published, too.
+        key_delta: Of a question of keys that nobody can list: with what probability a key of one
+            customer alone may be released; of the run's δ. None for the usual one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -64,6 +71,24 @@ class QuestionTable(BaseModel):
     name: Annotated[str, Field(min_length=1, max_length=64)]
     share: Annotated[float | int, Field(gt=0, le=1000)] = 1
     scope: Scope = "global"
+    key_delta: KeyDeltaText | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> QuestionTable:
+        if self.name in KEY_QUESTIONS and self.scope != "regions":
+            raise ValueError(f'{self.name} is decided in each region: state scope = "regions"')
+        if self.name not in KEY_QUESTIONS and self.key_delta is not None:
+            raise ValueError(f"{self.name} asks for no keys, and has no key_delta")
+        return self
+
+    @property
+    def stated_key_delta(self) -> dict[str, JsonValue]:
+        """Its δ for keys as a field of its mechanism; no field for any other question."""
+        return {"key_delta": self.key_delta or KEY_DELTA} if self.name in KEY_QUESTIONS else {}
+
+    def put_into(self, asking: Asking) -> Asking:
+        """What the question is made of, with what this table says of it."""
+        return replace(asking, key_delta=self.key_delta or KEY_DELTA)
 
 
 class NamesTable(BaseModel):
@@ -101,6 +126,7 @@ class QuestionsFile(BaseModel):
         aggregation: ``sum``: the coordinator sees each region's noisy answer; ``secure-sum``: their
             sum alone.
         names: Public names that questions are made of.
+        clusters: By what customers are grouped, and where that begins.
         question: The questions, in order, each once.
     """
 
@@ -108,6 +134,7 @@ class QuestionsFile(BaseModel):
 
     aggregation: RuleName = "sum"
     names: NamesTable = NamesTable()
+    clusters: ClustersTable = ClustersTable()
     question: tuple[QuestionTable, ...] = Field(min_length=1, max_length=1000, strict=False)
 
     @model_validator(mode="after")
@@ -117,9 +144,34 @@ class QuestionsFile(BaseModel):
             raise ValueError("a question is asked twice")
         if self.aggregation not in ("sum", "secure-sum"):
             raise ValueError("answers are made one by sum or secure-sum")
+        decided = [name for name in names if name in KEY_QUESTIONS]
+        if decided and self.aggregation != "sum":
+            raise ValueError(
+                f"{decided[0]} goes with the aggregation sum only: which keys are released is "
+                "decided by noise in one place, and a secure sum has no such place"
+            )
         if self.aggregation != "sum" and any(each.scope == "regions" for each in self.question):
             raise ValueError("the scope regions goes with the aggregation sum only")
         return self
+
+    def delta_of_noise(self, delta: str) -> str:
+        """What is left of a run's δ beside what its questions of keys take of it.
+
+        Args:
+            delta: δ of the run, a decimal string.
+
+        Raises:
+            InputError: Nothing is left, or it is no decimal number.
+        """
+        taken = [Decimal(str(each)) for q in self.question for each in q.stated_key_delta.values()]
+        if not taken:
+            return delta
+        if DECIMAL.fullmatch(delta) is None or not sum(taken) < Decimal(delta):
+            raise InputError(
+                f"A δ of {delta[:32]} leaves nothing beside {sum(taken):f} for keys.",
+                remedy="Give the keys a smaller part (key_delta), such as a hundredth.",
+            )
+        return f"{Decimal(delta) - sum(taken):f}"
 
     @classmethod
     def of(
@@ -158,7 +210,8 @@ def _validated(record: object, where: str) -> QuestionsFile:
         raise InputError(
             f"{where}: {field}: {first['msg']}.",
             remedy="The fields are aggregation, in [names] features, store_types, payments, "
-            "experiment and follow_days, and in each [[question]] name, share and scope.",
+            "experiment and follow_days, in [clusters] clusters, steps, start and coordinate, and "
+            "in each [[question]] name, share, scope and key_delta.",
         ) from error
 
 
@@ -185,7 +238,8 @@ def questions_plan(
 
     Args:
         questions: What is asked.
-        asking: The public knowledge that questions are made of; the file's names are put into it.
+        asking: The public knowledge that questions are made of; what the file says of names and
+            clusters is put into it.
         run_id: The run's name, unique.
         federation: The federation's name.
         scenario: The scenario's name.
@@ -208,6 +262,8 @@ def questions_plan(
     Raises:
         InputError: A value is out of range, or a name is no question; names it.
     """
+    said = replace(asking, named=questions.names.named(), grouping=questions.clusters.grouping())
+    made = [asked(each.name, each.put_into(said)) for each in questions.question]
     record: dict[str, JsonValue] = {
         "v": "fedpref-questions/1",
         "run_id": run_id,
@@ -234,8 +290,12 @@ def questions_plan(
         "privacy_unit": PRIVACY_UNIT,
         "round_timeout_s": round_timeout_s,
         "planned_customers": planned_customers,
-        "mechanisms": [*_mechanisms(questions, calibrated_sigma(epsilon, delta))],
-        "questions": [*_planned(questions, replace(asking, named=questions.names.named()))],
+        "mechanisms": [
+            *_mechanisms(
+                questions, made, calibrated_sigma(epsilon, questions.delta_of_noise(delta))
+            )
+        ],
+        "questions": [*_planned(questions, made)],
     }
     try:
         if questions.aggregation == "secure-sum":
@@ -245,17 +305,22 @@ def questions_plan(
         raise InputError(error.message, remedy="Correct the value of that field.") from error
 
 
-def _mechanisms(questions: QuestionsFile, sigma: float) -> Iterator[JsonValue]:
-    """One mechanism a question: 1/σ² is parted by the shares."""
-    whole = math.fsum(float(each.share) for each in questions.question)
-    for number, each in enumerate(questions.question, start=1):
-        noise = sigma * math.sqrt(whole / float(each.share))
-        yield mechanism_record(each.name, [number], noise, ROW_NORM, GRID_EXPONENT)
+def _mechanisms(
+    questions: QuestionsFile, made: Sequence[Asked], sigma: float
+) -> Iterator[JsonValue]:
+    """One mechanism a question: 1/σ² is parted by the shares, and evenly among its steps."""
+    whole, first = math.fsum(float(each.share) for each in questions.question), 1
+    for each, one in zip(questions.question, made, strict=True):
+        steps = steps_of(one.question)
+        noise = sigma * math.sqrt(whole * steps / float(each.share))
+        rounds: list[JsonValue] = [*range(first, first + steps)]
+        record = mechanism_record(each.name, rounds, noise, ROW_NORM, GRID_EXPONENT)
+        yield record | each.stated_key_delta
+        first += steps
 
 
-def _planned(questions: QuestionsFile, asking: Asking) -> Iterator[JsonValue]:
-    for each in questions.question:
-        made = asked(each.name, asking)
+def _planned(questions: QuestionsFile, asked_of: Sequence[Asked]) -> Iterator[JsonValue]:
+    for each, made in zip(questions.question, asked_of, strict=True):
         yield {
             "scope": each.scope,
             "question": question_record(made.question),

@@ -22,13 +22,15 @@ from common.analytics.answers import (
     array_of,
     region_array,
 )
+from common.analytics.clusters import Clusters
 from common.canonical_json import JsonValue
+from common.cluster_steps import clusters_after
 from common.errors import FormatError, InputError
 from common.noise_of_answers import answer_noise_stddev
 from common.parameters import MAX_HEAD_BYTES, arrays_digest
 from common.plan import Mechanism, RunPlan, epsilon_bound
 from common.plan_parts import MAX_PLAN_BYTES
-from common.planned_questions import PlannedQuestion
+from common.planned_questions import PlannedQuestion, question_rounds
 from server.audit_trail import Aggregate
 from server.round_total import ExactSum, RoundTotal
 
@@ -41,6 +43,8 @@ _CUSTOMERS = "#customers"
 # What an answer says besides its question and regions, the file besides its answers, and the head
 # of a file of arrays of each besides its name: at most.
 _FIELDS_BYTES, _FILE_BYTES, _HEAD_BYTES = 400, 4096, 100
+# A number as a text in a list: 17 digits, a sign, an exponent.
+_NUMBER_BYTES = 28
 
 
 class KeptAnswers(ExactSum):
@@ -103,8 +107,11 @@ def facts_bytes_at_most(plan: RunPlan) -> int:
         stated = canonical_json.encode(
             [question.question, question.parameters], max_bytes=MAX_PLAN_BYTES
         )
-        # Each region's own answer names it twice, the sum names all of them.
-        length += (own + 1) * (len(stated) + _FIELDS_BYTES) + names + (2 * names if own else 0)
+        # Each region's own answer names it twice, the sum names all of them; centres that steps
+        # came to are as many numbers as an answer has at most.
+        moved = _NUMBER_BYTES * question.asked.size if question.goes_by_steps else 0
+        each_of = len(stated) + moved + _FIELDS_BYTES
+        length += (own + 1) * each_of + names + (2 * names if own else 0)
     return length
 
 
@@ -113,7 +120,8 @@ def head_bytes_at_most(plan: RunPlan) -> int:
     length = 0
     for question in plan.questions:
         name, regions = array_of(question.name), plan.regions
-        own = [region_array(each, question.name) for each in regions]
+        arrays = [spec.name for spec in question.releases("<f4")]
+        own = [region_array(each, array) for each in regions for array in arrays]
         # Besides the sum, and the numbers of customers that are kept meanwhile.
         names = [name, f"{_CUSTOMERS}/{name}", *(own if question.scope == "regions" else [])]
         length += sum(len(each) + _HEAD_BYTES for each in names)
@@ -123,7 +131,7 @@ def head_bytes_at_most(plan: RunPlan) -> int:
 def sums_after(
     model: Arrays, total: RoundTotal, plan: RunPlan, server_round: int
 ) -> dict[str, npt.NDArray[np.generic]]:
-    """The sums after a round: those before it, and its own.
+    """The sums after a round: those before it, and its own, of a step a row; of keys none.
 
     Args:
         model: The sums before it.
@@ -131,9 +139,16 @@ def sums_after(
         plan: The plan of questions.
         server_round: The round.
     """
-    question = plan.question(plan.mechanism_of(server_round).name)
+    mechanism = plan.mechanism_of(server_round)
+    question = plan.question(mechanism.name)
+    if not question.is_summed:
+        return {**model}
     # Whole numbers of grid units, so this is their sum to the bit, whatever the order.
-    return {**model, question.total.name: total.values(question.total.name)}
+    values: npt.NDArray[np.generic] = total.values(question.array)
+    if question.goes_by_steps:
+        earlier = [] if server_round == mechanism.rounds[0] else [model[question.array]]
+        values = np.concatenate([*earlier, values[None, :]])
+    return {**model, question.array: values}
 
 
 def customers_kept(name: str, buckets: Mapping[str, str | None]) -> Kept:
@@ -172,9 +187,13 @@ def answers_file(
         FormatError: What was kept is not this run's.
     """
     answers: list[JsonValue] = []
-    for number, question in enumerate(plan.questions, start=1):
-        regions = [used.region for used in aggregates[number].used]
-        answers += _answers(plan, question, number, regions, kept)
+    for question, rounds in question_rounds(plan.questions):
+        # Of a question with steps, the last one is its answer.
+        regions = [used.region for used in aggregates[rounds[-1]].used]
+        stepped = _stepped(plan, question, arrays)
+        answers += [
+            {**each, **stepped} for each in _answers(plan, question, rounds[-1], regions, kept)
+        ]
     facts: dict[str, JsonValue] = {
         "v": FILE_VERSION,
         "plan_name": plan.scenario,
@@ -196,9 +215,18 @@ def answers_file(
     return answers_bytes(facts)
 
 
+def _stepped(plan: RunPlan, question: PlannedQuestion, arrays: Arrays) -> dict[str, JsonValue]:
+    """What the answer to a question with steps says besides: where its last step began."""
+    if not isinstance(question.asked, Clusters):
+        return {}
+    earlier = arrays[question.array][:-1]
+    mechanism = plan.mechanism_named(question.name)
+    return {"centres": clusters_after(plan, mechanism, question.asked, earlier).centres_record}
+
+
 def _answers(
     plan: RunPlan, question: PlannedQuestion, number: int, regions: list[str], kept: Arrays
-) -> Iterator[JsonValue]:
+) -> Iterator[dict[str, JsonValue]]:
     """A question's answers: the sum first, then the regions' own in their order."""
     mechanism = plan.mechanism_of(number)
     customers = kept.get(f"{_CUSTOMERS}/{array_of(question.name)}")
@@ -210,13 +238,15 @@ def _answers(
     if question.scope == "regions":
         scopes += [(region, [region], n) for region, n in zip(regions, least, strict=True)]
     for scope, of, customers_at_least in scopes:
+        # Keys have no sum: the noise is that in each region's own values.
+        n_regions = len(of) if question.is_summed else 1
         yield {
             "round": number,
             "question": question.question,
             "parameters": question.parameters,
             "scope": scope,
             "regions": [*of],
-            "noise_stddev": f"{answer_noise_stddev(plan, mechanism, len(of)):.9g}",
+            "noise_stddev": f"{answer_noise_stddev(plan, mechanism, n_regions):.9g}",
             "epsilon": f"{math.ceil(spent * 1e6) / 1e6:.6f}",
             "customers_at_least": max(1, customers_at_least),
         }

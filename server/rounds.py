@@ -18,11 +18,13 @@ from common.errors import FederationError, VerificationError
 from common.messages import decode_arrays
 from common.parameters import arrays_digest
 from common.plan import Mechanism, RunPlan
+from common.planned_keys import keys_of
 from common.release_bounds import release_norm_bound
 from common.timestamps import format_time, now_ms
 from server.answers import KeptAnswers, customers_kept, publishes_regions
 from server.audit_trail import Aggregate, UsedRound
 from server.early_stop import kept_change, signal_of
+from server.key_answers import KeptKeys
 from server.mask_replies import MaskOffer
 from server.parameter_step import model_after
 from server.reply_checks import ReplyRefusedError
@@ -279,8 +281,9 @@ class OpenRound:
             self.mechanism.name,
             {region: None if each is None else str(each) for region, each in stated.items()},
         )
-        answers = self._aggregator.kept if isinstance(self._aggregator, KeptAnswers) else {}
-        return {**kept, **answers}
+        if isinstance(self._aggregator, KeptAnswers | KeptKeys):
+            return {**kept, **self._aggregator.kept}
+        return kept
 
     def _total(self, secured: SecureTotal | None) -> RoundTotal:
         if self._aggregator is not None:
@@ -327,6 +330,8 @@ def aggregator_of(plan: RunPlan, mechanism: Mechanism) -> Aggregator:
     specs = plan.released_arrays(mechanism.name)
     if plan.aggregation.name == "robust":
         return RobustAggregator(specs, plan.aggregation)
+    if keys_of(plan, mechanism) is not None:
+        return KeptKeys(plan, mechanism)
     # A value is at most as large as the norm of what it is part of. Twice that, so that how the
     # norm was rounded when it was checked is of no account.
     most = 2.0 * release_norm_bound(plan, mechanism)

@@ -23,6 +23,7 @@ from common.analytics.further_questions import (
     UPLIFTS,
     Named,
 )
+from common.analytics.key_questions import KEYS_FROM
 from common.errors import InputError
 
 # Columns without one of which, for each entry, no row of the table says anything to the question.
@@ -33,6 +34,7 @@ _NEEDED: Mapping[str, tuple[str, tuple[tuple[str, ...], ...]]] = {
     STORE_SCENES: (PURCHASES, (("store_type",),)),
     PAYMENTS: (PURCHASES, (("payment",),)),
     RETURNS: (PURCHASES, (("returned",),)),
+    **{name: (table, ((column,),)) for name, (table, column) in KEYS_FROM.items()},
 }
 
 
@@ -48,7 +50,8 @@ def silence_of(
         experiment: What its recommender's own experiment is called, if it runs one: the table of
             exposures where none is declared.
     """
-    missing = sorted(TABLES_OF.get(name, frozenset()) - declared.keys() - {EXPOSURES})
+    tables = {KEYS_FROM[name][0]} if name in KEYS_FROM else TABLES_OF.get(name, frozenset())
+    missing = sorted(tables - declared.keys() - {EXPOSURES})
     if missing:
         return f"it declares no table {missing[0]}"
     if name in UPLIFTS and EXPOSURES not in declared and experiment != named.experiment:

@@ -7,20 +7,31 @@ the two differ in any constant that a customer's row depends on, nothing is comp
 from __future__ import annotations
 
 from client.analytics.askable import statistics
+from client.analytics.key_release import KeyStatistic, key_statistic
+from client.analytics.points import purchase_clusters
 from client.analytics.purchases import PurchaseStatistic
 from client.recommend.local_statistics import Clock
 from common.analytics.asked import DAYPARTS, LOCAL_ZONE
+from common.analytics.clusters import Clusters
 from common.analytics.further_questions import Named
+from common.analytics.key_union import KeyUnion
+from common.analytics.question_records import Question
 from common.canonical_json import JsonValue
 from common.catalogue import Catalogue
 from common.errors import FedprefError, PolicyError
 from common.plan import RunPlan
+from common.planned_questions import PlannedQuestion
 from common.timestamps import parse_time
 
 
 def planned_statistic(
-    plan: RunPlan, name: str, catalogue: Catalogue, *, time_zone: str
-) -> PurchaseStatistic:
+    plan: RunPlan,
+    name: str,
+    catalogue: Catalogue,
+    *,
+    time_zone: str,
+    step: Question | None = None,
+) -> PurchaseStatistic | KeyStatistic:
     """What a plan asks under a name, as this region computes it.
 
     Args:
@@ -28,6 +39,7 @@ def planned_statistic(
         name: The question's name.
         catalogue: The region's own public catalogue.
         time_zone: The zone of the region's local time: moments are told apart in it.
+        step: The step of it that is computed (`common.cluster_steps`); the first one if None.
 
     Raises:
         PolicyError: The region understands something else by it, or nothing.
@@ -35,14 +47,8 @@ def planned_statistic(
     """
     planned = plan.question(name)
     try:
-        (own,) = statistics(
-            [name],
-            catalogue,
-            _clock(planned.parameters, time_zone),
-            start_ms=parse_time(plan.train_from),
-            end_ms=parse_time(plan.train_until),
-            named=Named.of(planned.asked, planned.parameters),
-        )
+        clock = _clock(planned.parameters, time_zone)
+        own = _own(plan, planned, planned.asked, catalogue, clock)
     except FedprefError as error:
         raise PolicyError(
             f"The plan's question {name[:64]!r} cannot be asked here: {error.message}",
@@ -59,6 +65,28 @@ def planned_statistic(
             "answer.",
             remedy="Let the plan be made anew, with this release and the region's catalogue.",
         )
+    return own if step is None else _own(plan, planned, step, catalogue, clock)
+
+
+def _own(
+    plan: RunPlan, planned: PlannedQuestion, step: Question, catalogue: Catalogue, clock: Clock
+) -> PurchaseStatistic | KeyStatistic:
+    """What the region understands by a question's name, with the plan's public names."""
+    end_ms = parse_time(plan.train_until)
+    if isinstance(step, Clusters):
+        # By what customers are compared the plan chooses, among the measures that there are here.
+        return purchase_clusters(step, catalogue, clock, end_ms=end_ms)
+    if isinstance(step, KeyUnion):
+        # The δ for keys is the plan's to state, and is charged as it is stated.
+        return key_statistic(planned.name, step.key_delta)
+    (own,) = statistics(
+        [planned.name],
+        catalogue,
+        clock,
+        start_ms=parse_time(plan.train_from),
+        end_ms=end_ms,
+        named=Named.of(planned.asked, planned.parameters),
+    )
     return own
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from client.analytics.asking import Answered
@@ -195,8 +196,7 @@ def _show(done: list[Answered], spent: str) -> None:
             table.add_column(title)
         for line in each.lines:
             value = "–" if line.value is None else f"{line.value:.4g}"
-            interval = "–" if line.low is None else f"{line.low:.4g} … {line.high:.4g}"
-            table.add_row(line.label, value, interval, line.unit, line.note)
+            table.add_row(Text(line.label), value, line.interval, line.unit, line.note)
         console.print(table)
 
 

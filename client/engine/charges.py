@@ -10,6 +10,8 @@ from common.canonical_json import JsonValue
 from common.privacy import GaussianEvent
 
 GENESIS_HEAD = "0" * 64
+#: The δ for keys of what releases none: older rows and records do not state it.
+NO_KEYS = "0"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class ChargeRequest:
         steps: How often the mechanism runs under this charge.
         permit_id: The permit that allows it.
         time: When, as a UTC timestamp; its year is the budget year.
+        key_delta: With what probability each run of the mechanism may release a key of one
+            customer alone, as a decimal string; ``0`` for all that releases no keys.
     """
 
     charge_id: str
@@ -45,6 +49,12 @@ class ChargeRequest:
     steps: int
     permit_id: str
     time: str
+    key_delta: str = NO_KEYS
+
+    @property
+    def stated_key_delta(self) -> dict[str, str]:
+        """Its δ for keys as a field of records; no field where it has none."""
+        return {} if self.key_delta == NO_KEYS else {"key_delta": self.key_delta}
 
     @property
     def year(self) -> int:
@@ -58,6 +68,7 @@ class ChargeRequest:
             noise_multiplier=float(self.noise_multiplier),
             sampling_probability=float(self.sampling_probability),
             count=self.steps,
+            key_delta=float(self.key_delta),
         )
 
     def to_record(self, seq: int, previous_head: str) -> dict[str, JsonValue]:
@@ -78,6 +89,7 @@ class ChargeRequest:
             "seq": seq,
             "steps": self.steps,
             "time": self.time,
+            **self.stated_key_delta,
         }
 
 

@@ -146,6 +146,7 @@ class Charging:
                     steps=mechanism.steps,
                     permit_id=permit.permit_id,
                     time=self._now(),
+                    key_delta=mechanism.key_delta,
                 ),
                 anew=anew,
             )

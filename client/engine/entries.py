@@ -119,6 +119,7 @@ def charge_record(
         "ledger_head": charge.head,
         "permit_id": request.permit_id,
         "time": request.time,
+        **request.stated_key_delta,
     }
 
 
@@ -163,6 +164,7 @@ def round_record(context: RoundContext) -> dict[str, JsonValue]:
             "mode": context.permit.plan.mode,
             "honest_survivors_min": context.permit.plan.aggregation.honest_survivors_min,
             "share_stddev": _share_stddev(context.permit.plan, mechanism),
+            **mechanism.stated_key_delta,
         },
         "start": format_time(context.start_ms),
         "end": format_time(context.end_ms),

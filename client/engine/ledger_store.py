@@ -10,17 +10,32 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import apsw
 
-from client.engine.charges import GENESIS_HEAD, Charge, ChargeRequest
+from client.engine.charges import GENESIS_HEAD, NO_KEYS, Charge, ChargeRequest
 from common.audit.writer_lock import WriterBusyError, WriterLock
 from common.errors import StorageError
 from common.failpoints import Point, reach
 
 #: In SQLite's ``user_version``. 2: each charge names its model and its purpose. 3: a round may be
-#: charged once for each attempt.
-SCHEMA_VERSION = 3
+#: charged once for each attempt. 4: a charge has a δ for keys. A ledger of format 3 has charges
+#: without one, and is read as it is; its first writer gives it the column.
+SCHEMA_VERSION = 4
+_WITHOUT_KEYS = 3
+
+_KEY_COLUMN = f"key_delta TEXT NOT NULL DEFAULT '{NO_KEYS}'"
+# `ChargeRequest`'s fields in their order, between the row's number and its head.
+_FIELDS = (
+    "charge_id, run, model, purpose, round, attempt, mechanism, noise_multiplier, clipping_norm, "
+    "sampling_probability, steps, permit_id, time, "
+)
+_INSERT = (
+    "INSERT INTO charges (seq, charge_id, run, model, purpose, round, attempt, mechanism, "
+    "noise_multiplier, clipping_norm, sampling_probability, steps, permit_id, time, key_delta, "
+    "head) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+)
 
 _SCHEMA = f"""
 CREATE TABLE charges (
@@ -39,6 +54,7 @@ CREATE TABLE charges (
   permit_id TEXT NOT NULL,
   time TEXT NOT NULL,
   head TEXT NOT NULL,
+  {_KEY_COLUMN},
   UNIQUE (run, round, attempt)
 ) STRICT;
 CREATE TRIGGER charges_no_update BEFORE UPDATE ON charges
@@ -94,7 +110,8 @@ def open_for_writing(path: Path) -> Iterator[apsw.Connection]:
             try:
                 connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute("PRAGMA synchronous=FULL")
-                _require_version(connection, path)
+                if _require_version(connection, path) == _WITHOUT_KEYS:
+                    _give_keys(connection)
             except BaseException:
                 connection.close()
                 raise
@@ -132,14 +149,14 @@ def read_charge(path: Path, charge_id: str) -> Charge | None:
     Raises:
         StorageError: The ledger is missing, unreadable, altered or of another version.
     """
-    rows = "SELECT * FROM charges WHERE seq BETWEEN (SELECT seq FROM charges WHERE charge_id = ?1)"
-    rows += " - 1 AND (SELECT seq FROM charges WHERE charge_id = ?1) ORDER BY seq"
+    rows = "WHERE seq BETWEEN (SELECT seq FROM charges WHERE charge_id = ?1)"
+    rows += " - 1 AND (SELECT seq FROM charges WHERE charge_id = ?1)"
     with _storage_errors(path):
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
     try:
         with _storage_errors(path):
             _require_version(connection, path)
-            found = list(connection.execute(rows, (charge_id,)))
+            found = _rows(connection, rows, charge_id)
     finally:
         connection.close()
     if not found:
@@ -161,7 +178,7 @@ def read_chain(connection: apsw.Connection, path: Path) -> list[Charge]:
     charges: list[Charge] = []
     head = GENESIS_HEAD
     with _storage_errors(path):
-        rows = list(connection.execute("SELECT * FROM charges ORDER BY seq"))
+        rows = _rows(connection)
     for expected, row in enumerate(rows, start=1):
         seq, charge_id, *rest, stored_head = row
         charge = Charge.after(head, ChargeRequest(charge_id, *rest), seq)
@@ -181,7 +198,7 @@ def insert(connection: apsw.Connection, path: Path, charge: Charge) -> None:
     request = charge.request
     with _storage_errors(path), connection:
         connection.execute(
-            "INSERT INTO charges VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            _INSERT,
             (
                 charge.seq,
                 request.charge_id,
@@ -197,6 +214,7 @@ def insert(connection: apsw.Connection, path: Path, charge: Charge) -> None:
                 request.steps,
                 request.permit_id,
                 request.time,
+                request.key_delta,
                 charge.head,
             ),
         )
@@ -204,12 +222,33 @@ def insert(connection: apsw.Connection, path: Path, charge: Charge) -> None:
     reach(Point.LEDGER_COMMITTED)
 
 
-def _require_version(connection: apsw.Connection, path: Path) -> None:
+def _rows(connection: apsw.Connection, where: str = "", *values: str) -> list[tuple[Any, ...]]:
+    """Rows in order: number, fields, head; those of an older ledger without a δ for keys."""
+    older = connection.pragma("user_version") == _WITHOUT_KEYS
+    key_delta = f"'{NO_KEYS}'" if older else "key_delta"
+    fields = f"seq, {_FIELDS} {key_delta}, head"
+    select = f"SELECT {fields} FROM charges {where} ORDER BY seq"  # noqa: S608 # ours; values bound
+    return list(connection.execute(select, values))
+
+
+def _give_keys(connection: apsw.Connection) -> None:
+    """Gives an older ledger the column: all of it or nothing. No row's head depends on it."""
+    with connection:
+        connection.execute(f"ALTER TABLE charges ADD COLUMN {_KEY_COLUMN}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def _require_version(connection: apsw.Connection, path: Path) -> int:
+    """The format of a ledger that can be read.
+
+    Raises:
+        StorageError: It is of another one.
+    """
     # Fails for what is no database, and for a database without the table.
     connection.execute("SELECT count(*) FROM charges")
-    version = connection.pragma("user_version")
-    if version == SCHEMA_VERSION:
-        return
+    version = int(connection.pragma("user_version"))
+    if version in (_WITHOUT_KEYS, SCHEMA_VERSION):
+        return version
     whose = "an earlier" if version < SCHEMA_VERSION else "a later"
     raise StorageError(
         f"The budget ledger {path} was made by {whose} version of fedpref (format {version}; this "

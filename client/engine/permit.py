@@ -76,6 +76,7 @@ def make_permit(
                 "clipping_norm": mechanism.clipping_norm,
                 "sampling_probability": mechanism.sampling_probability,
                 "grid_exponent": mechanism.grid_exponent,
+                **mechanism.stated_key_delta,
             }
             for mechanism in plan.mechanisms
         ],

@@ -6,6 +6,7 @@ The policy is the region's file. The coordinator's run plan can only ask for les
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
@@ -31,7 +32,7 @@ from common.errors import FormatError, InputError, PolicyError
 from common.parameters import ArraySpec
 from common.plan import Mechanism, RunPlan
 from common.planned_questions import QUESTIONS_PURPOSE
-from common.privacy import epsilon_gaussian
+from common.privacy import GaussianEvent, delta_left, epsilon_gaussian
 from common.strategies import SUMS
 
 # They take every customer, once in a round: bounds on sampling say nothing about them.
@@ -228,15 +229,39 @@ class RegionPolicy(BaseModel):
     def _check_question(self, mechanism: Mechanism, delta: str) -> None:
         """A question whose answer leaves the region is allowed by its name, up to an ε."""
         asked = (mechanism.noise_multiplier, delta)
-        self._require_asked("server_queries", self.server_queries, mechanism.name, asked)
+        table = self.server_queries
+        # All its steps together: the policy allows the question, however it is computed.
+        self._require_asked(
+            "server_queries",
+            table,
+            mechanism.name,
+            asked,
+            times=len(mechanism.rounds),
+            key_delta=float(mechanism.key_delta),
+        )
 
     def _require_asked(
-        self, table: str, allowed: Mapping[str, str], name: str, asked: tuple[str, str]
+        self,
+        table: str,
+        allowed: Mapping[str, str],
+        name: str,
+        asked: tuple[str, str],
+        *,
+        times: int = 1,
+        key_delta: float = 0.0,
     ) -> None:
-        """Requires that a table allows what is asked, by its noise multiplier and δ."""
+        """Requires that a table allows what is asked so often, by its noise multiplier and δ.
+
+        What keys take of δ each time is taken off it first.
+        """
         self._require(name in allowed, table, name, ", ".join(sorted(allowed)) or "none")
         noise_multiplier, delta = map(float, asked)
-        spent = epsilon_gaussian(noise_multiplier, delta)
+        left = delta_left([GaussianEvent(noise_multiplier, 1.0, times, key_delta)], delta)
+        spent = (
+            math.inf
+            if left is None
+            else epsilon_gaussian(noise_multiplier / math.sqrt(times), left)
+        )
         self._require(
             # Written so that a NaN is refused too.
             spent <= float(allowed[name]),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from client.analytics.answerability import require_answerable
+from client.analytics.key_release import KeyStatistic
 from client.analytics.planned import planned_statistic
 from client.analytics.purchases import PurchaseStatistic
 from client.data.consent_filter import EligibleCustomers, filter_consented
@@ -27,6 +28,8 @@ from client.engine.policy import RegionPolicy
 from client.recommend.settings import running_experiment
 from client.settings import declared_source
 from common.analytics.further_questions import FURTHER, Named
+from common.analytics.key_questions import KEY_QUESTIONS
+from common.analytics.question_records import Question
 from common.audit.sparse_merkle import position, sparse_root
 from common.errors import ConsentError, PolicyError
 from common.plan import RunPlan
@@ -189,8 +192,15 @@ class RegionData:
             )
         return dataset
 
-    def statistic(self, plan: RunPlan, name: str) -> PurchaseStatistic:
+    def statistic(
+        self, plan: RunPlan, name: str, step: Question | None = None
+    ) -> PurchaseStatistic | KeyStatistic:
         """What a plan of questions asks under a name, as this region computes it.
+
+        Args:
+            plan: A plan of questions.
+            name: The question's name.
+            step: Which step of it, as `common.cluster_steps` gives it; the first one if None.
 
         Raises:
             PolicyError: The region understands something else by it, or its catalogue is another.
@@ -199,8 +209,10 @@ class RegionData:
         """
         self.require_catalogue_of(plan)
         time_zone = declared_source(self._home).time_zone
-        found = planned_statistic(plan, name, self._store.catalogue(), time_zone=time_zone)
-        if name in FURTHER:
+        found = planned_statistic(
+            plan, name, self._store.catalogue(), time_zone=time_zone, step=step
+        )
+        if name in (*FURTHER, *KEY_QUESTIONS):
             # An answer that could only be noise is neither given nor paid for.
             planned = plan.question(name)
             require_answerable(

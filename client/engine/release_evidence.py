@@ -240,6 +240,7 @@ class ReleaseEvidence:
             and paid.clipping_norm == mechanism.clipping_norm
             and paid.sampling_probability == mechanism.sampling_probability
             and paid.steps == mechanism.steps
+            and paid.key_delta == mechanism.key_delta
         )
         if not holds:
             raise refused("its charge is for something else")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from client.engine.charges import Charge, ChargeRequest
+from client.engine.charges import NO_KEYS, Charge, ChargeRequest
 from client.engine.ledger_store import read_charges
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
@@ -92,4 +92,5 @@ def _request(record: dict[str, JsonValue]) -> ChargeRequest:
         steps=int(str(record["steps"])),
         permit_id=str(record["permit_id"]),
         time=str(record["time"]),
+        key_delta=str(record.get("key_delta", NO_KEYS)),
     )

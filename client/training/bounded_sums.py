@@ -172,10 +172,10 @@ def bounded_rows(
     size = int(np.prod(statistic.spec.shape))
     seen: list[npt.NDArray[np.bytes_]] = []
     for part in parts:
-        seen.append(np.array(part.owners, dtype=f"S{_SID_BYTES}"))
-        given = statistic.contributions(_within(part, start_ms, end_ms))
+        seen.append(owners_of(part))
+        given = statistic.contributions(within(part, start_ms, end_ms))
         yield _bounded(given, len(part.owners), size, clipping_norm)
-    _require_once(seen)
+    require_once(seen)
 
 
 def clip_rows(rows: csr_matrix, clipping_norm: float) -> csr_matrix:
@@ -219,7 +219,14 @@ def _bounded(given: Contributions, n_customers: int, size: int, clipping_norm: f
     return clip_rows(rows, clipping_norm)
 
 
-def _within(part: Purchases, start_ms: int, end_ms: int) -> Purchases:
+def within(part: Purchases, start_ms: int, end_ms: int) -> Purchases:
+    """What customers did within a window.
+
+    Args:
+        part: Their purchases and rows.
+        start_ms: Begin of the window, milliseconds since the epoch, inclusive.
+        end_ms: Its end, exclusive.
+    """
     inside = (part.time_ms >= start_ms) & (part.time_ms < end_ms)
     further = {
         name: rows.take((rows.time_ms >= start_ms) & (rows.time_ms < end_ms))
@@ -230,8 +237,17 @@ def _within(part: Purchases, start_ms: int, end_ms: int) -> Purchases:
     )
 
 
-def _require_once(seen: list[npt.NDArray[np.bytes_]]) -> None:
-    """Requires that no customer was in two parts: she would be bounded as two people."""
+def owners_of(part: Purchases) -> npt.NDArray[np.bytes_]:
+    """The customers of a part, for `require_once`."""
+    return np.array(part.owners, dtype=f"S{_SID_BYTES}")
+
+
+def require_once(seen: list[npt.NDArray[np.bytes_]]) -> None:
+    """Requires that no customer was in two parts: she would be bounded as two people.
+
+    Raises:
+        InputError: One was; nothing may be released.
+    """
     names = np.sort(np.concatenate(seen)) if seen else np.zeros(0, dtype="S1")
     if (names[1:] == names[:-1]).any():
         raise InputError(

@@ -17,12 +17,30 @@ import numpy as np
 import numpy.typing as npt
 
 from common import canonical_json
+from common.analytics.array_names import array_of, region_array
+from common.analytics.clusters import Clusters
 from common.analytics.estimates import LEVEL
+from common.analytics.key_tables import KeyTable, key_lines, key_table
+from common.analytics.key_union import KeyUnion
 from common.analytics.lines import Line, lines_of
 from common.analytics.question_records import Question, question_of
 from common.canonical_json import JsonValue
 from common.errors import FormatError, InputError, VerificationError
 from common.parameters import arrays_digest, load_arrays
+
+__all__ = [
+    "ARRAYS_NAME",
+    "FACTS_NAME",
+    "FILE_VERSION",
+    "GLOBAL",
+    "MAX_FACTS_BYTES",
+    "ReleasedAnswer",
+    "ReleasedAnswers",
+    "Scope",
+    "answers_bytes",
+    "array_of",
+    "region_array",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -39,22 +57,13 @@ MAX_FACTS_BYTES: Final = 8 << 20
 _MAX_ARRAYS_BYTES = 1 << 30
 
 
-def array_of(question_name: str) -> str:
-    """The name of the array that answers a question."""
-    return question_name.replace("-", "_")
-
-
-def region_array(region: str, question_name: str) -> str:
-    """The name of the array with one region's own answer."""
-    return f"{region}/{array_of(question_name)}"
-
-
 @dataclass(frozen=True, eq=False)
 class ReleasedAnswer:
     """One answer, of one region or of all that took part.
 
     Attributes:
-        question: What was asked.
+        question: What was asked; of one with steps the last, with the centres that those before it
+            came to.
         scope: `GLOBAL`, or the region whose own answer it is.
         regions: Whose customers are in it.
         noise_stddev: Standard deviation of the noise in each value.
@@ -62,6 +71,8 @@ class ReleasedAnswer:
         epsilon: ε of this question alone, for one customer, at the run's δ, a decimal string.
         customers_at_least: How many customers it is of at the least, by the powers of two that
             regions log with each round.
+        keys: The released keys, where keys were asked for that nobody can list; `released` has the
+            sums of their values, and `noise_stddev` is of each region's own values.
     """
 
     question: Question
@@ -71,6 +82,7 @@ class ReleasedAnswer:
     released: FloatArray = field(repr=False)
     epsilon: str
     customers_at_least: int
+    keys: KeyTable | None = field(default=None, repr=False)
 
     def lines(self, *, level: float = LEVEL) -> list[Line]:
         """What it says, line by line, with intervals.
@@ -81,6 +93,8 @@ class ReleasedAnswer:
         Raises:
             InputError: Answers to this kind of question are not shown by lines.
         """
+        if self.keys is not None and isinstance(self.question, KeyUnion):
+            return key_lines(self.question, self.keys, self.noise_stddev, level=level)
         return lines_of(self.question, self.released, self.noise_stddev, level=level)
 
 
@@ -203,20 +217,40 @@ def _answer(record: JsonValue, arrays: Mapping[str, npt.NDArray[np.generic]]) ->
     stated, scope, regions = record["question"], str(record["scope"]), record["regions"]
     if not (isinstance(stated, dict) and isinstance(regions, list)):
         raise TypeError("an answer's question is no object")
-    question = question_of(stated)
+    question: Question = question_of(stated)
+    if isinstance(question, KeyUnion):
+        table = key_table(question, [*map(str, regions)], arrays)
+        return _released(record, question, table.sums, table)
     name = question.name
     values = arrays[array_of(name) if scope == GLOBAL else region_array(scope, name)]
-    if values.shape != (question.size,):
+    shape: tuple[int, ...] = (question.size,)
+    if isinstance(question, Clusters):
+        shape = (question.steps, question.size)
+        # Who is counted in the last step is the answer: at the centres that the others came to.
+        question = question_of({**stated, "centres": record["centres"]})
+    if values.shape != shape:
         raise ValueError(f"the array of {name} has another shape")
+    released = values.reshape(-1, question.size)[-1].astype(np.float64)
+    return _released(record, question, released)
+
+
+def _released(
+    record: Mapping[str, JsonValue],
+    question: Question,
+    released: FloatArray,
+    keys: KeyTable | None = None,
+) -> ReleasedAnswer:
     noise_stddev, customers = float(str(record["noise_stddev"])), record["customers_at_least"]
     if not (noise_stddev > 0 and type(customers) is int and customers >= 1):
-        raise ValueError(f"the noise or the number of customers of {name} is none")
+        raise ValueError(f"the noise or the number of customers of {question.name} is none")
+    regions = record["regions"]
     return ReleasedAnswer(
         question=question,
-        scope=scope,
-        regions=tuple(map(str, regions)),
+        scope=str(record["scope"]),
+        regions=tuple(map(str, regions if isinstance(regions, list) else [])),
         noise_stddev=noise_stddev,
-        released=values.astype(np.float64),
+        released=released,
         epsilon=str(record["epsilon"]),
         customers_at_least=customers,
+        keys=keys,
     )

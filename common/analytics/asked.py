@@ -15,15 +15,19 @@ from common.analytics.further_questions import (
     further_constants,
     further_question,
 )
+from common.analytics.grouping import Grouping
+from common.analytics.key_questions import KEY_DELTA, KEY_QUESTIONS, search_terms
 from common.analytics.purchase_questions import (
     CATEGORIES,
     CATEGORY_TREND,
+    CLUSTERS,
     FREQUENCY,
     RECENCY,
     REPEATS,
     SCENES,
     category_question,
     category_trend_question,
+    cluster_constants,
     frequency_question,
     later_from,
     most_purchase_days,
@@ -57,6 +61,8 @@ class Asking:
         end_ms: Its end, exclusive.
         dayparts: The parts of the day, as `DAYPARTS`.
         named: The retailers' public names, of which questions about further tables are made.
+        grouping: By what customers are grouped, and where that begins.
+        key_delta: The δ for keys of a question of keys that nobody can list, a decimal string.
     """
 
     categories: tuple[str, ...] = field(repr=False)
@@ -64,6 +70,8 @@ class Asking:
     end_ms: int
     dayparts: Mapping[str, tuple[int, int]] = field(default_factory=lambda: DAYPARTS)
     named: Named = field(default_factory=Named)
+    grouping: Grouping = field(default_factory=Grouping)
+    key_delta: str = KEY_DELTA
 
     @property
     def clock(self) -> dict[str, JsonValue]:
@@ -110,6 +118,12 @@ def _frequency(asking: Asking) -> Asked:
     return Asked(frequency_question(most_days=most_purchase_days(days)))
 
 
+def _clusters(asking: Asking) -> Asked:
+    days = window_days(asking.start_ms, asking.end_ms)
+    question = asking.grouping.question(days=days, categories=len(asking.categories))
+    return Asked(question, cluster_constants(question, end_ms=asking.end_ms, clock=asking.clock))
+
+
 _MAKERS: dict[str, Callable[[Asking], Asked]] = {
     CATEGORIES: lambda asking: Asked(category_question(asking.categories)),
     CATEGORY_TREND: _trend,
@@ -117,9 +131,10 @@ _MAKERS: dict[str, Callable[[Asking], Asked]] = {
     RECENCY: _recency,
     FREQUENCY: _frequency,
     REPEATS: lambda _: Asked(repeat_question()),
+    CLUSTERS: _clusters,
 }
 #: What a plan can ask, in the order in which it is shown: of purchases, then of further tables.
-PLANNABLE = (*_MAKERS, *FURTHER)
+PLANNABLE = (*_MAKERS, *FURTHER, *KEY_QUESTIONS)
 
 
 def asked(name: str, asking: Asking) -> Asked:
@@ -136,6 +151,8 @@ def asked(name: str, asking: Asking) -> Asked:
         )
     if name in _MAKERS:
         return _MAKERS[name](asking)
+    if name in KEY_QUESTIONS:
+        return Asked(search_terms(float(asking.key_delta)))
     if name not in FURTHER:
         raise InputError(
             f"{name[:64]!r} is nothing that a plan can ask.", remedy=f"Use {', '.join(PLANNABLE)}."

@@ -7,15 +7,19 @@ no more than this to ask.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from common.analytics.clusters import Clusters
+from common.analytics.coordinates import WEEKEND, Coordinate
 from common.analytics.cuts import Cuts
+from common.analytics.estimates import FloatArray
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
 from common.analytics.shares import Shares
 from common.analytics.trends import Trend
+from common.canonical_json import JsonValue
 from common.errors import InputError
 
 CATEGORIES, CATEGORY_TREND = "category-customers", "category-trend"
@@ -86,6 +90,36 @@ def repeat_question(*, stages: int = STAGES) -> Funnel:
         InputError: There are no two stages.
     """
     return Funnel(REPEATS, tuple(f"purchase-{n}" for n in range(1, stages + 1)))
+
+
+def cluster_question(
+    coordinates: tuple[Coordinate, ...], centres: FloatArray, *, steps: int
+) -> Clusters:
+    """Into which clusters customers fall by their purchases.
+
+    Args:
+        coordinates: What points are made of.
+        centres: float64[clusters, coordinates], where the first step begins.
+        steps: How many steps.
+
+    Raises:
+        InputError: They do not go together.
+    """
+    return Clusters(CLUSTERS, coordinates, centres, steps)
+
+
+def cluster_constants(
+    question: Clusters, *, end_ms: int, clock: Mapping[str, JsonValue]
+) -> dict[str, JsonValue]:
+    """The public constants that points depend on besides the question's.
+
+    Args:
+        question: What is asked.
+        end_ms: End of the window, milliseconds since the epoch.
+        clock: How moments are told apart, as JSON values.
+    """
+    told_apart = any(each.measure == WEEKEND for each in question.coordinates)
+    return {"end_ms": end_ms, **({"clock": dict(clock)} if told_apart else {})}
 
 
 def window_days(start_ms: int, end_ms: int) -> int:

@@ -15,10 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from common.analytics.clusters import Clusters
+from common.analytics.coordinates import Coordinate
 from common.analytics.cuts import Cuts
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
 from common.analytics.kano import Kano
+from common.analytics.key_union import KeyUnion
 from common.analytics.outlook import Outlook
 from common.analytics.scores import Score
 from common.analytics.shares import Shares
@@ -107,6 +109,7 @@ _POINTS = _Form(
     lambda points: [[repr(each) for each in row] for row in points.tolist()],
     lambda value: np.array([_NUMBERS.read(row) for row in _list_of(value)], dtype=np.float64),
 )
+_COORDINATE = _Form(Coordinate.to_record, Coordinate.of_record)
 
 # Of every kind each field, by its name in the class; a test holds the two together.
 _KINDS: dict[str, tuple[type[Any], dict[str, _Form]]] = {
@@ -174,7 +177,27 @@ _KINDS: dict[str, tuple[type[Any], dict[str, _Form]]] = {
             "wanted": _NUMBER,
         },
     ),
-    "clusters": (Clusters, {"name": _TEXT, "centres": _POINTS, "wanted": _NUMBER}),
+    "clusters": (
+        Clusters,
+        {
+            "name": _TEXT,
+            "coordinates": _several(_COORDINATE),
+            "centres": _POINTS,
+            "steps": _WHOLE,
+            "wanted": _NUMBER,
+        },
+    ),
+    "keys": (
+        KeyUnion,
+        {
+            "name": _TEXT,
+            "most": _WHOLE,
+            "key_delta": _NUMBER,
+            "wanted": _NUMBER,
+            "keys": _WHOLE,
+            "key_bytes": _WHOLE,
+        },
+    ),
 }
 
 
@@ -182,14 +205,18 @@ def question_record(question: Question) -> dict[str, JsonValue]:
     """A question's record.
 
     Raises:
-        FormatError: It is of no kind that can be asked of several regions at once; keys that nobody
-            can list beforehand (`common.analytics.key_union`) cannot.
+        FormatError: It is of no kind that can be asked of several regions at once.
     """
     for kind, (made, forms) in _KINDS.items():
         if type(question) is made:
             stated = {name: form.write(getattr(question, name)) for name, form in forms.items()}
             return {"kind": kind, **stated}
     raise FormatError(f"{type(question).__name__} is no question that a plan can ask.")
+
+
+def steps_of(question: Question) -> int:
+    """In how many rounds a question is asked, one after the other."""
+    return question.steps if isinstance(question, Clusters) else 1
 
 
 def question_of(record: Mapping[str, JsonValue]) -> Question:

@@ -12,12 +12,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from common.audit.verify.epsilon import composed_epsilon
+from common.audit.verify.epsilon import Mechanism, composed_epsilon, mechanism_in
 from common.audit.verify.replay import Entry, Evidence, LogReplay
 from common.canonical_json import JsonValue
 from common.search import largest_that_fits
-
-Mechanism = tuple[str, str]  # noise multiplier and sampling probability, as charged
 
 NOTE_LEDGER = (
     "The region's own ledger rounds up, and composes several runs by a looser bound: it may refuse "
@@ -217,8 +215,7 @@ def _forecast_cap(
 def _spent(charges: Iterable[Entry]) -> Counter[Mechanism]:
     spent: Counter[Mechanism] = Counter()
     for charge in charges:
-        mechanism = (charge.text("noise_multiplier"), charge.text("sampling_probability"))
-        spent[mechanism] += charge.number("steps")
+        spent[mechanism_in(charge.record)] += charge.number("steps")
     return spent
 
 

@@ -126,8 +126,7 @@ def _table(answer: ReleasedAnswer) -> Table:
         table.add_column(title)
     for line in answer.lines():
         value = "–" if line.value is None else f"{line.value:.4g}"
-        interval = "–" if line.low is None else f"{line.low:.4g} … {line.high:.4g}"
-        table.add_row(line.label, value, interval, line.unit, line.note)
+        table.add_row(Text(line.label), value, line.interval, line.unit, line.note)
     return table
 
 

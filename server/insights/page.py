@@ -23,6 +23,7 @@ from server.insights.findings import Findings
 from server.insights.habits import scenes, segments
 from server.insights.journeys import experiments, funnels, satisfaction
 from server.insights.preferences import changes, preferences
+from server.insights.searches import searches
 from server.insights.settings import InsightsSettings
 from server.insights.teller import Teller
 from server.insights.wishes import priorities, wishes
@@ -97,6 +98,7 @@ def _sections(teller: Teller, settings: InsightsSettings) -> tuple[Section, ...]
         changes(teller),
         scenes(teller),
         segments(teller),
+        searches(teller),
         funnels(teller),
         satisfaction(teller),
         experiments(teller),

@@ -13,6 +13,9 @@ from common.analytics.cuts import Cuts
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
 from common.analytics.kano import CLASSES, Kano
+from common.analytics.key_arrays import packed_keys
+from common.analytics.key_questions import search_terms
+from common.analytics.key_tables import key_table
 from common.analytics.question_records import Question
 from common.analytics.scores import Score
 from common.analytics.shares import Shares
@@ -26,6 +29,7 @@ REGIONS: Mapping[str, int] = {"north": 9_000, "south": 6_000, "east": 12_000, "i
 STDDEV = 12.0
 CATEGORIES = tuple(f"category {n:02d}" for n in range(60))
 FEATURES = ("same-day delivery", "digital receipts", "free parking", "shelf labels", "late hours")
+WORDS = ("milk", "bread", "coffee", "牛奶", "łódź")
 WEEK = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 # Of each feature's answers, the share of each class.
 _KANO = np.array(
@@ -90,6 +94,30 @@ def truth(question: Any, customers: int, generator: np.random.Generator) -> Floa
     return np.column_stack([parts * count, sums * coordinate]).ravel()
 
 
+def made_keys(
+    regions: Mapping[str, int], stddev: float, generator: np.random.Generator
+) -> list[ReleasedAnswer]:
+    """What customers search for: common words, and one of each region's own."""
+    question = search_terms()
+    arrays: dict[str, npt.NDArray[np.generic]] = {}
+    for region, customers in regions.items():
+        counts = {word: customers * 0.3 / (2 + n) for n, word in enumerate(WORDS)}
+        counts[f"word of {region}"] = customers * 0.05
+        noisy = {key: each / 2 + generator.normal(0, stddev) for key, each in counts.items()}
+        least = question.least_released(stddev, -10)
+        passed = {key: np.float32(each) for key, each in noisy.items() if each >= least}
+        packed = packed_keys(question, [*passed], np.array([*passed.values()], dtype=np.float32))
+        arrays |= {f"{region}/{name}": each for name, each in packed.items()}
+    answers = []
+    for scope, own in ((GLOBAL, tuple(regions)), *((region, (region,)) for region in regions)):
+        table = key_table(question, own, arrays)
+        least = sum(1 << (regions[region].bit_length() - 1) for region in own)
+        answers.append(
+            ReleasedAnswer(question, scope, own, stddev, table.sums, "0.31", least, table)
+        )
+    return answers
+
+
 def made_answers(
     regions: Mapping[str, int] = REGIONS, *, seed: int = 1, stddev: float = STDDEV
 ) -> ReleasedAnswers:
@@ -121,6 +149,7 @@ def made_answers(
             )
         )
         answers += own
+    answers += made_keys(regions, stddev, generator)
     return ReleasedAnswers(
         plan="made-up",
         run="r-made-up",

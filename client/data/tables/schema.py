@@ -116,6 +116,7 @@ TABLES: Mapping[str, TableSchema] = MappingProxyType(
                     "category": _WORD,
                     "value": Column("number", least=0.0, most=_MOST_AMOUNT),
                     "channel": Column("code"),
+                    "query": _WORD,
                 },
             ),
             _table(

@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 
-from common.audit.verify.epsilon import composed_epsilon
+from common.audit.verify.epsilon import Mechanism, composed_epsilon, mechanism_in
 from common.audit.verify.replay import Entry, Evidence, LogReplay
 from common.errors import VerificationError
 
@@ -99,10 +99,9 @@ def _spent(charges: list[Entry], span: str, name: str, field: str, cap: str | No
 
 
 def _recomputed(charges: list[Entry], delta: str) -> str | None:
-    mechanisms: Counter[tuple[str, str]] = Counter()
+    mechanisms: Counter[Mechanism] = Counter()
     for entry in charges:
-        name = entry.text("noise_multiplier"), entry.text("sampling_probability")
-        mechanisms[name] += entry.number("steps")
+        mechanisms[mechanism_in(entry.record)] += entry.number("steps")
     try:
         epsilon = composed_epsilon(mechanisms, float(delta))
     except VerificationError:

@@ -16,11 +16,13 @@ from fractions import Fraction
 
 from common import canonical_json
 from common.audit.verify.arrays_file import FileArray, arrays_digest, read_file_arrays
-from common.audit.verify.epsilon import composed_epsilon
+from common.audit.verify.epsilon import composed_epsilon, mechanism_in
 from common.audit.verify.fields import Record
 from common.audit.verify.files import BundleFolder
-from common.audit.verify.plan_facts import PlanFacts
+from common.audit.verify.key_answers import asks_keys, keys_array, problem_of_keys
+from common.audit.verify.plan_facts import STEPWISE, PlanFacts
 from common.audit.verify.replay import SERVER, Entry, Evidence
+from common.audit.verify.steps import first_steps, last_centres
 from common.audit.verify.verdict import CHAIN
 from common.canonical_json import JsonValue
 from common.errors import FedprefError, FormatError, InputError, VerificationError
@@ -103,18 +105,27 @@ class _Answers:
         """Each digest of the chain, each region's answer and each sum, from the arrays alone."""
         expected: set[str] = set()
         sums: dict[str, FileArray] = {}
-        for number, question in enumerate(self._plan.questions, start=1):
-            aggregate, name = self._aggregates.get(number), _array_name(question)
+        for question, rounds in self._plan.asked:
+            name = _array_name(question)
+            if asks_keys(question):
+                expected |= self._check_keys(question, rounds[0], name, arrays, sums)
+                continue
             found = arrays.get(name)
-            if aggregate is None or found is None or found.dtype != _SUM_DTYPE:
+            aggregates = [self._aggregates.get(number) for number in rounds]
+            if found is None or not _is_sums(found, question, len(rounds)):
                 self._fail_file("answers-missing", ARRAYS_FILE, f"There is no sum for {name}.")
                 return
-            sums[name] = found
             expected.add(name)
-            if arrays_digest(sums) != aggregate.record["model_out"]:
-                self._fail("answers-chain", aggregate, f"Its sums are not those published: {name}.")
-            if question["scope"] == "regions":
-                expected |= self._check_regions(aggregate, name, arrays)
+            for steps, aggregate in enumerate(aggregates, start=1):
+                if aggregate is None:
+                    self._fail_file("answers-missing", ARRAYS_FILE, f"There is no sum for {name}.")
+                    return
+                sums[name] = first_steps(found, steps) if _has_steps(question) else found
+                if arrays_digest(sums) != aggregate.record["model_out"]:
+                    message = f"Its sums are not those published: {name}."
+                    self._fail("answers-chain", aggregate, message)
+                if question["scope"] == "regions":
+                    expected |= self._check_regions(aggregate, name, arrays)
         if arrays.keys() != expected:
             self._fail_file("answers-more", ARRAYS_FILE, "It has arrays that answer no question.")
 
@@ -136,6 +147,35 @@ class _Answers:
             self._fail("answers-sum", aggregate, f"{name} is not the sum of the regions' answers.")
         return {f"{region}/{name}" for region in parts}
 
+    def _check_keys(
+        self,
+        question: Record,
+        number: int,
+        name: str,
+        arrays: Mapping[str, FileArray],
+        sums: Mapping[str, FileArray],
+    ) -> set[str]:
+        """Whether each region's keys are what it released, and what may be released; no sum is."""
+        aggregate = self._aggregates.get(number)
+        if aggregate is None:
+            self._fail_file("answers-missing", ARRAYS_FILE, f"There are no keys for {name}.")
+            return set()
+        if arrays_digest(sums) != aggregate.record["model_out"]:
+            self._fail("answers-chain", aggregate, f"Keys have changed the sums: {name}.")
+        names = (name, keys_array(name))
+        for part in aggregate.parts("regions"):
+            region = str(part["region"])
+            found = {each: arrays.get(f"{region}/{each}") for each in names}
+            own = {each: array for each, array in found.items() if array is not None}
+            if arrays_digest(own) != part["update"]:
+                message = f"The answer of {region} is not what it released."
+                self._fail("answer-of-region", aggregate, message)
+            mechanism = self._plan.mechanism(number)
+            problem = problem_of_keys(arrays, region, name, question, mechanism)
+            if problem is not None:
+                self._fail("answer-keys", aggregate, f"Of the keys of {region} {problem}.")
+        return {f"{part['region']}/{each}" for part in aggregate.parts("regions") for each in names}
+
     def _check_facts(self, arrays: Mapping[str, FileArray], folder: BundleFolder) -> None:
         """Whether ``answers.json`` says what plan and logs give, field by field."""
         path = None if folder.run_folder is None else folder.run_folder / FACTS_FILE
@@ -151,7 +191,7 @@ class _Answers:
                 for name, value in self._facts(arrays).items()
                 if stated.get(name) != value or len(stated) != len(self._facts(arrays)) + 1
             ]
-            expected = list(self._answers())
+            expected = list(self._answers(arrays))
             if len(answers) != len(expected) or not all(map(_same, answers, expected)):
                 wrong.append("answers")
         except OSError as error:
@@ -178,13 +218,15 @@ class _Answers:
             **{name: plan[name] for name in (*same, "neighboring_relation", "privacy_unit")},
         }
 
-    def _answers(self) -> Iterator[Record]:
+    def _answers(self, arrays: Mapping[str, FileArray]) -> Iterator[Record]:
         """What ``answers.json`` has to say of each answer, in its order.
 
         Raises:
-            VerificationError: The noise is out of range.
+            VerificationError: The noise is out of range, or sums are not what they are said to be.
         """
-        for number, question in enumerate(self._plan.questions, start=1):
+        for question, rounds in self._plan.asked:
+            # Of a question with steps, the last one is its answer, and all of them are its ε.
+            number = rounds[-1]
             aggregate = self._aggregates.get(number)
             parts = [] if aggregate is None else aggregate.parts("regions")
             regions = [str(part["region"]) for part in parts]
@@ -193,8 +235,11 @@ class _Answers:
             if question["scope"] == "regions":
                 scopes += [(name, [name], n) for name, n in zip(regions, least, strict=True)]
             mechanism = self._plan.mechanism(number)
-            spent = {(str(mechanism["noise_multiplier"]), "1"): 1}
+            spent = {mechanism_in(mechanism): len(rounds)}
+            stepped = self._stepped(question, mechanism, arrays)
             epsilon = composed_epsilon(spent, float(str(self._plan.record["delta"])))
+            # Keys have no sum: the noise is that in each region's own values.
+            keys = asks_keys(question)
             for scope, of, customers in scopes:
                 yield {
                     "round": number,
@@ -202,10 +247,20 @@ class _Answers:
                     "parameters": question["parameters"],
                     "scope": scope,
                     "regions": [*of],
-                    "noise_stddev": repr(self._noise_stddev(mechanism, len(of))),
+                    "noise_stddev": repr(self._noise_stddev(mechanism, 1 if keys else len(of))),
                     "epsilon": repr(epsilon),
                     "customers_at_least": max(1, customers),
+                    **stepped,
                 }
+
+    def _stepped(
+        self, question: Record, mechanism: Record, arrays: Mapping[str, FileArray]
+    ) -> Record:
+        """Where the last step of a question counted customers; nothing if it has no steps."""
+        asked, sums = question["question"], arrays.get(_array_name(question))
+        if not _has_steps(question) or sums is None or not isinstance(asked, dict):
+            return {}
+        return {"centres": last_centres(self._plan, mechanism, asked, sums)}
 
     def _noise_stddev(self, mechanism: Record, n_regions: int) -> float:
         """The standard deviation of the noise in an answer's values.
@@ -234,6 +289,17 @@ class _Answers:
 def _array_name(question: Record) -> str:
     stated = question["question"]
     return str(stated["name"] if isinstance(stated, dict) else "").replace("-", "_")
+
+
+def _has_steps(question: Record) -> bool:
+    asked = question["question"]
+    return isinstance(asked, dict) and asked.get("kind") == STEPWISE
+
+
+def _is_sums(array: FileArray, question: Record, steps: int) -> bool:
+    """Whether an array is what a question's sums come to by form: of one with steps a row each."""
+    stepwise = len(array.shape) == 2 and array.shape[0] == steps
+    return array.dtype == _SUM_DTYPE and (stepwise or not _has_steps(question))
 
 
 def _least(bucket: str | None) -> int:

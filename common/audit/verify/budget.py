@@ -12,7 +12,7 @@ from collections import Counter
 from functools import lru_cache
 
 from common import canonical_json
-from common.audit.verify.epsilon import composed_epsilon
+from common.audit.verify.epsilon import Mechanism, composed_epsilon, mechanism_in
 from common.audit.verify.fields import Record
 from common.audit.verify.replay import CLOCK_TOLERANCE_MS, Entry, Evidence, LogReplay
 from common.audit.verify.rounds import mechanism_of
@@ -36,7 +36,7 @@ def verify_budget(evidence: Evidence) -> None:
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(mechanisms: frozenset[tuple[tuple[str, str], int]], delta: str) -> float:
+def _epsilon(mechanisms: frozenset[tuple[Mechanism, int]], delta: str) -> float:
     # Regions of one run charge the same mechanisms, so most compositions are computed once.
     return composed_epsilon(dict(mechanisms), float(delta))
 
@@ -51,8 +51,8 @@ class _RegionBudget:
         self._charges: dict[str, Entry] = {}
         self._rounds: dict[str, Entry] = {}
         self._released: set[str] = set()
-        self._by_run: dict[str, Counter[tuple[str, str]]] = {}
-        self._by_year: dict[str, Counter[tuple[str, str]]] = {}
+        self._by_run: dict[str, Counter[Mechanism]] = {}
+        self._by_year: dict[str, Counter[Mechanism]] = {}
         self._head: tuple[int, str] | None = (0, GENESIS_HEAD)
         self._logged_charges = {
             entry.text("charge_id"): entry.index for entry in replay.of_kind("charge")
@@ -113,7 +113,7 @@ class _RegionBudget:
                 "time",
             )
         }
-        row |= {"previous_head": previous[1], "seq": seq}
+        row |= {"previous_head": previous[1], "seq": seq, **_of_keys(entry.record)}
         if hashlib.sha256(canonical_json.encode(row)).hexdigest() != entry.record["ledger_head"]:
             self._fail("ledger-chain", entry, "Its ledger head does not follow from the last one.")
 
@@ -127,6 +127,8 @@ class _RegionBudget:
             return
         wanted = (*_PARAMETERS, "steps")
         differing = [name for name in wanted if entry.record[name] != mechanism[name]]
+        if _of_keys(entry.record) != _of_keys(mechanism):
+            differing.append("key_delta")
         # On whose part of the budget it is booked.
         differing += [
             name for name in ("model", "purpose") if entry.record[name] != permit.record[name]
@@ -137,7 +139,7 @@ class _RegionBudget:
             )
 
     def _check_epsilon(self, entry: Entry) -> None:
-        mechanism = (entry.text("noise_multiplier"), entry.text("sampling_probability"))
+        mechanism = mechanism_in(entry.record)
         of_run = self._by_run.setdefault(entry.text("run"), Counter())
         of_year = self._by_year.setdefault(entry.text("time")[:4], Counter())
         of_run[mechanism] += entry.number("steps")
@@ -180,6 +182,8 @@ class _RegionBudget:
             for name in (*_PARAMETERS, "steps", "epsilon_total")
             if dp[name] != charge.record[name]
         ]
+        if _of_keys(dp) != _of_keys(charge.record):
+            differing.append("key_delta")
         if entry.number("attempt") < charge.number("attempt"):
             differing.append("attempt")
         if differing:
@@ -249,7 +253,12 @@ class _RegionBudget:
         return charge  # A charge that is nowhere is for completeness to report.
 
 
-def _composed(spent: Counter[tuple[str, str]], delta: str) -> float:
+def _of_keys(record: Record) -> Record:
+    """What a record states of a δ for keys; nothing where no keys are released."""
+    return {name: record[name] for name in ("key_delta",) if name in record}
+
+
+def _composed(spent: Counter[Mechanism], delta: str) -> float:
     return _epsilon(frozenset(spent.items()), delta)
 
 

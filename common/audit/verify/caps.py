@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
-from common.audit.verify.epsilon import composed_epsilon
+from common.audit.verify.epsilon import Mechanism, composed_epsilon, mechanism_in
 from common.audit.verify.fields import Record
 from common.audit.verify.replay import Entry
 from common.errors import VerificationError
@@ -21,7 +21,7 @@ _ROUNDING = 1e-8
 
 # What is counted together: the year, and the model or the purpose, or neither.
 _Account = tuple[str, str, str]
-_Spent = Counter[tuple[str, str]]
+_Spent = Counter[Mechanism]
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ class YearlyAccounts:
 
     def _add(self, account: _Account, charge: Entry) -> _Spent:
         spent = self._spent.setdefault(account, Counter())
-        mechanism = (charge.text("noise_multiplier"), charge.text("sampling_probability"))
+        mechanism = mechanism_in(charge.record)
         spent[mechanism] += charge.number("steps")
         return spent
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(mechanisms: frozenset[tuple[tuple[str, str], int]], delta: str) -> float:
+def _epsilon(mechanisms: frozenset[tuple[Mechanism, int]], delta: str) -> float:
     # Regions of one run charge the same mechanisms, so most compositions are computed once.
     return composed_epsilon(dict(mechanisms), float(delta))

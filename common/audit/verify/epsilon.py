@@ -9,18 +9,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from fractions import Fraction
 
+from common.audit.verify.fields import Record
 from common.errors import FedprefError, VerificationError
 
-# (noise multiplier, sampling probability) → how often it ran.
-Mechanisms = Mapping[tuple[str, str], int]
+# Noise multiplier, sampling probability and, where keys are released, their δ → how often it ran.
+Mechanism = tuple[str, ...]
+Mechanisms = Mapping[Mechanism, int]
 
 _NOISE_RANGE = (1e-3, 1e6)
+_KEY_DELTA_RANGE = (1e-12, 0.1)
 _MAX_EPSILON = 500.0
+
+
+def mechanism_in(record: Record) -> Mechanism:
+    """What ε depends on of a checked record: a charge, or a mechanism of a plan or permit."""
+    stated = ("noise_multiplier", "sampling_probability", "key_delta")
+    return tuple(str(record[name]) for name in stated if name in record)
 
 
 def composed_epsilon(mechanisms: Mechanisms, delta: float) -> float:
     """ε at ``delta`` of all mechanisms together; infinite above 500.
+
+    What may release a key of one customer alone with a probability takes that off δ each time it
+    runs: what noise hides is reckoned at the rest. Infinite if nothing is left.
 
     Formal guarantees:
         With sampling probability 1 everywhere, the exact ε(δ) of the composition for neighbours
@@ -34,9 +47,12 @@ def composed_epsilon(mechanisms: Mechanisms, delta: float) -> float:
         raise VerificationError("δ is not between 0 and 1.")
     events = [
         (_within(noise, *_NOISE_RANGE), _within(probability, 1e-9, 1.0), count)
-        for (noise, probability), count in mechanisms.items()
+        for (noise, probability, *_), count in mechanisms.items()
         if count
     ]
+    delta -= _keys_part(mechanisms)
+    if not delta > 0:
+        return math.inf
     if not events:
         return 0.0
     if all(probability == 1.0 for _, probability, _ in events):
@@ -44,6 +60,17 @@ def composed_epsilon(mechanisms: Mechanisms, delta: float) -> float:
         precision = math.fsum(count / noise**2 for noise, _, count in events)
         return gaussian_epsilon(1 / math.sqrt(precision), delta)
     return _accounted(events, delta)
+
+
+def _keys_part(mechanisms: Mechanisms) -> float:
+    """What of δ the keys take that some mechanisms release."""
+    taken = (
+        Fraction(_within(key_delta, *_KEY_DELTA_RANGE)) * count
+        for (_, _, *stated), count in mechanisms.items()
+        for key_delta in stated
+        if count
+    )
+    return float(sum(taken, start=Fraction(0)))
 
 
 def gaussian_epsilon(noise_multiplier: float, delta: float) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from common.canonical_json import JsonValue
 from common.errors import FormatError
@@ -97,15 +97,26 @@ def list_of(check_item: Check) -> Check:
 
 def object_of(**fields: Check) -> Check:
     """An object with exactly these fields, each checked."""
+    return object_with({}, **fields)
+
+
+def object_with(optional: Mapping[str, Check], **fields: Check) -> Check:
+    """An object with exactly these fields, and with those of some others that it states.
+
+    Args:
+        optional: The other fields.
+        fields: The fields that it must have.
+    """
     names = fields.keys()
 
     def check(value: JsonValue, where: str) -> None:
         if not isinstance(value, dict):
             raise _wrong(where, "an object")
-        if value.keys() != names:
-            odd = ", ".join(sorted(value.keys() ^ names))
+        if value.keys() - optional.keys() != names:
+            odd = ", ".join(sorted((value.keys() - optional.keys()) ^ names))
             raise FormatError(f"{where or 'The record'} has missing or unknown fields: {odd}.")
-        for name, check_field in fields.items():
+        stated = {name: each for name, each in optional.items() if name in value}
+        for name, check_field in (fields | stated).items():
             check_field(value[name], f"{where}.{name}" if where else name)
 
     return check

@@ -12,6 +12,7 @@ from common import canonical_json
 from common.audit.verify import fields as f
 from common.audit.verify.fields import Record
 from common.audit.verify.files import BundleFolder, Manifest
+from common.audit.verify.key_answers import check_key_questions
 from common.audit.verify.records import FEDERATED_ANALYTICS, MECHANISM_SCHEMA, MODES, RULES
 from common.audit.verify.tiles import PLAN_NAME
 from common.audit.verify.verdict import MANIFEST, Findings
@@ -55,6 +56,9 @@ _OF_QUESTIONS: dict[str, f.Check] = {
         )
     ),
 }
+#: The kind of question whose rounds are steps, each of which begins where the last one ended.
+STEPWISE = "clusters"
+_MOST_STEPS = 1000
 # What a customer's row in an answer is held to; answers are read as if nothing was cut.
 _ROW_NORM = "1"
 
@@ -85,6 +89,13 @@ class PlanFacts:
         """What it asks, in the order of the rounds; nothing where it trains."""
         questions = self.record["questions"] if self.asks else None
         return [each for each in _list(questions) if _is(each)]
+
+    @property
+    def asked(self) -> list[tuple[Record, list[int]]]:
+        """What it asks, each with its rounds."""
+        if not self.asks:
+            return []
+        return [*zip(self.questions, _question_rounds(self.record), strict=True)]
 
     def mechanism(self, number: int) -> Record:
         """What the plan has in a round; empty where it has nothing."""
@@ -189,14 +200,41 @@ def _check_kind(record: Record, *, asks: bool) -> None:
         for each in mechanisms
     )
     asked = [(each["name"], each["rounds"]) for each in mechanisms]
+    planned = [(name, rounds) for name, rounds in zip(names, _question_rounds(record), strict=True)]
     if not names or not full or len(set(map(_array_name, names))) != len(names):
         raise FormatError("Its questions are not asked of every customer, once each.")
-    if asked != [(name, [number]) for number, name in enumerate(names, start=1)]:
+    if asked != planned:
         raise FormatError("Its mechanisms are not its questions, one in each round.")
     rule = _aggregation(record)["rule"]
-    by_region = any(_is(each) and each["scope"] == "regions" for each in _list(questions))
+    by_region = [
+        each["question"] for each in _list(questions) if _is(each) and each["scope"] == "regions"
+    ]
     if rule not in ("sum", "secure-sum") or (by_region and rule != "sum"):
         raise FormatError("Its rule does not make its answers.")
+    stated = [each for each in _list(questions) if _is(each)]
+    check_key_questions(stated, mechanisms, rule=rule, mode=record["mode"])
+    if any(_is(question) and question.get("kind") == STEPWISE for question in by_region):
+        raise FormatError("A question of several steps is asked by region.")
+
+
+def _question_rounds(plan: Record) -> list[list[int]]:
+    """The rounds of each question: as many as it has steps, one after the other.
+
+    Raises:
+        FormatError: A question has no number of steps.
+    """
+    found: list[list[int]] = []
+    first = 1
+    for each in _list(plan["questions"]):
+        question = each["question"] if _is(each) else None
+        steps: JsonValue = 1
+        if _is(question) and question.get("kind") == STEPWISE:
+            steps = question.get("steps")
+        if type(steps) is not int or not 1 <= steps <= _MOST_STEPS:
+            raise FormatError("A question has no number of steps.")
+        found.append([*range(first, first + steps)])
+        first += steps
+    return found
 
 
 def _array_name(name: JsonValue) -> str:

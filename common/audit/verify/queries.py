@@ -11,7 +11,7 @@ import math
 from collections import Counter
 from decimal import Decimal
 
-from common.audit.verify.epsilon import composed_epsilon
+from common.audit.verify.epsilon import composed_epsilon, mechanism_in
 from common.audit.verify.fields import Record
 from common.audit.verify.replay import CLOCK_TOLERANCE_MS, Entry, Evidence, LogReplay
 from common.audit.verify.rounds import mechanism_of
@@ -75,7 +75,7 @@ class _RegionQueries:
         if wrong:
             self._fail("query-fields", entry, f"Its {', '.join(wrong)} cannot be what it says.")
         # Each runs once, on everyone: anything else is wrong above.
-        spent = Counter((str(each["noise_multiplier"]), "1") for each in entry.parts("mechanisms"))
+        spent = Counter(mechanism_in(each) for each in entry.parts("mechanisms"))
         try:
             epsilon = composed_epsilon(spent, float(entry.text("delta")))
         except VerificationError as error:

@@ -37,7 +37,12 @@ def _record(kind: str, **fields: Check) -> Check:
     return f.object_of(v=f.one_of(f"fedpref-{kind}/1"), **fields)
 
 
-MECHANISM_SCHEMA = f.object_of(
+# What is stated where keys are released that nobody can list: with what probability a key of one
+# customer alone is. Records of all else do not have it.
+_OF_KEYS: Mapping[str, Check] = {"key_delta": f.decimal}
+
+MECHANISM_SCHEMA = f.object_with(
+    _OF_KEYS,
     name=f.text,
     rounds=f.list_of(f.positive),
     steps=f.integer(1, 10**6),
@@ -54,7 +59,8 @@ ARRAYS_SCHEMA = f.list_of(f.object_of(name=f.text, dtype=f.dtype, shape=f.list_o
 # Where consents end that were counted, and the set of customers that they give.
 CONSENT_SCHEMA = f.object_of(origin=f.text, size=f.natural, root=f.digest)
 INCLUDED_SCHEMA = f.object_of(root=f.digest, nonce=f.digest, n_bucket=f.text, at=f.time)
-DP_SCHEMA = f.object_of(
+DP_SCHEMA = f.object_with(
+    _OF_KEYS,
     noise_multiplier=f.decimal,
     clipping_norm=f.decimal,
     sampling_probability=f.decimal,
@@ -178,8 +184,9 @@ SCHEMAS: Mapping[str, Check] = {
         start=f.time,
         end=f.time,
     ),
-    "charge": _record(
-        "charge",
+    "charge": f.object_with(
+        _OF_KEYS,
+        v=f.one_of("fedpref-charge/1"),
         charge_id=f.ulid,
         run=f.text,
         model=f.text,

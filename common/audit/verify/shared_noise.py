@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from decimal import Decimal
 
-from common.audit.verify.epsilon import composed_epsilon, shared_noise_multiplier
+from common.audit.verify.epsilon import Mechanism, composed_epsilon, shared_noise_multiplier
 from common.audit.verify.plan_facts import PlanFacts
 from common.audit.verify.replay import SERVER, Entry, Evidence, LogReplay
 from common.audit.verify.verdict import BUDGET, CHAIN
@@ -152,7 +152,7 @@ def _note_epsilon(evidence: Evidence, plan: PlanFacts, least: int) -> None:
 
 def _epsilon(plan: PlanFacts, least: int, survivors: int, delta: float) -> float:
     """ε of the planned run if only so many shares are in its sums: the plan's σ, scaled."""
-    mechanisms: dict[tuple[str, str], int] = {}
+    mechanisms: dict[Mechanism, int] = {}
     mechanisms_of_plan = plan.record["mechanisms"]
     for each in mechanisms_of_plan if isinstance(mechanisms_of_plan, list) else []:
         if isinstance(each, dict):

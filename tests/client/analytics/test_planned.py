@@ -9,6 +9,7 @@ import pytest
 from client.analytics.planned import planned_statistic
 from common.analytics.asked import PLANNABLE, Asking
 from common.analytics.further_questions import Named
+from common.analytics.key_questions import KEY_QUESTIONS
 from common.analytics.purchase_questions import CATEGORIES, CATEGORY_TREND, RECENCY, SCENES
 from common.catalogue import Catalogue
 from common.errors import InputError, PolicyError
@@ -38,7 +39,13 @@ def test_every_question_that_a_plan_can_ask_is_what_a_region_answers() -> None:
         follow_days=14,
     )
     plan = questions_plan(
-        QuestionsFile(names=names, question=tuple(QuestionTable(name=name) for name in PLANNABLE)),
+        QuestionsFile(
+            names=names,
+            question=tuple(
+                QuestionTable(name=name, scope="regions" if name in KEY_QUESTIONS else "global")
+                for name in PLANNABLE
+            ),
+        ),
         Asking(tuple(CATALOGUE.category_names), *WINDOW_MS, named=Named()),
         run_id="r",
         federation="f",

@@ -16,7 +16,7 @@ from common.analytics.key_union import KeyUnion
 from common.errors import InputError
 
 
-@given(st.integers(1, 200), st.floats(1e-10, 0.05), st.floats(0.5, 50))
+@given(st.integers(1, 64), st.floats(1e-10, 0.05), st.floats(0.5, 50))
 def test_one_customers_own_keys_pass_the_threshold_as_rarely_as_is_said(
     most: int, key_delta: float, stddev: float
 ) -> None:

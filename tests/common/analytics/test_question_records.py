@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import canonical_json
-from common.analytics.clusters import Clusters
 from common.analytics.cuts import Cuts
 from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
@@ -23,6 +22,7 @@ from common.analytics.shares import Shares
 from common.analytics.trends import Trend
 from common.analytics.uplift import Uplift
 from common.errors import FormatError
+from tests.support.made_clusters import made_clusters
 
 QUESTIONS: list[Question] = [
     Groups.counts("counts", ("a", "b", "ü"), most=2),
@@ -34,7 +34,8 @@ QUESTIONS: list[Question] = [
     Score.nps(),
     Uplift("uplift", treated_share=0.25),
     Kano("kano", ("delivery", "returns"), 2),
-    Clusters("clusters", np.array([[-0.5, 0.1], [0.5, 1.0]])),
+    KeyUnion("keys", 4, 1e-8, keys=32, key_bytes=16),
+    made_clusters("clusters", np.array([[-0.5, 0.1], [0.5, 1.0]]), steps=3),
 ]
 
 
@@ -100,8 +101,3 @@ def test_every_field_is_needed(field: str) -> None:
     del record[field]
     with pytest.raises(FormatError):
         question_of(record)
-
-
-def test_keys_that_nobody_can_list_are_asked_of_no_plan() -> None:
-    with pytest.raises(FormatError, match="no question that a plan"):
-        question_record(KeyUnion("keys", most=2, key_delta=1e-8))  # type: ignore[arg-type]
