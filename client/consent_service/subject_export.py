@@ -1,7 +1,8 @@
-"""What a region holds about one person's consent, as one portable file for that person.
+"""What a region holds about one person, as one portable file for that person.
 
 JSON and text in a ZIP archive: their records with receipts, their key, the evidence, the notices
-they decided about, and each training round they were in or not. Nothing of anybody else.
+they decided about, each training round they were in or not, their profile, and their rows of the
+region's tables. Nothing of anybody else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from client.consent_service.evidence import Evidence
 from client.consent_service.participation import RoundPart, participation
@@ -35,7 +37,10 @@ from common.errors import ConsentError, StorageError
 from common.notice import LoggedNotice
 from common.timestamps import format_time, now_ms
 
-_VERSION = "fedpref-subject-export/1"
+if TYPE_CHECKING:
+    from client.consent_service.subject_tables import Row, SubjectTables
+
+_VERSION = "fedpref-subject-export/2"
 # Archives carry local times; a fixed one keeps equal contents equal bytes.
 _ARCHIVE_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -48,11 +53,13 @@ class SubjectExport:
         files: Their content by name.
         records: How many consent records.
         rounds: How many rounds the person was in.
+        rows: How many rows of tables; None if these were left out.
     """
 
     files: Mapping[str, bytes]
     records: int
     rounds: int
+    rows: int | None
 
     def write(self, path: Path) -> None:
         """Writes the archive, readable by its owner alone.
@@ -74,17 +81,24 @@ class SubjectExport:
 
 
 def export_subject(
-    records: RegionRecords, customer_ref: str, *, clock_ms: int | None = None
+    records: RegionRecords,
+    customer_ref: str,
+    *,
+    with_tables: bool = True,
+    clock_ms: int | None = None,
 ) -> SubjectExport:
-    """Collects everything that the region holds about one customer's consent.
+    """Collects everything that the region holds about one customer.
 
     Args:
         records: The region's open records; reading is enough.
         customer_ref: The region's reference of the customer.
+        with_tables: Whether the region's tables are read for the customer's rows.
         clock_ms: Now, in milliseconds since the epoch; the system clock's if None.
 
     Raises:
         ConsentError: The region has no key of such a customer.
+        InputError: A table cannot be read.
+        StorageError: What the region keeps cannot be read.
     """
     secret = records.subjects.secret(customer_ref)
     if secret is None:
@@ -98,17 +112,23 @@ def export_subject(
     consents = records.registrar().history(customer_ref)
     parts = participation(records.log, records.state, consents)
     shown = {each.record.form.notice_sha256 for each in consents}
+    tables = _tables(records, key) if with_tables else None
     files = {
         "README.txt": resources.files("client.consent_service")
         .joinpath("templates/subject-export.txt")
         .read_bytes(),
         "customer-key.json": key.encode(),
-        "summary.json": _json(_summary(records, key, consents, parts, now)),
+        "summary.json": _json(
+            _summary(records, key, consents, parts, now)
+            | ({} if tables is None else tables.summary())
+        ),
         "participation.json": _json([part.to_record() for part in parts]),
         "evidence.json": _json(_evidence(records, customer_ref)),
         # What the model says of someone is computed when it is asked for, and stored nowhere.
         "tags.json": _json(_profile(records, key.sid, now)),
     }
+    if tables is not None:
+        files |= {name: _json(rows) for name, rows in tables.files().items()}
     files |= _record_files(consents)
     files |= _receipt_files(records, consents, parts, now)
     for notice in records.state.notices:
@@ -116,7 +136,19 @@ def export_subject(
             files |= _notice_files(notice)
     for path in sorted(home.registry.glob("*.json")):
         files[f"registry/{path.name}"] = path.read_bytes()
-    return SubjectExport(files, len(consents), sum(part.included for part in parts))
+    return SubjectExport(
+        files,
+        len(consents),
+        sum(part.included for part in parts),
+        None if tables is None else tables.rows,
+    )
+
+
+def _tables(records: RegionRecords, key: CustomerKey) -> SubjectTables:
+    # What reads tables takes a second to load, which an export without them need not wait for.
+    from client.consent_service.subject_tables import subject_tables
+
+    return subject_tables(records.home, key.customer_ref, key.sid)
 
 
 def _summary(
@@ -239,6 +271,6 @@ def _notice_files(notice: LoggedNotice) -> dict[str, bytes]:
     return {f"{name}.json": _json(record), f"{name}.txt": f"{notice.notice.text}\n".encode()}
 
 
-def _json(value: JsonValue) -> bytes:
+def _json(value: JsonValue | list[Row]) -> bytes:
     text = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True)
     return f"{text}\n".encode()

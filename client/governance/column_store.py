@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -51,6 +51,19 @@ if TYPE_CHECKING:
 _SUFFIX = ".column"
 _TRIES = 3
 _NO_KEYS: Mapping[str, Collection[str]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, eq=False)
+class AboutCustomers:
+    """What a kept table says of some customers.
+
+    Attributes:
+        rows: Their rows, of the columns that programs read without a grant.
+        withheld: The columns that take one.
+    """
+
+    rows: pa.Table = field(repr=False)
+    withheld: tuple[str, ...]
 
 
 class ColumnStore:
@@ -161,6 +174,35 @@ class ColumnStore:
             # Also if an earlier attempt took the rows out: this one may have come before its key.
             self._turn(key)
         return gone
+
+    def about(
+        self, customers: Collection[str], keys: Mapping[str, Collection[str]] = _NO_KEYS
+    ) -> dict[str, AboutCustomers]:
+        """What programs may read about customers, of every table that says whom it is about.
+
+        Args:
+            customers: The region's references of them.
+            keys: By table, what else it calls them: the keys of a channel.
+
+        Raises:
+            InputError: What says whom a table's rows are about holds no references.
+            StorageError: What is kept cannot be read.
+        """
+        found = {}
+        for name, table in self.manifest().tables.items():
+            if table.subject is None:
+                continue
+            read = [each for each, kept in table.columns.items() if kept.grade in FOR_PROGRAMS]
+            withheld = tuple(each for each in table.columns if each not in read)
+            if table.subject not in read:
+                # Not even whose a row is can be told without a grant.
+                found[name] = AboutCustomers(pa.table({}), tuple(table.columns))
+                continue
+            rows = self.for_programs(name, read)
+            known = {*customers, *keys.get(name, ())}
+            hers = _is_about(rows.column(table.subject), known, name, table.subject)
+            found[name] = AboutCustomers(rows.filter(pa.array(hers)), withheld)
+        return found
 
     def turn_key(self) -> None:
         """Draws a new wrapping key and wraps every data key with it; the columns stay as they are.
