@@ -16,7 +16,7 @@ from common import canonical_json
 from common.analytics.asked import PLANNABLE, Asking, asked
 from common.analytics.further_questions import Named
 from common.analytics.outlook import require_worth
-from common.analytics.purchase_questions import CATEGORIES, REPEATS, SCENES
+from common.analytics.purchase_questions import CATEGORIES, CLUSTERS, REPEATS, SCENES
 from common.catalogue import Catalogue
 from common.consent import FEDERATED_ANALYTICS, FEDERATED_TRAINING
 from common.errors import BudgetError, FormatError, InputError
@@ -78,6 +78,89 @@ def test_rounds_are_questions_and_hand_their_sums_on() -> None:
     assert PLAN.parameter_arrays() == ()
     with pytest.raises(InputError, match="does not ask"):
         PLAN.released_arrays("popularity")
+
+
+STEPPED = asked_plan((CATEGORIES, CLUSTERS, REPEATS), scope="global")
+
+
+def stepped(index: int = 1, **fields: Any) -> list[dict[str, Any]]:
+    """The questions of the plan with steps, one of them changed."""
+    questions: Any = STEPPED.to_record()["questions"]
+    return [each | fields if n == index else each for n, each in enumerate(questions)]
+
+
+def test_a_question_with_steps_has_a_round_for_each_and_hands_a_row_on() -> None:
+    assert [each.rounds for each in STEPPED.mechanisms] == [(1,), (2, 3, 4), (5,)]
+    assert STEPPED.total_rounds == 5
+    clusters = [
+        {spec.name: spec.shape for spec in STEPPED.model_arrays(number)}.get("purchase_clusters")
+        for number in range(1, 7)
+    ]
+    assert clusters == [None, None, (1, 6), (2, 6), (3, 6), (3, 6)]
+    (released,) = STEPPED.released_arrays(CLUSTERS)
+    assert (released.name, released.shape) == ("purchase_clusters", (6,))
+    assert RunPlan.from_record(STEPPED.to_record()) == STEPPED
+
+
+def test_a_share_is_parted_evenly_among_steps() -> None:
+    one, steps, other = (float(each.noise_multiplier) for each in STEPPED.mechanisms)
+    assert one == other
+    assert steps / one == pytest.approx(math.sqrt(3), rel=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["local", "distributed"])
+def test_epsilon_of_all_steps_is_what_dp_accounting_gives(mode: Any) -> None:
+    names = (CLUSTERS, REPEATS)
+    plan = (
+        asked_plan(names, scope="global", epsilon="1")
+        if mode == "local"
+        else secure_plan(mode, names, epsilon="1")
+    )
+    accountant = PLDAccountant()
+    for each in plan.mechanisms:
+        noise = float(each.noise_multiplier)
+        if mode == "distributed":
+            noise = plan.shared_noise(each).noise_multiplier
+        accountant.compose(GaussianDpEvent(noise), len(each.rounds))
+    spent = accountant.get_epsilon(float(plan.delta))
+    assert spent <= 1 + 1e-6
+    assert spent == pytest.approx(1, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"questions": stepped(scope="regions")}, "have the scope|has the scope global"),
+        ({"questions": stepped(0, scope="regions")[::-1]}, "mechanisms are not the questions"),
+        (
+            {"questions": stepped(question={**STEPPED.questions[1].question, "steps": 2})},
+            "mechanisms are not the questions",
+        ),
+        (
+            {"questions": stepped(question={**STEPPED.questions[1].question, "steps": 21})},
+            "1 to 20 steps",
+        ),
+        (
+            {"questions": stepped(question={**STEPPED.questions[1].question, "centres": [["2"]]})},
+            "not points within",
+        ),
+        ({"questions": stepped(parameters={})}, "not its question's"),
+    ],
+    ids=lambda value: str(value)[-40:],
+)
+def test_steps_that_do_not_hold_together_are_refused(change: dict[str, Any], named: str) -> None:
+    with pytest.raises(FormatError, match=named):
+        RunPlan.from_record(changed(STEPPED, **change))
+
+
+def test_where_steps_begin_is_what_a_region_permits() -> None:
+    question: Any = STEPPED.questions[1]
+    centres = [[repr(-float(each)) for each in row] for row in question.question["centres"]]
+    moved = stepped(
+        question=question.question | {"centres": centres},
+        parameters=question.parameters | {"centres": centres},
+    )
+    assert RunPlan.from_record(changed(STEPPED, questions=moved)).digest != STEPPED.digest
 
 
 @pytest.mark.parametrize("epsilon", ["0.1", "1", "8"])

@@ -9,10 +9,12 @@ import pytest
 
 from common import canonical_json
 from common.analytics.answers import Scope, region_array
-from common.analytics.purchase_questions import CATEGORIES, SCENES
+from common.analytics.purchase_questions import CATEGORIES, CLUSTERS, SCENES
 from common.catalogue import Catalogue
+from common.cluster_steps import question_in_round
 from common.errors import FormatError, InputError
 from common.parameters import array_file_parts
+from common.plan import RunPlan
 from server.answers import (
     KeptAnswers,
     answer_arrays,
@@ -26,7 +28,7 @@ from server.answers import (
 )
 from server.audit_trail import Aggregate, UsedRound
 from server.parameter_step import model_after
-from server.round_total import ExactSum
+from server.round_total import ExactSum, RoundTotal
 from server.rounds import aggregator_of
 from tests.support.asked_federation import asked_plan
 
@@ -42,9 +44,9 @@ def answer(seed: int) -> dict[str, np.ndarray]:
     return {ARRAY: np.ldexp(steps.astype(np.float64), -10).astype(np.float32)}
 
 
-def aggregate(number: int, regions: list[str]) -> Aggregate:
+def aggregate(number: int, regions: list[str], plan: RunPlan = PLAN) -> Aggregate:
     used = tuple(UsedRound(region, "e" * 64, "d" * 64) for region in regions)
-    name = PLAN.mechanism_of(number).name
+    name = plan.mechanism_of(number).name
     return Aggregate(number, 1, name, used, (), "a" * 64, "b" * 64, "start", "end")
 
 
@@ -97,6 +99,51 @@ def test_sums_are_handed_on() -> None:
     after = sums_after(before, whole.total(), GLOBAL, 1)
     assert set(after) == {"another", ARRAY}
     assert before.keys() == {"another"}
+
+
+STEPPED = asked_plan((CATEGORIES, CLUSTERS), scope="global")
+
+
+def step(number: int) -> RoundTotal:
+    """The total of a round of the plan with steps: one region's answer."""
+    total = aggregator_of(STEPPED, STEPPED.mechanism_of(number))
+    generator = np.random.default_rng(number)
+    for spec in STEPPED.released_arrays(STEPPED.mechanism_of(number).name):
+        units = generator.integers(1, 30_000, spec.shape)
+        values = np.ldexp(units.astype(np.float64), -10).astype(np.float32)
+        total.add("region-1", {spec.name: values})
+    return total.total()
+
+
+def test_sums_of_steps_are_handed_on_row_by_row_and_the_last_one_is_the_answer() -> None:
+    sums: Any = {}
+    for number in (1, 2, 3, 4):
+        sums = sums_after(sums, step(number), STEPPED, number)
+        assert {name: each.shape for name, each in sums.items()} == {
+            spec.name: spec.shape for spec in STEPPED.model_arrays(number + 1)
+        }
+    for row, number in enumerate((2, 3, 4)):
+        given = step(number).values("purchase_clusters")
+        np.testing.assert_array_equal(sums["purchase_clusters"][row], given)
+    kept = {
+        **customers_kept(CATEGORIES, {"region-1": "16-31"}),
+        # Each step's take the place of those before it.
+        **customers_kept(CLUSTERS, {"region-1": "16-31", "region-2": "8-15"}),
+    }
+    rounds = {number: aggregate(number, ["region-1"], STEPPED) for number in (1, 2, 3)}
+    rounds[4] = aggregate(4, ["region-1", "region-2"], STEPPED)
+    facts: Any = canonical_json.decode(answers_file(STEPPED, rounds, sums, kept))
+    _, clusters = facts["answers"]
+    assert (clusters["round"], clusters["regions"]) == (4, ["region-1", "region-2"])
+    assert clusters["customers_at_least"] == 24
+    last: Any = question_in_round(
+        STEPPED, 4, {**sums, "purchase_clusters": sums["purchase_clusters"][:2]}
+    )
+    assert clusters["centres"] == last.centres_record
+    # ε of the three steps together is that of the other question: their shares are equal.
+    first, second = (float(each["epsilon"]) for each in facts["answers"])
+    assert first == pytest.approx(second, abs=2e-5)
+    assert len(canonical_json.encode(facts)) <= facts_bytes_at_most(STEPPED)
 
 
 def test_the_facts_say_of_whom_each_answer_is() -> None:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from client.analytics.planned import planned_statistic
 from common.analytics.asked import PLANNABLE, Asking
 from common.analytics.further_questions import Named
 from common.analytics.key_questions import KEY_QUESTIONS
-from common.analytics.purchase_questions import CATEGORIES, CATEGORY_TREND, RECENCY, SCENES
+from common.analytics.purchase_questions import (
+    CATEGORIES,
+    CATEGORY_TREND,
+    CLUSTERS,
+    RECENCY,
+    SCENES,
+)
 from common.catalogue import Catalogue
+from common.cluster_steps import question_in_round
 from common.errors import InputError, PolicyError
 from common.plan import RunPlan
 from common.questions_plan import NamesTable, QuestionsFile, QuestionTable, questions_plan
@@ -132,6 +140,50 @@ def test_a_kind_of_another_size_under_a_known_name_is_refused() -> None:
     other = altered(CATEGORIES, question=question, parameters=question_of(question).parameters)
     with pytest.raises(PolicyError, match="something else"):
         planned_statistic(other, CATEGORIES, CATALOGUE, time_zone=ZONE)
+
+
+CLUSTERED = asked_plan((CLUSTERS,), scope="global")
+
+
+def test_a_step_is_computed_at_other_centres_and_else_as_the_plan_has_it() -> None:
+    asked = CLUSTERED.question(CLUSTERS).asked
+    own = planned_statistic(CLUSTERED, CLUSTERS, CATALOGUE, time_zone=ZONE)
+    assert own.question is asked
+    step = question_in_round(CLUSTERED, 2, {"purchase_clusters": np.full((1, 6), 9e3)})
+    moved = planned_statistic(CLUSTERED, CLUSTERS, CATALOGUE, time_zone=ZONE, step=step)
+    assert moved.question is step
+    assert moved.spec == own.spec
+    assert moved.more == own.more
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {
+            "coordinates": [
+                {
+                    "measure": "category",
+                    "category": "gold",
+                    "least": "0.0",
+                    "most": "100.0",
+                    "spacing": "linear",
+                }
+            ],
+            "centres": [["0.0"], ["0.5"]],
+        },
+        {"end_ms": 5},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_clusters_of_what_there_is_not_here_are_refused(change: dict[str, Any]) -> None:
+    record: Any = CLUSTERED.to_record()
+    (question,) = record["questions"]
+    question["question"] |= {k: v for k, v in change.items() if k in question["question"]}
+    question["parameters"] |= change
+    plan = RunPlan.from_record(record)
+    with pytest.raises(PolicyError, match=r"cannot be asked here|something else"):
+        planned_statistic(plan, CLUSTERS, CATALOGUE, time_zone=ZONE)
 
 
 def test_a_name_that_the_engine_does_not_know_is_refused() -> None:

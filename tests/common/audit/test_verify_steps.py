@@ -1,4 +1,4 @@
-"""One lie at a time, told consistently by everyone who signs: the one check it breaks must fail."""
+"""Questions of several steps: what the verifier reckons anew, and every lie about a step."""
 
 from __future__ import annotations
 
@@ -6,360 +6,148 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from common import canonical_json
-from common.audit.sparse_merkle import EMPTY_ROOT
-from common.audit.verify import Verdict, verify_bundle
-from common.timestamps import format_time, parse_time
-from tests.support.bundle_builder import (
-    EPOCH_MS,
-    REGIONS,
-    SERVER,
-    Federation,
-    JsonRecord,
-    digest,
-    eligible_root,
-    ulid,
+from common.analytics.answers import ReleasedAnswers
+from common.analytics.clusters import Clusters
+from common.audit.verify import verify_bundle
+from common.parameters import arrays_digest
+from simulations.attacks.forgery import Forgery
+from simulations.run_folder import RunFolder
+from tests.common.audit.test_verify_answers import (
+    answer,
+    arrays_of,
+    change_policy,
+    facts_of,
+    forged,
+    publish,
 )
 
-R1, R2 = REGIONS
+R1, ARRAY = "region-1", "purchase_clusters"
 
 
-def verdict_on(federation: Federation, run: Path) -> Verdict:
-    return verify_bundle(federation.write(run))
+@pytest.fixture
+def forgery(clustered_run: Path) -> Forgery:
+    return Forgery(RunFolder(clustered_run), R1)
 
 
-def found(verdict: Verdict) -> set[tuple[int, str]]:
-    return {(failure.step, failure.code) for failure in verdict.failures}
+def state_facts(forgery: Forgery, facts: dict[str, Any]) -> None:
+    from common.analytics.answers import FACTS_NAME
+
+    forgery.artifacts[FACTS_NAME] = canonical_json.encode(facts, max_bytes=1 << 20)
 
 
-def reuse_nonce(record: JsonRecord) -> None:
-    nonce = digest(f"nonce {R1} 1")
-    sids = [Federation().sid(R1, customer) for customer in (0, 1)]
-    record["train"] |= {"nonce": nonce, "root": eligible_root(nonce, sids)}
+def test_an_honest_copy_verifies_and_is_read(
+    forgery: Forgery, clustered_run: Path, tmp_path: Path
+) -> None:
+    assert verify_bundle(forgery.write(tmp_path / "copy")).verified
+    (found,) = ReleasedAnswers.load(clustered_run).answers
+    assert isinstance(found.question, Clusters)
+    rows = arrays_of(forgery)[ARRAY]
+    assert rows.shape == (3, 6)
+    np.testing.assert_array_equal(found.released, rows[-1])
+    # Sixty customers and little noise: their centre has moved from where the plan began.
+    stated = answer(facts_of(forgery))
+    assert stated["centres"] == found.question.centres_record
+    assert stated["centres"] != stated["question"]["centres"]
+    assert (stated["round"], stated["scope"]) == (3, "global")
 
 
-def age(record: JsonRecord) -> None:
-    record["train"]["at"] = format_time(parse_time(record["start"]) - 601_000)
+@pytest.mark.parametrize("step", [0, 1, 2])
+def test_another_sum_of_any_step_is_not_the_chains(
+    step: int, forgery: Forgery, tmp_path: Path
+) -> None:
+    arrays = arrays_of(forgery)
+    arrays[ARRAY][step, 0] += 10
+    publish(forgery, arrays)
+    assert "answers-chain" in forged(forgery, tmp_path / "copy")
 
 
-# kind, round (None: every record of the kind), what is changed, the failures it must cause.
-LIES: list[tuple[str, str, int | None, Callable[[JsonRecord], Any], set[tuple[int, str]]]] = [
-    ("notice named is unknown", "consent", None,
-     lambda r: r["notice"].update(id="pn-2"), {(4, "notice-unknown")}),
-    ("notice of another digest", "consent", None,
-     lambda r: r["notice"].update(sha256=digest("x")), {(4, "notice-unknown")}),
-    ("policy of another digest", "policy", None,
-     lambda r: r.update(policy_sha256=digest("x")), {(3, "record"), (6, "no-policy")}),
-    ("permit for another purpose", "permit", None,
-     lambda r: r.update(purpose="dpv:Marketing"),
-     {(5, "permit-purpose"), (5, "permit-plan"), (6, "permit-beyond-policy")}),
-    ("permit for more epsilon", "permit", None,
-     lambda r: r.update(epsilon_cap="9"), {(5, "permit-plan")}),
-    ("permit for less epsilon than spent", "permit", None,
-     lambda r: r.update(epsilon_cap="2"), {(5, "permit-plan"), (6, "permit-cap")}),
-    ("permit without the second round", "permit", None,
-     lambda r: r["mechanisms"][1].update(rounds=[3]),
-     {(5, "permit-plan"), (5, "round-not-permitted"), (6, "charge-not-permitted")}),
-    ("permit for another plan", "permit", None,
-     lambda r: r.update(plan=digest("x")), {(5, "plan-mismatch")}),
-    ("permit that has expired", "permit", None,
-     lambda r: r.update(expires=r["issued_at"]), set()),
-    ("permit that had expired a minute before", "permit", None,
-     lambda r: r.update(expires=format_time(EPOCH_MS - 60_000)), {(5, "permit-expired")}),
-    ("permit that is not yet valid", "permit", None,
-     lambda r: r.update(issued_at=format_time(EPOCH_MS + 120_000)),
-     {(5, "permit-not-yet-valid"), (5, "clock-rollback")}),
-    ("engine not permitted", "round", 2,
-     lambda r: r.update(engine=digest("x")), {(5, "permit-mismatch")}),
-    ("app not permitted", "round", 2,
-     lambda r: r.update(app=digest("x")), {(5, "permit-mismatch")}),
-    ("consents of another log", "round", 2,
-     lambda r: r["consent"].update(origin=f"test.example/{R2}"), {(5, "consent-origin")}),
-    ("more consents than there were", "round", 2,
-     lambda r: r["consent"].update(size=99), {(5, "consent-size")}),
-    ("consents at a size without checkpoint", "round", 2,
-     lambda r: r["consent"].update(size=r["consent"]["size"] - 1), {(5, "consent-checkpoint")}),
-    ("another consent root", "round", 2,
-     lambda r: r["consent"].update(root=digest("x")), {(5, "consent-root")}),
-    ("another number of customers", "round", 2,
-     lambda r: r["train"].update(n_bucket="4-7"), {(5, "size-bucket")}),
-    ("nonce of the round before", "round", 2, reuse_nonce, {(5, "nonce-reused")}),
-    ("snapshot too old", "round", 1, age, {(5, "consent-age"), (5, "clock-rollback")}),
-    ("snapshot after the end", "round", 2,
-     lambda r: r["train"].update(at=format_time(parse_time(r["end"]) + 60_001)),
-     {(5, "consent-age")}),
-    ("start after the end", "round", 2,
-     lambda r: r.update(start=format_time(parse_time(r["end"]) + 60_001)), {(5, "consent-age")}),
-    ("previous round not named", "round", 2,
-     lambda r: r.update(prev_round=None), {(5, "round-chain")}),
-    ("another previous round named", "round", 2,
-     lambda r: r.update(prev_round=digest("x")), {(5, "round-chain")}),
-    ("delta that is not the permit's", "round", 2,
-     lambda r: r["dp"].update(delta="1e-5"), {(6, "round-delta")}),
-    ("smaller delta for the same epsilon", "round", 2,
-     lambda r: r["dp"].update(delta="1e-7"), {(6, "round-delta"), (6, "epsilon-understated")}),
-    ("another clipping norm", "round", 2,
-     lambda r: r["dp"].update(clipping_norm="2.0"), {(6, "round-charge")}),
-    ("earlier attempt than the charge", "charge", 2,
-     lambda r: r.update(attempt=2), {(6, "round-charge")}),
-    ("clipping norm not permitted", "charge", 2,
-     lambda r: r.update(clipping_norm="2.0"),
-     {(6, "charge-parameters"), (6, "round-charge"), (6, "charge-beyond-policy")}),
-    ("above the ledger's cap", "charge", 2,
-     lambda r: r.update(epsilon_cap="2"), {(6, "ledger-cap"), (6, "charge-beyond-policy")}),
-    ("noise too small to account for", "charge", 2,
-     lambda r: r.update(noise_multiplier="0.0001"),
-     {(6, "epsilon-parameters"), (6, "charge-parameters"), (6, "round-charge"),
-      (6, "charge-beyond-policy")}),
-    ("noise of nothing", "charge", 2,
-     lambda r: r.update(noise_multiplier="0"),
-     {(6, "epsilon-parameters"), (6, "charge-parameters"), (6, "round-charge"),
-      (6, "charge-beyond-policy")}),
-    ("noise so small that epsilon is past all bounds", "charge", 2,
-     lambda r: r.update(noise_multiplier="0.01"),
-     {(6, "epsilon-understated"), (6, "charge-parameters"), (6, "round-charge"),
-      (6, "permit-cap"), (6, "charge-beyond-policy"), (6, "ledger-cap")}),
-    ("delta of one", "charge", 2, lambda r: r.update(delta="1"),
-     {(6, "epsilon-parameters"), (6, "round-delta"), (6, "charge-beyond-policy")}),
-    ("ledger rows left out", "charge", 2,
-     lambda r: r.update(ledger_seq=5), {(8, "ledger-gap")}),
-    ("ledger rolled back", "charge", 2,
-     lambda r: r.update(ledger_seq=1), {(6, "ledger-order")}),
-    ("charge under no permit", "charge", 2,
-     lambda r: r.update(permit_id=ulid("x")), {(6, "round-charge"), (8, "no-permit")}),
-    ("round under no permit", "round", 2,
-     lambda r: r.update(permit_id=ulid("x")), {(6, "round-charge"), (8, "no-permit")}),
-    ("round for no charge", "round", 2,
-     lambda r: r.update(charge_id=ulid("x")), {(6, "release-without-round"), (8, "no-charge"),
-                                               (8, "no-release")}),
-    ("charge of the round before", "round", 2,
-     lambda r: r.update(charge_id=ulid(f"charge {R1} 1")),
-     {(6, "charge-reused"), (6, "round-charge"), (6, "release-without-round")}),
-    ("release of another update", "release", 2,
-     lambda r: r.update(update=digest("x")), {(6, "release-mismatch")}),
-    ("release of another round", "release", 2,
-     lambda r: r.update(round=1), {(6, "release-mismatch")}),
-    ("release of another array", "release", 2,
-     lambda r: r["arrays"][0].update(name="customers"), {(6, "release-arrays")}),
-    ("release of one more array", "release", 2,
-     lambda r: (r["arrays"].append({"name": "x", "dtype": "<f8", "shape": [1]}),
-                r.update(bytes=r["bytes"] + 8)), {(6, "release-arrays")}),
-    ("release of more bytes", "release", 2,
-     lambda r: r.update(bytes=r["bytes"] + 1), {(6, "release-bytes")}),
-    ("release off the grid", "release", 2,
-     lambda r: r.update(grid_exponent=-24), {(6, "release-grid")}),
-]  # fmt: skip
+def test_a_step_that_a_region_began_elsewhere_shows(forgery: Forgery, tmp_path: Path) -> None:
+    """The coordinator signs another chain, with centres of its choice; regions signed the state."""
+    arrays = arrays_of(forgery)
+    arrays[ARRAY][0, 1] = -arrays[ARRAY][0, 1]
+    publish(forgery, arrays)
+    for steps, index in enumerate(forgery.find("server", "aggregate"), start=1):
+        out = arrays_digest({ARRAY: arrays[ARRAY][:steps]})
+        before = arrays_digest({ARRAY: arrays[ARRAY][: steps - 1]} if steps > 1 else {})
+        forgery.change(
+            "server",
+            index,
+            lambda record, out=out, before=before: record.update(model_in=before, model_out=out),
+        )
+    found = forged(forgery, tmp_path / "copy")
+    assert "answers-chain" not in found
+    # What regions trained on is in their own logs.
+    assert "aggregate-mismatch" in found
 
 
 @pytest.mark.parametrize(
-    ("kind", "number", "change", "expected"), [row[1:] for row in LIES], ids=[r[0] for r in LIES]
+    "change",
+    [
+        lambda rows: rows[:2],
+        lambda rows: rows[-1],
+        lambda rows: rows.ravel(),
+        lambda rows: rows.astype(np.float32),
+    ],
+    ids=["a step less", "the last one alone", "no steps", "another type"],
 )
-def test_a_regions_lie_is_caught(
-    tmp_path: Path,
-    kind: str,
-    number: int | None,
-    change: Callable[[JsonRecord], Any],
-    expected: set[tuple[int, str]],
+def test_sums_of_another_form_are_missing(
+    change: Callable[[np.ndarray], np.ndarray], forgery: Forgery, tmp_path: Path
 ) -> None:
-    def alter(party: str, record: JsonRecord) -> None:
-        if (party, record["v"]) == (R1, f"fedpref-{kind}/1") and (
-            number is None or record["round"] == number
-        ):
-            change(record)
-
-    verdict = verdict_on(Federation(alter=alter).run(), tmp_path)
-    assert found(verdict) == expected
-    assert verdict.verified is not expected
-    assert {failure.party for failure in verdict.failures} <= {R1}
-    assert all(failure.index is not None for failure in verdict.failures)
+    arrays = arrays_of(forgery)
+    publish(forgery, {ARRAY: change(arrays[ARRAY])})
+    assert "answers-missing" in forged(forgery, tmp_path / "copy")
 
 
-SERVERS_LIES: list[tuple[str, str, int | None, Callable[[JsonRecord], Any], set[tuple[int, str]]]]
-SERVERS_LIES = [
-    ("begins from a model of its own", "aggregate", 1,
-     lambda r: r.update(model_in=digest("x")), {(7, "first-model"), (7, "aggregate-mismatch")}),
-    ("another quorum than planned", "aggregate", 2,
-     lambda r: r.update(quorum=1), {(7, "not-planned")}),
-    ("another mechanism than planned", "aggregate", 2,
-     lambda r: r.update(mechanism="other"), {(7, "not-planned"), (7, "aggregate-mismatch")}),
-    ("a region twice", "aggregate", 2,
-     lambda r: r["regions"].append(r["regions"][0]),
-     {(7, "region-twice"), (7, "round-entry-reused")}),
-    ("a region used and refused", "aggregate", 2,
-     lambda r: r["refused"].append({"region": R1, "reason": "x"}), {(7, "region-twice")}),
-    ("a region's round under another name", "aggregate", 2,
-     lambda r: r["regions"][0].update(region="region-9"),
-     {(7, "not-planned"), (7, "round-entry-missing"), (7, "round-not-aggregated"),
-      (8, "region-unmentioned")}),
-    ("a region passed over in silence", "aggregate", 2,
-     lambda r: (r["regions"].pop(), r.update(quorum=1)),
-     {(7, "not-planned"), (7, "round-not-aggregated"), (8, "region-unmentioned")}),
-    ("below the quorum", "aggregate", 2,
-     lambda r: (r["regions"].pop(), r["refused"].append({"region": R2, "reason": "late"})),
-     {(7, "quorum")}),
-    ("an attempt before the region's", "round", 2, lambda r: r.update(attempt=2),
-     {(6, "release-mismatch"), (7, "aggregate-mismatch")}),
-    ("a round left out", "aggregate", 2, lambda r: r.update(round=3),
-     {(7, "aggregate-order"), (7, "not-planned"), (7, "aggregate-mismatch"), (8, "round-gap"),
-      (7, "model-rounds")}),
-    ("model of another catalogue", "model", None,
-     lambda r: r.update(catalogue=digest("x")), {(7, "model-catalogue")}),
-    ("model of another plan", "model", None,
-     lambda r: r.update(plan=digest("x")), {(7, "plan-mismatch")}),
-    ("model after fewer rounds", "model", None,
-     lambda r: r.update(rounds=1), {(7, "model-rounds")}),
-]  # fmt: skip
+LIES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "other centres": lambda facts: answer(facts)["centres"][0].reverse(),
+    "the plan's centres": lambda facts: answer(facts).update(
+        centres=answer(facts)["question"]["centres"]
+    ),
+    "no centres": lambda facts: answer(facts).pop("centres"),
+    "one step's ε": lambda facts: answer(facts).update(epsilon="3.000000"),
+    "fewer steps": lambda facts: answer(facts)["question"].update(steps=1),
+    "an earlier round": lambda facts: answer(facts).update(round=1),
+    "other coordinates": lambda facts: answer(facts)["question"]["coordinates"].reverse(),
+}
 
 
-@pytest.mark.parametrize(
-    ("kind", "number", "change", "expected"),
-    [row[1:] for row in SERVERS_LIES],
-    ids=[row[0] for row in SERVERS_LIES],
-)
-def test_the_servers_lie_is_caught(
-    tmp_path: Path,
-    kind: str,
-    number: int | None,
-    change: Callable[[JsonRecord], Any],
-    expected: set[tuple[int, str]],
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_every_lie_about_steps_shows(
+    lie: Callable[[dict[str, Any]], object], forgery: Forgery, tmp_path: Path
 ) -> None:
-    def alter(party: str, record: JsonRecord) -> None:
-        if record["v"] == f"fedpref-{kind}/1" and (number is None or record["round"] == number):
-            if kind == "round" and party != R1:
-                return
-            change(record)
-
-    assert found(verdict_on(Federation(alter=alter).run(), tmp_path)) == expected
+    facts = facts_of(forgery)
+    lie(facts)
+    state_facts(forgery, facts)
+    assert forged(forgery, tmp_path / "copy") == {"answers-facts"}
 
 
-def test_training_on_nobody_is_caught(tmp_path: Path) -> None:
-    def alter(party: str, record: JsonRecord) -> None:
-        if party == R1 and record["v"] == "fedpref-consent/1":
-            record["state"] = "dpv:ConsentRefused"
-        if party == R1 and record["v"] == "fedpref-round/1":
-            record["train"]["root"] = EMPTY_ROOT.hex()
-
-    assert found(verdict_on(Federation(alter=alter).run(), tmp_path)) == {(5, "no-consent")}
-
-
-def test_a_policys_shorter_age_of_consents_is_enforced(tmp_path: Path) -> None:
-    def alter(party: str, record: JsonRecord) -> None:
-        if party == R1 and record["v"] == "fedpref-round/1" and record["round"] == 2:
-            record["train"]["at"] = format_time(parse_time(record["start"]) - 2000)
-
-    federation = Federation(alter=alter)
-    assert verdict_on(federation.run(), tmp_path).verified
-    federation = Federation(alter=alter, consent_age_max_s=1)
-    assert found(verdict_on(federation.run(), tmp_path)) == {(5, "consent-age")}
-
-
-def test_a_policy_cannot_lengthen_the_age_of_consents(tmp_path: Path) -> None:
-    def alter(party: str, record: JsonRecord) -> None:
-        if party == R1 and record["v"] == "fedpref-round/1" and record["round"] == 1:
-            age(record)
-
-    federation = Federation(alter=alter, consent_age_max_s=86_400, pause_ms=3_600_000)
-    assert found(verdict_on(federation.run(), tmp_path)) == {(5, "consent-age")}
-
-
-def test_a_run_that_ends_before_its_plan_is_incomplete(tmp_path: Path) -> None:
-    verdict = verdict_on(Federation(planned_rounds=3).run(), tmp_path)
-    assert found(verdict) == {(8, "rounds-missing")}
-    assert verdict.integrity
-    assert not verdict.verified
-
-
-def test_a_run_without_regions_proves_nothing(tmp_path: Path) -> None:
-    federation = Federation().run()
-    plan = federation.plan_record() | {"regions": []}
-    federation.files["plan.json"] = canonical_json.encode(plan)
-    assert (8, "parties") in found(verdict_on(federation, tmp_path))
-
-
-def test_a_run_without_a_published_model_is_incomplete(tmp_path: Path) -> None:
-    federation = Federation().run()
-    federation.logs[SERVER].pop()
-    assert found(verdict_on(federation, tmp_path)) == {(8, "run-unfinished")}
-
-
-def test_an_aggregate_behind_the_published_model_is_caught(tmp_path: Path) -> None:
-    federation = Federation().run()
-    log = federation.logs[SERVER]
-    log.append(log.pop(-2))
-    assert (7, "model-early") in found(verdict_on(federation, tmp_path))
-
-
-def test_a_round_logged_twice_is_caught(tmp_path: Path) -> None:
-    federation = Federation().run()
-    federation.logs[R1].append(federation.logs[R1][federation.find(R1, "round", 0)])
-    assert {(5, "round-repeated"), (5, "round-order"), (5, "round-chain")} <= found(
-        verdict_on(federation, tmp_path)
+def test_a_policy_that_allows_one_step_allows_no_three(forgery: Forgery, tmp_path: Path) -> None:
+    change_policy(
+        forgery, lambda policy: policy["server_queries"].update({"purchase-clusters": "5"})
     )
+    assert "permit-beyond-policy" in forged(forgery, tmp_path / "copy")
 
 
-def test_a_ledger_head_that_does_not_follow_is_caught(tmp_path: Path) -> None:
-    federation = Federation().run()
-    index = federation.find(R1, "charge", 1)
-    federation.resign(R1, index, lambda record: record.update(ledger_head=digest("x")))
-    assert found(verdict_on(federation, tmp_path)) == {(6, "ledger-chain")}
-
-
-def test_a_checkpoint_under_the_wrong_name_is_caught(tmp_path: Path) -> None:
-    federation = Federation().run()
-    federation.files[f"logs/{R1}/checkpoints/3"] = federation.checkpoint(R1, 4)
-    assert found(verdict_on(federation, tmp_path)) == {(2, "checkpoint-name")}
-
-
-def test_a_log_of_a_stranger_is_caught(tmp_path: Path) -> None:
-    federation = Federation().run()
-    for name, data in federation.log_files().items():
-        if name.startswith(f"logs/{R1}/"):
-            federation.files[name.replace(R1, "region-9")] = data
-    assert (2, "party") in found(verdict_on(federation, tmp_path))
-
-
-@pytest.mark.parametrize("damage", [b"", b"\x00", b"\x00\x05abc", b"\xff\xff"])
-def test_tiles_that_are_no_tiles_are_named(tmp_path: Path, damage: bytes) -> None:
-    federation = Federation().run()
-    name = next(name for name in federation.log_files() if f"{R1}/tile" in name)
-    federation.files[name] = damage
-    verdict = verdict_on(federation, tmp_path)
-    assert (2, "entries-unreadable") in found(verdict)
-    assert verdict.first_failure is not None
-    assert (verdict.first_failure.party, verdict.first_failure.index) == (R1, 0)
-    assert verdict.first_failure.file == name
-
-
-def test_what_a_server_could_not_use_is_excused_by_its_incident(tmp_path: Path) -> None:
-    """The last round missed its quorum: the regions' entries stand, and the log says why."""
-    federation = Federation(planned_rounds=2)
-    federation.run()
-    log = federation.logs[SERVER]
-    del log[federation.find(SERVER, "aggregate", 1) :]
-    incident = {
-        "v": "fedpref-incident/1", "run": "run-1", "round": 2, "region": None, "party": SERVER,
-        "reason": "below-quorum", "detail": "Too few.", "time": federation.tick(),
-    }  # fmt: skip
-    federation.log(SERVER, incident)
-    assert found(verdict_on(federation, tmp_path)) == {(8, "rounds-missing"), (8, "run-unfinished")}
-
-
-def test_at_most_five_failures_of_a_kind_are_listed_and_all_are_counted(tmp_path: Path) -> None:
-    def alter(party: str, record: JsonRecord) -> None:
-        if party == R1 and record["v"] == "fedpref-consent/1":
-            record["notice"]["id"] = "other"
-
-    verdict = verdict_on(Federation(customers=20, alter=alter).run(), tmp_path)
-    assert len(verdict.failures) == 5
-    assert verdict.failures_total == 25
-
-
-def test_foreign_names_cannot_disturb_the_terminal(tmp_path: Path) -> None:
-    federation = Federation().run()
-    run = federation.write(tmp_path)
-    (run / "bundle" / "\x1b[31mred\udcff").write_bytes(b"x")
-    verdict = verify_bundle(run)
-    assert all(failure.message.isprintable() for failure in verdict.failures)
-    assert {failure.file for failure in verdict.failures} == {"\\x1b[31mred\\udcff"}
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda record: record["questions"][0]["question"].update(steps=2),
+        lambda record: record["questions"][0]["question"].update(steps="3"),
+        lambda record: record["questions"][0]["question"].pop("steps"),
+        lambda record: record["questions"][0].update(scope="regions"),
+        lambda record: record["mechanisms"][0].update(rounds=[1]),
+        lambda record: record["mechanisms"][0].update(rounds=[1, 2, 4]),
+    ],
+    ids=range(6),
+)
+def test_a_plan_whose_rounds_are_not_its_steps_is_refused(
+    change: Callable[[Any], object], forgery: Forgery, tmp_path: Path
+) -> None:
+    record: Any = canonical_json.decode(forgery.files["plan.json"])
+    change(record)
+    forgery.overrides["plan.json"] = canonical_json.encode(record)
+    assert "plan" in forged(forgery, tmp_path / "copy")
