@@ -88,3 +88,11 @@ def clustered_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     plan = asked_plan((CLUSTERS,), scope="global")
     return finish_asked(tmp_path_factory.mktemp("clustered") / "run", plan).root
+
+
+@pytest.fixture(scope="session")
+def keyed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished, verified run that asked for search terms, then something else. Read-only."""
+    from tests.support.keyed_federation import finish_keyed, keyed_plan
+
+    return finish_keyed(tmp_path_factory.mktemp("keyed") / "run", keyed_plan()).root

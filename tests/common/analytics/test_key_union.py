@@ -59,8 +59,55 @@ def test_the_outlook_is_the_share_a_key_needs() -> None:
 def test_intervals_cover_the_counts_of_keys_that_are_always_released() -> None:
     question, stddev = KeyUnion("k", 4, 5e-7), 4.3
     counts = np.array([120.0, 300.0, 4000.0])
-    noise = np.random.default_rng(3).normal(0, stddev, (20_000, 3))
+    noise = np.random.default_rng(3).normal(0, stddev, (6000, 3))
     found = question.read(counts / 2 + noise, stddev)
     covered = found.covers(counts).mean(axis=0)
     assert covered.min() >= 0.94
     assert covered.max() <= 0.96
+
+
+@given(st.integers(1, 64), st.floats(1e-10, 0.05), st.floats(0.5, 50), st.integers(-12, 2))
+def test_what_is_rounded_to_the_least_value_was_at_the_threshold(
+    most: int, key_delta: float, stddev: float, exponent: int
+) -> None:
+    question = KeyUnion("k", most, key_delta)
+    least, step = question.least_released(stddev, exponent), math.ldexp(1.0, exponent)
+    assert least % step == 0
+    assert least - step / 2 >= question.threshold(stddev)
+    # No coarser than it must be, by one step.
+    assert least - 1.5 * step < question.threshold(stddev)
+
+
+def test_a_threshold_that_the_grid_has_no_step_for_is_refused() -> None:
+    with pytest.raises(InputError, match="out of range"):
+        KeyUnion("k", 4, 1e-8).least_released(1e5, -10)
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"keys": 0}, {"keys": 5000}, {"key_bytes": 0}, {"key_bytes": 6}, {"key_bytes": 260}]
+)
+def test_sizes_that_are_none_are_refused(sizes: dict[str, int]) -> None:
+    with pytest.raises(InputError, match="out of range"):
+        KeyUnion("k", 4, 1e-8, **sizes)
+
+
+def test_intervals_cover_the_counts_of_keys_that_are_seldom_released() -> None:
+    """Of those answers in which they are: noise had to lift them, and the interval knows it."""
+    question, stddev = KeyUnion("k", 4, 1e-6), 4.0
+    threshold = question.threshold(stddev)
+    generator, naive = np.random.default_rng(7), []
+    for count in (threshold - 4.0, threshold, threshold + 4.0):
+        values = count + generator.normal(0, stddev, 40_000)
+        seen = values[values >= threshold][:2000]
+        found = question.read(seen, stddev)
+        covered = found.covers(2 * count).mean()
+        assert 0.945 <= covered <= 0.985
+        naive.append(float((np.abs(seen - count) <= 1.96 * stddev).mean()))
+    # An interval that takes no account of it would not.
+    assert min(naive) < 0.9
+
+
+def test_a_key_that_is_there_is_somebodys() -> None:
+    question = KeyUnion("k", 4, 1e-6)
+    found = question.read([question.threshold(4.0)], 4.0)
+    assert found.low[0] == 1.0
