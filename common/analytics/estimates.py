@@ -70,6 +70,19 @@ class Estimates:
         value = np.where(self.known, np.clip(self.value, least, most), np.nan)
         return Estimates(value, low, high, self.level)
 
+    def only(self, said: BoolArray) -> Estimates:
+        """Those of which something is to be said; of the others nothing is.
+
+        Args:
+            said: bool[...].
+        """
+        return Estimates(
+            np.where(said, self.value, np.nan),
+            np.where(said, self.low, -np.inf),
+            np.where(said, self.high, np.inf),
+            self.level,
+        )
+
     def at(self, index: int | slice) -> Estimates:
         """Some of them, by their place on the last axis."""
         return Estimates(

@@ -140,16 +140,22 @@ def _(
     question: Trend, released: FloatArray, noise_stddev: float, *, level: float = LEVEL
 ) -> list[Line]:
     change = question.read(released, noise_stddev, level=level)
-    alerts = question.alerts(change)
-    lines = _lines(question.labels, change.scaled(100), "% change")
-    rising = question.threshold > 0
-    # Of what is known the furthest beyond or towards the threshold first.
-    towards = np.where(change.known, change.value if rising else -change.value, -np.inf)
+    alerts, stated = question.alerts(change), question.of_use(change)
+    lines = _lines(question.labels, stated.scaled(100), "% change")
+    sign = 1.0 if question.threshold > 0 else -1.0
+    # Of what is known the furthest beyond or towards the threshold first; then what has crossed it
+    # by nobody can say how much.
+    crossed = np.array([each == "crossed" for each in alerts])
+    least = np.where(crossed, -np.finfo(np.float64).max, -np.inf)
+    towards = np.where(stated.known, sign * stated.value, least)
     order = np.argsort(-towards, kind="stable")[:MOST_GROUPS]
     limit = f"{100 * question.threshold:+g}%"
     notes = {"crossed": f"{limit} crossed", "not crossed": "", "not told": f"{limit} not told"}
+    unknown = {"crossed": f"{limit} crossed; by how much is {TOO_SMALL}"}
     return [
-        _noted(lines[place], notes[alerts[place]]) if change.known[place] else lines[place]
+        _noted(lines[place], notes[alerts[place]])
+        if stated.known[place]
+        else _noted(lines[place], unknown.get(alerts[place], TOO_SMALL))
         for place in order.tolist()
     ]
 

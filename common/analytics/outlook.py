@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from common.errors import BudgetError, InputError
 
+#: Intervals of up to so many times what is of use are shown, and called coarse; wider ones not.
+COARSE = 2.0
+
 
 @dataclass(frozen=True)
 class Outlook:

@@ -17,7 +17,7 @@ from common.analytics.estimates import (
     require_released,
 )
 from common.analytics.groups import labels_digest
-from common.analytics.outlook import Outlook
+from common.analytics.outlook import COARSE, Outlook
 from common.canonical_json import JsonValue
 from common.errors import InputError
 
@@ -99,6 +99,18 @@ class Trend:
         earlier, later = np.eye(2 * n)[:n], np.eye(2 * n)[n:]
         found = ratio(values, later, earlier, noise_stddev, level=level).within(0.0, math.inf)
         return Estimates(found.value - 1, found.low - 1, found.high - 1, level)
+
+    def of_use(self, change: Estimates) -> Estimates:
+        """Changes whose interval says something; of the others nothing is said.
+
+        Shown, a change of 20% within −100% and +900% would be taken for one. Whether the threshold
+        was crossed is another question, which `alerts` answers by the interval as it is.
+
+        Args:
+            change: As `read` gives it.
+        """
+        half_width = (change.high - change.low) / 2
+        return change.only(100 * half_width <= COARSE * self.wanted)
 
     def alerts(self, change: Estimates) -> list[Alert]:
         """What is to be said of each group's change: crossed only if the interval is beyond.

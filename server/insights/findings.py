@@ -15,16 +15,13 @@ from common.analytics.cuts import Cuts
 from common.analytics.estimates import LEVEL, TOLD_DEVIATIONS, Estimates, deviations_of, fieller
 from common.analytics.groups import Groups
 from common.analytics.kano import Kano
-from common.analytics.outlook import Outlook
+from common.analytics.outlook import COARSE, Outlook
 from common.analytics.purchase_questions import CATEGORIES, FREQUENCY, RECENCY, SCENES
 from common.analytics.scores import Score
 from common.analytics.trends import Trend
 from common.analytics.uplift import Uplift
 from common.errors import InputError
 from common.validate import DECIMAL
-
-#: Intervals of up to so many times what is of use are shown, and called coarse; wider ones not.
-COARSE = 2.0
 
 Kind = TypeVar("Kind")
 

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from common.analytics.answers import GLOBAL, ReleasedAnswer
 from common.analytics.estimates import Estimates
 from common.analytics.funnels import Funnel
+from common.analytics.outlook import COARSE
 from common.analytics.scores import Score
 from common.analytics.uplift import Uplift
 from server.insights.figures import (
@@ -24,7 +25,6 @@ from server.insights.figures import (
     ticks_of,
     told,
 )
-from server.insights.findings import COARSE
 from server.insights.teller import Teller, percent
 
 

@@ -192,16 +192,22 @@ def _movement(
     # An alert is a claim about one of many groups: it has to hold for all of them at once.
     together = 1 - (1 - LEVEL) / len(question.labels)
     says = question.alerts(question.read(answer.released, answer.noise_stddev, level=together))
-    values = [percent(each) for each in told(change)]
+    values = [percent(each) for each in told(question.of_use(change))]
     rising = question.threshold > 0
     known = [place for place, each in enumerate(values) if each.known]
     known.sort(key=lambda place: -values[place].value if rising else values[place].value)
     caption, cost = teller.caption(question.name, answer.scope), teller.cost(answer)
+    limit = 100 * question.threshold
+    # Beyond the threshold as a whole, and by how much would be noise.
+    beyond = [
+        (isolated(question.labels[place]), teller.say("changes.beyond", limit=_signed(limit)))
+        for place, each in enumerate(values)
+        if not each.known and says[place] == "crossed"
+    ]
     if not known:
         said = teller.say("changes.silent", scope=teller.scope(answer.scope))
-        return Figure(caption, cost, None, said, small=own), ()
+        return Figure(caption, cost, None, said, small=own), beyond
     chosen = known[: MOST_OF_REGION if own else MOST]
-    limit = 100 * question.threshold
     scale = scale_for([*(values[place] for place in chosen), Told(0.0, 0.0, 0.0)], from_zero=False)
     rows, crossed = [], []
     for place in chosen:
@@ -214,6 +220,10 @@ def _movement(
         said = teller.say(note, limit=_signed(limit)) if note else Markup("")
         rows.append(Row(label, (mark(values[place], scale, kind),), value, said))
         crossed += [(label, value)] if alert else []
+    rows += [
+        Row(label, (), said, teller.say("changes.crossed", limit=_signed(limit)))
+        for label, said in beyond
+    ]
     within = scale.low <= limit <= scale.high
     chart = Chart(
         tuple(rows),
@@ -223,7 +233,7 @@ def _movement(
     said = teller.say("changes.known", n=len(known), all=len(values), limit=_signed(limit))
     head = tuple(teller.say(key) for key in ("groups.group", "changes.change", "note"))
     lines = tuple((row.label, row.value, row.note) for row in rows)
-    return Figure(caption, cost, chart, said, Table(head, lines), small=own), crossed
+    return Figure(caption, cost, chart, said, Table(head, lines), small=own), [*crossed, *beyond]
 
 
 def _signed(limit: float) -> str:

@@ -7,6 +7,7 @@ from markupsafe import Markup
 
 from common.analytics.answers import GLOBAL, ReleasedAnswer
 from common.analytics.kano import CLASSES, Kano
+from common.analytics.outlook import COARSE
 from common.audit.report.language import isolated
 from common.report_charts import Scale, stacked
 from server.insights.figures import (
@@ -29,7 +30,6 @@ from server.insights.figures import (
     told,
     upright,
 )
-from server.insights.findings import COARSE
 from server.insights.ranking import Ranked, ranked_lists
 from server.insights.settings import InsightsSettings
 from server.insights.teller import Teller, percent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from common.analytics.funnels import Funnel
 from common.analytics.groups import Groups
 from common.analytics.kano import Kano
 from common.analytics.lines import TOO_SMALL, lines_of
+from common.analytics.outlook import COARSE
 from common.analytics.scores import Score
 from common.analytics.shares import Shares
 from common.analytics.trends import Trend
@@ -78,6 +80,32 @@ def test_trends_say_which_threshold_was_crossed() -> None:
         ("a", ""),
         ("b", TOO_SMALL),
     ]
+
+
+@pytest.mark.parametrize(("deviations", "said"), [(5.2, False), (5.9, False), (6.2, True)])
+def test_a_trend_that_is_mostly_noise_is_not_a_number(deviations: float, said: bool) -> None:
+    """Of a group that did not change, and is so many deviations above 0, at the edge of use."""
+    trend = replace(TREND, wanted=25.0)
+    released = 10.0 * np.array([deviations, 1e3, 1e3, deviations, 1e3, 1e3])
+    change = trend.read(released, 10.0)
+    half_width = 100 * float(change.high[0] - change.low[0]) / 2
+    assert (half_width <= COARSE * trend.wanted) == said
+    (line,) = [each for each in lines_of(trend, released, 10.0) if each.label == "a"]
+    if said:
+        assert line.value == pytest.approx(0.0)
+    else:
+        assert (line.value, line.low, line.high, line.note) == (None, None, None, TOO_SMALL)
+
+
+def test_what_crossed_by_nobody_can_say_how_much_is_said_to_have_crossed() -> None:
+    released = np.array([60.0, 1e6, 1e6, 600.0, 1e6, 1e6])
+    first, *_, last = lines_of(TREND, released, 10.0)
+    assert (first.label, first.value) != ("a", None)
+    assert (last.label, last.value) == ("a", None)
+    assert last.note == f"+200% crossed; by how much is {TOO_SMALL}"
+    # Before those of which nothing at all can be said.
+    released[1] = released[4] = 0.0
+    assert [each.label for each in lines_of(TREND, released, 10.0)] == ["c", "a", "b"]
 
 
 def test_what_is_no_question_has_no_lines() -> None:

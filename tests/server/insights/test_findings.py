@@ -10,9 +10,10 @@ import pytest
 from common.analytics.answers import GLOBAL, ReleasedAnswer, ReleasedAnswers
 from common.analytics.cuts import Cuts
 from common.analytics.groups import Groups
+from common.analytics.outlook import COARSE
 from common.analytics.shares import Shares
 from common.errors import InputError
-from server.insights.findings import COARSE, Findings, Standing, gather
+from server.insights.findings import Findings, Standing, gather
 from tests.support.made_answers import REGIONS, STDDEV, made_answers, truth
 
 GROUPS = Groups.counts("category-customers", tuple(f"c{n}" for n in range(60)), most=16)

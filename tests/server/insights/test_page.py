@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from dataclasses import replace
 from functools import cache
@@ -14,10 +15,12 @@ import pytest
 from common.analytics.answers import GLOBAL, ReleasedAnswers
 from common.analytics.groups import Groups
 from common.analytics.kano import Kano
+from common.analytics.lines import TOO_SMALL
 from common.analytics.trends import Trend
 from common.audit.report.language import LANGUAGES, messages
 from server.insights.figures import spoken, told
 from server.insights.findings import gather
+from server.insights.output import answers_json
 from server.insights.page import GENERATOR, TEMPLATES, render_insights
 from server.insights.settings import InsightsSettings, read_settings
 from tests.support.html_page import Element
@@ -144,6 +147,38 @@ def test_an_alert_holds_for_all_groups_of_a_figure_at_once(made_run: ReleasedAns
     page = parse_anew(html)
     assert section(page, "glance").all("dd")[6].text == "0"
     assert not any("alerts" in each.classes for each in page.all("ul"))
+
+
+@pytest.mark.parametrize("lang", LANGUAGES)
+def test_by_how_much_is_not_said_where_that_would_be_noise(
+    made_run: ReleasedAnswers, lang: str
+) -> None:
+    """One group that grew tenfold, told to within ±370 points; another, told to within ±30."""
+    answer = made_run.of("category-trend")
+    question, n = answer.question, len(CATEGORIES)
+    assert isinstance(question, Trend)
+    values = np.zeros(2 * n)
+    values[[3, n + 3, 8, n + 8]] = 6.0, 60.0, 60.0, 240.0
+    lone = replace(answer, released=values * answer.noise_stddev)
+    findings = gather([replace(made_run, answers=(lone,))])
+    page = parse_anew(render_insights(findings, InsightsSettings(), lang=lang))
+    rows = {row.all("th")[0].text: row.text for row in page.all("tr") if row.all("th")}
+    silent, said = rows[CATEGORIES[3]], rows[CATEGORIES[8]]
+    assert "900" not in silent
+    assert messages(lang, TEMPLATES)["changes.crossed"].format(limit="+200%") in silent
+    assert "300" in said
+    # Both crossed, and are told so at a glance.
+    (alerts,) = [each for each in page.all("ul") if "alerts" in each.classes]
+    assert [each.text.split(" (")[0].split("（")[0] for each in alerts.all("li")] == [
+        CATEGORIES[8],
+        CATEGORIES[3],
+    ]
+    assert "900" not in alerts.text
+    (record,) = json.loads(answers_json(findings))["answers"]
+    lines = {each["label"]: each for each in record["lines"]}
+    assert lines[CATEGORIES[3]]["value"] is None
+    assert TOO_SMALL in lines[CATEGORIES[3]]["note"]
+    assert lines[CATEGORIES[8]]["value"] == "300"
 
 
 def test_a_sentence_is_said_only_if_noise_does_not_explain_it(
