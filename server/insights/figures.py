@@ -269,6 +269,11 @@ def spoken(each: Told, unit: str = "") -> Markup:
     return Markup('<b>{}{}</b> <span class="soft">{}…{}</span>').format(value, unit, low, high)
 
 
+def brief(each: Told) -> Markup:
+    """A value alone, with as many digits as its interval allows, where that stands elsewhere."""
+    return Markup(_number(each.value, _digits(each)))  # noqa: S704 - a number
+
+
 def plain(value: float, digits: int) -> str:
     """A number as it is shown."""
     return _number(value, digits)

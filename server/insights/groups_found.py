@@ -20,6 +20,7 @@ from server.insights.figures import (
     Row,
     Table,
     Told,
+    brief,
     mark,
     scale_for,
     ticks_of,
@@ -139,7 +140,7 @@ class _Found:
         return Figure(
             teller.say("clusters.usual", scope=teller.scope(self._answer.scope)),
             teller.cost(self._answer),
-            Heat(corner, columns, tuple(rows), wordy=True),
+            Heat(corner, columns, tuple(rows)),
             teller.say("clusters.signs"),
             Table((corner, *columns), tuple(lines)),
         )
@@ -166,9 +167,7 @@ class _Found:
         if not number.known:
             return Cell(self._teller.say("none"))
         # From the least to the most that its public bounds allow.
-        return Cell(
-            self._teller.spoken(number), round(SHADES * (place.value + 1) / 2), _SIGNS[trait]
-        )
+        return Cell(brief(number), round(SHADES * (place.value + 1) / 2), _SIGNS[trait])
 
     def _column(self, coordinate: Coordinate) -> Markup:
         name = self._teller.label(coordinate.category)
