@@ -20,6 +20,9 @@ from common.timestamps import parse_time
 YEAR_DAYS = (365, 366)
 _SHARES = (0.2, 0.4, 0.6, 0.8)
 _DECIMALS = 3
+# The answer is about the time from a purchase to the window's end, a midnight; profiles count the
+# days that began since: half a day more, on average over the times of a day.
+_DAYS_BEGUN = 0.5
 
 
 def cuts_file(found: ReleasedAnswers, scope: str) -> str:
@@ -40,7 +43,8 @@ def cuts_file(found: ReleasedAnswers, scope: str) -> str:
             "count days with purchases in a year.",
             remedy="Ask recency-cuts and frequency-cuts with a window of a year.",
         )
-    recency, frequency = (_four(found.of(name, scope)) for name in (RECENCY, FREQUENCY))
+    recency = _four(found.of(RECENCY, scope), more=_DAYS_BEGUN)
+    frequency = _four(found.of(FREQUENCY, scope))
     source = f"run {found.run}, {scope}, {found.window[0][:10]} to {found.window[1][:10]}"
     return (
         f"# Cuts that were released under differential privacy: epsilon {found.epsilon} and delta "
@@ -52,12 +56,12 @@ def cuts_file(found: ReleasedAnswers, scope: str) -> str:
     )
 
 
-def _four(answer: ReleasedAnswer) -> list[float]:
+def _four(answer: ReleasedAnswer, *, more: float = 0.0) -> list[float]:
     question = answer.question
     if not isinstance(question, Cuts) or question.probabilities != _SHARES:
         raise InputError(f"{question.name} is not asked in fifths.")
     read = question.read(answer.released, answer.noise_stddev).value
-    cuts = [round(float(each), _DECIMALS) for each in read]
+    cuts = [round(float(each) + more, _DECIMALS) for each in read]
     if not all(map(math.isfinite, cuts)) or not all(one < two for one, two in pairwise(cuts)):
         raise InputError(
             f"Noise leaves no four cuts of {question.name} for {answer.scope}.",

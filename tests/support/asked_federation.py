@@ -55,6 +55,7 @@ def asked_plan(
     aggregation: RuleName = "sum",
     catalogue: Catalogue = CATALOGUE,
     clusters: ClustersTable = CLUSTERED,
+    window_ms: tuple[int, int] = WINDOW_MS,
     **changes: Any,
 ) -> RunPlan:
     """A plan of questions over the small federation's catalogue."""
@@ -66,7 +67,7 @@ def asked_plan(
         "quorum": 2,
         "catalogue": catalogue.digest,
         "n_items": catalogue.n_items,
-        "window": WINDOW,
+        "window": (format_time(window_ms[0]), format_time(window_ms[1])),
         "epsilon": "8",
         "planned_customers": 60,
         "round_timeout_s": 60,
@@ -74,7 +75,7 @@ def asked_plan(
     questions = QuestionsFile.of(names, scope=scope, aggregation=aggregation)
     return questions_plan(
         questions.model_copy(update={"clusters": clusters}),
-        Asking(tuple(catalogue.category_names), *WINDOW_MS),
+        Asking(tuple(catalogue.category_names), *window_ms),
         **(arguments | changes),
     )
 
