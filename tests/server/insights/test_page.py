@@ -33,6 +33,7 @@ SECTIONS = (
     "changes",
     "scenes",
     "segments",
+    "searches",
     "funnels",
     "satisfaction",
     "experiments",
