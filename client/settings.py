@@ -11,7 +11,6 @@ see the store do not load what reads it.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +38,7 @@ from client.settings_tables import (
     closest_name,
 )
 from common.errors import InputError
+from common.toml_file import read_toml
 
 if TYPE_CHECKING:
     from client.data.source_config import SourceConfig
@@ -128,7 +128,12 @@ class RegionSettings:
             InputError: The file is missing, too long or not TOML.
         """
         path = settings_file(folder).absolute()
-        values = _read_toml(path)
+        values = read_toml(
+            path,
+            "The region's settings",
+            max_bytes=MAX_SETTINGS_BYTES,
+            remedy="Write them; docs/examples/region.toml has every field, explained.",
+        )
         problems: list[FieldProblem] = []
         tables: Tables | None = None
         try:
@@ -228,26 +233,6 @@ def declared_source(home: RegionHome) -> SourceConfig:
     if home.root.name == HOME_NAME and path.exists():
         return RegionSettings.read(path).source()
     return load_source_config(home.source)
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_SETTINGS_BYTES + 1)
-    except OSError as error:
-        raise InputError(
-            f"The region's settings {path} cannot be read: {error.strerror}.",
-            remedy="Write them; docs/examples/region.toml has every field, explained.",
-        ) from error
-    if len(data) > MAX_SETTINGS_BYTES:
-        raise InputError(f"The region's settings {path} are over {MAX_SETTINGS_BYTES} bytes.")
-    try:
-        return tomllib.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"The region's settings {path} are not TOML: {error}.",
-            remedy="Correct the line it names.",
-        ) from error
 
 
 def _policy(values: Mapping[str, Any], problems: list[FieldProblem]) -> RegionPolicy | None:

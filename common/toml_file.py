@@ -28,15 +28,31 @@ def read_toml(path: Path, what: str, *, max_bytes: int, remedy: str) -> dict[str
         raise InputError(
             f"{what} {path} cannot be read: {error.strerror}.", remedy=remedy
         ) from error
+    return parse_toml(data, path, what, max_bytes=max_bytes)
+
+
+def parse_toml(data: bytes, path: Path | None, what: str, *, max_bytes: int) -> dict[str, Any]:
+    """Reads the tables of what was read already, or is about to be written.
+
+    Args:
+        data: The bytes.
+        path: Their file, for messages; None for none.
+        what: What it is, as a sentence begins with it.
+        max_bytes: Longer ones are refused.
+
+    Raises:
+        InputError: They are too long, or no TOML in UTF-8.
+    """
+    called = what if path is None else f"{what} {path}"
     if len(data) > max_bytes:
         raise InputError(
-            f"{what} {path} cannot be read: longer than {max_bytes:,} bytes.",
+            f"{called} cannot be read: longer than {max_bytes:,} bytes.",
             remedy="Name another file, or shorten it.",
         )
     try:
         return tomllib.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{what} {path} cannot be read: not valid TOML: {error}.",
+            f"{called} cannot be read: not valid TOML: {error}.",
             remedy="Correct the line it names.",
         ) from error

@@ -6,7 +6,6 @@ the login's public keys only.
 
 from __future__ import annotations
 
-import tomllib
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -15,8 +14,10 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from common.errors import InputError
+from common.toml_file import read_toml
 
 FILE_NAME = "consent.toml"
+MAX_SETTINGS_BYTES = 1 << 20
 
 Seconds = Annotated[int, Field(ge=1, le=24 * 3600)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -134,22 +135,19 @@ def read_settings(home: Path) -> ConsentServiceSettings:
         InputError: It is missing, malformed, or has an unknown or wrong setting.
     """
     path = home / FILE_NAME
+    record = read_toml(
+        path,
+        "The consent service's settings",
+        max_bytes=MAX_SETTINGS_BYTES,
+        remedy="Write them; for a trial, `fedpref-region consent issuer new FILE --home HOME` "
+        "does.",
+    )
     try:
-        record = tomllib.loads(path.read_text(encoding="utf-8"))
         return ConsentServiceSettings.model_validate(record)
-    except OSError as error:
-        raise InputError(
-            f"The consent service's settings {path} cannot be read: {error.strerror}.",
-            remedy="Write them; for a trial, `fedpref-region consent issuer new FILE --home HOME` "
-            "does.",
-        ) from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise InputError(f"{path}: {where}: {first['msg']}.") from error
-    # Beside its own error, of a number without end or of tables without end.
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not TOML: {error}.") from error
 
 
 def _is_loopback(host: str) -> bool:

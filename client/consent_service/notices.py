@@ -8,7 +8,6 @@ grace.
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,9 +22,12 @@ from common.errors import FormatError, InputError
 from common.keys import Signer
 from common.notice import LoggedNotice, Notice, parse_notice
 from common.timestamps import format_time, now_ms
+from common.toml_file import read_toml
 
 AUTOMATIC = "auto"
 _VERSION = "fedpref-notice/1"
+# A notice's text has at most forty thousand characters.
+_MAX_FILE_BYTES = 1 << 20
 _PAYLOAD_TYPE = b'"payloadType":"application/vnd.fedpref.notice+json"'
 # Two clocks may disagree a little about what is past.
 _PAST_MS = 60_000
@@ -59,21 +61,17 @@ def read_notice_file(path: Path) -> Notice:
     Raises:
         InputError: It is missing or malformed: names the file and the field.
     """
+    remedy = (
+        "Give notice_id, lang, controller, purposes, recipients, retention, storage, contact and "
+        "text."
+    )
+    fields = read_toml(path, "The notice", max_bytes=_MAX_FILE_BYTES, remedy=remedy)
     try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
         return parse_notice(
             {"v": _VERSION, "supersedes": None, "in_force_from": format_time(0)} | fields
         )
-    except OSError as error:
-        raise InputError(f"The notice {path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"The notice {path} is not TOML: {error}.") from error
     except FormatError as error:
-        raise InputError(
-            f"The notice {path}: {error.message}",
-            remedy="Give notice_id, lang, controller, purposes, recipients, retention, storage, "
-            "contact and text.",
-        ) from error
+        raise InputError(f"The notice {path}: {error.message}", remedy=remedy) from error
 
 
 def publish(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 import zoneinfo
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from pydantic import (
 from client.data.transactions import DeclaredScope
 from common.canonical_json import JsonValue
 from common.errors import InputError
+from common.toml_file import read_toml
 
 MAX_DECLARATION_BYTES = 1 << 20
 ColumnName = Annotated[str, Field(min_length=1, max_length=256)]
@@ -264,31 +264,17 @@ def called(path: Path) -> str:
 
 
 def read_declaration(path: Path) -> dict[str, Any]:
-    """Reads the TOML of a store's declaration; its fields are not checked.
+    """Reads the TOML of a declaration, of a store or of tables; its fields are not checked.
 
     Raises:
         InputError: The file is missing, too long, or not TOML.
     """
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_DECLARATION_BYTES + 1)
-    except OSError as error:
-        raise InputError(
-            f"{called(path)}, cannot be read: {error.strerror}.",
-            remedy="Write one: kind, path or url, and [columns].",
-        ) from error
-    if len(data) > MAX_DECLARATION_BYTES:
-        raise InputError(
-            f"{called(path)}, is longer than {MAX_DECLARATION_BYTES} bytes.",
-            remedy="Give the path of the declaration, not of the data.",
-        )
-    try:
-        return tomllib.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"{called(path)}, is not valid TOML: {error}.",
-            remedy="Correct the line it names.",
-        ) from error
+    return read_toml(
+        path,
+        "The declaration",
+        max_bytes=MAX_DECLARATION_BYTES,
+        remedy="Write one: kind, path or url, and [columns].",
+    )
 
 
 def source_from_table(

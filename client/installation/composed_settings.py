@@ -16,6 +16,7 @@ from common.durable_file import write_durably
 from common.errors import InputError, StorageError
 from common.kit import EXAMPLE, Kit
 from common.system_users import is_root
+from common.toml_file import read_toml
 
 #: Who a region's processes run as where root starts them, unless the answers say otherwise.
 ENGINE_USER = "fedpref-engine"
@@ -77,17 +78,12 @@ def read_answers(folder: Path, region: str) -> Answers | None:
     path = folder / region / FILE_NAME
     if not path.exists():
         return None
-    try:
-        data = path.read_bytes()
-        tables = tomllib.loads(data.decode("utf-8"))
-    except OSError as error:
-        raise InputError(f"The answers {path} cannot be read: {error.strerror}.") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"The answers {path} are not TOML: {error}.", remedy="Correct the line it names."
-        ) from error
-    if len(data) > _MAX_ANSWERS_BYTES:
-        raise InputError(f"The answers {path} are over {_MAX_ANSWERS_BYTES} bytes.")
+    tables = read_toml(
+        path,
+        "The answers",
+        max_bytes=_MAX_ANSWERS_BYTES,
+        remedy="Let the user who installs read them.",
+    )
     unknown = sorted(set(tables) - ANSWERED)
     if unknown:
         raise InputError(

@@ -7,7 +7,6 @@ the operator's choice and the same for all customers.
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -28,6 +27,7 @@ from client.profiles.columns import (
 )
 from client.profiles.terms import with_terms
 from common.errors import InputError
+from common.toml_file import parse_toml, read_toml
 
 FILE_NAME = "library.toml"
 MAX_LIBRARY_BYTES = 1 << 20
@@ -236,20 +236,12 @@ def load_library(
     Raises:
         InputError: It cannot be read, or a field is wrong: names file, field and what is wrong.
     """
-    try:
-        if path is not None and path.exists():
-            with path.open("rb") as file:
-                data = file.read(MAX_LIBRARY_BYTES + 1)
-        else:
-            data = resources.files("client.profiles").joinpath(FILE_NAME).read_bytes()
-        if len(data) > MAX_LIBRARY_BYTES:
-            raise ValueError(f"it is longer than {MAX_LIBRARY_BYTES} bytes")
-        values = tomllib.loads(data.decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"The tag library {path} cannot be read: {error}.",
-            remedy="Correct the file, or remove it for the default one.",
-        ) from error
+    if path is not None and path.exists():
+        remedy = "Correct the file, or remove it for the default one."
+        values = read_toml(path, "The tag library", max_bytes=MAX_LIBRARY_BYTES, remedy=remedy)
+    else:
+        data = resources.files("client.profiles").joinpath(FILE_NAME).read_bytes()
+        values = parse_toml(data, None, "The default tag library", max_bytes=MAX_LIBRARY_BYTES)
     known = load_standards().definitions if terms is None else terms
     try:
         return TagLibrary.model_validate(with_terms(values, known))

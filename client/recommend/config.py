@@ -7,7 +7,6 @@ recommended, and how, is in ``client.recommend.settings``.
 from __future__ import annotations
 
 import secrets
-import tomllib
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +18,7 @@ from client.recommend.settings import recommend_folder
 from common.durable_file import make_folder_durably
 from common.errors import InputError, StorageError
 from common.key_files import create_whole, read_private
+from common.toml_file import read_toml
 
 FILE_NAME = "service.toml"
 TOKEN_NAME = "token"  # noqa: S105 - a file's name
@@ -61,27 +61,20 @@ def read_service_settings(home: RegionHome) -> ServiceSettings:
         InputError: The file is unreadable, too long, not TOML, or has a wrong setting.
     """
     path = recommend_folder(home) / FILE_NAME
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_SETTINGS_BYTES + 1)
-    except FileNotFoundError:
+    if not path.exists():
         return ServiceSettings()
-    except OSError as error:
-        raise InputError(
-            f"The recommender service's settings {path} cannot be read: {error.strerror}.",
-            remedy="Give the region's user the right to read them, or remove the file.",
-        ) from error
-    if len(data) > MAX_SETTINGS_BYTES:
-        raise InputError(f"{path} is longer than {MAX_SETTINGS_BYTES} bytes.")
+    values = read_toml(
+        path,
+        "The recommender service's settings",
+        max_bytes=MAX_SETTINGS_BYTES,
+        remedy="Give the region's user the right to read them, or remove the file.",
+    )
     try:
-        return ServiceSettings.model_validate(tomllib.loads(data.decode("utf-8")))
+        return ServiceSettings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise InputError(f"{path}: {where}: {first['msg']}.") from error
-    # Beside its own error, of a number without end, tables without end, or bytes of no text.
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not TOML: {error}.") from error
 
 
 def token_file(home: RegionHome) -> Path:

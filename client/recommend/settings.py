@@ -6,7 +6,6 @@ region's data; none is fitted.
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,6 +15,7 @@ from client.engine.home import RegionHome
 from client.recommend.types import EventKind, Scene
 from common.errors import FedprefError, InputError
 from common.timestamps import parse_time
+from common.toml_file import read_toml
 
 FOLDER_NAME = "recommend"
 FILE_NAME = "settings.toml"
@@ -257,33 +257,16 @@ class RecommendSettings(_Section):
             InputError: The file is unreadable, too long, not TOML, or has a wrong setting.
         """
         path = recommend_folder(home) / FILE_NAME
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_SETTINGS_BYTES + 1)
-        except FileNotFoundError:
+        if not path.exists():
             return cls()
-        except OSError as error:
-            raise InputError(
-                f"The recommender's settings {path} cannot be read: {error.strerror}.",
-                remedy="Give the region's user the right to read them, or remove the file.",
-            ) from error
-        return cls.parse(data, path)
-
-    @classmethod
-    def parse(cls, data: bytes, path: Path) -> RecommendSettings:
-        """Reads settings.
-
-        Args:
-            data: The file's bytes.
-            path: The file, for messages.
-
-        Raises:
-            InputError: Too long, not TOML, or a wrong setting; names it.
-        """
-        if len(data) > MAX_SETTINGS_BYTES:
-            raise InputError(f"{path} is longer than {MAX_SETTINGS_BYTES} bytes.")
+        values = read_toml(
+            path,
+            "The recommender's settings",
+            max_bytes=MAX_SETTINGS_BYTES,
+            remedy="Give the region's user the right to read them, or remove the file.",
+        )
         try:
-            return cls.model_validate(tomllib.loads(data.decode("utf-8")))
+            return cls.model_validate(values)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"
@@ -291,9 +274,6 @@ class RecommendSettings(_Section):
                 f"{path}: {where}: {first['msg']}.",
                 remedy="Correct the setting; unknown ones are refused.",
             ) from error
-        # Beside its own error, of a number without end, tables without end, or bytes of no text.
-        except (ValueError, RecursionError) as error:
-            raise InputError(f"{path} is not TOML: {error}.") from error
 
 
 def running_experiment(home: RegionHome) -> str | None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -27,10 +26,12 @@ from common.questions_plan import NamesTable, QuestionsFile, QuestionTable
 from common.strategies import FACTORS, StrategyChoice
 from common.system_users import USER_NAME
 from common.timestamps import parse_time
+from common.toml_file import parse_toml, read_toml
 from common.validate import DECIMAL, PARTY
 from server.config import RUN_NAME, SERVER_PARTY
 
 _MAX_BYTES = 1 << 20
+_CALLED = "The federation's declaration"
 _HOST = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(?:\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
 _LOCATION = re.compile(r"-?[0-9]{1,3}(?:\.[0-9]{1,6})?,-?[0-9]{1,3}(?:\.[0-9]{1,6})?")
 
@@ -333,27 +334,21 @@ def read_federation(path: Path) -> FederationConfig:
     Raises:
         InputError: It is missing, too long, no TOML, or a field is wrong: names file and field.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"The federation's declaration {path} cannot be read: {error.strerror}.",
-            remedy="Write one: [federation], [server], [[regions]] and [run.NAME].",
-        ) from error
-    return parse_federation(data, path)
+    values = read_toml(
+        path,
+        _CALLED,
+        max_bytes=_MAX_BYTES,
+        remedy="Write one: [federation], [server], [[regions]] and [run.NAME].",
+    )
+    return _validated(values, path)
 
 
 def parse_federation(data: bytes, path: Path) -> FederationConfig:
     """Reads a declaration's text; ``path`` is for messages. Raises as `read_federation` does."""
-    if len(data) > _MAX_BYTES:
-        raise InputError(f"The federation's declaration {path} is longer than {_MAX_BYTES} bytes.")
-    try:
-        values = tomllib.loads(data.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"The federation's declaration {path} is not valid TOML: {error}.",
-            remedy="Correct the line it names.",
-        ) from error
+    return _validated(parse_toml(data, path, _CALLED, max_bytes=_MAX_BYTES), path)
+
+
+def _validated(values: dict[str, Any], path: Path) -> FederationConfig:
     try:
         return FederationConfig.model_validate(values)
     except ValidationError as error:
@@ -361,6 +356,6 @@ def parse_federation(data: bytes, path: Path) -> FederationConfig:
         field = ".".join(str(part) for part in first["loc"]) or "(whole file)"
         problem = first["msg"].removeprefix("Value error, ")
         raise InputError(
-            f"The federation's declaration {path}: {field}: {problem}.",
+            f"{_CALLED} {path}: {field}: {problem}.",
             remedy="Correct the field; unknown fields are refused.",
         ) from error

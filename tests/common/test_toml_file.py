@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import InputError
-from common.toml_file import read_toml
+from common.toml_file import parse_toml, read_toml
 
 
 def read(path: Path, max_bytes: int = 64) -> object:
@@ -36,6 +36,15 @@ def test_what_is_no_toml_is_said_so(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match="not valid TOML"):
         read(path, 1 << 16)
+
+
+def test_bytes_are_read_as_a_file_is_and_need_none() -> None:
+    assert parse_toml(b"a = 1", None, "The answer", max_bytes=64) == {"a": 1}
+    for data, said in ((b"= 1", "not valid TOML"), (b"#" * 65, "longer than 64")):
+        with pytest.raises(InputError, match=f"The answer cannot be read: {said}"):
+            parse_toml(data, None, "The answer", max_bytes=64)
+        with pytest.raises(InputError, match=rf"The answer a\.toml cannot be read: {said}"):
+            parse_toml(data, Path("a.toml"), "The answer", max_bytes=64)
 
 
 def test_what_is_not_there_has_its_remedy(tmp_path: Path) -> None:

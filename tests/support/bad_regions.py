@@ -268,7 +268,7 @@ BAD = (
         with_text("[node]", "[node"),
         Kind.SETTINGS,
         "region.toml",
-        "are not TOML",
+        "not valid TOML",
         "Correct the line",
     ),
     Bad(

@@ -192,7 +192,7 @@ def test_what_is_superseded_is_known_open_and_not_in_the_past(home: RegionHome) 
     ("text", "what"),
     [
         (None, "cannot be read"),
-        ("notice_id = ", "not TOML"),
+        ("notice_id = ", "not valid TOML"),
         ('notice_id = "pn-2"\n', "missing"),
         (TOML.replace('lang = "en"', 'lang = "English"'), "lang"),
         (TOML + 'extra = "x"\n', "unknown"),

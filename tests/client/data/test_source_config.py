@@ -66,7 +66,7 @@ def test_a_password_is_in_no_representation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kind = files\n", r"source\.toml, is not valid TOML: .*line 1"),
+        ("kind = files\n", r"source\.toml cannot be read: not valid TOML: .*line 1"),
         (FILES, r"columns: Field required"),
         (COLUMNS, r"Unable to extract tag using discriminator 'kind'"),
         ('kind = "mongo"\n' + COLUMNS, r"'mongo'.*'files', 'sql'"),
@@ -99,13 +99,13 @@ def test_a_wrong_declaration_names_file_and_field(tmp_path: Path, text: str, mes
 
 
 def test_a_declaration_that_is_not_there_or_no_text(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.toml, cannot be read: No such file"):
+    with pytest.raises(InputError, match=r"nowhere\.toml cannot be read: No such file"):
         load_source_config(tmp_path / "nowhere.toml")
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
         load_source_config(tmp_path)
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match=r"binary\.toml, is not valid TOML"):
+    with pytest.raises(InputError, match=r"binary\.toml cannot be read: not valid TOML"):
         load_source_config(tmp_path / "binary.toml")
     (tmp_path / "big.toml").write_bytes(b"#" * ((1 << 20) + 1))
-    with pytest.raises(InputError, match=r"big\.toml, is longer than 1048576 bytes"):
+    with pytest.raises(InputError, match=r"big\.toml cannot be read: longer than 1,048,576 bytes"):
         load_source_config(tmp_path / "big.toml")

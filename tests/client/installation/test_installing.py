@@ -130,7 +130,7 @@ def test_a_wrong_answer_is_named_and_can_be_corrected(folder: Path) -> None:
     [
         ("[region]\nname = 'x'\n", r"\[region\]"),
         ("[coordinator]\naddress = 'evil:1'\n", r"\[coordinator\]"),
-        ("[", "not TOML"),
+        ("[", "not valid TOML"),
     ],
 )
 def test_answers_cannot_say_what_only_the_kit_can(folder: Path, text: str, says: str) -> None:

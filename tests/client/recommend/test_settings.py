@@ -104,18 +104,21 @@ def test_a_file_is_read(tmp_path: Path) -> None:
             "experiment",
         ),
         ("[other]", "other"),
-        ("[history", "is not TOML"),
-        ("\udc80", "is not TOML"),
-        ("a = " + "[" * 5000, "is not TOML"),
+        ("[history", "not valid TOML"),
+        ("\udc80", "not valid TOML"),
+        ("a = " + "[" * 5000, "not valid TOML"),
         ("# " + "x" * MAX_SETTINGS_BYTES, "longer than"),
     ],
 )
-def test_a_wrong_setting_is_named(text: str, where: str) -> None:
-    data = text.encode("utf-8", "surrogateescape")
+def test_a_wrong_setting_is_named(tmp_path: Path, text: str, where: str) -> None:
+    home = RegionHome(tmp_path, "region-1", "small.example")
+    path = recommend_folder(home) / FILE_NAME
+    path.parent.mkdir()
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(InputError) as error:
-        RecommendSettings.parse(data, Path("settings.toml"))
+        RecommendSettings.read(home)
     assert where in str(error.value)
-    assert str(error.value).startswith("settings.toml")
+    assert str(path) in str(error.value)
 
 
 def test_an_unreadable_file_is_told_of(tmp_path: Path) -> None:
