@@ -5,7 +5,8 @@ What is asked for is the *signal* of a plan: planned customers / (σ · √regio
 regions' noise like σ · √regions; with distributed noise the shares come to σ · √(regions / honest
 survivors). The more signal, the larger the vocabulary and the rank that it can fill, and the
 smaller the share that the popularity round needs. Where each constant was measured, and from which
-signal on it extrapolates, is in docs/decisions/0002-training.md and 0038-gram-and-auto.md.
+signal on it extrapolates, is in docs/decisions/0002-training.md, 0038-gram-and-auto.md and
+0055-products-read-together.md.
 """
 
 from __future__ import annotations
@@ -35,16 +36,16 @@ class SumSizes(NamedTuple):
 
 FACTOR_SIZES = (
     SumSizes(0.0, 100, 4, 2, "0.70"),
-    SumSizes(500.0, 100, 8, 4, "0.30"),
-    SumSizes(1200.0, 150, 12, 4, "0.15"),
-    SumSizes(3000.0, 200, 16, 4, "0.10"),
+    SumSizes(400.0, 100, 8, 4, "0.30"),
+    SumSizes(1200.0, 150, 16, 4, "0.15"),
+    SumSizes(3000.0, 300, 24, 4, "0.10"),
     SumSizes(6000.0, 300, 32, 4, "0.08"),
     SumSizes(12000.0, 500, 32, 4, "0.08"),
     SumSizes(30000.0, 1000, 64, 4, "0.08"),
 )
 GRAM_SIZES = (
     SumSizes(0.0, 100, 8, 1, "0.70"),
-    SumSizes(500.0, 100, 12, 1, "0.30"),
+    SumSizes(400.0, 100, 12, 1, "0.30"),
     SumSizes(1200.0, 150, 16, 1, "0.15"),
     SumSizes(3000.0, 150, 20, 1, "0.08"),
     SumSizes(6000.0, 300, 24, 1, "0.08"),

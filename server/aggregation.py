@@ -6,13 +6,11 @@ Nothing but released values and public constants enters, so nothing here costs �
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from common.errors import InputError
-from common.model_state import ModelState
 from common.plan import RunPlan
 
 FloatArray = npt.NDArray[np.float64]
@@ -55,35 +53,6 @@ def first_model(
     )
 
 
-def next_model(
-    model: Mapping[str, npt.NDArray[np.generic]],
-    gradient_sum: npt.NDArray[np.floating],
-    plan: RunPlan,
-    *,
-    noise_gain: float | None = None,
-) -> Model:
-    """The model after one more round of power iteration.
-
-    Args:
-        model: The model that the round started from.
-        gradient_sum: float[m, d], what the regions' releases come to.
-        plan: The run plan.
-        noise_gain: By how much its noise is larger than one region's (`server.round_total`); as of
-            the sum of all regions of the plan by default.
-
-    Returns:
-        The model with new `item_factors`.
-
-    Raises:
-        InputError: A value is not finite, or the shape is not the plan's.
-        FormatError: The model is malformed.
-    """
-    ModelState.from_arrays(model)
-    gradient = checked_sum(gradient_sum, (plan.vocabulary_size, plan.rank), "factor_gradient")
-    noise_stddev = noise_stddev_of(plan, "factors", noise_gain)
-    return {**model, "item_factors": power_step(gradient, noise_stddev=noise_stddev)}
-
-
 def vocabulary_model(
     popularity: FloatArray,
     *,
@@ -120,7 +89,7 @@ def vocabulary_model(
 
 
 def power_step(gradient_sum: FloatArray, *, noise_stddev: float) -> npt.NDArray[np.float32]:
-    """Factors from one noisy gradient −(A V + noise), A being the customers' Gram matrix.
+    """Factors from a gradient −(A V + noise), A being the customers' Gram matrix.
 
     The directions are the left singular vectors of A V: an orthonormal basis of its columns, as QR
     would give, but in order of strength and independent of how V was rotated. The strengths are the

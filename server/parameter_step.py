@@ -15,9 +15,10 @@ from common.errors import FormatError, InputError
 from common.parameters import ArraySpec
 from common.plan import LocalTraining, RunPlan
 from common.strategies import FACTORS, GRAM, SUMS, change_of, initial_parameters
-from server.aggregation import Model, first_model, next_model
+from server.aggregation import Model, first_model
 from server.answers import sums_after
 from server.gram import gram_model
+from server.power_rounds import factors_after
 from server.round_total import RoundTotal
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
@@ -41,14 +42,15 @@ def model_after(
 ) -> tuple[Model, Model]:
     """The model after a round, whatever the plan's strategy, and the optimiser's next state.
 
-    Where questions are asked, the model is the sums of their answers so far.
+    Where questions are asked, the model is the sums of their answers so far. Of ``factors`` the
+    state is what earlier rounds released.
 
     Args:
         server_round: The round, from 1.
         model: The model that it started from.
         total: What the regions' releases come to.
         plan: The run plan.
-        optimizer: The optimiser's state before the round.
+        optimizer: The optimiser's state before the round; empty before the first.
 
     Raises:
         InputError: A value is not finite.
@@ -59,10 +61,10 @@ def model_after(
     name = plan.mechanism_of(server_round).name
     if name not in ("popularity", *SUMS):
         return parameter_step(server_round, model, total, plan, optimizer)
+    if name == FACTORS:
+        return factors_after(model, total, plan, optimizer)
     (released,) = (spec.name for spec in plan.released_arrays(name))
     values = total.values(released)
-    if name == FACTORS:
-        return next_model(model, values, plan, noise_gain=total.noise_gain), {}
     if name == GRAM:
         return gram_model(model, values, plan, noise_gain=total.noise_gain), {}
     first = first_model(values, plan, noise_gain=total.noise_gain)

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
-from common.errors import FormatError, InputError
+from common.errors import InputError
 from common.model_state import ModelState
 from common.parameters import check_arrays
-from server.aggregation import first_model, next_model, power_step, shrink, vocabulary_model
+from server.aggregation import first_model, power_step, shrink, vocabulary_model
 from tests.support.preference_data import plan_of
 
 PLAN = plan_of(n_items=60)
@@ -56,23 +54,6 @@ def test_the_public_seed_decides_the_start() -> None:
     assert np.array_equal(models[0][:, 0], models[2][:, 0])
 
 
-def test_rounds_find_the_leading_directions_of_the_customers_gram() -> None:
-    size, rank = PLAN.vocabulary_size, PLAN.rank
-    basis, _ = np.linalg.qr(GENERATOR.standard_normal((size, size)))
-    strengths = 5000.0 * 0.6 ** np.arange(size)
-    gram = (basis * strengths) @ basis.T
-    model = first_model(POPULARITY, PLAN)
-    for _ in range(20):
-        gradient = -gram @ ModelState.from_arrays(model).directions
-        model = next_model(model, gradient, PLAN)
-    state = ModelState.from_arrays(model)
-    overlap = np.abs(basis[:, :rank].T @ state.directions)
-    assert overlap == pytest.approx(np.eye(rank), abs=2e-3)
-    # A factor's norm is the fourth root of its relative strength, noise taken off.
-    norms = np.linalg.norm(state.item_factors.astype(np.float64), axis=0)
-    assert norms[:3] ** 4 == pytest.approx(strengths[:3] / strengths[0], rel=0.02)
-
-
 def test_the_result_depends_neither_on_rotation_nor_on_the_number_of_customers() -> None:
     gradient = GENERATOR.standard_normal((30, 4)) * [9.0, 5.0, 3.0, 1.0]
     rotation, _ = np.linalg.qr(GENERATOR.standard_normal((4, 4)))
@@ -116,44 +97,14 @@ def test_drowned_factors_keep_a_direction() -> None:
     assert norms == pytest.approx([1.0, 1e-3, 1e-3], rel=1e-5)
 
 
-def test_more_regions_mean_more_noise_to_take_off() -> None:
-    model = first_model(POPULARITY, PLAN)
-    shape = (PLAN.vocabulary_size, PLAN.rank)
-    gradient = GENERATOR.standard_normal(shape) * 3.0 + 1.5
-    few, many = (
-        np.linalg.norm(
-            next_model(model, gradient, PLAN, noise_gain=math.sqrt(n))["item_factors"], axis=0
-        )
-        for n in (1, 3)
-    )
-    assert (many[1:] <= few[1:]).all()
-    assert many.sum() < few.sum()
-    default = next_model(model, gradient, PLAN)["item_factors"]
-    assert np.array_equal(
-        default, next_model(model, gradient, PLAN, noise_gain=math.sqrt(3))["item_factors"]
-    )
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused(value: float) -> None:
     popularity = POPULARITY.copy()
     popularity[3] = value
     with pytest.raises(InputError, match="not finite"):
         first_model(popularity, PLAN)
-    model = first_model(POPULARITY, PLAN)
-    gradient = np.ones((PLAN.vocabulary_size, PLAN.rank))
-    gradient[0, 0] = value
-    with pytest.raises(InputError, match="not finite"):
-        next_model(model, gradient, PLAN)
 
 
-def test_other_shapes_and_models_are_refused() -> None:
-    model = first_model(POPULARITY, PLAN)
+def test_another_shape_is_refused() -> None:
     with pytest.raises(InputError, match="shape"):
         first_model(POPULARITY[:-1], PLAN)
-    with pytest.raises(InputError, match="shape"):
-        next_model(model, np.ones((PLAN.rank, PLAN.vocabulary_size)), PLAN)
-    with pytest.raises(InputError, match="zero"):
-        next_model(model, np.zeros((PLAN.vocabulary_size, PLAN.rank)), PLAN)
-    with pytest.raises(FormatError):
-        next_model({}, np.ones((PLAN.vocabulary_size, PLAN.rank)), PLAN)

@@ -13,10 +13,12 @@ import pytest
 from common.errors import FederationError
 from common.parameters import arrays_digest
 from common.plan import RunPlan
-from server.aggregation import first_model, next_model
+from server.aggregation import first_model
 from server.checkpoint import CheckpointStore
+from server.power_rounds import factors_after
 from server.robust_noise import noise_gain
 from tests.support.fake_federation import Arrays, FakeFederation, fake_plan, open_federation
+from tests.support.given_total import GivenTotal
 
 RULES = ("median", "trimmed-mean", "krum")
 N_REGIONS = 6
@@ -45,6 +47,7 @@ def located(rule: str, values: np.ndarray) -> np.ndarray:
 
 def expected_model(federation: FakeFederation, rounds: int) -> Arrays:
     model: Arrays = {}
+    state: Arrays = {}
     engines = [engine for _, engine in sorted(federation.engines.items())]
     gain = noise_gain(federation.plan.aggregation, len(engines))
     rule = federation.plan.aggregation.rule
@@ -55,7 +58,8 @@ def expected_model(federation: FakeFederation, rounds: int) -> Arrays:
         if number == 1:
             model = dict(first_model(total, federation.plan, noise_gain=gain))
         else:
-            model = dict(next_model(model, total, federation.plan, noise_gain=gain))
+            given = GivenTotal(len(engines), total, gain)
+            model, state = factors_after(model, given, federation.plan, state)
     return model
 
 

@@ -29,11 +29,13 @@ from common.secure_aggregation import (
     RoundContext,
     SecureSumRefusedError,
 )
-from server.aggregation import first_model, next_model
+from server.aggregation import first_model
 from server.mask_replies import MaskOffer, MaskQuestion
+from server.power_rounds import factors_after
 from server.secure_sum import SecureSum, _RingTotal
 from tests.support.fake_federation import Arrays, Header
 from tests.support.fake_secure import SecureFakeEngine, SecureFederation, open_secure, secure_plan
+from tests.support.given_total import GivenTotal
 from tests.support.masked_sum import context, keys, names, registry, statement
 
 R1, R2, R3, R4 = REGIONS = tuple(f"region-{number}" for number in range(1, 5))
@@ -48,6 +50,7 @@ def plain_model(
 ) -> str:
     """Digest of the model that the plain sums of the regions' releases give."""
     model: Arrays = {}
+    state: Arrays = {}
     for number in range(1, federation.plan.total_rounds + 1):
         regions = (used or {}).get(number, REGIONS)
         (spec,) = federation.plan.released_arrays(federation.plan.mechanism_of(number).name)
@@ -58,7 +61,8 @@ def plain_model(
         if number == 1:
             model = first_model(total, federation.plan, noise_gain=gain)
         else:
-            model = next_model(model, total, federation.plan, noise_gain=gain)
+            given = GivenTotal(len(regions), total)
+            model, state = factors_after(model, given, federation.plan, state)
     return arrays_digest(model)
 
 

@@ -20,9 +20,10 @@ from common.errors import BudgetError, FederationError, InputError, Verification
 from common.messages import decode_message, encode_message
 from common.parameters import arrays_digest
 from server import app as server_app
-from server.aggregation import first_model, next_model
+from server.aggregation import first_model
 from server.audit_trail import AuditTrail
 from server.checkpoint import CheckpointStore
+from server.power_rounds import factors_after
 from server.strategy import RegionSumStrategy
 from simulations.in_process_grid import ReplyHook
 from tests.support.fake_federation import (
@@ -32,6 +33,7 @@ from tests.support.fake_federation import (
     fake_plan,
     open_federation,
 )
+from tests.support.given_total import GivenTotal
 
 REGIONS = ("region-1", "region-2", "region-3")
 # How long a silent region is waited for: long enough for the others on a machine that stalls.
@@ -47,6 +49,7 @@ def expected_model(
 ) -> Arrays:
     """The model that these regions' releases give, by the plain mathematics."""
     model: Arrays = {}
+    state: Arrays = {}
     for number in range(1, federation.plan.total_rounds + 1):
         regions = (used or {}).get(number, REGIONS)
         releases = [federation.engines[region].release(number) for region in regions]
@@ -55,7 +58,8 @@ def expected_model(
         if number == 1:
             model = first_model(total, federation.plan, noise_gain=math.sqrt(len(regions)))
         else:
-            model = next_model(model, total, federation.plan, noise_gain=math.sqrt(len(regions)))
+            given = GivenTotal(len(regions), total)
+            model, state = factors_after(model, given, federation.plan, state)
     return model
 
 
