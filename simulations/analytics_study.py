@@ -244,6 +244,13 @@ def coverage(
 
 def retail(*, draws: int = DRAWS, stddev_of: StddevOf = equal_parts) -> Quality:
     """All regions of Complete Journey in one sum with distributed noise."""
+    regions, catalogue, window = retail_purchases()
+    answers = of_a_sum(regions, window, SeededNoise("analytics/retail"), draws, stddev_of)
+    return measured(answers, [part for parts in regions for part in parts], catalogue, window)
+
+
+def retail_purchases() -> tuple[list[list[Purchases]], Catalogue, Window]:
+    """The purchases of Complete Journey by region, its catalogue, and the window of training."""
     scenario = find_scenario("retail-5")
     with tempfile.TemporaryDirectory(prefix="fedpref-analytics-") as folder:
         prepared = scenario.prepare(Path(folder), seed=1)
@@ -257,8 +264,7 @@ def retail(*, draws: int = DRAWS, stddev_of: StddevOf = equal_parts) -> Quality:
             for region in prepared.regions
         ]
     window = Window(scenario.windows.train_from_ms, scenario.windows.train_until_ms)
-    answers = of_a_sum(regions, window, SeededNoise("analytics/retail"), draws, stddev_of)
-    return measured(answers, [part for parts in regions for part in parts], catalogue, window)
+    return regions, catalogue, window
 
 
 def one_region(

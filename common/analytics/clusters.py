@@ -164,18 +164,14 @@ class Clusters:
             InputError: It is no answer to this.
         """
         means = self.read(released, noise_stddev, level=level)
-        dimensions = len(self.coordinates)
-        each = (
-            (
-                coordinate,
-                (ends[..., n::dimensions] for ends in (means.value, means.low, means.high)),
+        dimensions, found = len(self.coordinates), []
+        for n, coordinate in enumerate(self.coordinates):
+            value, low, high = (
+                coordinate.number(ends[..., n::dimensions])
+                for ends in (means.value, means.low, means.high)
             )
-            for n, coordinate in enumerate(self.coordinates)
-        )
-        return tuple(
-            Estimates(*(coordinate.number(part) for part in parts), level)
-            for coordinate, parts in each
-        )
+            found.append(Estimates(value, low, high, level))
+        return tuple(found)
 
     def overall(
         self, released: npt.ArrayLike, noise_stddev: float, *, level: float = LEVEL

@@ -259,11 +259,11 @@ class RunTable(_Table):
         Raises:
             ValueError: It does not go together.
         """
-        said = {"names": self.names, "clusters": self.clusters}
         return QuestionsFile(
             aggregation=self.aggregation,
             question=self.question,
-            **{name: table for name, table in said.items() if table is not None},
+            names=self.names or NamesTable(),
+            clusters=self.clusters or ClustersTable(),
         )
 
 
