@@ -300,7 +300,11 @@ def _made(plan: RunPlan) -> tuple[str, str]:
     if plan.asks:
         by_region = [each.name for each in plan.questions if each.scope == "regions"]
         told = f"; by region, too: {', '.join(by_region)}" if by_region else ""
-        return "answers", f"to {', '.join(each.name for each in plan.questions)}{told}"
+        names = [
+            f"{each.name} in {each.steps} steps" if each.goes_by_steps else each.name
+            for each in plan.questions
+        ]
+        return "answers", f"to {', '.join(names)}{told}"
     return (
         "model",
         f"{plan.model}: {plan.strategy} of rank {plan.rank} over the {plan.vocabulary_size:,} "

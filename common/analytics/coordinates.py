@@ -19,8 +19,8 @@ from common.canonical_json import JsonValue
 from common.errors import InputError
 
 FloatArray = npt.NDArray[np.float64]
-#: How numbers lie between the two bounds: evenly, or by the logarithm of one more than each, so that
-#: 1 and 3 are as far apart as 9 and 19.
+#: How numbers lie between the two bounds: evenly, or by the logarithm of one more than each, so
+#: that 1 and 3 are as far apart as 9 and 19.
 Spacing = Literal["log", "linear"]
 
 RECENCY, TENURE, FREQUENCY = "recency", "tenure", "frequency"

@@ -227,7 +227,7 @@ def _query_allowed(mechanism: Record, caps: Record, delta: str) -> bool:
     if cap is None:
         return False
     # A question of several steps is permitted by what all of them spend.
-    rounds = mechanism["rounds"] if "rounds" in mechanism else None
+    rounds = mechanism.get("rounds")
     times = len(rounds) if isinstance(rounds, list) else 1
     spent = {mechanism_in(mechanism): times}
     try:

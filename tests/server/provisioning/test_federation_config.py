@@ -134,6 +134,22 @@ def test_a_run_of_questions_is_declared_beside_its_budget_and_window(tmp_path: P
     )
 
 
+def test_a_run_of_clusters_says_how_customers_are_compared(tmp_path: Path) -> None:
+    asked = {
+        **{name: value for name, value in ASKED.items() if name != "names"},
+        "question": [{"name": "purchase-clusters"}, {"name": "repeat-purchases"}],
+        "clusters": {"steps": 2, "start": [[3], [30]], "coordinate": [{"measure": "frequency"}]},
+    }
+    config = read(tmp_path, changed("run.asked", asked))
+    regions = ["region-1", "region-2", "region-3"]
+    plan = make_plan(config, "asked", config.run["asked"], CATALOGUE, regions)
+    assert [each.rounds for each in plan.mechanisms] == [(1, 2), (3,)]
+    by_region = [{"name": "purchase-clusters", "scope": "regions"}]
+    config = read(tmp_path, changed("run.asked", {**asked, "question": by_region}))
+    with pytest.raises(InputError, match="has the scope global"):
+        make_plan(config, "asked", config.run["asked"], CATALOGUE, regions)
+
+
 def test_a_plan_whose_answers_noise_would_swamp_is_not_made(tmp_path: Path) -> None:
     small = {**ASKED, "planned_customers": 3}
     config = read(tmp_path, changed("run.asked", small))
@@ -154,6 +170,8 @@ def test_a_plan_whose_answers_noise_would_swamp_is_not_made(tmp_path: Path) -> N
         ({"question": [{"name": "nps"}, {"name": "nps"}]}, "twice"),
         ({"question": [{"name": "nps", "share": 0}]}, "share"),
         ({"question": [], "names": {"features": ["x"]}}, "a model has no names"),
+        ({"question": [], "clusters": {"steps": 2}}, "a model has no clusters"),
+        ({"clusters": {"steps": 0}}, "clusters"),
     ],
     ids=str,
 )
