@@ -88,7 +88,6 @@ def _remarks(
         said.append(teller.say("searches.lower"))
     if table.is_full(question):
         said.append(teller.say("searches.full", n=question.keys))
-    said.append(teller.coarse(teller.standing(answer)))
     return said
 
 
