@@ -13,7 +13,7 @@ import pytest
 import tomli_w
 
 from common.analytics.answers import ReleasedAnswers
-from common.analytics.purchase_questions import RECENCY, REPEATS, SCENES
+from common.analytics.purchase_questions import CLUSTERS, RECENCY, REPEATS, SCENES
 from common.consent import FEDERATED_ANALYTICS
 from simulations.deployment_attacks.our_federation import our_federation
 from simulations.faults.evidence import read_files
@@ -23,7 +23,9 @@ from tests.support.shared_python import shared_scripts
 pytestmark = pytest.mark.slow
 
 #: The run of questions, and what each may take by itself.
-RUN, NAMES, CAP = "asked", (REPEATS, RECENCY, SCENES), "6"
+RUN, NAMES, CAP = "asked", (REPEATS, RECENCY, CLUSTERS, SCENES), "6"
+#: Of the clusters two steps, each a round of its own.
+ROUNDS = (REPEATS, RECENCY, CLUSTERS, CLUSTERS, SCENES)
 
 
 def questions_too(shops: Path) -> None:
@@ -40,6 +42,7 @@ def questions_too(shops: Path) -> None:
         # A few hundred customers: much of it is noise, and the page says so.
         "anyway": True,
         "question": [{"name": name} for name in NAMES],
+        "clusters": {"clusters": 3, "steps": 2},
     }
     declaration.write_text(tomli_w.dumps(tables), encoding="utf-8")
     for answers in shops.glob("*/region.toml"):
@@ -80,7 +83,7 @@ def test_questions_are_asked_of_running_regions_and_their_answers_verify(
     assert deployed.verify(RUN, "evidence").startswith("Verified.")
     for region in ours.regions:
         charges = read_files(ours.settings(region).home.root).records("charge")
-        assert [each["mechanism"] for each in charges] == [*NAMES]
+        assert [each["mechanism"] for each in charges] == [*ROUNDS]
         assert {each["purpose"] for each in charges} == {FEDERATED_ANALYTICS}
     shown = ours.command("fedpref-server", "answers", "deployment", "--run", RUN)
     assert all(name in shown for name in NAMES)

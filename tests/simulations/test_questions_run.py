@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from common.analytics.answers import ReleasedAnswers
-from common.analytics.purchase_questions import FREQUENCY, RECENCY, REPEATS
+from common.analytics.clusters import Clusters
+from common.analytics.purchase_questions import CLUSTERS, FREQUENCY, RECENCY, REPEATS, SCENES
 from common.audit.log import AuditLog
 from common.audit.verify.verdict import Verdict
 from common.canonical_json import JsonValue
@@ -211,6 +212,68 @@ def test_a_run_that_paused_goes_on_with_what_it_kept(kind: str, tmp_path: Path) 
     assert {each.question.name for each in found.answers} == {*NAMES}
     for region in plan.regions:
         assert len(entries(folder.region_home(region), "charge")) == len(NAMES)
+
+
+# -- steps -----------------------------------------------------------------------------------------
+
+# Steps in the middle, so that rounds before and after them are told apart.
+STEPPED = (SCENES, CLUSTERS, REPEATS)
+STEP_PLANS = {
+    "open": asked_plan(STEPPED, scope="global"),
+    "masked": secure_plan("local", STEPPED),
+    "shared": secure_plan("distributed", STEPPED),
+}
+
+
+def test_every_step_is_charged_and_one_answer_is_read(clustered_run: Path) -> None:
+    folder = RunFolder(clustered_run)
+    (found,) = ReleasedAnswers.load(clustered_run).answers
+    assert len(found.lines()) == 2 * (2 + 2)
+    for region in ("region-1", "region-2", "region-3"):
+        charges = entries(folder.region_home(region), "charge")
+        assert [(each["mechanism"], each["round"]) for each in charges] == [
+            (CLUSTERS, number) for number in (1, 2, 3)
+        ]
+        assert float(str(charges[-1]["epsilon_run"])) <= float(found.epsilon) + 1e-6
+    # Each round started from the rows of those before it.
+    (first, second, third) = entries(folder.server, "aggregate")
+    rows = load_arrays((folder.root / "answers.safetensors").read_bytes(), 1 << 20)
+    for done, entry in enumerate((first, second, third)):
+        state = {name: each[:done] for name, each in rows.items()} if done else {}
+        assert entry["model_in"] == arrays_digest(state)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", STEP_PLANS)
+def test_steps_go_on_where_a_run_paused_in_them(kind: str, tmp_path: Path) -> None:
+    plan = STEP_PLANS[kind]
+    folder, _, set_ups = make_asked(tmp_path / "run", plan)
+    for last_round in (2, 3, None):
+        with open_regions(folder, set_ups) as regions:
+            for region in regions.values():
+                region.engine.preflight(plan)
+            channels = {name: region.channel for name, region in regions.items()}
+            federate("inprocess", folder, plan, channels, last_round=last_round)
+    found, _ = verified(folder, plan)
+    clusters = found.of(CLUSTERS)
+    assert isinstance(clusters.question, Clusters)
+    # All of them bought, and each was counted once.
+    counts = clusters.question.counts(clusters.released, clusters.noise_stddev)
+    assert counts.value.sum() == pytest.approx(60, abs=6 * 2 * 2**0.5 * clusters.noise_stddev)
+    for region in plan.regions:
+        charges = entries(folder.region_home(region), "charge")
+        assert [each["mechanism"] for each in charges] == [SCENES, *[CLUSTERS] * 3, REPEATS]
+
+
+@pytest.mark.slow
+def test_who_withdraws_between_two_steps_is_in_no_later_one(tmp_path: Path) -> None:
+    def leaving(customers: Sequence[str]) -> CustomerChoices:
+        return CustomerChoices(refusing=frozenset(), withdrawing={2: tuple(sorted(customers)[:15])})
+
+    plan = asked_plan((CLUSTERS,), scope="global")
+    folder, _ = asked(tmp_path / "run", plan, choose=leaving, withdrawal_in_round="discard")
+    found, _ = verified(folder, plan)
+    assert found.answers[0].customers_at_least == 12
 
 
 # -- refusals --------------------------------------------------------------------------------------
