@@ -28,6 +28,7 @@ EXPERIMENT = "lists-2024"
 
 _LEVELS = ("basic", "silver", "gold")
 _DAY_MS, _MINUTE_MS = 86_400_000, 60_000
+_OWN_WORDS = 0.1
 # Answers 1 to 5 with and without a feature, drawn about one pair for each class of Kano.
 _PAIRS = {
     "fast checkout": (1, 5),
@@ -53,6 +54,7 @@ class Truths:
         payments: The share of each way to pay, as `PAYMENTS`.
         answering: The share of customers who answer surveys.
         pair_share: The share of answers that are the pair a feature stands for; others are drawn.
+        searching_share: The share of views that a search for the item's category comes before.
     """
 
     online_share: float = 0.6
@@ -63,6 +65,7 @@ class Truths:
     payments: tuple[float, float, float] = (0.6, 0.3, 0.1)
     answering: float = 0.5
     pair_share: float = 0.8
+    searching_share: float = 0.5
     features: tuple[str, ...] = field(default=FEATURES)
 
 
@@ -91,13 +94,14 @@ def write_tables(source: Path, catalogue: Catalogue, *, seed: int, truths: Truth
     accounts = dict(zip(customers, (f"web-{each}" for each in customers), strict=True))
     last_ms = int(bought["time_ms"].max())
     exposures = _exposures(generator, customers, bought, catalogue)
+    receipts = _receipts(generator, bought, truths)
+    visits = _visits(generator, bought, catalogue, truths)
+    # Of a generator of their own: what else is drawn is the same without them.
+    searches = _searches(np.random.default_rng([seed, 0x5EA]), visits, truths)
     tables = {
-        "receipts": _receipts(generator, bought, truths),
+        "receipts": receipts,
         "events": pd.concat(
-            [
-                _visits(generator, bought, catalogue, truths),
-                _clicks(generator, exposures, truths, last_ms),
-            ]
+            [searches, visits, _clicks(generator, exposures, truths, last_ms)]
         ).sort_values(["time", "account"]),
         "members": _members(generator, customers, last_ms),
         "feedback": _feedback(generator, customers, bought, truths),
@@ -189,7 +193,29 @@ def _events(
             "item": item.to_numpy(),
             "category": names[catalogue.category[number]],
             "value": "",
+            "words": "",
         }
+    )
+
+
+def _searches(generator: Generator, visits: pd.DataFrame, truths: Truths) -> pd.DataFrame:
+    """Before some views a search for the item's category, in one spelling or another.
+
+    Some add a word that is theirs alone.
+    """
+    views = visits[visits["kind"] == "view"]
+    views = views[generator.random(len(views)) < truths.searching_share]
+    plain = views["category"].astype("str")
+    spelling = generator.integers(0, 3, len(views))
+    words = np.where(spelling == 0, plain.str.upper(), np.where(spelling == 1, plain, " " + plain))
+    own = generator.random(len(views)) < _OWN_WORDS
+    moments = pd.to_datetime(views["time"], utc=True) - pd.Timedelta(minutes=1)
+    return views.assign(
+        time=moments.dt.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        kind="search",
+        item="",
+        category="",
+        words=np.where(own, plain + " of " + views["account"].astype("str"), words),
     )
 
 
@@ -230,6 +256,7 @@ def _clicks(
             "item": clicked["item"].to_numpy(),
             "category": "",
             "value": "",
+            "words": "",
         }
     )
 
@@ -334,6 +361,7 @@ kind = "kind"
 item = "item"
 category = "category"
 value = "value"
+query = "words"
 
 [members]
 kind = "files"

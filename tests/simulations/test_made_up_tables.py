@@ -14,6 +14,7 @@ from client.data.tables.finishing import TableRead
 from client.data.tables.reading import RegionTables
 from client.governance.quality_home import Governance
 from client.governance.quality_rows import Surroundings
+from common.analytics.key_arrays import normalised_key
 from common.catalogue import Catalogue
 from simulations.made_up_tables import EXPERIMENT, FEATURES, TRUTHS, write_tables
 from simulations.synthetic import MadeUp, prepare_synthetic
@@ -79,3 +80,18 @@ def test_they_are_drawn_by_their_truths(frames: Mapping[str, pd.DataFrame]) -> N
     for arm, rate in zip(("control", "treated"), TRUTHS.click_rates, strict=True):
         share = did[np.asarray(exposures["arm"] == arm)].mean()
         assert share == pytest.approx(rate, abs=0.08)
+
+
+def test_what_is_searched_for_is_common_words_in_many_spellings_and_some_of_ones_own(
+    frames: Mapping[str, pd.DataFrame],
+) -> None:
+    events = frames["events"]
+    searches = events.loc[events["kind"] == "search", "query"]
+    views = int((events["kind"] == "view").sum())
+    assert len(searches) / views == pytest.approx(TRUTHS.searching_share, abs=0.05)
+    assert events.loc[events["kind"] != "search", "query"].isna().all()
+    keys = pd.Series([normalised_key(each, 64) for each in searches])
+    own = keys.str.contains(" of ")
+    assert own.mean() == pytest.approx(0.1, abs=0.03)
+    # As written they are more than they are.
+    assert searches[~own.to_numpy()].nunique() > keys[~own].nunique()
