@@ -128,7 +128,7 @@ def export_subject(
         "tags.json": _json(_profile(records, key.sid, now)),
     }
     if tables is not None:
-        files |= {name: _json(rows) for name, rows in tables.files().items()}
+        files |= {name: _pretty(rows) for name, rows in tables.files().items()}
     files |= _record_files(consents)
     files |= _receipt_files(records, consents, parts, now)
     for notice in records.state.notices:
@@ -271,6 +271,10 @@ def _notice_files(notice: LoggedNotice) -> dict[str, bytes]:
     return {f"{name}.json": _json(record), f"{name}.txt": f"{notice.notice.text}\n".encode()}
 
 
-def _json(value: JsonValue | list[Row]) -> bytes:
+def _json(value: JsonValue) -> bytes:
+    return _pretty(value)
+
+
+def _pretty(value: JsonValue | list[Row]) -> bytes:
     text = json.dumps(value, ensure_ascii=False, indent=2, sort_keys=True)
     return f"{text}\n".encode()

@@ -14,26 +14,13 @@ from common.parameters import arrays_digest, load_arrays, save_arrays
 from server import cli
 from server.config import ServerHome
 from server.status import read_status
+from tests.support.command_line import Command, command_line
 from tests.support.fake_federation import FakeFederation, fake_plan, open_federation
-
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command line as a user does; gives exit code, output and error output."""
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedpref-server", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        output, errors = capsys.readouterr()
-        return int(str(stop.value.code)), output, errors
-
-    return run
+    return command_line(cli.main, "fedpref-server", patch=monkeypatch, capture=capsys)
 
 
 @pytest.fixture

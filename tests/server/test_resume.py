@@ -17,27 +17,15 @@ from common.durable_file import write_durably
 from common.errors import FederationError, InputError
 from server import cli, resume
 from server.config import ServerHome
+from tests.support.command_line import Command, command_line
 from tests.support.fake_federation import FakeFederation, fake_plan, open_federation
 
 BIN = Path(sys.executable).parent
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs ``fedpref-server resume`` as a user does; gives exit code, output and error output."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedpref-server", "resume", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        output, errors = capsys.readouterr()
-        return int(str(stop.value.code)), output, errors
-
-    return run
+    return command_line(cli.main, "fedpref-server", "resume", patch=monkeypatch, capture=capsys)
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +21,9 @@ from common.analytics.purchase_questions import CATEGORIES, REPEATS
 from common.consent import FEDERATED_ANALYTICS
 from common.errors import EXIT_OK, BudgetError, InputError, PolicyError, UsageError
 from simulations.provision import open_region
+from tests.support.command_line import Command, command_line
 from tests.support.small_federation import home_of, make_federation
 
-Command = Callable[..., tuple[int, str, str]]
 WINDOW = ("--from", "2024-01-01", "--until", "2024-04-01")
 
 
@@ -52,21 +50,7 @@ def home(provisioned: Path, tmp_path: Path) -> RegionHome:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(what: str, home: RegionHome, *options: str) -> tuple[int, str, str]:
-        arguments = ["fedpref-region", "analytics", what, str(home.root), *options]
-        monkeypatch.setattr(sys, "argv", arguments)
-        code: Any = EXIT_OK
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return run
+    return command_line(cli.main, "fedpref-region", "analytics", patch=monkeypatch, capture=capsys)
 
 
 def test_it_asks_and_shows_intervals_and_what_was_spent(home: RegionHome, command: Command) -> None:

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +25,12 @@ from common.plan import RunPlan
 from common.privacy import NEIGHBORING_RELATION, PRIVACY_UNIT, UNIT_AND_RELATION, epsilon
 from common.timestamps import format_time, now_ms
 from server.aggregation import first_model
+from tests.support.command_line import Command, command_line
 from tests.support.cosigning import ask
 from tests.support.small_federation import APP, make_federation
 
 REGION = "fedpref-region"
 CAP = 8.0
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -54,19 +53,7 @@ def plan(provisioned: tuple[Path, RunPlan]) -> RunPlan:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command line as a user does; gives exit code, output and error output."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [REGION, "budget", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        output, errors = capsys.readouterr()
-        return int(str(stop.value.code)), " ".join(output.split()), errors
-
-    return run
+    return command_line(cli.main, REGION, "budget", patch=monkeypatch, capture=capsys, flat=True)
 
 
 def as_json(command: Command, home: RegionHome, *more: object) -> dict[str, Any]:

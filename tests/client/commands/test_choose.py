@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import stat
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from common.audit.federation_keys import FederationKeys
 from common.audit.receipt import CheckedReceipt, check_receipt
 from common.consent import FEDERATED_TRAINING, GIVEN, RECOMMENDATIONS, REFUSED, WITHDRAWN
 from common.consent_record import ConsentRecord
+from tests.support.command_line import command_line
 from tests.support.consent_service import NOTICE, NOTICE_ZH
 from tests.support.region_home import make_region_home, notice_record, open_home
 
@@ -36,17 +36,13 @@ def home(tmp_path: Path) -> RegionHome:
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs a command as a user does; gives its exit code and all that it put out."""
+    line = command_line(cli.main, "fedpref-region", patch=monkeypatch, capture=capsys)
     monkeypatch.setenv("COLUMNS", "300")
 
-    def run(name: str, home: RegionHome, *arguments: object) -> tuple[int, str]:
-        words = ["fedpref-region", name, str(home.root), *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", words)
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        shown = "".join(capsys.readouterr())
-        assert "Traceback" not in shown
-        return int(str(stop.value.code)), shown
+    def run(*words: object) -> tuple[int, str]:
+        code, output, errors = line(*words)
+        assert "Traceback" not in output + errors
+        return code, output + errors
 
     return run
 

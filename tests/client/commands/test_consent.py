@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from common.audit.receipt import check_receipt
 from common.canonical_json import JsonValue
 from common.consent import FEDERATED_TRAINING
 from common.engine_socket import SocketChannel
+from tests.support.command_line import Command, command_line
 from tests.support.consent_service import NOTICE, Visit, free_port
 from tests.support.cosigning import cosignatures
 from tests.support.region_home import make_region_home, notice_record
@@ -31,24 +32,11 @@ from tests.support.small_federation import home_of, make_federation
 
 REGION = "fedpref-region"
 READY_S = 300.0
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command line as a user does; gives exit code, output and error output."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [REGION, "consent", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        output, errors = capsys.readouterr()
-        return int(str(stop.value.code)), output, errors
-
-    return run
+    return command_line(cli.main, REGION, "consent", patch=monkeypatch, capture=capsys)
 
 
 @contextmanager

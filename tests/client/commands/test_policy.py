@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,9 @@ from client.engine.policy_standing import read_standing
 from common import canonical_json
 from common.audit.log import AuditLog
 from common.errors import EXIT_OK, InputError, PolicyError, StorageError
+from tests.support.command_line import Command, command_line
 from tests.support.region_folder import toml_text
 from tests.support.region_home import FEDERATION, REGION, make_region_home
-
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -54,19 +51,9 @@ def declare(folder: Path, **changes: Any) -> None:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command line as a user does; gives exit code, output and error output."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedpref-region", "policy", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        output, errors = capsys.readouterr()
-        return int(str(stop.value.code)), " ".join(output.split()), " ".join(errors.split())
-
-    return run
+    return command_line(
+        cli.main, "fedpref-region", "policy", patch=monkeypatch, capture=capsys, flat=True
+    )
 
 
 def test_what_is_in_force_is_shown_with_its_place_in_the_log(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +10,8 @@ from client import cli
 from client.engine.home import RegionHome
 from client.engine.service import open_engine
 from common.errors import EXIT_OK, InputError, QualityGateError
+from tests.support.command_line import Command, command_line
 from tests.support.small_federation import home_of, make_federation
-
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -24,17 +22,7 @@ def home(tmp_path: Path) -> RegionHome:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command line as a user does; gives exit code, output and error output."""
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["fedpref-region", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        output = capsys.readouterr()
-        return int(ended.value.code or 0), output.out, output.err
-
-    return run
+    return command_line(cli.main, "fedpref-region", patch=monkeypatch, capture=capsys)
 
 
 def test_it_reads_what_is_new_also_beside_a_running_engine(

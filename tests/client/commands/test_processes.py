@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,9 @@ from client.settings import RegionSettings
 from common.errors import EXIT_OK, InputError
 from common.supervision import Program
 from common.system_users import SystemUser
+from tests.support.command_line import Command, command_line
 from tests.support.least_settings import settings_of
 
-Command = Callable[..., tuple[int, str, str]]
 ENGINE = "import socket,time; s=socket.socket(socket.AF_UNIX); s.bind({path!r}); time.sleep(60)"
 
 
@@ -99,18 +99,7 @@ def pretend(settings: RegionSettings, name: str, code: str) -> Program:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command line as a user does; gives exit code, output and error output."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedpref-region", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        printed = capsys.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
-
-    return run
+    return command_line(cli.main, "fedpref-region", patch=monkeypatch, capture=capsys)
 
 
 def test_a_region_is_commissioned_checked_started_watched_and_stopped(

@@ -13,7 +13,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,7 @@ from client import cli
 from client.engine.home import RegionHome
 from common import process_control
 from common.errors import EXIT_OK, ConsentError, InputError, StorageError, UsageError
-
-Command = Callable[..., tuple[int, str, str]]
+from tests.support.command_line import Command, command_line
 
 
 @pytest.fixture(scope="module")
@@ -37,22 +35,7 @@ def built(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Regio
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(what: str, home: RegionHome, *options: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(
-            sys, "argv", ["fedpref-region", "profile", what, str(home.root), *options]
-        )
-        code: Any = EXIT_OK
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code or EXIT_OK
-        shown = capsys.readouterr()
-        return int(code), shown.out, shown.err
-
-    return run
+    return command_line(cli.main, "fedpref-region", "profile", patch=monkeypatch, capture=capsys)
 
 
 def test_profiles_are_built_shown_explained_and_refreshed(

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ from client.recommend import release
 from client.recommend.config import token_file
 from client.recommend.recommender import Recommender
 from common.errors import EXIT_USAGE, InputError, VerificationError
+from tests.support.command_line import Command, command_line
 from tests.support.consent_service import free_port
 
 REGION = "fedpref-region"
 READY_S = 300.0
 CUSTOMER = "customer-0001"
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -47,19 +47,7 @@ def home(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command line as a user does; gives exit code, output and error output."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", [REGION, "recommend", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        output, errors = capsys.readouterr()
-        return int(str(stop.value.code)), output, errors
-
-    return run
+    return command_line(cli.main, REGION, "recommend", patch=monkeypatch, capture=capsys)
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,8 @@ from client.recommend.local_release import local_path
 from client.recommend.local_statistics import SCENES
 from common.consent import RECOMMENDATIONS
 from common.errors import EXIT_OK, BudgetError, InputError, PolicyError, UsageError
+from tests.support.command_line import Command, command_line
 from tests.support.small_federation import make_federation
-
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
@@ -37,21 +34,9 @@ def home(provisioned: Path, tmp_path: Path) -> RegionHome:
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(home: RegionHome, *options: str) -> tuple[int, str, str]:
-        arguments = ["fedpref-region", "recommend", "prepare", str(home.root), *options]
-        monkeypatch.setattr(sys, "argv", arguments)
-        code: Any = EXIT_OK
-        try:
-            cli.main()
-        except SystemExit as ended:
-            code = ended.code
-        told = capsys.readouterr()
-        return code, told.out, told.err
-
-    return run
+    return command_line(
+        cli.main, "fedpref-region", "recommend", "prepare", patch=monkeypatch, capture=capsys
+    )
 
 
 def test_scenes_are_prepared_and_the_charge_is_shown(home: RegionHome, command: Command) -> None:

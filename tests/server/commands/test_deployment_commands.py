@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from server import cli
 from server.commands import operation
 from server.deployment import Deployment
 from server.queue import read_queue, update
+from tests.support.command_line import Command, command_line
 from tests.support.small_deployment import (
     REGIONS,
     installed,
@@ -21,24 +20,10 @@ from tests.support.small_deployment import (
     write_shops,
 )
 
-Command = Callable[..., tuple[int, str, str]]
-
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command line as an operator does; gives exit code, output and error output."""
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedpref-server", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        output, errors = capsys.readouterr()
-        return int(str(stop.value.code)), output, errors
-
-    return run
+    return command_line(cli.main, "fedpref-server", patch=monkeypatch, capture=capsys)
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,22 +21,13 @@ from server.insights.findings import gather
 from server.insights.output import KIND, answers_json
 from server.insights.page import GENERATOR
 from tests.support.asked_federation import asked_plan
+from tests.support.command_line import Command, command_line
 from tests.support.fake_federation import fake_plan
-
-Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedpref-server", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        written, errors = capsys.readouterr()
-        return int(str(stop.value.code)), written, errors
-
-    return run
+    return command_line(cli.main, "fedpref-server", patch=monkeypatch, capture=capsys)
 
 
 def test_a_page_replaces_a_page_and_nothing_else(
