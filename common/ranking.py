@@ -121,7 +121,7 @@ def top_k(
         kth = np.partition(ranked, ranked.shape[1] - k, axis=1)[:, [ranked.shape[1] - k]]
         chosen &= ranked >= kth
     customers, places = np.nonzero(chosen)
-    return _ranked(customers, items[places], ranked[customers, places], len(scores), k)
+    return ranked_pairs(customers, items[places], ranked[customers, places], len(scores), k)
 
 
 def top_k_entries(candidates: ItemSets, scores: FloatArray, k: int) -> IntArray:
@@ -144,7 +144,7 @@ def top_k_entries(candidates: ItemSets, scores: FloatArray, k: int) -> IntArray:
         if stop - start > k:
             own = scores[start:stop]
             chosen[start:stop] = own >= np.partition(own, len(own) - k)[len(own) - k]
-    return _ranked(
+    return ranked_pairs(
         candidates.owners[chosen],
         candidates.items[chosen],
         scores[chosen],
@@ -153,15 +153,52 @@ def top_k_entries(candidates: ItemSets, scores: FloatArray, k: int) -> IntArray:
     )
 
 
-def by_score(scores: npt.NDArray[np.floating], universe: BoolArray | None = None) -> IntArray:
+def ranked_pairs(
+    customers: IntArray, items: IntArray, scores: FloatArray, n_customers: int, k: int
+) -> IntArray:
+    """The k best items of each customer among pairs of a customer and an item.
+
+    Args:
+        customers: int64[n_pairs], whose each is, in any order.
+        items: int64[n_pairs], distinct for a customer.
+        scores: float64[n_pairs].
+        n_customers: How many customers there are.
+        k: How many places.
+
+    Returns:
+        int64[n_customers, k], best first, `NO_ITEM` where pairs run out; ties as in `top_k`.
+    """
+    order = np.lexsort((items, -scores, customers))
+    bounds = _bounds(np.bincount(customers, minlength=n_customers))
+    places = np.arange(len(order)) - bounds[customers[order]]
+    kept = places < k
+    result = np.full((n_customers, k), NO_ITEM, dtype=np.int64)
+    result[customers[order][kept], places[kept]] = items[order][kept]
+    return result
+
+
+def by_score(
+    scores: npt.NDArray[np.floating],
+    universe: BoolArray | None = None,
+    *,
+    most: int | None = None,
+) -> IntArray:
     """Item numbers by float[n_items], best first; ties to the smaller number.
 
     Args:
         scores: A score of each item of the catalogue.
         universe: bool[n_items], to order a part of the catalogue; all of it by default.
+        most: How many are asked for; all by default.
     """
-    order = np.argsort(-scores.astype(np.float64), kind="stable")
-    return order if universe is None else order[universe[order]]
+    values = -scores.astype(np.float64)
+    items = np.arange(len(values)) if universe is None else np.flatnonzero(universe)
+    if most is not None and most < len(items):
+        if most <= 0:
+            return items[:0]
+        kth = np.partition(values[items], most - 1)[most - 1]
+        items = items[values[items] <= kth]
+    order: IntArray = items[np.argsort(values[items], kind="stable")]
+    return order if most is None else order[:most]
 
 
 def fill(
@@ -185,34 +222,24 @@ def fill(
     short = np.flatnonzero(ranked[:, -1] == NO_ITEM)
     if not len(short):
         return ranked
-    order = by_score(scores, universe)
     filled = ranked.copy()
     width = ranked.shape[1]
+    # Nobody needs more than so many, whichever are taken.
+    most = width + (0 if excluded is None else int(excluded.sizes[short].max()))
+    order = by_score(scores, universe, most=most).tolist()
     for customer in short:
         taken = set(ranked[customer].tolist())
         if excluded is not None:
             bounds = excluded.indptr[customer : customer + 2]
             taken.update(excluded.items[bounds[0] : bounds[1]].tolist())
         place = int((ranked[customer] != NO_ITEM).sum())
-        for item in order.tolist() if place < width else ():
+        for item in order if place < width else ():
             if item not in taken:
                 filled[customer, place] = item
                 place += 1
                 if place == width:
                     break
     return filled
-
-
-def _ranked(
-    customers: IntArray, items: IntArray, scores: FloatArray, n_customers: int, k: int
-) -> IntArray:
-    order = np.lexsort((items, -scores, customers))
-    bounds = _bounds(np.bincount(customers, minlength=n_customers))
-    places = np.arange(len(order)) - bounds[customers[order]]
-    kept = places < k
-    result = np.full((n_customers, k), NO_ITEM, dtype=np.int64)
-    result[customers[order][kept], places[kept]] = items[order][kept]
-    return result
 
 
 def _bounds(sizes: IntArray) -> IntArray:

@@ -101,7 +101,7 @@ def rank_by_popularity(
         universe: bool[n_items], to rank within a part of the catalogue.
         places: How many items are ranked.
     """
-    head = by_score(scores, universe)[:_POPULAR_CANDIDATES]
+    head = by_score(scores, universe, most=_POPULAR_CANDIDATES)
     shape = (n_customers, len(head))
     allowed = np.ones(shape, dtype=bool)
     if excluded is not None:

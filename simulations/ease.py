@@ -6,6 +6,7 @@ P = (XᵀX + λI)⁻¹ the items' weights are B = I − P diag(P)⁻¹, and a cu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,7 +88,8 @@ class Ease:
         if self.rows is None:
             product = histories @ self.solved
         else:
-            product = own - (histories @ self.rows.T) @ self.solved
+            # Nearly all customers have an item in common: as a sparse matrix it would be slow.
+            product = own - (histories @ self.rows.T).toarray() @ self.solved
         scores: FloatArray = own.astype(np.float64) - product / self.diagonal
         return scores
 
@@ -104,15 +106,32 @@ class Ease:
         Returns:
             int64[n, k].
         """
+        return self.rankings(histories, k, [excluded])[0]
+
+    def rankings(
+        self, histories: PreferenceDataset, k: int, exclusions: Sequence[ItemSets | None]
+    ) -> list[IntArray]:
+        """Rankings that differ in what is excluded, by scores that are made once.
+
+        Args:
+            histories: The customers to rank for.
+            k: How many places.
+            exclusions: For each ranking, items that a customer must not be ranked; None for none.
+
+        Returns:
+            For each int64[n, k].
+        """
         rows = binary_rows(histories, self.items)
-        ranked = [np.zeros((0, k), dtype=np.int64)]
+        ranked = [[np.zeros((0, k), dtype=np.int64)] for _ in exclusions]
         for start in range(0, histories.n_customers, _RANKED_CUSTOMERS):
             stop = min(start + _RANKED_CUSTOMERS, histories.n_customers)
-            allowed = None
-            if excluded is not None:
-                allowed = ~excluded.rows(start, stop).table(self.items)
-            ranked.append(top_k(self.scores(rows[start:stop]), self.items, k, allowed=allowed))
-        return np.concatenate(ranked)
+            scores = self.scores(rows[start:stop])
+            for parts, excluded in zip(ranked, exclusions, strict=True):
+                allowed = None
+                if excluded is not None:
+                    allowed = ~excluded.rows(start, stop).table(self.items)
+                parts.append(top_k(scores, self.items, k, allowed=allowed))
+        return [np.concatenate(parts) for parts in ranked]
 
 
 def binary_rows(dataset: PreferenceDataset, items: IntArray) -> scipy.sparse.csr_array:

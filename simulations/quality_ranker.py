@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from client.recommend.cold import ColdScores
+from client.recommend.item_tree import ItemTree
 from client.training.evaluation import RANKED_PLACES, Protocol
 from client.training.personalisation import (
     bought,
-    popularity_power,
-    rank_fused,
     rank_shared,
     shared_scores,
     tilted_scores,
@@ -26,11 +25,11 @@ from server.robust_noise import noise_gain
 from simulations import baselines
 from simulations.ease import EASE_L2, Ease
 from simulations.quality_methods import ALL_VARIANTS, SERVED_VARIANTS, Population, Variants
-from simulations.served_rankings import ServedRankings
+from simulations.served_customers import ServedCustomers
+from simulations.served_rankings import ServedModel
+from simulations.served_rows import ServedRows
 
 FloatArray = npt.NDArray[np.float64]
-# By model and universe.
-_Known = dict[tuple[int, int], ServedRankings]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,9 +42,6 @@ class Ranker:
         plan: The run plan.
         universes: By name, bool[n_items] or None for the full catalogue.
         places: How many items are ranked.
-        catalogue_prior: Whether what is served (`SERVED_VARIANTS`) goes by the public catalogue
-            where the shared model has nothing to say, as the recommender does. It takes a second a
-            model, which the study of every run does without.
     """
 
     population: Population
@@ -53,7 +49,8 @@ class Ranker:
     plan: RunPlan
     universes: Mapping[str, BoolArray | None]
     places: int = RANKED_PLACES
-    catalogue_prior: bool = False
+    # The models ranked by last; what is prepared of one takes a fifth of a second.
+    _served: dict[int, ServedModel] = field(default_factory=dict, init=False, repr=False)
 
     def rankings(
         self, protocol: Protocol
@@ -83,8 +80,6 @@ class Ranker:
         Yields:
             Variant (``plain``, ``tilt`` or ``fused``), protocol, universe, int64[n, places].
         """
-        noise = self._popularity_noise(n_summed)
-        known: _Known = {}
         scores: dict[str, dict[str, FloatArray]] = {"plain": {}, "tilt": {}}
         for region, evaluation in self.population.evaluated.items():
             plain = shared_scores(evaluation.history, models[region])
@@ -92,33 +87,23 @@ class Ranker:
             scores["tilt"][region] = tilted_scores(
                 plain, evaluation.history, models[region], self.catalogue
             )
+        rows = self._rows(scores["tilt"], models, n_summed)
         for variant, protocol in variants:
             for name, universe, excluded in self.rankings(protocol):
-                if self.catalogue_prior and (variant, protocol) in SERVED_VARIANTS:
-                    served = self._served(scores["tilt"], models, n_summed, known, universe)
-                    yield variant, protocol, name, served(protocol)
-                    continue
-                parts = []
-                for region in self.population.regions:
-                    if variant == "fused":
-                        ranked = rank_fused(
-                            scores["tilt"][region],
-                            self.population.evaluated[region].history,
-                            models[region],
-                            self.places,
-                            popularity_noise_stddev=noise,
-                            universe=universe,
-                        )
-                    else:
-                        ranked = rank_shared(
+                if (variant, protocol) in SERVED_VARIANTS:
+                    ranked = [each.ranked(protocol, name) for each in rows]
+                else:
+                    ranked = [
+                        rank_shared(
                             scores[variant][region],
                             models[region],
                             self.places,
                             excluded=excluded[region],
                             universe=universe,
                         )
-                    parts.append(ranked)
-                yield variant, protocol, name, np.concatenate(parts)
+                        for region in self.population.regions
+                    ]
+                yield variant, protocol, name, np.concatenate(ranked)
 
     def without_factors(
         self, models: Mapping[str, ModelState], *, n_summed: int, variants: Variants
@@ -137,31 +122,29 @@ class Ranker:
         Yields:
             Variant, protocol, universe, int64[n, places].
         """
+        tilted = {region: self._tilted(region, model) for region, model in models.items()}
+        rows = self._rows(tilted, models, n_summed)
         for variant, protocol in variants:
             for name, universe, excluded in self.rankings(protocol):
-                if self.catalogue_prior and (variant, protocol) == SERVED_VARIANTS[0]:
-                    tilted = {region: self._tilted(region, models[region]) for region in models}
-                    served = self._served(tilted, models, n_summed, {}, universe)
-                    yield variant, protocol, name, served(protocol)
-                    continue
-                ranked = [
-                    self._popularity_fused(region, models[region], universe, n_summed)
-                    if variant == "fused"
-                    else self._popularity_tilted(region, models[region], universe, excluded[region])
-                    for region in self.population.regions
-                ]
+                if variant == "fused":
+                    ranked = [
+                        self._popularity_fused(region, models[region], universe, n_summed)
+                        for region in self.population.regions
+                    ]
+                elif (variant, protocol) in SERVED_VARIANTS:
+                    ranked = [each.ranked(protocol, name) for each in rows]
+                else:
+                    ranked = [
+                        rank_shared(
+                            tilted[region],
+                            models[region],
+                            self.places,
+                            excluded=excluded[region],
+                            universe=universe,
+                        )
+                        for region in self.population.regions
+                    ]
                 yield variant, protocol, name, np.concatenate(ranked)
-
-    def _popularity_tilted(
-        self,
-        region: str,
-        model: ModelState,
-        universe: BoolArray | None,
-        excluded: ItemSets | None,
-    ) -> IntArray:
-        return rank_shared(
-            self._tilted(region, model), model, self.places, excluded=excluded, universe=universe
-        )
 
     def _tilted(self, region: str, model: ModelState) -> FloatArray:
         """float64[n, m]: the vocabulary's popularity for everybody, with each one's tilts."""
@@ -170,59 +153,66 @@ class Ranker:
         everyone = np.repeat(released[None, :], history.n_customers, axis=0)
         return tilted_scores(everyone, history, model, self.catalogue)
 
-    def _served(
-        self,
-        tilted: Mapping[str, FloatArray],
-        models: Mapping[str, ModelState],
-        n_summed: int,
-        known: _Known,
-        universe: BoolArray | None,
-    ) -> Callable[[Protocol], IntArray]:
-        """Rankings of tilted scores with the catalogue behind them, by which items count.
-
-        What is prepared of a model is taken from ``known``, or put there.
-        """
-        floor = self._popularity_noise(n_summed)
-
-        def ranked(protocol: Protocol) -> IntArray:
-            parts = []
-            for region in self.population.regions:
-                model = models[region]
-                # Most often all regions have one model; it outlives the key that is its address.
-                key = (id(model), id(universe))
-                if key not in known:
-                    known[key] = ServedRankings.of(
-                        model,
-                        self.catalogue,
-                        popularity_noise_stddev=floor if n_summed else 0.0,
-                        floor_stddev=floor,
-                        universe=universe,
-                        places=self.places,
-                    )
-                history = self.population.evaluated[region].history
-                rank = known[key]
-                of = rank.new_items if protocol is Protocol.NEW else rank.all_items
-                parts.append(of(tilted[region], history))
-            return np.concatenate(parts)
-
-        return ranked
-
     def _popularity_fused(
         self, region: str, model: ModelState, universe: BoolArray | None, n_summed: int
     ) -> IntArray:
-        history, noise = self.population.evaluated[region].history, self._popularity_noise(n_summed)
-        if self.catalogue_prior:
-            known = noise if n_summed else 0.0
-            cold = ColdScores.of(self.catalogue, model, popularity_noise_stddev=known)
-            model = cold.extended(model)
-        power = popularity_power(model, popularity_noise_stddev=noise)
-        return baselines.rank_by_history(
-            history,
-            history.history().values * power[bought(history).items],
-            model.popularity.astype(np.float64),
-            universe=universe,
-            places=self.places,
-        )
+        served = self._served_model(model, n_summed)
+        ranked = [
+            baselines.rank_by_history(
+                customers.history,
+                customers.recent * served.power[customers.own.items],
+                served.popularity,
+                universe=universe,
+                places=self.places,
+            )
+            for customers in self._customers[region]
+        ]
+        return np.concatenate(ranked)
+
+    def _rows(
+        self, tilted: Mapping[str, FloatArray], models: Mapping[str, ModelState], n_summed: int
+    ) -> list[ServedRows]:
+        """All customers' rankings as the recommender makes them, by tilted scores."""
+        rows = []
+        for region in self.population.regions:
+            served, start = self._served_model(models[region], n_summed), 0
+            for customers in self._customers[region]:
+                stop = start + customers.n_customers
+                rows.append(ServedRows.of(served, customers, tilted[region][start:stop]))
+                start = stop
+        return rows
+
+    def _served_model(self, model: ModelState, n_summed: int) -> ServedModel:
+        """What is prepared of a model; most often the next one asks for the same."""
+        found = self._served.get(id(model))
+        # What is kept keeps its model, so that no other one has its address.
+        if found is None:
+            if len(self._served) >= len(self.population.regions):
+                self._served.clear()
+            floor = self._popularity_noise(n_summed)
+            found = ServedModel.of(
+                model,
+                self.catalogue,
+                popularity_noise_stddev=floor if n_summed else 0.0,
+                floor_stddev=floor,
+                universes=self.universes,
+                places=self.places,
+                tree=self._tree,
+            )
+            self._served[id(model)] = found
+        return found
+
+    @cached_property
+    def _tree(self) -> ItemTree:
+        return ItemTree.of(self.catalogue)
+
+    @cached_property
+    def _customers(self) -> dict[str, list[ServedCustomers]]:
+        """Each region's evaluated customers, some at a time."""
+        return {
+            region: list(ServedCustomers.in_chunks(evaluation.history, self.catalogue))
+            for region, evaluation in self.population.evaluated.items()
+        }
 
     def _popularity_noise(self, n_summed: int) -> float:
         # Without noise a floor of a few customers keeps the power defined.
@@ -278,8 +268,8 @@ class Ranker:
         )
         model = Ease.fit(self.population.pooled, items, l2=l2)
         seen = bought(histories)
-        for protocol in Protocol:
-            excluded = seen if protocol is Protocol.NEW else None
-            ranked = model.rank(histories, self.places, excluded=excluded)
+        exclusions = [seen if protocol is Protocol.NEW else None for protocol in Protocol]
+        rankings = model.rankings(histories, self.places, exclusions)
+        for protocol, ranked in zip(Protocol, rankings, strict=True):
             for name in self.universes:
                 yield protocol, name, ranked

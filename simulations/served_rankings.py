@@ -1,55 +1,61 @@
-"""Rankings as a customer would be served them: the shared model's, and the catalogue's behind it.
+"""Rankings as the recommender makes them: the shared model's, and the catalogue's behind it.
 
 What the shared model says comes first; where it has nothing above 0 to say, and for items that it
 has no factors for, the public catalogue and the customer's own history decide, as in
-`client.recommend.cold`. The rankings are those over all cold items; what is computed are the items
-that can be among the places asked for.
+`client.recommend.cold`. Everything is multiplied by the power of popularity, as in
+`client.recommend.scoring`.
+
+Formal guarantees:
+    The rankings are those over all cold items, and the lists that the recommender would make
+    (`scoring.score_customer`, `filters.choose`). A customer whose last place is above what any cold
+    item can reach is ranked without them (`simulations.served_rows`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from client.data.dataset import PreferenceDataset
 from client.recommend.cold import ColdScores
-from client.recommend.cold_places import ColdLifts, ColdPlaces
-from client.training.evaluation import select_customers
-from client.training.personalisation import (
-    bought,
-    popularity_power,
-    rank_fused,
-    rank_shared,
-)
+from client.recommend.cold_places import ColdPlaces
+from client.recommend.histories import Histories, HistoryWindow, with_purchases
+from client.recommend.item_tree import ItemTree
+from client.training.personalisation import popularity_power, shared_scores, tilted_scores
 from common.catalogue import Catalogue
 from common.model_state import ModelState
 from common.ranking import BoolArray, IntArray
 
 FloatArray = npt.NDArray[np.float64]
-# A table of scores for so many customers at a time.
-_CHUNK = 256
+_SOMEBODY = "0" * 64
 
 
 @dataclass(frozen=True, eq=False)
-class ServedRankings:
-    """Ranks by one model. Make it with `of`.
+class ServedModel:
+    """What all customers' rankings by one model have in common. Make it with `of`.
 
     Attributes:
         model: The model.
+        catalogue: The public catalogue that it is over.
         cold: Scores of the items that it has no factors for.
-        universe: bool[n_items], to rank within a part of the catalogue; None for all of it.
+        popularity: float64[n_items], expected; in single precision, as places left over go by it.
+        power: float64[n_items], what every score is multiplied by.
+        floor_stddev: Of the popularity's noise, where the power's floor comes from.
+        universes: By name, bool[n_items], the parts of the catalogue that are ranked; None for all.
         places: How many items are ranked.
-        floor_stddev: Of the popularity's noise, where the fusion puts a floor under it.
     """
 
     model: ModelState = field(repr=False)
+    catalogue: Catalogue = field(repr=False)
     cold: ColdScores = field(repr=False)
-    universe: BoolArray | None = field(repr=False)
-    places: int
+    popularity: FloatArray = field(repr=False)
+    power: FloatArray = field(repr=False)
     floor_stddev: float
+    universes: Mapping[str, BoolArray | None] = field(repr=False)
+    places: int
 
     @classmethod
     def of(
@@ -59,115 +65,75 @@ class ServedRankings:
         *,
         popularity_noise_stddev: float,
         floor_stddev: float,
-        universe: BoolArray | None,
+        universes: Mapping[str, BoolArray | None],
         places: int,
-    ) -> ServedRankings:
-        """Prepares the rankings of a model.
+        tree: ItemTree | None = None,
+    ) -> ServedModel:
+        """Prepares a model.
 
         Args:
             model: The model.
             catalogue: The public catalogue that it is over.
             popularity_noise_stddev: Of its popularity; 0 without noise.
-            floor_stddev: The same for the fusion's floor, above 0.
-            universe: To rank within a part of the catalogue.
+            floor_stddev: The same for the power's floor, above 0.
+            universes: The parts of the catalogue that are ranked.
             places: How many items are ranked.
+            tree: The catalogue's, if it is there already.
         """
-        cold = ColdScores.of(catalogue, model, popularity_noise_stddev=popularity_noise_stddev)
-        if universe is not None:
-            cold = replace(cold, items=cold.items[universe[cold.items]])
-        return cls(model, cold, universe, places, floor_stddev)
-
-    def new_items(self, tilted: FloatArray, history: PreferenceDataset) -> IntArray:
-        """int64[n, places]: items that each customer has not bought, by tilted shared scores.
-
-        Args:
-            tilted: float64[n, m], the shared model's scores, tilted.
-            history: The customers' purchases.
-        """
-        found = []
-        for scores, rows in _chunks(tilted, history):
-            own = bought(rows)
-            allowed = ~own.table(self.model.vocabulary)
-            both, extended = self._with_cold(scores, rows, allowed, factor=None)
-            found.append(
-                rank_shared(both, extended, self.places, excluded=own, universe=self.universe)
-            )
-        return np.concatenate(found)
-
-    def all_items(self, tilted: FloatArray, history: PreferenceDataset) -> IntArray:
-        """int64[n, places]: the customers' usual items among them, fused.
-
-        Args:
-            tilted: As of `new_items`.
-            history: Likewise.
-        """
-        found = []
-        extended = self.cold.extended(self.model)
-        power = popularity_power(extended, popularity_noise_stddev=self.floor_stddev)
-        for scores, rows in _chunks(tilted, history):
-            allowed = np.ones(scores.shape, dtype=bool)
-            both, of_chunk = self._with_cold(scores, rows, allowed, factor=power)
-            found.append(
-                rank_fused(
-                    both,
-                    rows,
-                    of_chunk,
-                    self.places,
-                    popularity_noise_stddev=self.floor_stddev,
-                    universe=self.universe,
-                )
-            )
-        return np.concatenate(found)
-
-    def _with_cold(
-        self,
-        scores: FloatArray,
-        rows: PreferenceDataset,
-        allowed: BoolArray,
-        *,
-        factor: FloatArray | None,
-    ) -> tuple[FloatArray, ModelState]:
-        """The scores with those of cold items beside them, and the model with these items.
-
-        Of the cold items only those are taken that reach the last place of what there is without
-        them, for any of the customers.
-
-        Args:
-            scores: float64[n, m].
-            rows: The customers' purchases.
-            allowed: bool[n, m], which of the vocabulary may be ranked.
-            factor: float64[n_items], what is multiplied before ranking; None for nothing.
-        """
-        own, vocabulary = bought(rows), self.model.vocabulary
-        if self.universe is not None:
-            allowed = allowed & self.universe[vocabulary]
-        ones = np.ones(len(self.cold.popularity))
-        by_place = ColdPlaces.of(self.cold, ones if factor is None else factor)
-        floored = self.cold.floored(own, scores)
-        ranked = floored if factor is None else np.maximum(floored, 0.0) * factor[vocabulary]
-        reached = _last_places(np.where(allowed, ranked, 0.0), self.places)
-        wanted = [
-            ColdLifts.of(by_place, own.rows(row, row + 1), scores[row]).above(float(least))
-            for row, least in enumerate(reached)
-        ]
-        taken = replace(self.cold, items=np.unique(np.concatenate(wanted)))
-        return np.concatenate([floored, taken.scores(own, scores)], axis=1), taken.extended(
-            self.model
+        cold = ColdScores.of(
+            catalogue, model, popularity_noise_stddev=popularity_noise_stddev, tree=tree
+        )
+        extended = cold.extended(model)
+        return cls(
+            model=model,
+            catalogue=catalogue,
+            cold=cold,
+            popularity=extended.popularity.astype(np.float64),
+            power=popularity_power(extended, popularity_noise_stddev=floor_stddev),
+            floor_stddev=floor_stddev,
+            universes=universes,
+            places=places,
         )
 
+    @cached_property
+    def column(self) -> IntArray:
+        """int64[n_items]: each item's place in the vocabulary; −1 for others."""
+        column = np.full(self.catalogue.n_items, -1, dtype=np.int64)
+        column[self.model.vocabulary] = np.arange(len(self.model.vocabulary))
+        return column
 
-def _last_places(scores: FloatArray, places: int) -> FloatArray:
-    """float64[n]: each customer's score of the last place; 0 where there are not so many."""
-    if scores.shape[1] < places:
-        return np.zeros(len(scores))
-    cut = scores.shape[1] - places
-    least: FloatArray = np.partition(scores, cut, axis=1)[:, cut]
-    return np.maximum(least, 0.0)
+    @cached_property
+    def is_cold(self) -> BoolArray:
+        """bool[n_items]: which items have cold scores."""
+        found = np.zeros(self.catalogue.n_items, dtype=bool)
+        found[self.cold.items] = True
+        return found
 
+    @cached_property
+    def highest_part(self) -> float:
+        """What no cold item's part of the formula, times its power, is above."""
+        items = self.cold.items
+        return float((self.cold.base[items] * self.power[items]).max(initial=0.0))
 
-def _chunks(
-    scores: FloatArray, history: PreferenceDataset
-) -> Iterator[tuple[FloatArray, PreferenceDataset]]:
-    for start in range(0, max(1, history.n_customers), _CHUNK):
-        stop = start + _CHUNK
-        yield scores[start:stop], select_customers(history, history.sids[start:stop])
+    @cached_property
+    def by_place(self) -> dict[str, ColdPlaces]:
+        """The cold items of each universe by their places in the catalogue."""
+        return {
+            name: ColdPlaces.of(self.cold.within(universe), self.power)
+            for name, universe in self.universes.items()
+        }
+
+    @cached_property
+    def usual_total(self) -> float:
+        """What the positive shared scores add up to of whoever bought the most popular item.
+
+        The recommender scales the scores to it of those whom the model has nothing to say of.
+        """
+        vocabulary = self.model.vocabulary
+        popular = int(vocabulary[np.argmax(self.popularity[vocabulary])])
+        nobody = Histories.none(HistoryWindow(0, 1), self.catalogue.n_items).row(_SOMEBODY)
+        one = with_purchases(nobody, _SOMEBODY, [popular])
+        shared = shared_scores(one, self.model)
+        scores = tilted_scores(shared, one, self.model, self.catalogue)
+        total = float(np.maximum(scores, 0.0).sum())
+        return total if 0 < total < np.inf else 1.0

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
+from client.recommend.item_tree import ItemTree
 from common.catalogue import Catalogue
 from common.errors import InputError
 
@@ -29,25 +30,16 @@ _LEAST_SCALE = 1e-3
 _LEVEL_SMOOTHING = 10.0
 # EM needs many rounds from a flat start; further down it starts near where it ends.
 _FIRST_ROUNDS, _ROUNDS = 40, 6
-
-
-def item_paths(catalogue: Catalogue) -> list[IntArray]:
-    """Each item's group at every level, coarse to fine: one group nests in one of the level above.
-
-    Returns:
-        int64[n_items] for all items together, department, category, type and brand: numbers from 0.
-    """
-    levels = (catalogue.department, catalogue.category, catalogue.product_type, catalogue.brand)
-    path = np.zeros(catalogue.n_items, dtype=np.int64)
-    paths = [path]
-    for codes in levels:
-        _, path = np.unique(path * (int(codes.max()) + 1) + codes, return_inverse=True)
-        paths.append(path.astype(np.int64))
-    return paths
+# So many items at a time: what is made of them stays in the processor's cache.
+_BLOCK = 4096
 
 
 def expected_popularity(
-    catalogue: Catalogue, popularity: npt.NDArray[np.floating], *, noise_stddev: float
+    catalogue: Catalogue,
+    popularity: npt.NDArray[np.floating],
+    *,
+    noise_stddev: float,
+    tree: ItemTree | None = None,
 ) -> FloatArray:
     """What each item's popularity is expected to be, given what was released.
 
@@ -60,6 +52,7 @@ def expected_popularity(
         catalogue: The public catalogue: the model's, or one that extends it.
         popularity: float[n_items of the model], as released.
         noise_stddev: Standard deviation of the noise on each value, from the run plan; 0 for none.
+        tree: The catalogue's, if it is there already; made otherwise.
 
     Returns:
         float64[n_items of the catalogue], at least 0. An item beyond the model's gets the mean of
@@ -80,15 +73,18 @@ def expected_popularity(
         raise InputError("The model's popularity has values that are not finite.")
     centres, widths = _components(released, noise_stddev)
     likelihood = _likelihood(released, centres, widths, noise_stddev)
-    shares = _shares(item_paths(catalogue), likelihood, known)
-    posterior = shares[:known] * likelihood
+    tree = tree or ItemTree.of(catalogue)
+    shares = _shares(tree, likelihood, known)
+    posterior = shares[tree.places[:known]] * likelihood
     posterior /= posterior.sum(axis=1, keepdims=True)
-    means = posterior * _means(released, centres, widths, noise_stddev)
+    means = _means(released, centres, widths, noise_stddev)
+    means *= posterior
     # What is of a component lies around its centre, not at it.
     weight = posterior.sum(axis=0)
-    expected = shares @ np.where(weight > 0, means.sum(axis=0) / np.maximum(weight, 1e-300), 0.0)
-    expected[:known] = means.sum(axis=1)
-    return np.maximum(expected, 0.0)
+    around = np.where(weight > 0, means.sum(axis=0) / np.maximum(weight, 1e-300), 0.0)
+    expected = np.concatenate([means.sum(axis=1), (shares @ around)[tree.places[known:]]])
+    bounded: FloatArray = np.maximum(expected, 0.0)
+    return bounded
 
 
 def _components(released: FloatArray, noise_stddev: float) -> tuple[FloatArray, FloatArray]:
@@ -108,9 +104,13 @@ def _likelihood(
 ) -> FloatArray:
     """float64[n, components]: how likely each value is under each, the likeliest being 1."""
     variances = noise_stddev**2 + widths**2
-    logs = -((released[:, None] - centres) ** 2) / (2 * variances) - np.log(variances) / 2
-    likelihood: FloatArray = np.exp(logs - logs.max(axis=1, keepdims=True))
-    return likelihood
+    logs = released[:, None] - centres
+    # In place: such tables are large, and there is one for every model.
+    np.square(logs, out=logs)
+    logs /= -2.0 * variances
+    logs -= np.log(variances) / 2
+    logs -= logs.max(axis=1, keepdims=True)
+    return np.exp(logs, out=logs)
 
 
 def _means(
@@ -118,25 +118,60 @@ def _means(
 ) -> FloatArray:
     """float64[n, components]: an item's expected popularity if it is of a component."""
     weight = widths**2 / (noise_stddev**2 + widths**2)
-    means: FloatArray = released[:, None] * weight + centres * (1 - weight)
+    means: FloatArray = released[:, None] * weight
+    means += centres * (1 - weight)
     return means
 
 
-def _shares(paths: list[IntArray], likelihood: FloatArray, known: int) -> FloatArray:
-    """float64[n_items, components]: the shares of each item's finest group."""
+def _shares(tree: ItemTree, likelihood: FloatArray, known: int) -> FloatArray:
+    """float64[n_groups, components]: the shares of each finest group.
+
+    Args:
+        tree: The catalogue's.
+        likelihood: float64[known, components], of the items that the model is over.
+        known: How many of the catalogue's items these are.
+    """
     n_components = likelihood.shape[1]
-    above, path_above = np.full((1, n_components), 1.0 / n_components), np.zeros_like(paths[0])
-    for level, path in enumerate(paths):
-        groups, first = np.unique(path, return_index=True)
-        prior = above[path_above[first]]
-        own = path[:known]
-        members = csr_matrix((np.ones(known), (own, np.arange(known))), (len(groups), known))
-        sizes = np.bincount(own, minlength=len(groups))[:, None]
+    # A group's items lie together, so the passes below go straight through memory.
+    order = tree.order[tree.order < known]
+    likelihood = likelihood[order]
+    above = np.full((1, n_components), 1.0 / n_components)
+    for level, (path, parents) in enumerate(zip(tree.paths, tree.parents, strict=True)):
+        own, prior = path[order], above[parents]
+        sizes = np.bincount(own, minlength=len(parents))
+        bounds = np.concatenate([[0], np.cumsum(sizes)])
+        smoothed = (sizes + _LEVEL_SMOOTHING)[:, None]
         shares = prior
         for _ in range(_ROUNDS if level else _FIRST_ROUNDS):
-            posterior = shares[own] * likelihood
-            posterior /= posterior.sum(axis=1, keepdims=True)
-            shares = (members @ posterior + _LEVEL_SMOOTHING * prior) / (sizes + _LEVEL_SMOOTHING)
-        above, path_above = shares, path
-    finest: FloatArray = above[path_above]
-    return finest
+            # An item's posterior is share × likelihood × weight, so the shares can wait until its
+            # group has been added up.
+            weights = csr_matrix(
+                (_weights(likelihood, shares, own), np.arange(known), bounds),
+                (len(parents), known),
+            )
+            posterior = shares * (weights @ likelihood)
+            shares = (posterior + _LEVEL_SMOOTHING * prior) / smoothed
+        above = shares
+    return above
+
+
+def _weights(likelihood: FloatArray, shares: FloatArray, own: IntArray) -> FloatArray:
+    """float64[n]: what makes each item's products of likelihoods and its group's shares add to 1.
+
+    Args:
+        likelihood: float64[n, components].
+        shares: float64[n_groups, components].
+        own: int64[n], each item's group.
+    """
+    if len(shares) == 1:
+        weights: FloatArray = 1.0 / (likelihood @ shares[0])
+        return weights
+    sums, each = np.empty(len(own)), np.empty((_BLOCK, shares.shape[1]))
+    for start in range(0, len(own), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        of_group = each[: len(own[block])]
+        # Numbers of groups need no check; with one, the table would be copied once more.
+        np.take(shares, own[block], axis=0, out=of_group, mode="clip")
+        np.einsum("ic,ic->i", likelihood[block], of_group, out=sums[block])
+    weights = 1.0 / sums
+    return weights

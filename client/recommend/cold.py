@@ -21,11 +21,13 @@ comes of it stays with the customer (joint differential privacy), so it costs no
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
-from client.recommend.catalogue_prior import expected_popularity, item_paths
+from client.recommend.catalogue_prior import expected_popularity
+from client.recommend.item_tree import ItemTree
 from common.catalogue import Catalogue
 from common.errors import InputError
 from common.model_state import ModelState
@@ -81,6 +83,7 @@ class ColdScores:
         *,
         popularity_noise_stddev: float,
         per_place: int = PER_PLACE,
+        tree: ItemTree | None = None,
     ) -> ColdScores:
         """Prepares the scores of a model's cold items.
 
@@ -91,14 +94,16 @@ class ColdScores:
             model: The published model.
             popularity_noise_stddev: Of its popularity, from the run plan; 0 for none.
             per_place: How many items of each place in the catalogue are candidates.
+            tree: The catalogue's, if it is there already; made otherwise.
 
         Raises:
             InputError: The catalogue has fewer items than the model, or there is no place.
         """
         if per_place < 1:
             raise InputError(f"{per_place} candidates of each place are none.")
+        tree = tree or ItemTree.of(catalogue)
         expected = expected_popularity(
-            catalogue, model.popularity, noise_stddev=popularity_noise_stddev
+            catalogue, model.popularity, noise_stddev=popularity_noise_stddev, tree=tree
         )
         levels = tuple(
             Level.of(codes, expected, exponent)
@@ -109,7 +114,7 @@ class ColdScores:
             )
         )
         return cls(
-            items=_candidates(catalogue, expected, model.vocabulary, per_place),
+            items=_candidates(tree, expected, model.vocabulary, per_place),
             popularity=expected,
             vocabulary=model.vocabulary,
             base=expected**POPULARITY_EXPONENT,
@@ -130,8 +135,7 @@ class ColdScores:
         Raises:
             InputError: Numbers of customers or items differ, or a score is not finite.
         """
-        cold, _, scale = self._parts(own, shared, self.items)
-        return _weighed(cold, scale)
+        return self._of_items(own, self.beside(own, shared), self.items)
 
     def floored(self, own: ItemSets, shared: npt.NDArray[np.floating]) -> FloatArray:
         """The vocabulary's scores: shared ones, the catalogue's where these are not above 0.
@@ -146,8 +150,40 @@ class ColdScores:
         Raises:
             InputError: As of `scores`.
         """
-        _, warm, scale = self._parts(own, shared, self.items[:0])
-        return np.where(shared > 0, shared.astype(np.float64), _weighed(warm, scale))
+        return self.beside(own, shared).floored
+
+    def beside(self, own: ItemSets, shared: npt.NDArray[np.floating]) -> Beside:
+        """What has to be known of customers' shared scores to score cold items beside them.
+
+        Args:
+            own: As of `scores`.
+            shared: Likewise.
+
+        Raises:
+            InputError: As of `scores`.
+        """
+        if shared.shape != (own.n_customers, len(self.vocabulary)):
+            raise InputError(
+                f"Shared scores of shape {shared.shape} are not of {own.n_customers} customers and "
+                f"{len(self.vocabulary)} items."
+            )
+        if own.n_items != len(self.popularity):
+            raise InputError(
+                f"Histories over {own.n_items} items are not over the {len(self.popularity)} of "
+                "the catalogue."
+            )
+        if not np.isfinite(shared).all():
+            raise InputError("A score is not a finite number; it has no place in a ranking.")
+        positive = np.maximum(shared, 0.0).astype(np.float64)
+        warm = np.tile(self.base[self.vocabulary], (own.n_customers, 1))
+        for level, (groups, of_vocabulary) in zip(self.levels, self._named, strict=True):
+            warm *= level.lifts(own, groups)[:, of_vocabulary]
+        by_category = self.shared_groups.lifts(positive)
+        warm *= by_category[:, self.shared_groups.of_vocabulary]
+        known, formula = positive.sum(axis=1), warm.sum(axis=1)
+        scale = np.where((known > 0) & (formula > 0), known / np.maximum(formula, 1e-300), 1.0)
+        floored = np.where(shared > 0, shared.astype(np.float64), _weighed(warm, scale))
+        return Beside(floored, scale, by_category)
 
     def whole(self, own: ItemSets) -> Scores:
         """Every item's score by the catalogue alone, of customers whom the shared model misses.
@@ -159,8 +195,13 @@ class ColdScores:
             float32[n, n_items]: for an empty history the expected popularity's order.
         """
         nothing = np.zeros((own.n_customers, len(self.vocabulary)))
-        every, _, scale = self._parts(own, nothing, np.arange(len(self.popularity)))
-        return _weighed(every, scale)
+        return self._of_items(own, self.beside(own, nothing), np.arange(len(self.popularity)))
+
+    def within(self, universe: npt.NDArray[np.bool_] | None) -> ColdScores:
+        """Those of the cold items that are in a part of the catalogue; all of them without one."""
+        if universe is None:
+            return self
+        return replace(self, items=self.items[universe[self.items]])
 
     def extended(self, model: ModelState) -> ModelState:
         """The model with its cold items at the end of the vocabulary, for ranking only.
@@ -179,37 +220,35 @@ class ColdScores:
             ),
         )
 
-    def _parts(
-        self, own: ItemSets, shared: npt.NDArray[np.floating], items: IntArray
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """What q is of some items and of the vocabulary, float64[n, …], and customers' scales."""
-        if shared.shape != (own.n_customers, len(self.vocabulary)):
-            raise InputError(
-                f"Shared scores of shape {shared.shape} are not of {own.n_customers} customers and "
-                f"{len(self.vocabulary)} items."
-            )
-        if own.n_items != len(self.popularity):
-            raise InputError(
-                f"Histories over {own.n_items} items are not over the {len(self.popularity)} of "
-                "the catalogue."
-            )
-        if not np.isfinite(shared).all():
-            raise InputError("A score is not a finite number; it has no place in a ranking.")
-        positive = np.maximum(shared, 0.0).astype(np.float64)
-        cold, warm = (
-            np.tile(self.base[which], (own.n_customers, 1)) for which in (items, self.vocabulary)
-        )
-        lifts = [level.lifts(own) for level in self.levels]
-        lifts.append(self.shared_groups.lifts(positive))
-        for groups, lift in zip(self._groups(), lifts, strict=True):
-            cold *= lift[:, groups[items]]
-            warm *= lift[:, groups[self.vocabulary]]
-        known, formula = positive.sum(axis=1), warm.sum(axis=1)
-        scale = np.where((known > 0) & (formula > 0), known / np.maximum(formula, 1e-300), 1.0)
-        return cold, warm, scale
+    def _of_items(self, own: ItemSets, beside: Beside, items: IntArray) -> Scores:
+        """float32[n, c]: the scores of some items."""
+        q = np.tile(self.base[items], (own.n_customers, 1))
+        for level in self.levels:
+            q *= level.lifts(own)[:, level.codes[items]]
+        q *= beside.by_category[:, self.shared_groups.codes[items]]
+        return _weighed(q, beside.scale)
 
-    def _groups(self) -> list[npt.NDArray[np.int32]]:
-        return [*(level.codes for level in self.levels), self.shared_groups.codes]
+    @cached_property
+    def _named(self) -> list[tuple[IntArray, IntArray]]:
+        """For each level the groups that the vocabulary has, and which of them each item is of."""
+        return [
+            np.unique(level.codes[self.vocabulary], return_inverse=True) for level in self.levels
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """What n customers' cold scores have beside the catalogue and their own histories.
+
+    Attributes:
+        floored: float64[n, m]; see `ColdScores.floored`.
+        scale: float64[n], what makes q comparable with the customer's shared scores.
+        by_category: float64[n, n_categories], the part of the categories' shared scores.
+    """
+
+    floored: FloatArray = field(repr=False)
+    scale: FloatArray = field(repr=False)
+    by_category: FloatArray = field(repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,14 +272,35 @@ class Level:
         shares = np.maximum(shares / max(float(shares.sum()), 1e-300), _LEAST_SHARE)
         return cls(codes, shares / shares.sum(), exponent)
 
-    def lifts(self, own: ItemSets) -> FloatArray:
-        """float64[n, n_groups]: (own share / global share) ** exponent; 1 without a history."""
-        n_groups = len(self.shares)
-        cells = own.owners * n_groups + self.codes[own.items]
-        counts = np.bincount(cells, minlength=own.n_customers * n_groups)
-        own_shares = counts.reshape(own.n_customers, n_groups) + SMOOTHING * self.shares
-        own_shares /= own.sizes[:, None] + SMOOTHING
-        lifted: FloatArray = (own_shares / self.shares) ** self.exponent
+    def lifts(self, own: ItemSets, groups: IntArray | None = None) -> FloatArray:
+        """What n customers' own shares make of groups: 1 for whoever has no history.
+
+        Args:
+            own: What each of n customers bought.
+            groups: int64[c], distinct; all of them by default.
+
+        Returns:
+            float64[n, c]: (own share / global share) ** exponent.
+        """
+        owners, shares = own.owners, self.shares
+        columns = self.codes[own.items].astype(np.int64)
+        if groups is not None:
+            column = np.full(len(shares), -1, dtype=np.int64)
+            column[groups] = np.arange(len(groups))
+            columns, shares = column[columns], shares[groups]
+            owners, columns = owners[columns >= 0], columns[columns >= 0]
+        n_groups = len(shares)
+        counts = np.bincount(owners * n_groups + columns, minlength=own.n_customers * n_groups)
+        lifted: FloatArray = self.lift(
+            counts.reshape(own.n_customers, n_groups), own.sizes[:, None], shares
+        )
+        return lifted
+
+    def lift(self, counts: IntArray, sizes: IntArray, shares: FloatArray) -> FloatArray:
+        """float64[…]: the lift of whoever bought so many items of a group, and so many in all."""
+        smoothed = counts + SMOOTHING * shares
+        smoothed /= sizes + SMOOTHING
+        lifted: FloatArray = (smoothed / shares) ** self.exponent
         return lifted
 
 
@@ -302,16 +362,19 @@ def _average_scores(model: ModelState, expected: FloatArray) -> FloatArray:
 
 
 def _candidates(
-    catalogue: Catalogue, expected: FloatArray, vocabulary: IntArray, per_place: int
+    tree: ItemTree, expected: FloatArray, vocabulary: IntArray, per_place: int
 ) -> IntArray:
     """int64[n_cold], ascending: of each place in the catalogue the most popular cold items."""
-    cold = np.ones(catalogue.n_items, dtype=bool)
-    cold[vocabulary] = False
-    items = np.flatnonzero(cold)
-    places = item_paths(catalogue)[-1][items]
+    chosen = np.ones(len(expected), dtype=bool)
+    chosen[vocabulary] = False
+    sizes = np.bincount(tree.places[chosen], minlength=len(tree.parents[-1]))
+    # Of the other places all are.
+    items = np.flatnonzero(chosen & (sizes > per_place)[tree.places])
+    places = tree.places[items]
     # By place, then popularity, then number: ties go to the smaller number.
     order = np.lexsort((items, -expected[items], places))
     ordered = places[order]
     starts = np.flatnonzero(np.diff(ordered, prepend=-1))
     within = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
-    return np.sort(items[order[within < per_place]])
+    chosen[items[order[within >= per_place]]] = False
+    return np.flatnonzero(chosen)

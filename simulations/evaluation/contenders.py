@@ -79,9 +79,7 @@ class Question:
     def ranker(self, plan: RunPlan) -> Ranker:
         """Rankings over the whole catalogue, as the recommender makes them."""
         universes = {_EVERYTHING: None}
-        return Ranker(
-            self.population, self.catalogue, plan, universes, self.places, catalogue_prior=True
-        )
+        return Ranker(self.population, self.catalogue, plan, universes, self.places)
 
     @property
     def served(self) -> Variants:

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from common.errors import InputError
-from common.ranking import NO_ITEM, ItemSets, by_score, fill, top_k, top_k_entries
+from common.ranking import (
+    NO_ITEM,
+    ItemSets,
+    by_score,
+    fill,
+    ranked_pairs,
+    top_k,
+    top_k_entries,
+)
 
 
 def sets_of(*customers: list[int], n_items: int = 10) -> ItemSets:
@@ -95,6 +103,55 @@ def test_order_by_score() -> None:
     scores = np.array([1.0, 3.0, 3.0, -2.0], dtype=np.float32)
     assert by_score(scores).tolist() == [1, 2, 0, 3]
     assert by_score(scores, np.array([True, False, True, True])).tolist() == [2, 0, 3]
+
+
+@given(
+    # Few values, so that ties are frequent.
+    st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=1, max_size=12),
+    st.integers(0, 14),
+    st.data(),
+)
+def test_the_first_by_score_are_those_of_the_whole_order(
+    scores: list[float], most: int, data: st.DataObject
+) -> None:
+    values = np.array(scores)
+    universe = data.draw(st.none() | hnp.arrays(bool, len(values)))
+    whole = by_score(values, universe)
+    assert by_score(values, universe, most=most).tolist() == whole[:most].tolist()
+    named = range(len(values)) if universe is None else np.flatnonzero(universe).tolist()
+    assert whole.tolist() == sorted(named, key=lambda item: (-values[item], item))
+
+
+def test_pairs_are_ranked_customer_by_customer() -> None:
+    customers, items = np.array([2, 0, 2, 0, 2]), np.array([7, 3, 1, 2, 4])
+    scores = np.array([1.0, 5.0, 1.0, 5.0, -3.0])
+    assert ranked_pairs(customers, items, scores, 3, 2).tolist() == [
+        [2, 3],
+        [NO_ITEM, NO_ITEM],
+        [1, 7],
+    ]
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1.0, 2.0]), min_size=8, max_size=8),
+    st.lists(st.sets(st.integers(0, 7)), min_size=1, max_size=3),
+    st.sets(st.integers(0, 7)),
+    st.integers(1, 5),
+)
+def test_filling_gives_the_best_that_is_left(
+    scores: list[float], excluded: list[set[int]], part: set[int], width: int
+) -> None:
+    values, within = np.array(scores), np.isin(np.arange(8), sorted(part))
+    # One item is ranked already, for whoever may have it.
+    first = [0 if 0 not in own else NO_ITEM for own in excluded]
+    ranked = np.full((len(excluded), width), NO_ITEM)
+    ranked[:, 0] = first
+    sets = sets_of(*(sorted(own) for own in excluded), n_items=8)
+    found = fill(ranked, values, excluded=sets, universe=within)
+    for row, (own, one) in enumerate(zip(excluded, first, strict=True)):
+        order = sorted(part - own - {one}, key=lambda item: (-values[item], item))
+        given = [one] if one != NO_ITEM else []
+        assert found[row].tolist() == [*given, *order, *[NO_ITEM] * width][:width]
 
 
 def test_free_places_are_filled_once_and_without_what_is_excluded() -> None:

@@ -205,14 +205,11 @@ def test_the_earlier_weeks_have_what_is_served_its_references_and_ablations(
     assert len(popular) == 2
 
 
-@pytest.mark.parametrize("prior", [False, True], ids=["plain", "with the catalogue"])
-def test_the_ablation_has_no_factors_and_nothing_else_is_missing(prior: bool) -> None:
+def test_the_ablation_has_no_factors_and_nothing_else_is_missing() -> None:
     """Other factors change what is served and not the ablation; popularity changes both."""
     evaluated = {each.region: EvaluationSet.of(each.train, each.test) for each in SPLITS}
     population = Population.of(SPLITS, evaluated, PLAN.total_rounds, {})
-    ranker = quality_ranker.Ranker(
-        population, CATALOGUE, PLAN, {"catalogue": None}, catalogue_prior=prior
-    )
+    ranker = quality_ranker.Ranker(population, CATALOGUE, PLAN, {"catalogue": None})
     trained = train_private(population, REGIONS, PLAN, "ablation")
     reversed_factors = ModelState(
         trained.popularity, trained.vocabulary, trained.item_weights, trained.item_factors[::-1]
@@ -235,20 +232,18 @@ def test_the_ablation_has_no_factors_and_nothing_else_is_missing(prior: bool) ->
         assert not np.array_equal(ablated, rankings(reversed_popularity, factors=False)[number])
 
 
-@pytest.mark.parametrize("prior", [False, True], ids=["plain", "with the catalogue"])
 def test_the_ablation_is_the_fusion_with_no_weight_for_the_shared_score(
-    prior: bool, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """For whoever bought enough, `rank_fused` with a weight of 0 gives the same first places."""
     evaluated = {each.region: EvaluationSet.of(each.train, each.test) for each in SPLITS}
     population = Population.of(SPLITS, evaluated, PLAN.total_rounds, {})
-    ranker = quality_ranker.Ranker(
-        population, CATALOGUE, PLAN, {"catalogue": None}, catalogue_prior=prior
-    )
+    ranker = quality_ranker.Ranker(population, CATALOGUE, PLAN, {"catalogue": None})
     models = dict.fromkeys(REGIONS, train_private(population, REGIONS, PLAN, "ablation"))
     fused = (SERVED_VARIANTS[1],)
     ((*_, ablated),) = ranker.without_factors(models, n_summed=3, variants=fused)
-    monkeypatch.setattr("client.training.personalisation.SHARED_WEIGHT", 0.0)
+    for module in ("client.training.personalisation", "simulations.served_rows"):
+        monkeypatch.setattr(f"{module}.SHARED_WEIGHT", 0.0)
     ((*_, weightless),) = ranker.by_model(models, n_summed=3, variants=fused)
     sizes = np.concatenate([each.seen.sizes for each in evaluated.values()])
     enough = sizes >= 8

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from client.recommend.catalogue_prior import expected_popularity, item_paths
+from client.recommend import catalogue_prior
+from client.recommend.catalogue_prior import expected_popularity
+from client.recommend.item_tree import ItemTree
 from common.catalogue import Catalogue
 from common.errors import InputError
 
@@ -35,18 +35,6 @@ def true_popularity(seed: int, *, more: int = 0) -> np.ndarray:
     types = np.concatenate([np.repeat(np.arange(N_TYPES), PER_TYPE), np.arange(more) % N_TYPES])
     popularity: np.ndarray = of_type[types] * generator.gamma(0.5, 2.0, len(types))
     return popularity
-
-
-def test_paths_nest() -> None:
-    paths = item_paths(shop())
-    assert [len(np.unique(path)) for path in paths] == [1, 2, 6, 24, 24]
-    for above, below in pairwise(paths):
-        assert len(np.unique(np.stack([above, below]), axis=1).T) == len(np.unique(below))
-
-
-def test_a_label_is_the_same_only_within_what_is_above_it() -> None:
-    catalogue = Catalogue.of(["1", "2"], department=["a", "b"], product_type=["x", "x"])
-    assert item_paths(catalogue)[-1].tolist() == [0, 1]
 
 
 def test_without_noise_what_was_released_is_expected() -> None:
@@ -155,3 +143,49 @@ def test_popularity_that_is_all_noise_is_no_error() -> None:
     found = expected_popularity(shop(), noise, noise_stddev=NOISE)
     assert found.mean() < 0.15 * NOISE
     assert found.max() < noise.max()
+
+
+def by_the_book(catalogue: Catalogue, popularity: np.ndarray, noise: float) -> np.ndarray:
+    """The documented method, group by group: EM's shares, smoothed towards the group above.
+
+    The components' places are the module's; what is made of them is not.
+    """
+    centres, widths = catalogue_prior._components(popularity, noise)
+    variances = noise**2 + widths**2
+    density = np.exp(-((popularity[:, None] - centres) ** 2) / (2 * variances)) / np.sqrt(variances)
+    paths = ItemTree.of(catalogue).paths
+    of_group = {0: np.full(len(centres), 1 / len(centres))}
+    for level, path in enumerate(paths):
+        found = {}
+        for group in np.unique(path):
+            members = np.flatnonzero(path == group)
+            prior = of_group[int(paths[level - 1][members[0]]) if level else 0]
+            members, shares = members[members < len(popularity)], prior
+            for _ in range(6 if level else 40):
+                posterior = shares * density[members]
+                posterior /= posterior.sum(axis=1, keepdims=True)
+                shares = (posterior.sum(axis=0) + 10 * prior) / (len(members) + 10)
+            found[int(group)] = shares
+        of_group = found
+    shares = np.stack([of_group[int(group)] for group in paths[-1]])
+    posterior = shares[: len(popularity)] * density
+    posterior /= posterior.sum(axis=1, keepdims=True)
+    weight = widths**2 / variances
+    means = posterior * (popularity[:, None] * weight + centres * (1 - weight))
+    expected = shares @ (means.sum(axis=0) / posterior.sum(axis=0))
+    expected[: len(popularity)] = means.sum(axis=1)
+    return np.maximum(expected, 0.0)
+
+
+@pytest.mark.parametrize("block", [3, 4096])
+def test_the_values_are_those_of_the_documented_method(
+    block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue_prior, "_BLOCK", block)
+    catalogue = shop(more=N_TYPES + 5)
+    popularity = true_popularity(9) + np.random.default_rng(9).normal(0, NOISE, N_TYPES * PER_TYPE)
+    found = expected_popularity(catalogue, popularity, noise_stddev=NOISE)
+    assert found == pytest.approx(by_the_book(catalogue, popularity, NOISE), rel=1e-9, abs=1e-12)
+    tree = ItemTree.of(catalogue)
+    given = expected_popularity(catalogue, popularity, noise_stddev=NOISE, tree=tree)
+    assert np.array_equal(given, found)
