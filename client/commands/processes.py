@@ -40,7 +40,7 @@ def start(
         bool, typer.Option("--unchecked", help="Start in spite of what `check` finds.")
     ] = False,
 ) -> None:
-    """Start regions' engines, nodes and relays, if set recommenders and profiles, and keep them up.
+    """Start regions' engines, nodes, relays and what else is set, and keep them up.
 
     With a registry or a plan the region is commissioned first, as `fedpref-region commission` does;
     a running region is stopped for that. Then it is checked, as `fedpref-region check --offline`

@@ -94,7 +94,7 @@ def refresh(
 
     With --follow it goes on until it is stopped, and builds anew when that is due: an event is in
     its customer's profile within seconds. What cannot be read then is tried again. With a table
-    [profiles] in region.toml it is among the processes of `fedpref-region start`.
+    `profiles` in region.toml it is among the processes of `fedpref-region start`.
     """
     from client.engine.home import RegionHome
     from client.profiles.region import open_profiles
