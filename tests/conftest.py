@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.made_once import made_once
+
 # How long a case takes says nothing about what is tested, and a shared machine stalls. Examples
 # are the same each time: what is red is red for everyone, until it is mended. To look for others:
 # --hypothesis-profile=search.
@@ -59,17 +61,19 @@ RUN_OPTIONS = ("--scenario", "synthetic-3", "--seed", "1", "--quality-seeds", "1
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished, verified run of synthetic-3, by the command a user would give. Read-only."""
-    out = tmp_path_factory.mktemp("finished") / "run"
-    done = subprocess.run(
-        [BIN / "fedpref-sim", "run", *RUN_OPTIONS, "--out", out],
-        capture_output=True,
-        text=True,
-        timeout=800,
-        env={**os.environ, "COLUMNS": "200"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Verified" in done.stdout
-    return out
+
+    def make(out: Path) -> None:
+        done = subprocess.run(
+            [BIN / "fedpref-sim", "run", *RUN_OPTIONS, "--out", out],
+            capture_output=True,
+            text=True,
+            timeout=800,
+            env={**os.environ, "COLUMNS": "200"},
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "Verified" in done.stdout
+
+    return made_once(tmp_path_factory, "finished", make)
 
 
 @pytest.fixture(scope="session")
@@ -77,22 +81,4 @@ def asked_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished, verified run of questions with answers of each region. Read-only."""
     from tests.support.asked_federation import asked_plan, finish_asked
 
-    return finish_asked(tmp_path_factory.mktemp("asked") / "run", asked_plan()).root
-
-
-@pytest.fixture(scope="session")
-def clustered_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished, verified run of one question of three steps. Read-only."""
-    from common.analytics.purchase_questions import CLUSTERS
-    from tests.support.asked_federation import asked_plan, finish_asked
-
-    plan = asked_plan((CLUSTERS,), scope="global")
-    return finish_asked(tmp_path_factory.mktemp("clustered") / "run", plan).root
-
-
-@pytest.fixture(scope="session")
-def keyed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished, verified run that asked for search terms, then something else. Read-only."""
-    from tests.support.keyed_federation import finish_keyed, keyed_plan
-
-    return finish_keyed(tmp_path_factory.mktemp("keyed") / "run", keyed_plan()).root
+    return made_once(tmp_path_factory, "asked", lambda out: finish_asked(out, asked_plan()))

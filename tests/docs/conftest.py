@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-#: What docs/data-scientist.md runs; the other pages call the same run runs/a and runs/demo.
-SMALL_RUN = "fedpref-sim run --scenario synthetic-3 --quality-seeds 1 --out runs/small"
 Shell = Callable[[str, Path], "subprocess.CompletedProcess[str]"]
 
 
@@ -56,18 +54,13 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     return run
 
 
-@pytest.fixture(scope="session")
-def small_run(shell: Shell, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one finished small run; copy it, never change it."""
-    folder = tmp_path_factory.mktemp("finished")
-    ended = shell(SMALL_RUN, folder)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return folder / "runs" / "small"
-
-
 @pytest.fixture
-def workspace(small_run: Path, tmp_path: Path) -> Path:
-    """A working folder in which the documentation's runs exist."""
+def workspace(finished_run: Path, tmp_path: Path) -> Path:
+    """A working folder in which the documentation's runs exist.
+
+    All are the one finished run. It is what docs/data-scientist.md runs as runs/small: that command
+    would refuse a folder with another run.
+    """
     for name in ("a", "demo", "small"):
-        shutil.copytree(small_run, tmp_path / "runs" / name, symlinks=True)
+        shutil.copytree(finished_run, tmp_path / "runs" / name, symlinks=True)
     return tmp_path

@@ -9,8 +9,6 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLES = ("region", "server")
@@ -43,6 +41,10 @@ def test_it_is_as_make_sbom_writes_it(role: str, script: ModuleType) -> None:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_it_is_valid_cyclonedx(role: str) -> None:
+    # Takes seconds to import, in every process that collects tests.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     validator = JsonStrictValidator(SchemaVersion.V1_6)
     assert validator.validate_str(shipped(role)) is None
     broken = shipped(role).replace('"specVersion": "1.6"', '"specVersion": 16')
