@@ -166,12 +166,13 @@ def _weights(likelihood: FloatArray, shares: FloatArray, own: IntArray) -> Float
     if len(shares) == 1:
         weights: FloatArray = 1.0 / (likelihood @ shares[0])
         return weights
-    sums, each = np.empty(len(own)), np.empty((_BLOCK, shares.shape[1]))
+    sums: FloatArray = np.empty(len(own))
+    each = np.empty((_BLOCK, shares.shape[1]))
     for start in range(0, len(own), _BLOCK):
         block = slice(start, start + _BLOCK)
         of_group = each[: len(own[block])]
         # Numbers of groups need no check; with one, the table would be copied once more.
         np.take(shares, own[block], axis=0, out=of_group, mode="clip")
         np.einsum("ic,ic->i", likelihood[block], of_group, out=sums[block])
-    weights = 1.0 / sums
-    return weights
+    np.divide(1.0, sums, out=sums)
+    return sums
