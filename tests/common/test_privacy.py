@@ -18,10 +18,12 @@ from common.privacy import (
     GaussianEvent,
     calibrate_sigma,
     compose,
+    delta_left,
     epsilon,
     epsilon_gaussian,
     epsilon_prv,
     epsilon_rdp,
+    gaussian_part,
     total_noise_multiplier,
 )
 
@@ -226,3 +228,78 @@ def test_accounting_does_not_need_torch() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"
+
+
+# -- a δ of its own for keys -----------------------------------------------------------------------
+
+KEYED = [GaussianEvent(2.0, key_delta=3e-7), GaussianEvent(5.0), GaussianEvent(2.0, 1.0, 2, 1e-7)]
+
+
+def test_what_keys_take_of_delta_is_taken_off_by_every_accountant() -> None:
+    left = delta_left(KEYED, DELTA)
+    assert left == pytest.approx(5e-7)
+    bare = [GaussianEvent(2.0, count=3), GaussianEvent(5.0)]
+    assert gaussian_part(KEYED) == compose(bare)
+    for account in (epsilon, epsilon_rdp, epsilon_prv):
+        assert account(KEYED, DELTA) == account(bare, left)
+        assert account(KEYED, DELTA) > account(bare, DELTA)
+    accountant = PLDAccountant()
+    for each in (2.0, 2.0, 2.0, 5.0):
+        accountant.compose(dp_accounting.GaussianDpEvent(each))
+    assert epsilon(KEYED, DELTA) == pytest.approx(accountant.get_epsilon(5e-7), rel=1e-3)
+
+
+def test_events_that_differ_in_their_delta_for_keys_stay_apart() -> None:
+    assert compose(KEYED) == (
+        GaussianEvent(2.0, 1.0, 2, 1e-7),
+        GaussianEvent(2.0, 1.0, 1, 3e-7),
+        GaussianEvent(5.0),
+    )
+
+
+@pytest.mark.parametrize("key_delta", [DELTA, 2 * DELTA, DELTA * (1 - 1e-9)])
+def test_keys_that_leave_nothing_of_delta_have_no_finite_epsilon(key_delta: float) -> None:
+    events = [GaussianEvent(2.0, key_delta=key_delta)]
+    assert delta_left(events, DELTA) is None
+    assert all(math.isinf(of(events, DELTA)) for of in (epsilon, epsilon_rdp, epsilon_prv))
+
+
+@pytest.mark.parametrize("key_delta", [-1e-9, 1e-13, 0.2, math.nan])
+def test_a_delta_for_keys_that_means_nothing_is_refused(key_delta: float) -> None:
+    with pytest.raises(InputError, match="key_delta"):
+        GaussianEvent(2.0, key_delta=key_delta)
+
+
+def stick(shift: float, eps: float, scale: float) -> float:
+    """max over outcomes T of scale·N(shift, 1)(T) − e^eps·N(0, 1)(T), by the best T."""
+    if shift == 0:
+        return max(0.0, scale - math.exp(eps))
+    cut = (eps - math.log(scale)) / shift + shift / 2
+
+    def above(x: float) -> float:
+        return math.erfc(x / math.sqrt(2)) / 2
+
+    return scale * above(cut - shift) - math.exp(eps) * above(cut)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.floats(0.3, 20.0),
+    st.floats(1e-9, 1e-3),
+    st.floats(1e-9, 1e-2),
+    st.integers(0, 4),
+)
+def test_a_set_union_is_private_at_the_sum_of_both_deltas(
+    sigma: float, delta: float, kappa: float, own: int
+) -> None:
+    """By its definition, both ways: of four keys of a customer some are hers alone.
+
+    Those that others have, too, move values by √(share); hers alone pass with κ at most.
+    """
+    eps = epsilon_gaussian(sigma, delta)
+    shift, passes = math.sqrt(1 - own / 4) / sigma, -math.expm1(math.log1p(-kappa) * own / 4)
+    # With her against without her: whatever shows hers, and the best of what does not.
+    added = passes + stick(shift, eps, 1 - passes)
+    # Without her against with her, who shows nothing of hers with 1 − κ alone.
+    removed = (1 - passes) * stick(shift, eps, 1 / (1 - passes))
+    assert max(added, removed) <= (delta + kappa) * (1 + 1e-6)

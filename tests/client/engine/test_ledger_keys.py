@@ -13,6 +13,7 @@ from client.engine.charges import Charge, ChargeRequest
 from client.engine.forecast import Budget
 from client.engine.ledger import open_ledger
 from client.engine.ledger_store import SCHEMA_VERSION, make_ledger, read_charge, read_charges
+from client.engine.restored_ledger import _request
 from client.engine.spending import EpsilonCaps, composed_epsilon, spent_by
 from common.errors import BudgetError, StorageError
 from common.privacy import GaussianEvent, epsilon, epsilon_rdp
@@ -69,9 +70,20 @@ def older_ledger(path: Path, charges: int) -> list[Charge]:
 
 
 FIELDS = (
-    "charge_id run model purpose server_round attempt mechanism noise_multiplier clipping_norm "
-    "sampling_probability steps permit_id time"
-).split()
+    "charge_id",
+    "run",
+    "model",
+    "purpose",
+    "server_round",
+    "attempt",
+    "mechanism",
+    "noise_multiplier",
+    "clipping_norm",
+    "sampling_probability",
+    "steps",
+    "permit_id",
+    "time",
+)
 
 
 def test_a_charge_keeps_its_delta_for_keys_on_disk(tmp_path: Path) -> None:
@@ -171,3 +183,12 @@ def test_the_forecast_is_the_ledgers_own_answer() -> None:
     assert outlook.runs_a_year.count <= 99
     assert math.isinf(composed_epsilon([list(plan.privacy_events())] * 100, DELTA))
     assert math.isfinite(spent_by((each.request for each in charges), DELTA))
+
+
+@pytest.mark.parametrize("key_delta", ["0", "0.0000001"])
+def test_a_charge_comes_back_from_the_log_with_its_delta_for_keys(key_delta: str) -> None:
+    """A restored ledger adopts what the log has: its row must have the very head."""
+    charged = request(key_delta=key_delta)
+    again = _request(charged.to_record(1, "0" * 64))
+    assert again == charged
+    assert Charge.after("0" * 64, again, 1) == Charge.after("0" * 64, charged, 1)
