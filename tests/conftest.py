@@ -82,3 +82,21 @@ def asked_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.support.asked_federation import asked_plan, finish_asked
 
     return made_once(tmp_path_factory, "asked", lambda out: finish_asked(out, asked_plan()))
+
+
+@pytest.fixture(scope="session")
+def clustered_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished, verified run of one question of three steps. Read-only."""
+    from common.analytics.purchase_questions import CLUSTERS
+    from tests.support.asked_federation import asked_plan, finish_asked
+
+    plan = asked_plan((CLUSTERS,), scope="global")
+    return made_once(tmp_path_factory, "clustered", lambda out: finish_asked(out, plan))
+
+
+@pytest.fixture(scope="session")
+def keyed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished, verified run that asked for search terms, then something else. Read-only."""
+    from tests.support.keyed_federation import finish_keyed, keyed_plan
+
+    return made_once(tmp_path_factory, "keyed", lambda out: finish_keyed(out, keyed_plan()))
