@@ -62,7 +62,7 @@ def model_after(
     if name not in ("popularity", *SUMS):
         return parameter_step(server_round, model, total, plan, optimizer)
     if name == FACTORS:
-        return factors_after(model, total, plan, optimizer)
+        return factors_after(server_round, model, total, plan, optimizer)
     (released,) = (spec.name for spec in plan.released_arrays(name))
     values = total.values(released)
     if name == GRAM:

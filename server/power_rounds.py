@@ -17,7 +17,7 @@ import numpy.typing as npt
 from common.errors import FormatError
 from common.model_state import ModelState
 from common.plan import RunPlan
-from server.aggregation import Model, checked_sum, noise_stddev_of, power_step
+from server.aggregation import Model, checked_sum, power_step
 from server.round_total import RoundTotal
 
 FloatArray = npt.NDArray[np.float64]
@@ -26,6 +26,9 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 #: What is read of a coordinate of A is shrunk as if a tenth of a round had found 0 there. Chosen on
 #: public data (docs/decisions/0055-products-read-together.md).
 RIDGE = 0.1
+# Of factors: popularity's comes before. With so many in all the first is read with the others.
+_FIRST_ROUND = 2
+_FEW_ROUNDS = 2
 _DIRECTIONS, _PRODUCTS = "factor_rounds/directions", "factor_rounds/products"
 _WEIGHTS = "factor_rounds/weights"
 
@@ -106,14 +109,18 @@ class Products:
 
 
 def factors_after(
-    model: Arrays, total: RoundTotal, plan: RunPlan, state: Arrays
+    server_round: int, model: Arrays, total: RoundTotal, plan: RunPlan, state: Arrays
 ) -> tuple[Model, Model]:
     """The model after one more round of power iteration, and what is kept for the next.
+
+    The first of them asks in directions that chance chose, where clipping hardly bites: A is
+    another there. It is forgotten, unless there is but one more round to read beside it.
 
     Rounds of fewer regions are heard per region: A is taken to be as many times smaller as regions
     are fewer, because the numbers of their customers are not sent.
 
     Args:
+        server_round: The round.
         model: The model that the round started from.
         total: What the regions' releases come to.
         plan: The run plan.
@@ -123,13 +130,15 @@ def factors_after(
         InputError: A value is not finite, the shape is not the plan's, or all are zero.
         FormatError: The model or the state is malformed.
     """
-    (released,) = (spec.name for spec in plan.released_arrays("factors"))
-    shape = (plan.vocabulary_size, plan.rank)
-    gradient = checked_sum(total.values(released), shape, "factor_gradient")
+    (spec,) = plan.released_arrays(plan.mechanism_of(server_round).name)
+    gradient = checked_sum(total.values(spec.name), spec.shape, spec.name)
     directions = ModelState.from_arrays(model).directions
-    stddev = noise_stddev_of(plan, "factors", total.noise_gain) / total.n_regions
+    # Of this round, should a plan's noise follow a schedule.
+    noise = plan.mechanism_of(server_round).noise_stddev * total.noise_gain
+    stddev = noise / total.n_regions
     heard = Products.of(state, plan).with_round(
         directions, -gradient / total.n_regions, 1.0 / stddev
     )
     factors = power_step(-heard.last_product(), noise_stddev=stddev)
-    return {**model, "item_factors": factors}, heard.to_arrays()
+    forgotten = server_round == _FIRST_ROUND and plan.training_rounds > _FEW_ROUNDS
+    return {**model, "item_factors": factors}, {} if forgotten else heard.to_arrays()

@@ -84,12 +84,15 @@ def rounds_of(
     """Power iteration with a known A, whose noise is the plan's if there is any."""
     model, state = first_model(POPULARITY, PLAN), Model()
     for number in range(rounds):
+        # More rounds than the plan has are all like its last.
+        server_round = min(2 + number, PLAN.total_rounds)
         count = regions[number] if regions else len(PLAN.regions)
         gradient = -gram @ ModelState.from_arrays(model).directions * count / len(PLAN.regions)
         if noise is not None:
             stddev = PLAN.mechanism_named("factors").noise_stddev * math.sqrt(count)
             gradient = gradient + noise.standard_normal(gradient.shape) * stddev
-        model, state = factors_after(model, GivenTotal(count, gradient), PLAN, state)
+        total = GivenTotal(count, gradient)
+        model, state = factors_after(server_round, model, total, PLAN, state)
     return model, state
 
 
@@ -119,7 +122,7 @@ def test_earlier_rounds_bring_the_factors_nearer_to_the_truth() -> None:
         for found, errors in ((model["item_factors"], all_rounds), (alone, last_alone)):
             directions = found / np.linalg.norm(found, axis=0)
             errors.append(RANK - np.linalg.norm(true.T @ directions) ** 2)
-    assert np.mean(all_rounds) < 0.85 * np.mean(last_alone)
+    assert np.mean(all_rounds) < 0.9 * np.mean(last_alone)
 
 
 def test_rounds_of_fewer_regions_are_heard_per_region() -> None:
@@ -140,12 +143,25 @@ def test_rounds_with_more_noise_weigh_less() -> None:
     assert heard.last_product() == pytest.approx(only.last_product(), abs=1e-6)
 
 
+def test_what_chance_asked_is_forgotten_unless_there_is_but_one_round_more() -> None:
+    """The first round's directions are the public seed's."""
+    few = plan_of(n_items=60, epsilon="1")
+    assert (PLAN.training_rounds, few.training_rounds) == (4, 2)
+    for plan, kept in ((PLAN, [0, 1, 2, 3]), (few, [1, 2])):
+        model, state, found = first_model(POPULARITY, plan), Model(), []
+        for server_round in range(2, plan.total_rounds + 1):
+            total = GivenTotal(3, np.ones((plan.vocabulary_size, plan.rank)))
+            model, state = factors_after(server_round, model, total, plan, state)
+            found.append(len(Products.of(state, plan).weights))
+        assert found == kept
+
+
 def test_more_regions_mean_more_noise_to_take_off() -> None:
     model = first_model(POPULARITY, PLAN)
     gradient = GENERATOR.standard_normal((SIZE, RANK)) * 3.0 + 1.5
     few, many = (
         np.linalg.norm(
-            factors_after(model, GivenTotal(3, gradient, math.sqrt(n)), PLAN, {})[0][
+            factors_after(3, model, GivenTotal(3, gradient, math.sqrt(n)), PLAN, {})[0][
                 "item_factors"
             ],
             axis=0,
@@ -163,7 +179,7 @@ def test_what_is_kept_is_the_same_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "state").write_bytes(b"".join(array_file_parts(state)))
     stored = load_arrays((tmp_path / "state").read_bytes(), max_bytes=1 << 20)
     total = GivenTotal(3, -gram @ ModelState.from_arrays(model).directions)
-    going_on, resumed = (factors_after(model, total, PLAN, each)[0] for each in (state, stored))
+    going_on, resumed = (factors_after(4, model, total, PLAN, each)[0] for each in (state, stored))
     assert np.array_equal(going_on["item_factors"], resumed["item_factors"])
 
 
@@ -173,23 +189,23 @@ def test_values_that_are_not_finite_are_refused(value: float) -> None:
     gradient = np.ones((SIZE, RANK))
     gradient[0, 0] = value
     with pytest.raises(InputError, match="not finite"):
-        factors_after(model, GivenTotal(3, gradient), PLAN, {})
+        factors_after(2, model, GivenTotal(3, gradient), PLAN, {})
 
 
 def test_other_shapes_models_and_states_are_refused() -> None:
     model = first_model(POPULARITY, PLAN)
     ones = GivenTotal(3, np.ones((SIZE, RANK)))
     with pytest.raises(InputError, match="shape"):
-        factors_after(model, GivenTotal(3, np.ones((RANK, SIZE))), PLAN, {})
+        factors_after(2, model, GivenTotal(3, np.ones((RANK, SIZE))), PLAN, {})
     with pytest.raises(InputError, match="zero"):
-        factors_after(model, GivenTotal(3, np.zeros((SIZE, RANK))), PLAN, {})
+        factors_after(2, model, GivenTotal(3, np.zeros((SIZE, RANK))), PLAN, {})
     with pytest.raises(FormatError):
-        factors_after({}, ones, PLAN, {})
-    _, state = factors_after(model, ones, PLAN, {})
+        factors_after(2, {}, ones, PLAN, {})
+    _, state = factors_after(3, model, ones, PLAN, {})
     for name, values in state.items():
         with pytest.raises(FormatError, match="lacks"):
-            factors_after(model, ones, PLAN, {k: v for k, v in state.items() if k != name})
+            factors_after(4, model, ones, PLAN, {k: v for k, v in state.items() if k != name})
         with pytest.raises(FormatError, match="not of this plan"):
-            factors_after(model, ones, PLAN, {**state, name: values[..., :0]})
+            factors_after(4, model, ones, PLAN, {**state, name: values[..., :0]})
         with pytest.raises(FormatError, match="not of this plan"):
-            factors_after(model, ones, PLAN, {**state, name: values * np.nan})
+            factors_after(4, model, ones, PLAN, {**state, name: values * np.nan})

@@ -59,7 +59,7 @@ def expected_model(federation: FakeFederation, rounds: int) -> Arrays:
             model = dict(first_model(total, federation.plan, noise_gain=gain))
         else:
             given = GivenTotal(len(engines), total, gain)
-            model, state = factors_after(model, given, federation.plan, state)
+            model, state = factors_after(number, model, given, federation.plan, state)
     return model
 
 

@@ -62,7 +62,7 @@ def plain_model(
             model = first_model(total, federation.plan, noise_gain=gain)
         else:
             given = GivenTotal(len(regions), total)
-            model, state = factors_after(model, given, federation.plan, state)
+            model, state = factors_after(number, model, given, federation.plan, state)
     return arrays_digest(model)
 
 

@@ -59,7 +59,7 @@ def expected_model(
             model = first_model(total, federation.plan, noise_gain=math.sqrt(len(regions)))
         else:
             given = GivenTotal(len(regions), total)
-            model, state = factors_after(model, given, federation.plan, state)
+            model, state = factors_after(number, model, given, federation.plan, state)
     return model
 
 
