@@ -32,7 +32,7 @@ _LARGE = baselines.NO_PRIVACY_SIZES
 # Each method's key and label, in the order of the table.
 METHODS = {
     "fedpref": "fedpref: shared factors alone",
-    "fedpref_tilt": "fedpref: + local tilt by category and type",
+    "fedpref_tilt": "fedpref: + local tilt by category and type (new items: as served)",
     "fedpref_fused": "fedpref: + tilt, fused with recent own purchases",
     "no_factors": "fedpref without its factors: the same noised popularity, tilt, own purchases",
     "popularity": "Popularity, all regions (number of customers)",
@@ -59,7 +59,7 @@ NOT_APPLICABLE = (
     (
         "fedpref_fused",
         Protocol.NEW,
-        "it is what is served where repeats count; new items are served in the tilted order",
+        "it is what is served where repeats count; new items are served by the row with the tilt",
     ),
     *(
         (method, Protocol.NEW, "it ranks only own purchases, and fills up with popularity")

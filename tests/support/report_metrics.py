@@ -7,7 +7,12 @@ from typing import Any
 # method → label, NDCG@10 on new items and on all (None: not measured), whether it has chance.
 METHODS: dict[str, tuple[str, float | None, float | None, bool]] = {
     "fedpref": ("fedpref: shared factors alone", 0.0504, 0.1772, True),
-    "fedpref_tilt": ("fedpref: + local tilt by category and type", 0.0539, 0.1875, True),
+    "fedpref_tilt": (
+        "fedpref: + local tilt by category and type (new items: as served)",
+        0.0539,
+        0.1875,
+        True,
+    ),
     "fedpref_fused": ("fedpref: + tilt, fused with recent own purchases", None, 0.4341, True),
     "no_factors": ("fedpref without its factors", 0.0458, 0.4338, True),
     "popularity": ("Popularity, all regions (number of customers)", 0.0431, 0.1770, False),

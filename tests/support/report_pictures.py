@@ -1,8 +1,9 @@
-"""Takes the pictures of the README from a finished run's report.
+"""Takes the pictures of the README from a finished run's report, and prints its figures.
 
     python -m tests.support.report_pictures runs/demo docs/images
 
-``report.png`` is the top of the page, ``report-quality.png`` its first chart of quality.
+``report.png`` is the top of the page, ``report-quality.png`` its first chart of quality. Printed is
+what the README says below the latter, as this run has it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 from tests.support.chromium import chromium
+from tests.support.report_figures import figures_of_run
 from tests.support.still_pages import box_of, cut_around
 
 WIDTH, MARGIN, SCALE = 1280, 22, 1.5
@@ -36,3 +38,4 @@ def take_pictures(run: Path, out: Path) -> None:
 
 if __name__ == "__main__":
     take_pictures(Path(sys.argv[1]), Path(sys.argv[2]))
+    sys.stdout.writelines(f"{line}\n" for line in figures_of_run(Path(sys.argv[1])))
