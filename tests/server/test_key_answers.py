@@ -23,7 +23,9 @@ from server.answers import (
 from server.audit_trail import Aggregate, UsedRound
 from server.key_answers import KeptKeys
 from server.parameter_step import model_after
+from server.reply_checks import ReplyRefusedError
 from server.rounds import aggregator_of
+from server.validation import ReplyValidator
 from tests.support.asked_federation import asked_plan
 
 PLAN = asked_plan((SEARCH_TERMS, REPEATS))
@@ -106,3 +108,53 @@ def test_what_is_published_says_the_noise_of_each_regions_values_and_fits_its_fi
     assert len({noise for name, _, noise in stated if name == REPEATS}) == 2
     assert len(data) <= facts_bytes_at_most(PLAN)
     assert len(array_file_parts({**arrays, **state})[1]) <= head_bytes_at_most(PLAN)
+
+
+# -- what a region may reply -----------------------------------------------------------------------
+
+LEAST = search_terms().least_released(TERMS.noise_stddev, TERMS.grid_exponent)
+NO_REGISTRY: Any = None
+DP = {
+    "noise_multiplier": TERMS.noise_multiplier,
+    "clipping_norm": "1",
+    "sampling_probability": "1",
+    "mode": "local",
+    "honest_survivors_min": 0,
+    "key_delta": "0.00000001",
+}
+
+
+def judged(arrays: dict[str, Any]) -> str | None:
+    """Why the coordinator does not take a region's values; None if it does."""
+    try:
+        ReplyValidator(PLAN, NO_REGISTRY)._check_values(arrays, TERMS)
+    except ReplyRefusedError as error:
+        return error.reason
+    return None
+
+
+def test_only_keys_that_may_have_passed_are_taken_in() -> None:
+    assert judged(keys()) is None
+    assert judged(keys(milk=40.0, tea=LEAST)) is None
+    assert judged(keys(tea=LEAST - 2.0**-10)) == "wrong-arrays"
+    assert judged(keys(milk=1e6)) == "norm-too-large"
+    assert judged(keys(milk=40.0001)) == "off-grid"
+    assert judged(keys(milk=float("inf"))) == "not-finite"
+    noise = np.random.default_rng(1).integers(-9, 9, (256, 16)).astype("<i4")
+    assert judged(keys(milk=40.0) | {"search_terms_keys": noise}) == "wrong-arrays"
+
+
+@pytest.mark.parametrize("stated", [None, "0.0000001", "0"])
+def test_a_round_that_states_another_delta_for_keys_is_refused(stated: str | None) -> None:
+    validator = ReplyValidator(PLAN, NO_REGISTRY)
+    validator._check_noise(DP, TERMS)
+    with pytest.raises(ReplyRefusedError, match="another noise"):
+        validator._check_noise({**DP, "key_delta": stated}, TERMS)
+    bare = {name: value for name, value in DP.items() if name != "key_delta"}
+    with pytest.raises(ReplyRefusedError, match="another noise"):
+        validator._check_noise(bare, TERMS)
+    # Nor may one that releases no keys state one.
+    other = {**DP, "noise_multiplier": PLAN.mechanism_of(2).noise_multiplier}
+    validator._check_noise({**other, "key_delta": None} | bare, PLAN.mechanism_of(2))
+    with pytest.raises(ReplyRefusedError, match="another noise"):
+        validator._check_noise(other, PLAN.mechanism_of(2))
