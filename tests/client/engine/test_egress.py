@@ -178,7 +178,7 @@ def test_numbers_that_no_release_has_stay_though_sealed_charged_and_logged(
 
     monkeypatch.setattr(module, "release", spoilt)
     # The check that the engine makes before it seals has been lost.
-    monkeypatch.setattr(module, "check_arrays", lambda *_, **__: None)
+    monkeypatch.setattr(module, "check_release", lambda *_, **__: None)
     assert_kept_back(region, header, why)
     sealed = region.engine._seals.read(str(header["run"]), 1)
     assert sealed is not None
@@ -195,7 +195,7 @@ def test_an_array_too_many_stays_though_sealed(
         return {**update, "counts": update["popularity"].copy()}
 
     monkeypatch.setattr(module, "release", lavish)
-    monkeypatch.setattr(module, "check_arrays", lambda *_, **__: None)
+    monkeypatch.setattr(module, "check_release", lambda *_, **__: None)
     assert_kept_back(region, header, "counts")
 
 
