@@ -115,7 +115,7 @@ sums = st.lists(
 
 
 @pytest.mark.parametrize("mode", PLANS)
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(rows=sums)
 def test_everybody_comes_to_the_same_to_the_last_bit(mode: str, rows: FloatArray) -> None:
     plan = PLANS[mode]

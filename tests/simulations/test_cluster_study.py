@@ -16,7 +16,7 @@ def test_variance_between_centres_is_a_share() -> None:
 
 
 def test_a_region_of_a_thousand_is_parted_at_an_epsilon_of_one() -> None:
-    found = one_region(1_000, "1", draws=20)
+    found = one_region(1_000, "1", draws=10)
     assert found.with_noise >= 0.85 * found.best
     assert 0.7 * found.best <= found.worst <= found.with_noise <= found.best
     assert found.told >= 4

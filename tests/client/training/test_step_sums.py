@@ -26,8 +26,8 @@ from tests.support.privacy_gates import noise_has_stddev, noise_is_fresh
 LOCAL = asked_plan((CLUSTERS,), scope="global", epsilon="2")
 SHARED = secure_plan("distributed", (CLUSTERS,), epsilon="2")
 PLANS = {"local": LOCAL, "distributed": SHARED}
-# So many steps have noise enough to see a tenth missing.
-RELEASES = 1000
+# So many steps have noise enough to see a tenth missing in 3,600 values.
+RELEASES = 600
 Release = Callable[[RunPlan, list[Purchases], NoiseSource, int, FloatArray], FloatArray]
 
 
