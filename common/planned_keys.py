@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from common.analytics.key_arrays import check_keys
@@ -18,6 +19,15 @@ def keys_of(plan: RunPlan, mechanism: Mechanism) -> KeyUnion | None:
     """The question of keys that a mechanism is; None if it is another one, or training."""
     asked = plan.question(mechanism.name).asked if plan.asks else None
     return asked if isinstance(asked, KeyUnion) else None
+
+
+def stated_delta(plan: RunPlan) -> str:
+    """A plan's δ in words: with the part of it that is for keys, if it asks for any."""
+    taken = sum(
+        (Decimal(each.key_delta) * len(each.rounds) * each.steps for each in plan.mechanisms),
+        start=Decimal(0),
+    )
+    return plan.delta if not taken else f"{plan.delta} ({taken.normalize():f} of it for keys)"
 
 
 def problem_of_keys(plan: RunPlan) -> str | None:

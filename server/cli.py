@@ -273,10 +273,15 @@ def _events(found: ServerStatus) -> Table:
 
 
 def _constants(plan: RunPlan) -> Table:
+    from common.planned_keys import stated_delta
+
     table = _grid()
     for name, value in (
         ("plan", plan.digest),
-        ("privacy", f"ε = {plan.epsilon} at δ = {plan.delta} for the whole run, in each region"),
+        (
+            "privacy",
+            f"ε = {plan.epsilon} at δ = {stated_delta(plan)} for the whole run, in each region",
+        ),
         ("unit", f"one {plan.privacy_unit}, {plan.neighboring_relation}"),
         ("mode", _mode(plan)),
         ("aggregation", _aggregation(plan)),

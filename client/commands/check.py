@@ -69,12 +69,13 @@ def _print_permissions(console: Console, found: Inspection) -> None:
 
 
 def _print_run(console: Console, run: PermittedRun) -> None:
+    from common.planned_keys import stated_delta
     from common.timestamps import format_time
 
     console.print(Text(f"What would leave in run {run.plan.run_id}", style="bold"))
     console.print(
         f"Permitted till {format_time(run.permit.expires_ms)} for the app bundle "
-        f"{run.permit.app[:16]}…; ε = {run.plan.epsilon} at δ = {run.plan.delta}; "
+        f"{run.permit.app[:16]}…; ε = {run.plan.epsilon} at δ = {stated_delta(run.plan)}; "
         f"{run.plan.aggregation.name}, {run.plan.mode} noise."
     )
     table = _table("rounds", "array", "type", "shape", "bytes a round")

@@ -123,7 +123,7 @@ def key_lines(
     for place in np.argsort(-found.value, kind="stable")[:MOST_SHOWN].tolist():
         releasing, high = table.releasing[place], float(found.high[place])
         everywhere = releasing == n_regions
-        note = "" if n_regions == 1 else f"released in {releasing} of {n_regions} regions"
+        note = "" if n_regions == 1 else f"in {releasing} of {n_regions} regions"
         lines.append(
             Line(
                 table.keys[place],
@@ -131,7 +131,7 @@ def key_lines(
                 float(found.low[place]),
                 high if everywhere else None,
                 "customers",
-                note if everywhere else f"{note}: at least so many",
+                note if everywhere else f"at least: {note}",
             )
         )
     if not lines:

@@ -16,7 +16,7 @@ from common.analytics.key_union import KeyUnion
 from common.analytics.purchase_questions import REPEATS
 from common.errors import FormatError, InputError
 from common.plan import RunPlan, epsilon_bound
-from common.planned_keys import check_release, keys_of
+from common.planned_keys import check_release, keys_of, stated_delta
 from common.questions_plan import QuestionsFile, QuestionTable, outlooks
 from common.release_bounds import release_norm_bound, release_value_bound
 from tests.support.asked_federation import CATALOGUE, WINDOW_MS, asked_plan
@@ -177,3 +177,8 @@ def test_what_noise_would_do_is_told_by_region() -> None:
     terms, _ = outlooks(PLAN)
     assert (terms.name, terms.unit, terms.customers) == (SEARCH_TERMS, "of the customers", 20)
     assert terms.swamped
+
+
+def test_what_of_delta_is_for_keys_is_said_where_a_plan_is_shown() -> None:
+    assert stated_delta(PLAN) == "0.000001 (0.00000001 of it for keys)"
+    assert stated_delta(asked_plan((REPEATS,))) == "0.000001"

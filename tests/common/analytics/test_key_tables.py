@@ -38,10 +38,10 @@ def test_the_union_has_each_regions_values_and_says_where_they_are_from() -> Non
     reach = 1.96 * SIGMA * 2 * math.sqrt(2)
     assert (milk.value, milk.high) == (160.0, pytest.approx(160 + reach, rel=1e-3))
     assert milk.low == pytest.approx(160 - reach, rel=1e-2)
-    assert milk.note == "released in 2 of 2 regions"
+    assert milk.note == "in 2 of 2 regions"
     # The other region may have it all the same.
     assert (ale.value, ale.high) == (80.0, None)
-    assert ale.note == "released in 1 of 2 regions: at least so many"
+    assert ale.note == "at least: in 1 of 2 regions"
     assert ale.interval.endswith("…")
 
 
