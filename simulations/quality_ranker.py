@@ -50,7 +50,9 @@ class Ranker:
     universes: Mapping[str, BoolArray | None]
     places: int = RANKED_PLACES
     # The models ranked by last; what is prepared of one takes a fifth of a second.
-    _served: dict[int, ServedModel] = field(default_factory=dict, init=False, repr=False)
+    _served: dict[tuple[int, int], ServedModel] = field(
+        default_factory=dict, init=False, repr=False
+    )
 
     def rankings(
         self, protocol: Protocol
@@ -184,8 +186,9 @@ class Ranker:
 
     def _served_model(self, model: ModelState, n_summed: int) -> ServedModel:
         """What is prepared of a model; most often the next one asks for the same."""
-        found = self._served.get(id(model))
         # What is kept keeps its model, so that no other one has its address.
+        key = (id(model), n_summed)
+        found = self._served.get(key)
         if found is None:
             if len(self._served) >= len(self.population.regions):
                 self._served.clear()
@@ -199,7 +202,7 @@ class Ranker:
                 places=self.places,
                 tree=self._tree,
             )
-            self._served[id(model)] = found
+            self._served[key] = found
         return found
 
     @cached_property
