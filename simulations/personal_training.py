@@ -133,26 +133,36 @@ class _Trainer:
         self._regions = population.regions
         self._noise = self._sources(noise_seed)
         self._popularity = self._released(1, dict.fromkeys(self._regions, Model()))
-        self._first = self._after(1, {}, self._summed(self._popularity))
+        self._first, _ = self._after(1, {}, self._summed(self._popularity), {})
 
     def of_sums(self, variants: Sequence[Variant]) -> dict[str, Models]:
-        """The shared rounds once, and their last one made into every variant."""
-        last, model = self._plan.total_rounds, self._first
-        for server_round in range(2, last):
+        """The shared rounds once, and what they released mixed into every variant.
+
+        Each variant is asked in the directions of the shared model, which are all regions'.
+        """
+        rounds: list[tuple[int, Model, list[Release]]] = []
+        model, state = self._first, Model()
+        for server_round in range(2, self._plan.total_rounds + 1):
             released = self._released(server_round, dict.fromkeys(self._regions, model))
-            model = self._after(server_round, model, self._summed(released))
-        released = self._released(last, dict.fromkeys(self._regions, model))
+            rounds.append((server_round, model, released))
+            model, state = self._after(server_round, model, self._summed(released), state)
         return {
             variant.name: {
-                region: self._served(
-                    self._after(last, model, MixedTotal(released, place, variant.training)),
-                    place,
-                    variant,
-                )
+                region: self._served(self._mixed(rounds, place, variant), place, variant)
                 for place, region in enumerate(self._regions)
             }
             for variant in variants
         }
+
+    def _mixed(
+        self, rounds: Sequence[tuple[int, Model, list[Release]]], place: int, variant: Variant
+    ) -> Model:
+        """One region's model of the shared rounds; its own release has its share in each."""
+        following, state = self._first, Model()
+        for server_round, started_from, released in rounds:
+            total = MixedTotal(released, place, variant.training)
+            following, state = self._after(server_round, started_from, total, state)
+        return following
 
     def of_steps(self, variant: Variant, noise_seed: str) -> Models:
         """Each region's parameters, pulled to the mean of all before every round.
@@ -205,9 +215,10 @@ class _Trainer:
     def _summed(self, released: Sequence[Release]) -> RoundTotal:
         return total_of(released, self._plan.aggregation)
 
-    def _after(self, server_round: int, model: Model, total: RoundTotal) -> Model:
-        following, _ = model_after(server_round, model, total, self._plan, {})
-        return following
+    def _after(
+        self, server_round: int, model: Model, total: RoundTotal, state: Model
+    ) -> tuple[Model, Model]:
+        return model_after(server_round, model, total, self._plan, state)
 
     def _served(self, model: Model, place: int, variant: Variant) -> ModelState:
         popularity = MixedTotal(self._popularity, place, variant.popularity).values("popularity")
