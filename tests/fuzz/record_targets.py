@@ -231,6 +231,8 @@ def _plan_seeds() -> Iterator[bytes]:
     )
     yield canonical_json.encode(plan.to_record())
     yield canonical_json.encode(asked_plan().to_record())
+    stepped = asked_plan(("purchase-clusters", "repeat-purchases"), scope="global")
+    yield canonical_json.encode(stepped.to_record())
 
 
 def _questions(data: bytes) -> None:
@@ -238,6 +240,8 @@ def _questions(data: bytes) -> None:
     path.write_bytes(data)
     found = QuestionsFile.read(path)
     same(QuestionsFile.read(path), found)
+    clusters = found.clusters.grouping().question(days=90, categories=4)
+    assert (np.abs(clusters.centres) <= 1).all()
 
 
 def _questions_seeds() -> Iterator[bytes]:
@@ -246,10 +250,15 @@ def _questions_seeds() -> Iterator[bytes]:
         b'[names]\nfeatures = ["wrap"]\nexperiment = "spring"\nfollow_days = 14\n'
         b'[[question]]\nname = "kano"\nscope = "regions"\n[[question]]\nname = "nps"\n'
     )
+    yield (
+        b"[clusters]\nsteps = 2\nstart = [[7, 40.5], [90, 0]]\n[[clusters.coordinate]]\n"
+        b'measure = "recency"\nmost = 60\n[[clusters.coordinate]]\nmeasure = "weekend"\n'
+        b'[[question]]\nname = "purchase-clusters"\n'
+    )
 
 
 def _answers(data: bytes) -> None:
-    arrays = {"repeat_purchases": np.arange(4.0)}
+    arrays = _answered()
     (scratch() / ARRAYS_NAME).write_bytes(save_arrays(arrays))
     (scratch() / FACTS_NAME).write_bytes(data)
     for answer in ReleasedAnswers.load(scratch()).answers:
@@ -258,11 +267,19 @@ def _answers(data: bytes) -> None:
 
 
 def _answers_seeds() -> Iterator[bytes]:
-    plan = asked_plan(("repeat-purchases",), scope="global")
+    plan = asked_plan(("purchase-clusters", "repeat-purchases"), scope="global")
     used = (UsedRound("region-1", "e" * 64, "d" * 64),)
-    aggregate = Aggregate(1, 1, "repeat-purchases", used, (), "a" * 64, "b" * 64, "s", "e")
-    kept = {"#customers/repeat_purchases": np.array([16])}
-    yield answers_file(plan, {1: aggregate}, {"repeat_purchases": np.arange(4.0)}, kept)
+    aggregates = {
+        number: Aggregate(number, 1, name, used, (), "a" * 64, "b" * 64, "s", "e")
+        for number, name in ((3, "purchase-clusters"), (4, "repeat-purchases"))
+    }
+    kept = {f"#customers/{name}": np.array([16]) for name in _answered()}
+    yield answers_file(plan, aggregates, _answered(), kept)
+
+
+def _answered() -> dict[str, np.ndarray]:
+    """The sums of a question of three steps, and of another."""
+    return {"purchase_clusters": np.ones((3, 6)), "repeat_purchases": np.arange(4.0)}
 
 
 def _policy(data: bytes) -> None:
