@@ -233,6 +233,7 @@ def _plan_seeds() -> Iterator[bytes]:
     yield canonical_json.encode(asked_plan().to_record())
     stepped = asked_plan(("purchase-clusters", "repeat-purchases"), scope="global")
     yield canonical_json.encode(stepped.to_record())
+    yield canonical_json.encode(asked_plan(("search-terms",)).to_record())
 
 
 def _questions(data: bytes) -> None:
@@ -255,6 +256,7 @@ def _questions_seeds() -> Iterator[bytes]:
         b'measure = "recency"\nmost = 60\n[[clusters.coordinate]]\nmeasure = "weekend"\n'
         b'[[question]]\nname = "purchase-clusters"\n'
     )
+    yield b'[[question]]\nname = "search-terms"\nscope = "regions"\nkey_delta = "1e-9"\n'
 
 
 def _answers(data: bytes) -> None:
