@@ -177,9 +177,7 @@ def run(
     ] = False,
 ) -> None:
     """Train one model across regions, verify the logs, measure quality, write the report."""
-    console = Console(highlight=False)
-    with console.status("Starting …"):
-        from simulations.run import RunRequest, run_scenario
+    from simulations.run import RunRequest, run_scenario
 
     run_scenario(
         RunRequest(
@@ -204,7 +202,7 @@ def run(
             pause_after_round=pause_after_round,
             tensorboard=tensorboard,
         ),
-        console,
+        Console(highlight=False),
     )
 
 
@@ -213,11 +211,9 @@ def resume(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="An interrupted run's folder.")],
 ) -> None:
     """Go on with an interrupted run, with the settings it was begun with."""
-    console = Console(highlight=False)
-    with console.status("Starting …"):
-        from simulations.run import resume_scenario
+    from simulations.run import resume_scenario
 
-    resume_scenario(run_folder, console)
+    resume_scenario(run_folder, Console(highlight=False))
 
 
 @app.command()

@@ -26,8 +26,8 @@ from common.consent import (
 )
 from common.timestamps import format_time
 from simulations.customers import CustomerChoices
+from simulations.prepared import EvaluationWindows
 from simulations.quality_methods import RegionSplit
-from simulations.regions import EvaluationWindows
 
 
 def _everyone_consents(sids: Collection[str], at_ms: int) -> ConsentReplay:

@@ -15,33 +15,17 @@ import numpy as np
 import pandas as pd
 
 from common.catalogue import Catalogue
-from simulations.made_up_purchases import END_MS, made_up, made_up_catalogue
+from simulations.made_up_purchases import made_up, made_up_catalogue
+from simulations.made_up_regions import INSIGHT_FROM_MS, INSIGHT_REGIONS
 from simulations.made_up_tables import write_tables
-from simulations.regions import EvaluationWindows, PreparedRegion, PreparedScenario
+from simulations.prepared import PreparedRegion, PreparedScenario
 
-#: How many customers each region has: the last one is too small for most questions.
-REGIONS: Mapping[str, int] = {
-    "region-1": 9_000,
-    "region-2": 6_000,
-    "region-3": 5_500,
-    "region-4": 400,
-}
-# 2025-01-01, UTC; the made-up year begins at 0.
-_START_MS = 1_735_689_600_000
-_DAY_MS = 86_400_000
 # Of a customer's rows so many are kept: stores of a few hundred thousand rows are enough to ask.
 _KEPT_SHARE = 0.25
 
-#: A year is asked about; nothing is trained, so no weeks are kept back for a test.
-WINDOWS = EvaluationWindows(
-    train_from_ms=_START_MS,
-    train_until_ms=_START_MS + END_MS,
-    test_until_ms=_START_MS + END_MS + _DAY_MS,
-)
-
 
 def prepare_insights(
-    out: Path, *, seed: int, regions: Mapping[str, int] = REGIONS
+    out: Path, *, seed: int, regions: Mapping[str, int] = INSIGHT_REGIONS
 ) -> PreparedScenario:
     """Writes the catalogue, and each region's store with its further tables, below ``out``.
 
@@ -101,7 +85,7 @@ def _purchases(name: str, customers: int, seed: int) -> pd.DataFrame:
             "customer": names[owner],
             "basket": [f"{n}-{t}" for n, t in zip(owner.tolist(), time_ms.tolist(), strict=True)],
             "item": items[item],
-            "bought_at": pd.to_datetime(time_ms + _START_MS, unit="ms", utc=True),
+            "bought_at": pd.to_datetime(time_ms + INSIGHT_FROM_MS, unit="ms", utc=True),
         }
     )
     return frame.drop_duplicates(["customer", "basket", "item"], ignore_index=True)

@@ -13,14 +13,14 @@ from client.data.transactions import Purchases
 from client.recommend.local_statistics import WEEKDAYS
 from common.catalogue import Catalogue
 from common.errors import InputError
+from simulations.made_up_regions import DAY_MS, YEAR_DAYS
 
 FloatArray = npt.NDArray[np.float64]
 
 _CATEGORIES = 300
-_DAYS = 365
-_DAY_MS, _HOUR_MS = 86_400_000, 3_600_000
+_HOUR_MS = 3_600_000
 #: Where the year ends, milliseconds since the epoch, where it begins.
-END_MS = _DAYS * _DAY_MS
+END_MS = YEAR_DAYS * DAY_MS
 
 
 def made_up(customers: int, seed: int) -> Purchases:
@@ -37,9 +37,9 @@ def made_up(customers: int, seed: int) -> Purchases:
         raise InputError("A made-up region has one customer at least.")
     generator = np.random.default_rng(seed)
     visits = 1 + generator.negative_binomial(1.2, 1.2 / (1.2 + 24), customers)
-    last_day = np.minimum(generator.exponential(45.0, customers), _DAYS - 1).astype(int)
+    last_day = np.minimum(generator.exponential(45.0, customers), YEAR_DAYS - 1).astype(int)
     visitor = np.repeat(np.arange(customers), visits)
-    day = (_DAYS - 1 - last_day[visitor]) * (1 - generator.beta(1, 2, len(visitor)))
+    day = (YEAR_DAYS - 1 - last_day[visitor]) * (1 - generator.beta(1, 2, len(visitor)))
     # Some weekdays and hours are busier; each customer has a weekday of her own.
     own = generator.integers(0, WEEKDAYS, customers)
     moved = (own[visitor] - day.astype(int)) % WEEKDAYS
@@ -60,7 +60,7 @@ def made_up(customers: int, seed: int) -> Purchases:
         tuple(f"customer-{n}" for n in range(customers)),
         owner.astype(np.int32),
         np.minimum(item, _CATEGORIES - 1).astype(np.int32),
-        np.repeat(day * _DAY_MS + hour * _HOUR_MS, items).astype(np.int64),
+        np.repeat(day * DAY_MS + hour * _HOUR_MS, items).astype(np.int64),
     )
 
 

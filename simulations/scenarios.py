@@ -10,20 +10,21 @@ from pathlib import Path
 from typing import Protocol
 
 from common.errors import UsageError
-from simulations.insights import REGIONS as INSIGHT_REGIONS
-from simulations.insights import WINDOWS as INSIGHT_WINDOWS
-from simulations.insights import prepare_insights
-from simulations.regions import (
+from simulations.made_up_regions import (
+    INSIGHT_REGIONS,
+    INSIGHT_WINDOWS,
+    SYNTHETIC_WINDOWS,
+    THREE,
+    MadeUp,
+)
+from simulations.prepared import EvaluationWindows, PreparedScenario
+from simulations.retail_weeks import (
     TRAIN_CUT_WEEK,
     TUNING_CUT_WEEK,
     TUNING_WINDOWS,
-    EvaluationWindows,
-    PreparedScenario,
     evaluation_windows,
-    prepare_retail5,
     weeks_after,
 )
-from simulations.synthetic import THREE, WINDOWS, MadeUp, prepare_synthetic
 
 
 class PrepareData(Protocol):
@@ -84,10 +85,25 @@ class Scenario:
     earlier: EarlierCut | None = None
 
 
+# What makes the data is imported when they are made: whoever asks which there are need not wait.
 def _retail5(out: Path, *, seed: int) -> PreparedScenario:
     # The data are real and fixed: nothing in them depends on a seed.
     del seed
+    from simulations.regions import prepare_retail5
+
     return prepare_retail5(out)
+
+
+def _synthetic(out: Path, *, seed: int, made_up: MadeUp) -> PreparedScenario:
+    from simulations.synthetic import prepare_synthetic
+
+    return prepare_synthetic(out, seed=seed, made_up=made_up)
+
+
+def _insights(out: Path, *, seed: int) -> PreparedScenario:
+    from simulations.insights import prepare_insights
+
+    return prepare_insights(out, seed=seed)
 
 
 _EXPOSURE = (
@@ -118,8 +134,8 @@ def many_regions(n_regions: int, *, customers_each: int) -> Scenario:
         quorum=max(1, 2 * n_regions // 3),
         witness_quorum=min(3, n_regions),
         planned_customers=made_up.customers,
-        windows=WINDOWS,
-        prepare=partial(prepare_synthetic, made_up=made_up),
+        windows=SYNTHETIC_WINDOWS,
+        prepare=partial(_synthetic, made_up=made_up),
     )
 
 
@@ -155,8 +171,8 @@ SCENARIOS = {
             quorum=2,
             witness_quorum=2,
             planned_customers=THREE.customers,
-            windows=WINDOWS,
-            prepare=prepare_synthetic,
+            windows=SYNTHETIC_WINDOWS,
+            prepare=partial(_synthetic, made_up=THREE),
         ),
         Scenario(
             name="insights-4",
@@ -169,7 +185,7 @@ SCENARIOS = {
             witness_quorum=3,
             planned_customers=sum(INSIGHT_REGIONS.values()),
             windows=INSIGHT_WINDOWS,
-            prepare=prepare_insights,
+            prepare=_insights,
         ),
         many_regions(64, customers_each=25),
     )

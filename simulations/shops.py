@@ -19,7 +19,7 @@ import tomli_w
 from common.errors import InputError, StorageError
 from common.timestamps import format_time, now_ms
 from simulations.customers import draw_choices
-from simulations.regions import PreparedRegion
+from simulations.prepared import PreparedRegion
 from simulations.scenarios import find_scenario
 
 FEDERATION = "shops.example"

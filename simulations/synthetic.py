@@ -6,7 +6,6 @@ quality on real data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,53 +14,19 @@ import pandas as pd
 
 from common.catalogue import Catalogue
 from common.errors import InputError
-from simulations.regions import EvaluationWindows, PreparedRegion, PreparedScenario
+from simulations.made_up_regions import (
+    DAY_MS,
+    SYNTHETIC_DAYS,
+    SYNTHETIC_FROM_MS,
+    THREE,
+    MadeUp,
+)
+from simulations.prepared import PreparedRegion, PreparedScenario
 
 N_ITEMS = 400
 N_CLUSTERS = 8
 _MEAN_ITEMS_PER_TRIP = 4
 _REPEAT_PROBABILITY = 0.5
-_DAY_MS = 24 * 3600 * 1000
-# 2024-01-01 and after, UTC.
-_START_MS = 1_704_067_200_000
-_TRAIN_DAYS = 300
-_TEST_DAYS = 60
-
-WINDOWS = EvaluationWindows(
-    train_from_ms=_START_MS,
-    train_until_ms=_START_MS + _TRAIN_DAYS * _DAY_MS,
-    test_until_ms=_START_MS + (_TRAIN_DAYS + _TEST_DAYS) * _DAY_MS,
-)
-
-
-@dataclass(frozen=True)
-class MadeUp:
-    """How many made-up customers live where, and how often they buy.
-
-    Attributes:
-        customers: How many there are in all.
-        region_shares: The share of each region, region-1 and on; they add up to 1.
-        mean_trips: How often a customer comes, on average.
-    """
-
-    customers: int
-    region_shares: tuple[float, ...]
-    mean_trips: int
-
-    @classmethod
-    def evenly(cls, n_regions: int, *, customers_each: int) -> MadeUp:
-        """Regions of about one size, whose customers come a dozen times."""
-        return cls(n_regions * customers_each, (1.0 / n_regions,) * n_regions, 12)
-
-    @property
-    def regions(self) -> tuple[str, ...]:
-        """The regions' names; sorted they are in the same order."""
-        digits = len(str(len(self.region_shares)))
-        return tuple(f"region-{n:0{digits}d}" for n in range(1, len(self.region_shares) + 1))
-
-
-#: What the scenario synthetic-3 is made of.
-THREE = MadeUp(customers=600, region_shares=(0.5, 0.3, 0.2), mean_trips=40)
 
 
 def prepare_synthetic(out: Path, *, seed: int, made_up: MadeUp = THREE) -> PreparedScenario:
@@ -109,7 +74,7 @@ def _purchases(
         weights /= weights.sum()
         bought: list[int] = []
         for trip in range(max(2, generator.poisson(mean_trips))):
-            time_ms = _START_MS + int(generator.integers(0, (_TRAIN_DAYS + _TEST_DAYS) * _DAY_MS))
+            time_ms = SYNTHETIC_FROM_MS + int(generator.integers(0, SYNTHETIC_DAYS * DAY_MS))
             for _ in range(1 + generator.poisson(_MEAN_ITEMS_PER_TRIP - 1)):
                 repeat = bought and generator.random() < _REPEAT_PROBABILITY
                 item = (

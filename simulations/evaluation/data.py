@@ -27,7 +27,7 @@ from simulations.evaluation.mapping import (
     read_mapping,
 )
 from simulations.evaluation_data import as_if_all_consented
-from simulations.regions import EvaluationWindows
+from simulations.prepared import EvaluationWindows
 from simulations.scenarios import Scenario
 
 # Of the data's time, where a mapping file does not say.

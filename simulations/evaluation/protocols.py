@@ -29,7 +29,7 @@ from client.training.personalisation import bought
 from common.errors import InputError
 from common.ranking import ItemSets
 from simulations.evaluation.data import EvaluationData
-from simulations.regions import EvaluationWindows
+from simulations.prepared import EvaluationWindows
 
 FOLDS = 5
 ASKED_SHARE = 0.2

@@ -26,8 +26,8 @@ from common.timestamps import format_time
 from server.app_bundle import app_bundle_sha256
 from server.config import ServerHome
 from simulations.customers import CustomerChoices, draw_choices
+from simulations.prepared import PreparedRegion, PreparedScenario
 from simulations.provision import RegionSetUp, open_region, provision
-from simulations.regions import PreparedRegion, PreparedScenario
 from simulations.run_folder import RunFolder
 from simulations.scenarios import Scenario
 

@@ -16,8 +16,9 @@ from common.errors import EXIT_OK
 from common.questions_plan import QuestionsFile
 from server.commands.insights import PageLanguage, insights
 from simulations.analytics_run import QuestionsRun, run_questions
-from simulations.insights import WINDOWS, prepare_insights
+from simulations.insights import prepare_insights
 from simulations.insights_study import BY_REGION
+from simulations.made_up_regions import INSIGHT_WINDOWS
 from simulations.scenarios import find_scenario
 from tests.support.html_page import parse_page
 
@@ -32,8 +33,8 @@ def test_every_customer_is_in_the_store_and_every_table_is_declared(tmp_path: Pa
         frame = pd.read_parquet(each.source.parent / "transactions.parquet")
         assert set(frame["item"]) <= set(catalogue.items)
         times = frame["bought_at"].astype("datetime64[ms, UTC]").astype("int64")
-        assert times.min() >= WINDOWS.train_from_ms
-        assert times.max() < WINDOWS.train_until_ms
+        assert times.min() >= INSIGHT_WINDOWS.train_from_ms
+        assert times.max() < INSIGHT_WINDOWS.train_until_ms
         tables = load_tables(each.source.with_name("tables.toml"))
         assert {"events", "feedback", "exposures", "members", "keys"} <= set(tables)
     customers = [

@@ -16,8 +16,9 @@ from client.governance.quality_home import Governance
 from client.governance.quality_rows import Surroundings
 from common.analytics.key_arrays import normalised_key
 from common.catalogue import Catalogue
+from simulations.made_up_regions import MadeUp
 from simulations.made_up_tables import EXPERIMENT, FEATURES, TRUTHS, write_tables
-from simulations.synthetic import MadeUp, prepare_synthetic
+from simulations.synthetic import prepare_synthetic
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,12 @@ from client.data.dataset import MS_PER_WEEK, CustomerItemMatrix, PreferenceDatas
 from common.catalogue import Catalogue
 from common.plan_defaults import default_plan
 from common.timestamps import format_time
+from simulations.prepared import EvaluationWindows
 from simulations.quality import run_quality_study
 from simulations.quality_earlier import EarlierWeeks
 from simulations.quality_methods import RegionSplit
-from simulations.regions import (
-    REGIONS,
-    TUNING_WINDOWS,
-    WINDOWS,
-    EvaluationWindows,
-    prepare_retail5,
-)
+from simulations.regions import REGIONS, prepare_retail5
+from simulations.retail_weeks import TUNING_WINDOWS, WINDOWS
 
 SEEDS = (1, 2, 3, 4, 5)
 

@@ -14,14 +14,12 @@ from client.data.sources import all_batches, load_source_config
 from common.catalogue import UNLABELLED, Catalogue
 from common.errors import InputError, StorageError
 from simulations import regions
-from simulations.regions import (
-    EXCLUDED_DEPARTMENTS,
-    REGIONS,
+from simulations.prepared import PreparedScenario
+from simulations.regions import EXCLUDED_DEPARTMENTS, REGIONS, prepare_retail5
+from simulations.retail_weeks import (
     TUNING_WINDOWS,
     WINDOWS,
-    PreparedScenario,
     evaluation_windows,
-    prepare_retail5,
     week_start,
 )
 

@@ -269,7 +269,7 @@ def test_what_becomes_of_a_round_with_a_withdrawal_is_in_every_regions_signed_po
 ) -> None:
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("simulations.run.federate", stop_before_training)
+        patch.setattr("simulations.run_stages.federate", stop_before_training)
         arguments = ("run", *RUN, "--out", out, "--withdrawal-in-round", "discard")
         assert in_process(patch, capsys, *arguments)[0] == 9
     for run, choice in ((finished_run, "finish"), (out, "discard")):
@@ -294,7 +294,7 @@ def test_a_damaged_log_stops_a_run_that_would_go_on(
     out = tmp_path / "run"
     arguments = ("run", *RUN, "--out", out)
     with monkeypatch.context() as patch:
-        patch.setattr("simulations.run.federate", stop_before_training)
+        patch.setattr("simulations.run_stages.federate", stop_before_training)
         assert in_process(patch, capsys, *arguments)[0] == 9
     log = out / "regions" / "region-2" / "log.sqlite"
     data = bytearray(log.read_bytes())

@@ -16,8 +16,8 @@ from common.plan import RunPlan
 from common.plan_defaults import default_plan
 from common.timestamps import format_time
 from simulations.customers import CustomerChoices, draw_choices
+from simulations.prepared import EvaluationWindows, PreparedRegion, PreparedScenario
 from simulations.provision import RegionSetUp, provision
-from simulations.regions import EvaluationWindows, PreparedRegion, PreparedScenario
 from simulations.run_folder import RunFolder
 from simulations.scenarios import Scenario
 
