@@ -26,6 +26,10 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 #: unassigned ones.
 _NO_TEXT = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 _SPACES = frozenset({"Zs", "Zl", "Zp"})
+#: A text of more than so many characters for each byte that a key may have is none. Putting
+#: combining marks in order takes time that grows with the square of their number, and customers
+#: may type what they like.
+MOST_TYPED = 16
 
 
 def key_specs(question: KeyUnion) -> tuple[ArraySpec, ArraySpec]:
@@ -44,7 +48,7 @@ def normalised_key(text: str, key_bytes: int) -> str | None:
     """The one form of a key, so that what people write in several ways counts as one.
 
     Compatibility forms are one (NFKC), case is folded, runs of white space are one space, and
-    characters that nobody sees are left out.
+    characters that nobody sees are left out. The form of a form is itself.
 
     Args:
         text: As somebody wrote it.
@@ -53,10 +57,11 @@ def normalised_key(text: str, key_bytes: int) -> str | None:
     Returns:
         The key; None for a text that says nothing, has characters that are none, or is too long.
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    seen = "".join(each for each in folded if unicodedata.category(each) != "Cf")
-    key = " ".join(seen.split())
-    return key if key and _is_key(key) and len(key.encode()) <= key_bytes else None
+    if len(text) > MOST_TYPED * key_bytes:
+        return None
+    # What nobody sees may stand between a letter and its accent, which are one character only now.
+    key = _one_form(_one_form(text))
+    return key if _is_key(key) and len(key.encode()) <= key_bytes else None
 
 
 def packed_keys(
@@ -151,11 +156,17 @@ def _key_of(text: bytes, name: str) -> str:
     return key
 
 
+def _one_form(text: str) -> str:
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    seen = "".join(each for each in folded if unicodedata.category(each) != "Cf")
+    return " ".join(seen.split())
+
+
 def _is_key(key: str) -> bool:
-    """Whether a text is characters that people see, with single spaces between them."""
+    """Whether a text is in its one form: what people see, with single spaces between."""
     categories = [unicodedata.category(each) for each in key]
     if not key or _NO_TEXT.intersection(categories):
         return False
-    return key == " ".join(key.split()) and all(
+    return key == _one_form(key) and all(
         each == " " for each, kind in zip(key, categories, strict=True) if kind in _SPACES
     )

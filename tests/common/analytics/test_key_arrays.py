@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.analytics.key_arrays import (
+    MOST_TYPED,
     check_keys,
     key_specs,
     normalised_key,
@@ -53,7 +54,7 @@ def test_keys_come_back_in_the_order_of_their_bytes(texts: dict[str, int]) -> No
 def test_a_key_has_one_form_and_it_is_its_own(text: str) -> None:
     key = normalised_key(text, 64)
     if key is not None:
-        assert normalised_key(key, 64) in (key, None)
+        assert normalised_key(key, 64) == key
         assert len(key.encode()) <= 64
         assert key.isprintable()
 
@@ -80,6 +81,24 @@ def test_a_key_has_one_form_and_it_is_its_own(text: str) -> None:
 )
 def test_what_people_write_in_several_ways_is_one_key(text: str, key: str | None) -> None:
     assert normalised_key(text, 16) == key
+
+
+@pytest.mark.parametrize("unseen", ["\u200d", "\u00ad", "\u2060"])
+def test_what_nobody_sees_parts_no_letter_from_its_accent(unseen: str) -> None:
+    assert normalised_key(f"cafe{unseen}\u0301", 64) == normalised_key("café", 64) == "café"
+
+
+def test_what_nobody_types_is_no_key_however_much_of_it_is_seen() -> None:
+    """Putting marks in order takes time that grows with the square of their number."""
+    assert normalised_key("tea" + " " * (64 * MOST_TYPED - 3), 64) == "tea"
+    assert normalised_key("tea" + " " * (64 * MOST_TYPED - 2), 64) is None
+    assert normalised_key("a" + "\u0301\u0316" * 1_000_000, 64) is None
+
+
+@pytest.mark.parametrize("key", ["Tea", "e\u0301", "\uff54ea", "stra\u00dfe"])
+def test_a_key_in_another_form_is_refused(key: str) -> None:
+    with pytest.raises(FormatError, match="its one form"):
+        check(packed(**{key: LEAST}))
 
 
 def test_what_is_as_it_must_be_passes() -> None:
