@@ -66,6 +66,9 @@ class Coordinate:
             )
         if not 0 <= self.least < self.most <= _MOST:
             raise InputError(f"The bounds of {self.measure} do not ascend from 0 or more.")
+        if self.spacing == "log" and not math.log1p(self.least) < math.log1p(self.most):
+            # Between them nothing could be told apart: every coordinate would be 0/0.
+            raise InputError(f"The bounds of {self.measure} are one by their logarithms.")
         if bool(self.category) != (self.measure == CATEGORY):
             raise InputError(f"A category goes with the measure {CATEGORY}, and only with it.")
 

@@ -82,6 +82,16 @@ def test_what_is_no_coordinate_is_refused(change: dict[str, Any]) -> None:
         Coordinate.of_record("recency")
 
 
+def test_bounds_that_logarithms_do_not_tell_apart_are_refused_before_anything_is_paid() -> None:
+    close = math.nextafter(1e9, 0.0)
+    with pytest.raises(InputError, match="one by their logarithms"):
+        Coordinate("recency", close, 1e9)
+    assert Coordinate("recency", close, 1e9, "linear").place(np.array([1.0, 2e9])).tolist() == [
+        -1,
+        1,
+    ]
+
+
 def test_a_share_is_of_a_category_and_nothing_else_is() -> None:
     with pytest.raises(InputError, match="goes with the measure category"):
         Coordinate(CATEGORY, 0.0, 100.0, "linear")
