@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from client.engine import round_training
+from client.engine import round_release
 from common.parameters import snap_to_grid
 from common.plan import RunPlan
 from common.plan_defaults import default_plan
@@ -125,7 +125,7 @@ def local_work_is(release: Release | None) -> Iterator[None]:
     if release is None:
         yield
         return
-    with patch.object(round_training, "release", release):
+    with patch.object(round_release, "release", release):
         yield
 
 

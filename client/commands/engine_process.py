@@ -131,6 +131,7 @@ def _serving(region: RegionHome, doors: EngineDoors) -> Iterator[None]:
     from client.consent_service.desk_socket import serve_desk
     from client.engine.door import open_door
     from client.engine.metrics import watched
+    from client.engine.round_release import release_maker  # noqa: F401 # so that no round waits
     from client.engine.service import open_engine
     from common.loopback import LoopbackAddress
     from common.peers import Peers, group_id

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from client.analytics.key_release import KeyStatistic, key_answer
 from client.engine.charging import Charging
 from client.engine.entries import RoundContext, release_record, round_record
 from client.engine.home import RegionHome
@@ -31,20 +30,16 @@ from client.engine.sealed_rounds import SealedRounds
 from client.engine.secure_sums import SecureSums
 from client.engine.snapshots import PublishedSnapshots
 from client.engine.witnessing import RegionWitness
-from client.training.answer_sums import answer_release
 from client.training.noise import NoiseSource
-from client.training.releases import release
-from client.training.shared_sums import shared_round
 from client.training.turns import TRAINING_TURN
 from common.audit.entry import make_entry
 from common.audit.log import AuditLog
 from common.canonical_json import JsonValue
-from common.cluster_steps import question_in_round
 from common.errors import PolicyError
 from common.failpoints import Point, reach
 from common.keys import Signer
 from common.parameters import arrays_digest, check_arrays
-from common.plan import Mechanism, RunPlan
+from common.plan import Mechanism
 from common.planned_keys import check_release
 
 Answer = tuple[dict[str, JsonValue], dict[str, np.ndarray]]
@@ -159,12 +154,24 @@ class RoundTraining:
         anew: bool,
     ) -> tuple[Seal, ConsentSnapshot]:
         """Trains and seals; gives the seal, and the snapshot of those it was trained on."""
+        # Takes seconds the first time, and most of what opens an engine trains nothing. An engine's
+        # process has done it before anyone asks (`client.commands.engine_process`).
+        from client.engine.round_release import release_maker
+
         parts, plan = self._parts, permit.plan
         start_ms = parts.clock_ms()
         # Items that are others, or said to be, cost the region nothing.
         parts.data.require_catalogue_of(plan)
         snapshot = self._witnessed(request, start_ms)
-        made = self._maker(plan, mechanism, request.server_round, model, snapshot)
+        made = release_maker(
+            parts.data,
+            parts.noise,
+            plan=plan,
+            mechanism=mechanism,
+            server_round=request.server_round,
+            model=model,
+            snapshot=snapshot,
+        )
         charge = parts.charging.charge(request, permit, mechanism, anew=anew)
         reach(Point.CHARGED)
         spending = parts.ledger.spending(request.run, charge.request.year, upto_seq=charge.seq)
@@ -200,36 +207,6 @@ class RoundTraining:
         reach(Point.SEALED)
         parts.snapshots.spend(request.run)
         return seal, snapshot
-
-    def _maker(
-        self,
-        plan: RunPlan,
-        mechanism: Mechanism,
-        server_round: int,
-        model: dict[str, np.ndarray],
-        snapshot: ConsentSnapshot,
-    ) -> Callable[[], Mapping[str, np.ndarray]]:
-        """What makes the round's release of the customers of a snapshot, once it is paid for."""
-        data, noise = self._parts.data, self._parts.noise
-        if plan.asks:
-            # What is wrong with the question or the store is found before anything is paid.
-            step = question_in_round(plan, server_round, model)
-            statistic = data.statistic(plan, mechanism.name, step)
-            purchases = data.consented(snapshot.eligible, plan.catalogue, statistic.tables)
-            if isinstance(statistic, KeyStatistic):
-                return lambda: key_answer(
-                    purchases, statistic, plan=plan, mechanism=mechanism, noise=noise
-                )
-            return lambda: answer_release(
-                purchases, statistic, plan=plan, mechanism=mechanism, noise=noise
-            )
-        return lambda: (shared_round if plan.mode == "distributed" else release)(
-            data.dataset(plan, snapshot.eligible),
-            model,
-            plan=plan,
-            server_round=server_round,
-            noise=noise,
-        )
 
     def _witnessed(self, request: TrainRequest, start_ms: int) -> ConsentSnapshot:
         """The published snapshot that enough others have cosigned; their lines are kept."""

@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from client.data.canonicalise import as_references
 from client.data.standards import Grade
 from client.engine.home import RegionHome
 from client.engine.storage_key import StorageKey
@@ -373,6 +372,8 @@ def _is_about(
     Raises:
         InputError: The column holds no references.
     """
+    from client.data.canonicalise import as_references  # Imports pandas: only where rows are kept.
+
     found = as_references(column, len(column), f"The table {table}, column {subject!r}")
     by_code = np.array([*(each in customers for each in found.categories), False], dtype=bool)
     about: npt.NDArray[np.bool_] = by_code[found.codes]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from client.data.tables.declaration import GradedTable, declared_tables
-from client.data.tables.reading import RegionTables
 from client.engine.home import RegionHome
 
 
@@ -26,7 +25,11 @@ def channel_keys_of(home: RegionHome, customer_ref: str) -> dict[str, frozenset[
         for each in places
         if isinstance(each, GradedTable) and each.channel is not None
     ]
-    keys = RegionTables(declared).keys() if channels else None
+    if not channels:
+        return {}
+    from client.data.tables.reading import RegionTables  # Slow to import; most regions need none.
+
+    keys = RegionTables(declared).keys()
     if keys is None:
         return {}
     found: dict[str, frozenset[str]] = {}

@@ -25,6 +25,7 @@ from client.consent_service.registrar import Choice
 from client.data.transactions import CheckedTransactions
 from client.engine.egress import EgressGuard
 from client.engine.preparation import RegionData
+from client.engine.round_release import release_maker  # noqa: F401 - once, before any life is forked
 from client.engine.seal import SealStore
 from client.engine.service import PrivacyEngine
 from common import failpoints

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from client.engine import round_release
 from client.engine import round_training as module
 from client.engine import service as service_module
 from client.engine.charges import Charge, ChargeRequest
@@ -171,12 +172,12 @@ def test_numbers_that_no_release_has_stay_though_sealed_charged_and_logged(
     spoil: Callable[[np.ndarray], np.ndarray],
     why: str,
 ) -> None:
-    release = module.release
+    release = round_release.release
 
     def spoilt(*given: Any, **named: Any) -> Arrays:
         return {name: spoil(values) for name, values in release(*given, **named).items()}
 
-    monkeypatch.setattr(module, "release", spoilt)
+    monkeypatch.setattr(round_release, "release", spoilt)
     # The check that the engine makes before it seals has been lost.
     monkeypatch.setattr(module, "check_release", lambda *_, **__: None)
     assert_kept_back(region, header, why)
@@ -188,13 +189,13 @@ def test_numbers_that_no_release_has_stay_though_sealed_charged_and_logged(
 def test_an_array_too_many_stays_though_sealed(
     region: OpenRegion, header: Header, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    release = module.release
+    release = round_release.release
 
     def lavish(*given: Any, **named: Any) -> Arrays:
         update = release(*given, **named)
         return {**update, "counts": update["popularity"].copy()}
 
-    monkeypatch.setattr(module, "release", lavish)
+    monkeypatch.setattr(round_release, "release", lavish)
     monkeypatch.setattr(module, "check_release", lambda *_, **__: None)
     assert_kept_back(region, header, "counts")
 

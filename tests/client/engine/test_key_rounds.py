@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from client.data.tables.declaration import declaration_file
+from client.engine import round_release
 from client.engine import round_training as module
 from client.engine.charging import Charging
 from client.engine.policy import RegionPolicy
@@ -179,11 +180,11 @@ def test_what_is_no_answer_of_keys_never_leaves(
     where: str, region: OpenRegion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor if the engine's own look at it were gone: the guard reads it anew."""
-    whole = module.key_answer
+    whole = round_release.key_answer
     for what, values in WRONG.items():
         with monkeypatch.context() as patch:
             patch.setattr(
-                module,
+                round_release,
                 "key_answer",
                 lambda *given, made=values, **named: made(whole(*given, **named)),
             )

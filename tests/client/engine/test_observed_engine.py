@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.engine import round_training as module
+from client.engine import round_release
 from client.engine.service import PrivacyEngine, open_engine
 from common.plan import RunPlan
 from common.reason_codes import EngineBusyError
@@ -109,7 +109,7 @@ def test_refusals_are_told_by_their_codes(
     def break_down(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("household 1823")
 
-    monkeypatch.setattr(module, "release", break_down)
+    monkeypatch.setattr(round_release, "release", break_down)
     with pytest.raises(ZeroDivisionError):
         ask(engine, train_header(plan), {})
 

@@ -15,7 +15,7 @@ from client.analytics.purchases import category_customers
 from client.consent_service.participation import participation
 from client.consent_service.registrar import Choice
 from client.data.tables.declaration import declaration_file
-from client.engine import round_training as module
+from client.engine import round_release
 from client.engine.policy import RegionPolicy
 from client.engine.policy_desk import sign_policy
 from client.engine.preparation import RegionData
@@ -244,12 +244,12 @@ def test_a_customer_is_told_in_which_answers_they_are(region: OpenRegion) -> Non
 
 def replaced(monkeypatch: pytest.MonkeyPatch, values: Any) -> None:
     """The engine computes something else for the answer, as a defect would."""
-    whole = module.answer_release
+    whole = round_release.answer_release
 
     def release(*arguments: Any, **named: Any) -> Any:
         return values(whole(*arguments, **named))
 
-    monkeypatch.setattr(module, "answer_release", release)
+    monkeypatch.setattr(round_release, "answer_release", release)
 
 
 WRONG: dict[str, Any] = {

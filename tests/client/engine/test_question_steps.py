@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.engine import round_training as module
+from client.engine import round_release
 from client.engine.policy import RegionPolicy
 from common.analytics.clusters import Clusters
 from common.analytics.purchase_questions import CLUSTERS
@@ -67,13 +67,13 @@ def test_each_step_is_paid_for_and_counts_where_the_one_before_it_ended(
     region: OpenRegion, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Clusters] = []
-    whole = module.answer_release
+    whole = round_release.answer_release
 
     def release(parts: Any, statistic: Any, **named: Any) -> Any:
         asked.append(statistic.question)
         return whole(parts, statistic, **named)
 
-    monkeypatch.setattr(module, "answer_release", release)
+    monkeypatch.setattr(round_release, "answer_release", release)
     state: Arrays = {}
     for number in (1, 2, 3):
         expected = question_in_round(PLAN, number, state)

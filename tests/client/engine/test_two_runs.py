@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.engine import round_training as module
+from client.engine import round_release
 from client.engine.permit_desk import sign_permit
 from client.engine.service import open_engine
 from client.engine.snapshots import MAX_RUNS, PublishedSnapshots
@@ -139,14 +139,14 @@ class Held:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.begun, self.go_on = threading.Event(), threading.Event()
-        release = module.release
+        release = round_release.release
 
         def held(*given: Any, **named: Any) -> Arrays:
             self.begun.set()
             assert self.go_on.wait(120)
             return release(*given, **named)
 
-        monkeypatch.setattr(module, "release", held)
+        monkeypatch.setattr(round_release, "release", held)
 
 
 def test_while_one_run_trains_another_is_witnessed_and_then_has_its_turn(

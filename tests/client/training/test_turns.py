@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.engine import round_training
+from client.engine import round_release, round_training
 from client.training.releases import release
 from client.training.turns import TRAINING_TURN
 from simulations.federate import federate
@@ -45,7 +45,7 @@ def test_engines_of_one_process_train_one_after_another_where_there_is_one_turn(
         return released
 
     folder, plan, set_ups = make_federation(tmp_path / "run", regions=3, quorum=2)
-    monkeypatch.setattr(round_training, "release", watched)
+    monkeypatch.setattr(round_release, "release", watched)
     monkeypatch.setattr(round_training, "TRAINING_TURN", threading.BoundedSemaphore(1))
     with open_regions(folder, set_ups) as regions:
         channels = {name: region.channel for name, region in regions.items()}
