@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,6 +39,8 @@ from common.timestamps import format_time
 Row = dict[str, bool | int | float | str]
 
 _TABLES, _KEPT = "tables", "kept-tables"
+# What parts folders somewhere, or is no part of a file's name; and the sign that stands for it.
+_NO_FILE_NAME = re.compile(r'[/\\:*?"<>|%]')
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,9 @@ class SubjectTables:
         return sum(len(rows) for each in (self.tables, self.kept) for rows in each.values())
 
     def files(self) -> dict[str, list[Row]]:
-        """The rows by the name of their file."""
+        """The rows by the name of their file, which leads out of no folder it is unpacked in."""
         return {
-            f"{folder}/{name}.json": rows
+            f"{folder}/{_file_name(name)}.json": rows
             for folder, found in ((_TABLES, self.tables), (_KEPT, self.kept))
             for name, rows in found.items()
         }
@@ -106,6 +109,11 @@ def subject_tables(home: RegionHome, customer_ref: str, sid: str) -> SubjectTabl
         {name: _plain_rows(each.rows) for name, each in kept.items()},
         {name: each.withheld for name, each in kept.items()},
     )
+
+
+def _file_name(table: str) -> str:
+    """A table's name as a file's on any system: a kept table may be called whatever is a line."""
+    return _NO_FILE_NAME.sub(lambda found: f"%{ord(found.group()):02X}", table)
 
 
 def _store_of(home: RegionHome) -> SourceConfig | None:

@@ -18,7 +18,7 @@ from client.consent_service import subject_tables as module
 from client.consent_service.region_records import open_records
 from client.consent_service.registrar import Choice
 from client.consent_service.subject_export import export_subject
-from client.consent_service.subject_tables import subject_tables
+from client.consent_service.subject_tables import SubjectTables, subject_tables
 from client.engine.home import RegionHome
 from client.governance.column_store import ColumnStore
 from client.recommend.experiment import Assignment, experiment_key
@@ -195,6 +195,18 @@ def test_that_test_sees_rows_that_are_not_filtered(
 
     monkeypatch.setattr(module.pc, "equal", everybody)
     assert OTHERS.encode() in exported(home)["tables/purchases.json"]
+
+
+def test_a_kept_tables_name_leads_out_of_no_folder() -> None:
+    rows: list[Any] = [{"a": 1}]
+    names = ("../../home/anna/.profile", "a\\b", "a/b", "a%2Fb", "信件")
+    files = SubjectTables({}, dict.fromkeys(names, rows), dict.fromkeys(names, ())).files()
+    assert len(files) == len(names)
+    assert "kept-tables/信件.json" in files
+    for name in files:
+        folder, _, file = name.partition("/")
+        assert folder == "kept-tables"
+        assert not {*file} & {"/", "\\", ":"}
 
 
 def test_who_is_in_no_table_gets_tables_without_rows(home: RegionHome) -> None:
