@@ -63,9 +63,10 @@ class Products:
             )
         except KeyError as error:
             raise FormatError(f"The coordinator's state lacks {error.args[0]}.") from error
-        rounds = (len(weights), *shape)
+        rounds = (weights.size, *shape)
         finite = all(np.isfinite(each).all() for each in (directions, products, weights))
-        if not (directions.shape == products.shape == rounds and finite and (weights > 0).all()):
+        fits = directions.shape == products.shape == rounds and weights.ndim == 1
+        if not (fits and finite and (weights > 0).all()):
             raise FormatError("The coordinator's state is not of this plan's factors.")
         return cls(directions, products, weights)
 

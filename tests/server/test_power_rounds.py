@@ -209,3 +209,5 @@ def test_other_shapes_models_and_states_are_refused() -> None:
             factors_after(4, model, ones, PLAN, {**state, name: values[..., :0]})
         with pytest.raises(FormatError, match="not of this plan"):
             factors_after(4, model, ones, PLAN, {**state, name: values * np.nan})
+        with pytest.raises(FormatError, match="not of this plan"):
+            factors_after(4, model, ones, PLAN, {**state, name: values.ravel()[0]})
