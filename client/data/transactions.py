@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from client.data.table_rows import TableRows
 from common.errors import ConsentError, InputError, QualityGateError
 
 if TYPE_CHECKING:
+    import pandas as pd  # For its type alone: declarations of stores are read without it.
+
     from client.data.quality import QualityReport
 
 REF_COLUMNS = ("customer_ref", "item_ref", "basket_ref", "store_ref", "home_store_ref")
