@@ -143,7 +143,7 @@ class ColumnStore:
 
         Args:
             customers: The region's references of them.
-            keys: By table, what else it calls them: the keys of a channel.
+            keys: By table, what it calls them instead, if it does: the keys of a channel.
 
         Returns:
             How many rows are gone.
@@ -161,7 +161,7 @@ class ColumnStore:
                 if table.subject is None:
                     continue
                 about = self._open(name, table.columns, (table.subject,), key)[table.subject]
-                hers = _is_about(about, {*customers, *keys.get(name, ())}, name, table.subject)
+                hers = _is_about(about, keys.get(name, customers), name, table.subject)
                 if not hers.any():
                     continue
                 whole = self._open(name, table.columns, tuple(table.columns), key)
@@ -181,7 +181,7 @@ class ColumnStore:
 
         Args:
             customers: The region's references of them.
-            keys: By table, what else it calls them: the keys of a channel.
+            keys: By table, what it calls them instead, if it does: the keys of a channel.
 
         Raises:
             InputError: What says whom a table's rows are about holds no references.
@@ -198,7 +198,7 @@ class ColumnStore:
                 found[name] = AboutCustomers(pa.table({}), tuple(table.columns))
                 continue
             rows = self.for_programs(name, read)
-            known = {*customers, *keys.get(name, ())}
+            known = keys.get(name, customers)
             hers = _is_about(rows.column(table.subject), known, name, table.subject)
             found[name] = AboutCustomers(rows.filter(pa.array(hers)), withheld)
         return found

@@ -364,16 +364,20 @@ def test_erasing_a_customer_takes_out_what_is_kept_under_keys_of_a_channel(
 ) -> None:
     folder = home.source.parent
     folder.mkdir(exist_ok=True)
-    (folder / "keys.csv").write_text("channel,key,customer\nweb,w1,anna\nweb,w2,ben\n")
+    (folder / "keys.csv").write_text(
+        "channel,key,customer\nweb,w1,anna\nweb,w2,ben\nweb,anna,ben\n"
+    )
     (folder / "tables.toml").write_text(KEPT_BY_KEYS)
-    rows = pa.table({"account": ["w1", "w2", "w1"], "level": ["gold", "silver", "gold"]})
+    # Ben calls himself "anna" there.
+    accounts, levels = ["w1", "w2", "w1", "anna"], ["gold", "silver", "gold", "silver"]
+    rows = pa.table({"account": accounts, "level": levels})
     grades: dict[str, Grade] = {"account": "medium", "level": "low"}
     ColumnStore(home).keep("accounts", rows, grades, subject="account")
     with open_home(home) as opened:
         opened.registrar.record([Choice.give("anna", ALL)])
     told = json.loads(done("erase", home.root, "anna", "--yes", "--json"))
     assert told["kept_rows"] == 2 + 2
-    assert ColumnStore(home)._read("accounts", ("account",)).column(0).to_pylist() == ["w2"]
+    assert ColumnStore(home)._read("accounts", ("account",)).column(0).to_pylist() == ["w2", "anna"]
 
 
 KEPT_BY_KEYS = """

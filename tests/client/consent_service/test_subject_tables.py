@@ -21,6 +21,7 @@ from client.consent_service.subject_export import export_subject
 from client.consent_service.subject_tables import SubjectTables, subject_tables
 from client.engine.home import RegionHome
 from client.governance.column_store import ColumnStore
+from client.governance.kept_references import channel_keys_of
 from client.recommend.experiment import Assignment, experiment_key
 from client.recommend.exposure import FILE_NAME, Exposure, ExposureLog
 from client.recommend.settings import RecommendSettings, recommend_folder
@@ -213,6 +214,36 @@ def test_who_is_in_no_table_gets_tables_without_rows(home: RegionHome) -> None:
     found = subject_tables(home, "nobody", "0" * 64)
     assert found.rows == 0
     assert set(found.tables) == {"purchases", "events", "members"}
+
+
+@pytest.mark.parametrize(
+    ("channel", "customer", "rows"),
+    [
+        ("web", "account", ["of-anna"]),
+        (None, "account", ["of-ben"]),
+        # Whom rows are about says another column, by the region's own references.
+        ("web", "other", ["of-ben"]),
+    ],
+)
+def test_a_channels_key_that_is_spelt_as_somebodys_reference_is_not_hers(
+    tmp_path: Path, channel: str | None, customer: str, rows: list[str]
+) -> None:
+    home = make_region_home(tmp_path / "home")
+    folder = home.source.parent
+    folder.mkdir(exist_ok=True)
+    keys = [("web", "w1", ANNA), ("web", ANNA, BEN)]
+    write_csv(folder / "keys.csv", ("channel", "key", "customer"), keys)
+    kept: dict[str, Any] = {"kind": "kept", "table": "accounts"}
+    kept["columns"] = {"customer": customer, "level": "note"}
+    stated = {} if channel is None else {"channel": channel}
+    declared_keys = declared("keys", ("channel", "key", "customer"))
+    values = {"keys": declared_keys, "members": {**kept, **stated}}
+    (folder / "tables.toml").write_text(tomli_w.dumps(values))
+    table = pa.table({"account": ["w1", ANNA], "note": ["of-anna", "of-ben"], "other": ["x", "y"]})
+    store = ColumnStore(home)
+    store.keep("accounts", table, dict.fromkeys(table.column_names, "low"), subject="account")
+    found = store.about({ANNA}, channel_keys_of(home, ANNA))["accounts"]
+    assert found.rows.column("note").to_pylist() == rows
 
 
 def test_a_region_without_a_store_has_no_tables(tmp_path: Path) -> None:
