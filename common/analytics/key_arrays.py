@@ -101,7 +101,9 @@ def unpacked_keys(
     values = np.asarray(arrays[value_spec.name], dtype=np.float64)
     numbers = np.ascontiguousarray(arrays[key_spec.name])
     used = int(np.count_nonzero(values))
-    if np.count_nonzero(values[:used]) != used or numbers[used:].any():
+    # A zero with a sign is none of theirs: it would say something.
+    unused = numbers[used:].any() or np.signbit(values[used:]).any()
+    if np.count_nonzero(values[:used]) != used or unused:
         raise FormatError(f"The keys of {question.name} do not stand before what is unused.")
     keys = [_key_of(row.tobytes(), question.name) for row in numbers[:used]]
     encoded = [each.encode() for each in keys]

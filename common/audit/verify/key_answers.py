@@ -93,6 +93,8 @@ def problem_of_keys(
     texts = [row.rstrip(b"\0") for row in used]
     if rows[: len(used)] != used or any(one >= other for one, other in pairwise(texts)):
         return "they are not in their order, each once"
+    if values.data[len(used) * _BYTES_A_NUMBER :].strip(b"\0"):
+        return "what is unused is not zero"
     if not all(_is_text(text) for text in texts):
         return "one is no text"
     least = _whole(asked["most"])

@@ -129,6 +129,7 @@ WRONG: dict[str, tuple[Callable[[Arrays], object], str]] = {
     "a value without a key": (lambda a: a["terms"].__setitem__(2, 100.0), "one form"),
     "a key without a value": (lambda a: text_of(a, 3, b"hidden"), "unused"),
     "a gap": (lambda a: a["terms"].__setitem__(0, 0.0), "unused"),
+    "a zero with a sign": (lambda a: a["terms"].__setitem__(5, -0.0), "unused"),
     "another order": (swapped, "order"),
     "twice": (lambda a: text_of(a, 0, b"milk"), "order"),
     "no UTF-8": (lambda a: text_of(a, 0, b"\xff\xfe"), "no text"),

@@ -258,6 +258,7 @@ def test_keys_are_held_to_their_form_and_to_the_threshold() -> None:
         "twice": (replaced(keys, lambda data: row + row + data[128:]), "order"),
         "no value": (replaced(keys, lambda data: data[:-64] + row), "no value"),
         "a gap": (replaced(values, lambda data: data[4:] + data[:4]), "order|no value"),
+        "a zero with a sign": (replaced(values, lambda data: data[:-1] + b"\x80"), "not zero"),
         "no text": (replaced(keys, lambda data: b"\xff" + data[1:]), "order|no text"),
         "a control": (replaced(keys, lambda data: b"\n" + data[1:]), "no text"),
         "another size": (
