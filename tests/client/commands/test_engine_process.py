@@ -148,8 +148,15 @@ def test_a_settings_file_that_is_wrong_opens_nothing(region: RegionFolder) -> No
 def test_the_process_serves_and_ends_well_when_it_is_told_to(region: RegionFolder) -> None:
     (region.root / "run").mkdir()
     region.write(engine={"access_socket": "run/access.sock"})
+    # No round is trained: what trains was imported so that the first one need not wait for it.
+    script = (
+        "import atexit, sys\n"
+        "atexit.register(lambda: print('client.engine.round_release' in sys.modules))\n"
+        "from client.cli import main\n"
+        "main()\n"
+    )
     with subprocess.Popen(
-        [sys.executable, "-m", "client.cli", "engine", region.root],
+        [sys.executable, "-c", script, "engine", region.root],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -166,7 +173,8 @@ def test_the_process_serves_and_ends_well_when_it_is_told_to(region: RegionFolde
         assert f"access desk on {desk}" in ready
         assert AccessClient(desk).grants() == []
         process.send_signal(signal.SIGTERM)
-        _, errors = process.communicate(timeout=60)
+        shown, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
+    assert shown.splitlines()[-1] == "True"
     assert not path.exists()
     assert "Traceback" not in errors
