@@ -2,8 +2,9 @@
 
 Two kinds of tables. Those that the region reads (`client.data.tables`): purchases, events, members
 and so on, wherever they lie, each row under its canonical columns, as its store says it: nothing
-fenced or filled in. And those that it keeps by columns (`client.governance.column_store`), as they
-are kept; columns of high grade take a grant, so that they are named and not read.
+fenced, filled in, merged or capped; what is no row of its table is left out. And those that it
+keeps by columns (`client.governance.column_store`), as they are kept; columns of high grade take a
+grant, so that they are named and not read.
 
 A store is read unit by unit, and of each only the person's rows are kept: it may be larger than
 memory.
@@ -23,9 +24,8 @@ import pyarrow.compute as pc
 
 from client.data.source_config import SourceConfig
 from client.data.tables.declaration import declared_tables
-from client.data.tables.finishing import finished
 from client.data.tables.reading import RegionTables
-from client.data.tables.rows import TableCounts
+from client.data.tables.rows import arrow_schema
 from client.data.tables.schema import EXPOSURES, schema_of
 from client.engine.home import HOME_NAME, RegionHome
 from client.engine.shown_lists import shown_to
@@ -131,7 +131,8 @@ def _read(tables: RegionTables, name: str, customer_ref: str) -> pa.Table:
             for each in batches:
                 hers = pc.equal(each.column("customer").cast(pa.string()), customer_ref)
                 found.append(each.filter(hers))
-    return finished(schema_of(name), found, TableCounts()).rows
+    # Not judged as a whole: repeats, contradictions and the rows beyond a cap are hers, too.
+    return pa.concat_tables([arrow_schema(schema_of(name)).empty_table(), *found])
 
 
 def _plain_rows(rows: pa.Table) -> list[Row]:

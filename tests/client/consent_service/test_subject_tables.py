@@ -198,6 +198,21 @@ def test_that_test_sees_rows_that_are_not_filtered(
     assert OTHERS.encode() in exported(home)["tables/purchases.json"]
 
 
+def test_what_is_said_twice_or_otherwise_of_a_person_is_in_it_as_it_is_said(
+    tmp_path: Path,
+) -> None:
+    """For learning rows of one member are merged, and contradictions given up: not for herself."""
+    home = make_region_home(tmp_path / "home")
+    folder = home.source.parent
+    folder.mkdir(exist_ok=True)
+    said = [(ANNA, "gold", "Bonn"), (ANNA, "gold", "Ulm"), (ANNA, "gold", "Ulm"), (BEN, "x", "y")]
+    write_csv(folder / "members.csv", ("customer", "level", "city"), said)
+    values = {"members": declared("members", ("customer", "level", "city"))}
+    (folder / "tables.toml").write_text(tomli_w.dumps(values))
+    rows = subject_tables(home, ANNA, "0" * 64).tables["members"]
+    assert [row["city"] for row in rows] == ["Bonn", "Ulm", "Ulm"]
+
+
 def test_a_kept_tables_name_leads_out_of_no_folder() -> None:
     rows: list[Any] = [{"a": 1}]
     names = ("../../home/anna/.profile", "a\\b", "a/b", "a%2Fb", "信件")
