@@ -22,9 +22,11 @@ from common.parameters import ArraySpec, check_arrays
 
 Arrays = Mapping[str, npt.NDArray[np.generic]]
 
-#: What is not text: control characters and those that nobody sees, halves of pairs, private and
-#: unassigned ones.
-_NO_TEXT = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
+#: What is not text: control characters and those that nobody sees, halves of pairs, private ones.
+_NO_TEXT = frozenset({"Cc", "Cf", "Cs", "Co"})
+#: What is no character yet. No key is made with it; but a region whose Unicode is newer than one's
+#: own may release what only it knows, so it is not refused from outside.
+_NOT_YET = "Cn"
 _SPACES = frozenset({"Zs", "Zl", "Zp"})
 #: A text of more than so many characters for each byte that a key may have is none. Putting
 #: combining marks in order takes time that grows with the square of their number, and customers
@@ -61,7 +63,8 @@ def normalised_key(text: str, key_bytes: int) -> str | None:
         return None
     # What nobody sees may stand between a letter and its accent, which are one character only now.
     key = _one_form(_one_form(text))
-    return key if _is_key(key) and len(key.encode()) <= key_bytes else None
+    known = all(unicodedata.category(each) != _NOT_YET for each in key)
+    return key if known and _is_key(key) and len(key.encode()) <= key_bytes else None
 
 
 def packed_keys(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
+import unicodedata
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
@@ -22,6 +23,8 @@ from common.errors import FormatError
 KEYS = "keys"
 
 _BYTES_A_NUMBER = 4
+# Controls, what nobody sees, halves of pairs, private ones, and white space but for a space.
+_NOT_SHOWN = frozenset({"Cc", "Cf", "Cs", "Co", "Zs", "Zl", "Zp"})
 _MOST_KEYS, _MOST_BYTES, _MOST_OF_ONE = 4096, 256, 64
 # Room for floating-point rounding, relative.
 _ROUNDING = 1e-9
@@ -124,12 +127,16 @@ def _is_rare(value: float, most: int, asked: Record, mechanism: Record) -> bool:
 
 
 def _is_text(data: bytes) -> bool:
-    """Whether bytes are a text with no control character in it."""
+    """Whether bytes are a text with no control character in it.
+
+    What is no character here yet may be one where it was released: Unicode grows.
+    """
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         return False
-    return bool(text) and text.isprintable()
+    shown = (each == " " or unicodedata.category(each) not in _NOT_SHOWN for each in text)
+    return bool(text) and all(shown)
 
 
 def _same_number(one: JsonValue, other: JsonValue) -> bool:

@@ -95,6 +95,13 @@ def test_what_nobody_types_is_no_key_however_much_of_it_is_seen() -> None:
     assert normalised_key("a" + "\u0301\u0316" * 1_000_000, 64) is None
 
 
+def test_what_only_a_newer_unicode_knows_is_taken_in_but_made_by_nobody() -> None:
+    """Else one region's newer Python would cost it an answer that it has paid for."""
+    unassigned = "\u0378"
+    check(packed(**{unassigned: LEAST}))
+    assert normalised_key(f"tea {unassigned}", 64) is None
+
+
 @pytest.mark.parametrize("key", ["Tea", "e\u0301", "\uff54ea", "stra\u00dfe"])
 def test_a_key_in_another_form_is_refused(key: str) -> None:
     with pytest.raises(FormatError, match="its one form"):

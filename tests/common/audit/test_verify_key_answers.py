@@ -245,6 +245,8 @@ def replaced(name: str, change: Callable[[bytes], bytes]) -> dict[str, FileArray
 def test_keys_are_held_to_their_form_and_to_the_threshold() -> None:
     assert problem(file_arrays()) is None
     assert problem(file_arrays(milk=30.0, tea=LEAST)) is None
+    # No character here yet, but perhaps where it was released.
+    assert problem(file_arrays(**{"\u0378": LEAST})) is None
     values, keys = "search_terms", "search_terms_keys"
     row = b"milk".ljust(64, b"\0")
     wrong: dict[str, tuple[dict[str, FileArray], str]] = {
@@ -260,6 +262,8 @@ def test_keys_are_held_to_their_form_and_to_the_threshold() -> None:
         "a gap": (replaced(values, lambda data: data[4:] + data[:4]), "order|no value"),
         "a zero with a sign": (replaced(values, lambda data: data[:-1] + b"\x80"), "not zero"),
         "no text": (replaced(keys, lambda data: b"\xff" + data[1:]), "order|no text"),
+        "a direction": (file_arrays(**{"\u202etea": LEAST}), "no text"),
+        "another space": (file_arrays(**{"a\u00a0b": LEAST}), "no text"),
         "a control": (replaced(keys, lambda data: b"\n" + data[1:]), "no text"),
         "another size": (
             {**file_arrays(), f"{R1}/{values}": FileArray("<f4", (1,), bytes(4))},
