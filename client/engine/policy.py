@@ -54,6 +54,8 @@ class RegionPolicy(BaseModel):
         epsilon_max_per_run: The largest ε that one run may state; without it, the caps alone bound
             it.
         delta_max: The largest δ a run may state.
+        key_delta_max: The largest part of it that one question of keys may take. What keys take is
+            spent for the year: without a bound one question could leave next to nothing.
         noise_multiplier_min: The least σ/C of any one mechanism.
         clipping_norm_min: The least clipping norm. With `noise_multiplier_min` it keeps the noise
             itself, σ = multiplier × norm, above what the grid and float32 can tell apart: below
@@ -100,6 +102,7 @@ class RegionPolicy(BaseModel):
     epsilon_caps_per_purpose: CapTable = Field(default_factory=dict)
     epsilon_max_per_run: PositiveDecimal | None = None
     delta_max: PositiveDecimal
+    key_delta_max: PositiveDecimal | None = None
     noise_multiplier_min: PositiveDecimal
     clipping_norm_min: PositiveDecimal | None = None
     clipping_norm_max: PositiveDecimal
@@ -127,6 +130,7 @@ class RegionPolicy(BaseModel):
 
     @field_validator(
         "epsilon_max_per_run",
+        "key_delta_max",
         "clipping_norm_min",
         "app_bundles",
         "catalogues",
@@ -228,6 +232,7 @@ class RegionPolicy(BaseModel):
 
     def _check_question(self, mechanism: Mechanism, delta: str) -> None:
         """A question whose answer leaves the region is allowed by its name, up to an ε."""
+        self._within(f"{mechanism.name}.key_delta", mechanism.key_delta, most=self.key_delta_max)
         asked = (mechanism.noise_multiplier, delta)
         table = self.server_queries
         # All its steps together: the policy allows the question, however it is computed.

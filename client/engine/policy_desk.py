@@ -31,6 +31,7 @@ _CAPS = frozenset(
         "epsilon_cap_per_year",
         "epsilon_max_per_run",
         "delta_max",
+        "key_delta_max",
         "clipping_norm_max",
         "sampling_probability_max",
         "rounds_max",

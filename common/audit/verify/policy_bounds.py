@@ -41,6 +41,7 @@ _OPTIONAL: dict[str, f.Check] = {
     "epsilon_caps_per_model": f.table_of(f.decimal),
     "epsilon_caps_per_purpose": f.table_of(f.decimal),
     "epsilon_max_per_run": f.decimal,
+    "key_delta_max": f.decimal,
     "clipping_norm_min": f.decimal,
     "sampling_probability_min": f.decimal,
     "sampling_probability_max": f.decimal,
@@ -216,6 +217,7 @@ def _mechanism_bounds(
             "sampling_probability",
             _sampling_allowed(probability, policy) if sampled else probability == 1,
         ),
+        ("key_delta", _at_most(mechanism.get("key_delta", "0"), policy, "key_delta_max")),
         ("steps", sampled or mechanism["steps"] == 1),
         ("steps", _whole(mechanism["steps"]) <= _whole(policy.get("steps_max", _MOST_STEPS))),
     ]

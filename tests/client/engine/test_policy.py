@@ -217,6 +217,8 @@ def arrays_but(number: int, **changes: object) -> list[dict[str, object]]:
     [
         ("epsilon_max_per_run", 3),
         ("epsilon_max_per_run", None),
+        ("key_delta_max", "0"),
+        ("key_delta_max", None),
         ("clipping_norm_min", "0"),
         ("clipping_norm_min", None),
         ("catalogues", []),
@@ -253,6 +255,7 @@ def test_bounds_on_what_runs_and_leaves_have_their_forms(
 def test_bounds_on_what_runs_and_leaves_are_signed_as_they_were_stated(tmp_path: Path) -> None:
     stated = {
         "epsilon_max_per_run": "3",
+        "key_delta_max": "0.00000001",
         "clipping_norm_min": "0.01",
         "app_bundles": ["a" * 64],
         "arrays": ARRAYS,

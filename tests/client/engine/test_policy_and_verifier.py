@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from client.engine import policy
 from client.engine.permit import CodeIdentity, make_permit
 from client.engine.policy import RegionPolicy
+from common.analytics.key_questions import SEARCH_TERMS
 from common.audit.verify import policy_bounds
 from common.audit.verify.fields import Record
 from common.audit.verify.replay import Entry
@@ -19,6 +20,7 @@ from common.plan import RunPlan
 from common.strategies import SUMS
 from tests.client.engine.test_policy import POLICY, policy_of
 from tests.support.asked_federation import NAMES, asked_plan
+from tests.support.keyed_federation import keyed_plan
 from tests.support.local_plan import local_plan
 
 APP = "a" * 64
@@ -168,6 +170,31 @@ def test_both_allow_the_same_questions_of_the_federation(allowed: dict[str, str]
         policy_bounds._query_allowed(each, caps, str(ASKED_PERMIT["delta"])) for each in mechanisms
     )
     assert engine_allows(policy, ASKED) == verifier
+
+
+KEYED = keyed_plan((SEARCH_TERMS, NAMES[0]), regions=["region-1"], quorum=1)
+
+
+@given(near("0.00000001"))
+def test_both_bound_the_part_of_delta_that_is_for_keys(most: str) -> None:
+    """Noise bounds ε, whatever keys take of δ; and what they took nobody has in that year."""
+    allowed = dict.fromkeys((SEARCH_TERMS, NAMES[0]), "40")
+    policy = RegionPolicy.model_validate(
+        {
+            **POLICY,
+            "region": "region-1",
+            "quorum_min": 1,
+            "server_queries": allowed,
+            "key_delta_max": most,
+        }
+    )
+    mechanisms = [cast("Record", each.model_dump(mode="json")) for each in KEYED.mechanisms]
+    bounds = [
+        holds
+        for each in mechanisms
+        for _, holds in policy_bounds._mechanism_bounds(each, policy.to_record(), full_batch=True)
+    ]
+    assert engine_allows(policy, KEYED) == all(bounds) == (Decimal(most) >= Decimal("1e-8"))
 
 
 def test_what_a_policy_does_not_speak_of_neither_allows() -> None:

@@ -80,6 +80,7 @@ def test_a_permit_beyond_the_policy(change: Change, named: str, tmp_path: Path) 
         ("steps_max", "5"),
         ("epsilon_max_per_run", "-1"),
         ("epsilon_max_per_run", None),
+        ("key_delta_max", 1),
         ("clipping_norm_min", 1),
         ("app_bundles", ["a"]),
         ("app_bundles", "a" * 64),
