@@ -109,6 +109,12 @@ class Products:
         return fitted
 
 
+def _heard_before(server_round: int, plan: RunPlan) -> int:
+    """How many rounds of factors are read beside this one."""
+    earlier = server_round - _FIRST_ROUND
+    return earlier if plan.training_rounds <= _FEW_ROUNDS else max(0, earlier - 1)
+
+
 def factors_after(
     server_round: int, model: Arrays, total: RoundTotal, plan: RunPlan, state: Arrays
 ) -> tuple[Model, Model]:
@@ -129,7 +135,7 @@ def factors_after(
 
     Raises:
         InputError: A value is not finite, the shape is not the plan's, or all are zero.
-        FormatError: The model or the state is malformed.
+        FormatError: The model or the state is malformed, or the state is not of the rounds before.
     """
     (spec,) = plan.released_arrays(plan.mechanism_of(server_round).name)
     gradient = checked_sum(total.values(spec.name), spec.shape, spec.name)
@@ -137,9 +143,14 @@ def factors_after(
     # Of this round, should a plan's noise follow a schedule.
     noise = plan.mechanism_of(server_round).noise_stddev * total.noise_gain
     stddev = noise / total.n_regions
-    heard = Products.of(state, plan).with_round(
-        directions, -gradient / total.n_regions, 1.0 / stddev
-    )
+    before = Products.of(state, plan)
+    if len(before.weights) != _heard_before(server_round, plan):
+        raise FormatError(
+            f"The coordinator's state has {len(before.weights)} rounds of factors before round "
+            f"{server_round}, not {_heard_before(server_round, plan)}.",
+            remedy="Go on with the release that the run was begun with, or begin a new run.",
+        )
+    heard = before.with_round(directions, -gradient / total.n_regions, 1.0 / stddev)
     factors = power_step(-heard.last_product(), noise_stddev=stddev)
     forgotten = server_round == _FIRST_ROUND and plan.training_rounds > _FEW_ROUNDS
     return {**model, "item_factors": factors}, {} if forgotten else heard.to_arrays()

@@ -80,19 +80,19 @@ def rounds_of(
     *,
     regions: list[int] | None = None,
     noise: np.random.Generator | None = None,
+    of: int | None = None,
 ) -> tuple[Model, Model]:
     """Power iteration with a known A, whose noise is the plan's if there is any."""
-    model, state = first_model(POPULARITY, PLAN), Model()
+    plan = plan_of(n_items=60, rounds=1 + (of or rounds))
+    model, state = first_model(POPULARITY, plan), Model()
     for number in range(rounds):
-        # More rounds than the plan has are all like its last.
-        server_round = min(2 + number, PLAN.total_rounds)
         count = regions[number] if regions else len(PLAN.regions)
         gradient = -gram @ ModelState.from_arrays(model).directions * count / len(PLAN.regions)
         if noise is not None:
-            stddev = PLAN.mechanism_named("factors").noise_stddev * math.sqrt(count)
+            stddev = plan.mechanism_named("factors").noise_stddev * math.sqrt(count)
             gradient = gradient + noise.standard_normal(gradient.shape) * stddev
         total = GivenTotal(count, gradient)
-        model, state = factors_after(server_round, model, total, PLAN, state)
+        model, state = factors_after(2 + number, model, total, plan, state)
     return model, state
 
 
@@ -161,7 +161,7 @@ def test_more_regions_mean_more_noise_to_take_off() -> None:
     gradient = GENERATOR.standard_normal((SIZE, RANK)) * 3.0 + 1.5
     few, many = (
         np.linalg.norm(
-            factors_after(3, model, GivenTotal(3, gradient, math.sqrt(n)), PLAN, {})[0][
+            factors_after(2, model, GivenTotal(3, gradient, math.sqrt(n)), PLAN, {})[0][
                 "item_factors"
             ],
             axis=0,
@@ -175,7 +175,7 @@ def test_more_regions_mean_more_noise_to_take_off() -> None:
 def test_what_is_kept_is_the_same_from_a_file(tmp_path: Path) -> None:
     """So a resumed run publishes the model of one that was not interrupted, to the last bit."""
     gram = symmetric(SIZE, np.random.default_rng(4))
-    model, state = rounds_of(gram, 2, noise=np.random.default_rng(5))
+    model, state = rounds_of(gram, 2, noise=np.random.default_rng(5), of=4)
     (tmp_path / "state").write_bytes(b"".join(array_file_parts(state)))
     stored = load_arrays((tmp_path / "state").read_bytes(), max_bytes=1 << 20)
     total = GivenTotal(3, -gram @ ModelState.from_arrays(model).directions)
@@ -211,3 +211,13 @@ def test_other_shapes_models_and_states_are_refused() -> None:
             factors_after(4, model, ones, PLAN, {**state, name: values * np.nan})
         with pytest.raises(FormatError, match="not of this plan"):
             factors_after(4, model, ones, PLAN, {**state, name: values.ravel()[0]})
+
+
+def test_a_state_of_other_rounds_is_refused() -> None:
+    """As a checkpoint of a release that kept none would be."""
+    model = first_model(POPULARITY, PLAN)
+    ones = GivenTotal(3, np.ones((SIZE, RANK)))
+    _, state = factors_after(3, model, ones, PLAN, {})
+    for server_round, kept in ((4, {}), (5, state), (3, state)):
+        with pytest.raises(FormatError, match="rounds of factors before round"):
+            factors_after(server_round, model, ones, PLAN, kept)

@@ -80,6 +80,7 @@ def plan_of(
     planned_customers: int = 600,
     catalogue: str = "c" * 64,
     strategy: StrategyName = "factors",
+    rounds: int | None = None,
 ) -> RunPlan:
     """A plan for a few made-up customers."""
     return default_plan(
@@ -95,4 +96,5 @@ def plan_of(
         epsilon=epsilon,
         planned_customers=planned_customers,
         strategy=strategy,
+        rounds=rounds,
     )
