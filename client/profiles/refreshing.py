@@ -79,6 +79,9 @@ class Refresher:
     def _refresh(self, manifest: Manifest, eligible: EligibleCustomers, now_ms: int) -> Outcome:
         making = self.making
         admitted, gone, waiting = self._who(manifest, eligible)
+        if len(gone):
+            # First of all: a table that cannot be read keeps nobody's profile who has left.
+            manifest = self._without(manifest, admitted, gone, eligible.consent_size)
         look = PurchaseFeed(making.tables, making.catalogue).look(manifest.purchases)
         if look.anew:
             # All of it has to be read in any case.
@@ -99,13 +102,11 @@ class Refresher:
         due = manifest.due
         if look.withdrawn or events.withdrawn:
             due = "rows that were counted are gone"
-        step = _Step(making, manifest, moment, gone, collector, events)
+        step = _Step(making, manifest, moment, collector, events)
         with making.store.change(manifest) as change:
             for shard in range(SHARDS):
                 step.take(change, shard)
-            if len(gone):
-                change.put_admitted(admitted.sids)
-            if look.changed or events.units or len(gone) or step.everybody or due != manifest.due:
+            if look.changed or events.units or step.everybody or due != manifest.due:
                 change.commit(
                     purchases=look.state(),
                     events=change.put_blob(events.state) if events.units else manifest.events,
@@ -129,6 +130,26 @@ class Refresher:
             build_due=due or self._due(manifest, now_ms, waiting),
             latency=events.latency,
         )
+
+    def _without(
+        self, manifest: Manifest, admitted: Admitted, gone: Array, consent_size: int
+    ) -> Manifest:
+        """Takes those who left out of all that is kept, whatever else can be read now."""
+        store = self.making.store
+        with store.change(manifest) as change:
+            for shard in range(SHARDS):
+                theirs = gone[shard_of(gone) == shard]
+                layers = store.facts(change.shard(shard), marks=True) if len(theirs) else []
+                if not layers:
+                    continue
+                whole = added(layers)
+                rest = np.flatnonzero(~np.isin(whole.sids, theirs))
+                judged = store.judged(change.shard(shard))
+                change.replace_layers(shard, whole.take(rest))
+                stay = np.flatnonzero(~np.isin(judged.sids, theirs))
+                change.put_judged(shard, judged.take(stay))
+            change.put_admitted(admitted.sids)
+            return change.commit(consent_size=consent_size)
 
     def _who(self, manifest: Manifest, eligible: EligibleCustomers) -> tuple[Admitted, Array, int]:
         """Whose rows count, whose profile has to go, and how many wait for a build."""
@@ -159,7 +180,6 @@ class _Step:
     making: Making
     manifest: Manifest
     moment: Moment
-    gone: Array
     purchases: PurchaseCollector
     events: NewEvents
     customers: int = 0
@@ -173,21 +193,11 @@ class _Step:
         return known != (self.making.library.digest, self.moment.day)
 
     def take(self, change: Change, shard: int) -> None:
-        """Takes in what is new of a shard, takes out who left, and judges."""
-        gone = self.gone[shard_of(self.gone) == shard]
-        if len(gone):
-            self._take_out(change, shard, gone)
+        """Takes in what is new of a shard, and judges."""
         new = self._new_facts(change, shard)
         if new is not None:
             change.add_layer(shard, new)
-        self._judge(change, shard, gone, None if new is None else new.sids)
-
-    def _take_out(self, change: Change, shard: int, gone: Array) -> None:
-        layers = self.making.store.facts(change.shard(shard), marks=True)
-        if layers:
-            whole = added(layers)
-            rest = np.flatnonzero(~np.isin(whole.sids, gone))
-            change.replace_layers(shard, whole.take(rest))
+        self._judge(change, shard, None if new is None else new.sids)
 
     def _new_facts(self, change: Change, shard: int) -> Facts | None:
         collectors = [
@@ -207,7 +217,7 @@ class _Step:
         news = np.unique(np.concatenate([np.zeros(0, dtype=np.int32), *those])).astype(np.int64)
         return new.take(news) if len(news) else None
 
-    def _judge(self, change: Change, shard: int, gone: Array, new: Array | None) -> None:
+    def _judge(self, change: Change, shard: int, new: Array | None) -> None:
         store, library = self.making.store, self.making.library
         files = change.shard(shard)
         if not files.layers:
@@ -215,8 +225,6 @@ class _Step:
         before = store.judged(files)
         if self.everybody:
             before = before.renumbered(self.manifest.library, library, self.manifest.segments)
-        if len(gone):
-            before = before.take(np.flatnonzero(~np.isin(before.sids, gone)))
         now = before
         for facts in self._facts_to_judge(change, shard, new):
             columns = columns_of(facts, self.moment, self.manifest.models)
@@ -224,7 +232,7 @@ class _Step:
             self.triggers.update(fired(judged, before, library))
             self.judged += len(judged)
             now = now.replaced(judged)
-        if now is not before or len(gone):
+        if now is not before:
             change.put_judged(shard, now)
         self.customers += len(now)
 

@@ -130,6 +130,18 @@ def test_whoever_withdraws_has_no_profile_after_the_next_refresh(shop: Shop) -> 
     assert tags(shop, making, "bob")
 
 
+def test_a_table_that_cannot_be_read_keeps_nobodys_profile_who_has_left(shop: Shop) -> None:
+    making = shop.making()
+    build(making, consenting(WHO), NOW_MS)
+    path = shop.write("purchases", [bought("ann", 1)])
+    path.write_bytes(b"no table at all")
+    with pytest.raises(InputError):
+        Refresher(making).refresh(consenting(["ann", "cleo"]), NOW_MS)
+    facts, said = kept(making)
+    assert not any(key.startswith(sid_of("bob")) for key in (*facts, *said))
+    assert set(said) == {sid_of("ann"), sid_of("cleo")}
+
+
 def test_when_nobody_consents_any_more_nothing_is_left(shop: Shop) -> None:
     making = shop.making()
     build(making, consenting(WHO), NOW_MS)
