@@ -112,6 +112,7 @@ def _guesses(plan: RunPlan, included: BoolArray, noise: NoiseSource) -> FloatArr
     dataset = _canaries(plan, np.flatnonzero(included), each)
     ratios = np.zeros(len(included))
     model: Arrays = {}
+    state: Arrays = {}
     for server_round in range(1, plan.total_rounds + 1):
         released = release(dataset, model, plan=plan, server_round=server_round, noise=noise)
         mechanism = plan.mechanism_of(server_round)
@@ -126,7 +127,7 @@ def _guesses(plan: RunPlan, included: BoolArray, noise: NoiseSource) -> FloatArr
         ratios += (seen - size**2 / 2) / mechanism.noise_stddev**2
         if server_round < plan.total_rounds:
             total = WholeTotal.of([released])
-            model, _ = model_after(server_round, model, total, plan, {})
+            model, state = model_after(server_round, model, total, plan, state)
     return ratios
 
 

@@ -44,13 +44,14 @@ def entries(home: Path, kind: str) -> list[dict[str, JsonValue]]:
 def sealed_model(folder: RunFolder, plan: RunPlan) -> str:
     """Digest of the model that the plain sums of what the regions sealed give."""
     model: Any = {}
+    state: Any = {}
     for number in range(1, plan.total_rounds + 1):
         releases = []
         for region in plan.regions:
             seal = SealStore(folder.region_home(region) / "seals").read(plan.run_id, number)
             assert seal is not None
             releases.append(seal.arrays)
-        model, _ = model_after(number, model, WholeTotal.of(releases), plan, {})
+        model, state = model_after(number, model, WholeTotal.of(releases), plan, state)
     return arrays_digest(model)
 
 

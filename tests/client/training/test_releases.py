@@ -60,6 +60,7 @@ def regions() -> list[PreferenceDataset]:
 
 def model_before(server_round: int, plan: RunPlan) -> Arrays:
     model: Arrays = {}
+    state: Arrays = {}
     for number in range(1, server_round):
         releases = [
             release(
@@ -71,7 +72,7 @@ def model_before(server_round: int, plan: RunPlan) -> Arrays:
             )
             for place, region in enumerate(regions())
         ]
-        model, _ = model_after(number, model, WholeTotal.of(releases), plan, {})
+        model, state = model_after(number, model, WholeTotal.of(releases), plan, state)
     return model
 
 
