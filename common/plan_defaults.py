@@ -126,7 +126,7 @@ def default_plan(
         strategy = choose_strategy(signal=signal, n_items=n_items)
     if strategy in SUMS:
         _require_no_schedule(strategy, server_learning_rate_decay, patience_rounds)
-        sized = _sums(strategy, signal, sigma, n_items, rounds)
+        sized = _sums(strategy, signal, sigma, n_items, rounds, robust=tolerated > 0)
     else:
         training = training_rule(
             strategy,
@@ -267,10 +267,16 @@ def _require_no_schedule(
 
 
 def _sums(
-    strategy: str, signal: float, sigma: float, n_items: int, all_rounds: int | None
+    strategy: str,
+    signal: float,
+    sigma: float,
+    n_items: int,
+    all_rounds: int | None,
+    *,
+    robust: bool,
 ) -> dict[str, JsonValue]:
     """What a plan of noisy sums has for a signal; see `default_plan`."""
-    sizes = sum_sizes(strategy, signal)
+    sizes = sum_sizes(strategy, signal, robust=robust)
     vocabulary_size = min(sizes.vocabulary_size, n_items)
     share = float(sizes.popularity_share)
     rounds = sizes.training_rounds if all_rounds is None else all_rounds - 1

@@ -54,12 +54,21 @@ GRAM_SIZES = (
 )
 
 
-def sum_sizes(strategy: str, signal: float) -> SumSizes:
+#: Under a robust rule: with four factors more, one hostile region of eight can double how often an
+#: item is shown (measured in docs/decisions/0055-products-read-together.md).
+ROBUST_FACTOR_SIZES = tuple(
+    row._replace(rank=12) if row.signal_from == 1200.0 else row for row in FACTOR_SIZES
+)
+
+
+def sum_sizes(strategy: str, signal: float, *, robust: bool = False) -> SumSizes:
     """The sizes for a signal.
 
     Args:
         strategy: ``factors`` or ``gram``.
         signal: Of the plan.
+        robust: Whether the rule withstands hostile regions.
     """
-    table = GRAM_SIZES if strategy == GRAM else FACTOR_SIZES
+    factors = ROBUST_FACTOR_SIZES if robust else FACTOR_SIZES
+    table = GRAM_SIZES if strategy == GRAM else factors
     return next(row for row in reversed(table) if signal >= row.signal_from)
