@@ -67,7 +67,7 @@ def test_the_popularity_round_spends_its_share() -> None:
 @pytest.mark.parametrize(
     ("epsilon_text", "customers", "sizes"),
     [
-        ("8", 2500, (150, 12, 4, "0.15")),
+        ("8", 2500, (150, 16, 4, "0.15")),
         ("3", 2500, (100, 8, 4, "0.30")),
         ("1", 2500, (100, 4, 2, "0.70")),
         ("8", 25_000, (500, 32, 4, "0.08")),
@@ -85,6 +85,14 @@ def test_sizes_follow_from_signal(
     assert plan.total_rounds == sizes[2] + 1
 
 
+def test_a_robust_plan_has_no_more_factors_than_withstand_a_hostile_region() -> None:
+    found = [
+        default_plan(**{**ARGUMENTS, "rule": rule, "tolerated": tolerated}).rank
+        for rule, tolerated in (("sum", 0), ("median", 1), ("trimmed-mean", 1))
+    ]
+    assert found == [16, 12, 12]
+
+
 def test_a_small_catalogue_bounds_the_sizes() -> None:
     plan = default_plan(**{**ARGUMENTS, "n_items": 3})
     assert (plan.vocabulary_size, plan.rank) == (3, 3)
@@ -94,7 +102,7 @@ def test_what_is_exchanged_follows_from_the_plan() -> None:
     (popularity,) = PLAN.released_arrays("popularity")
     (gradient,) = PLAN.released_arrays("factors")
     assert (popularity.name, popularity.dtype, popularity.shape) == ("popularity", "<f4", (92_258,))
-    assert (gradient.name, gradient.dtype, gradient.shape) == ("factor_gradient", "<f4", (150, 12))
+    assert (gradient.name, gradient.dtype, gradient.shape) == ("factor_gradient", "<f4", (150, 16))
     assert PLAN.model_arrays(1) == ()
     names = [spec.name for spec in PLAN.model_arrays(2)]
     assert names == ["item_factors", "item_weights", "popularity", "vocabulary"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from typing import get_args
 
 from fastapi.routing import APIRoute
@@ -109,6 +110,6 @@ def test_settings_are_the_recommenders() -> None:
 
 def test_the_example_of_settings_is_one() -> None:
     example = PAGE.read_text(encoding="utf-8").partition("```text\n[live]")[2].partition("```")[0]
-    read = RecommendSettings.parse(f"[live]{example}".encode(), PAGE)
+    read = RecommendSettings.model_validate(tomllib.loads(f"[live]{example}"))
     assert read.experiment is not None
     assert read.live.rules[0].then == "remind"
