@@ -143,14 +143,14 @@ def factors_after(
     # Of this round, should a plan's noise follow a schedule.
     noise = plan.mechanism_of(server_round).noise_stddev * total.noise_gain
     stddev = noise / total.n_regions
-    before = Products.of(state, plan)
-    if len(before.weights) != _heard_before(server_round, plan):
+    before, expected = Products.of(state, plan), _heard_before(server_round, plan)
+    if len(before.weights) != expected:
         raise FormatError(
             f"The coordinator's state has {len(before.weights)} rounds of factors before round "
-            f"{server_round}, not {_heard_before(server_round, plan)}.",
+            f"{server_round}, not {expected}.",
             remedy="Go on with the release that the run was begun with, or begin a new run.",
         )
     heard = before.with_round(directions, -gradient / total.n_regions, 1.0 / stddev)
     factors = power_step(-heard.last_product(), noise_stddev=stddev)
-    forgotten = server_round == _FIRST_ROUND and plan.training_rounds > _FEW_ROUNDS
-    return {**model, "item_factors": factors}, {} if forgotten else heard.to_arrays()
+    kept = heard.to_arrays() if _heard_before(server_round + 1, plan) else {}
+    return {**model, "item_factors": factors}, kept
