@@ -71,23 +71,35 @@ def test_profiles_are_built_shown_explained_and_refreshed(
     assert json.loads(out)["judged"] == 0
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
+def when_current(port: int) -> dict[str, Any]:
+    """What /readyz says once profiles are current, or at last after a long time."""
+    said: dict[str, Any] = {"ready": False}
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not said["ready"]:
+        # A poll of another process: there is nothing to wait on.
+        time.sleep(0.05)
+        with suppress(OSError, urllib.error.URLError):
+            said = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5))
+    return said
+
+
 def test_followed_it_goes_on_until_it_is_told_to_end(
     built: RegionHome, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     # Of the process that the tests run in nothing is hidden.
     monkeypatch.setattr(process_control, "hide_memory", lambda: None)
     answers: list[dict[str, Any]] = []
 
     def watch() -> None:
         """Ends it once profiles are current, or after a long time."""
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and not (answers and answers[-1]["ready"]):
-            with suppress(OSError, urllib.error.URLError):
-                ready = urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5)
-                answers.append(json.load(ready))
-            time.sleep(0.05)
+        answers.append(when_current(port))
         os.kill(os.getpid(), signal.SIGTERM)
 
     watcher = threading.Thread(target=watch)
@@ -108,11 +120,13 @@ def test_followed_it_goes_on_until_it_is_told_to_end(
 def test_unattended_it_writes_nothing_of_customers(built: RegionHome) -> None:
     """As `start` runs it: the log may be read by others than the profiles."""
     door = Path(sys.executable).parent / "fedpref-region"
+    port = free_port()
     words = (str(door), "profile", "refresh", str(built.root), "--follow", "0.1", "--quiet")
+    words = (*words, "--metrics", f"127.0.0.1:{port}")
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         ready = run.stdout.readline()
-        time.sleep(3)
+        assert when_current(port)["ready"]
         run.send_signal(signal.SIGTERM)
         out, err = run.communicate(timeout=60)
     assert (run.returncode, err) == (EXIT_OK, "")
